@@ -1,0 +1,36 @@
+"""The matrix: the test suite on every supported Python that is found (on PATH or in pyenv)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import nox
+
+PYTHONS = ["3.10", "3.11", "3.12", "3.13"]  # as in the classifiers of pyproject.toml
+
+nox.options.default_venv_backend = "venv"
+nox.options.sessions = ["tests"]
+
+_pyenv = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions"
+os.environ["PATH"] = os.pathsep.join(
+    [os.environ["PATH"], *sorted(str(path) for path in _pyenv.glob("3.*/bin"))]
+)
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """Install what is locked and run the suite."""
+    session.install("--quiet", "--requirement", "requirements.lock")
+    session.install("--quiet", "--no-deps", ".")
+    session.run("pytest", "-q", *session.posargs)
+
+
+@nox.session(python="3.11")
+def torch(session: nox.Session) -> None:
+    """The embedders against the sentence-transformers library, which needs torch."""
+    session.install("--quiet", "--requirement", "requirements.lock")
+    # A wheel found on this machine is preferred over the index's newest build with CUDA.
+    session.install("--quiet", "--prefer-binary", "torch", "sentence-transformers")
+    session.install("--quiet", "--no-deps", ".")
+    session.run("pytest", "-q", "tests/contract/test_embedders.py", *session.posargs)

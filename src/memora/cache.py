@@ -1,0 +1,348 @@
+"""
+The door: `Memora`.
+
+Validates what the application passes, forwards to the pipeline, and keeps the cache's own faults
+away from the application.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from memora import pipeline
+from memora._log import make_logger
+from memora.codec import Codec
+from memora.config import CacheConfig
+from memora.embedders import CachedEmbedder, as_embedder, load_embedder
+from memora.errors import ArgumentError, ClosedError, ConfigError, SerializationError
+from memora.metrics import Metrics, Operation
+from memora.model import LookupResult
+from memora.stores import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+
+    from memora.protocols import Clock, Embedder, Store
+
+T = TypeVar("T")
+
+# Health turns bad when a tenth of the recent operations failed, and no earlier than at the fifth
+# failure: one fault in a young cache is not an outage.
+_UNHEALTHY_ERROR_RATE = 0.1
+_UNHEALTHY_ERRORS = 5
+
+
+class Memora:
+    """
+    A semantic cache. Every method may be called from any thread.
+
+    Args:
+        config: Settings; without one, `CacheConfig.load()`.
+        embedder: An `Embedder`, or any callable from a list of texts to vectors, instead of the
+            model that the settings name.
+        store: A store instead of the one that the settings name.
+        clock: Seconds since the epoch.
+
+    Raises:
+        ConfigError: A setting is wrong, or needs an optional dependency that is missing.
+        EmbedderError: The model cannot be loaded.
+        StoreError: The store cannot be opened, or does not belong to this model or version.
+    """
+
+    def __init__(
+        self,
+        config: CacheConfig | None = None,
+        *,
+        embedder: Embedder | Callable[[list[str]], Any] | None = None,
+        store: Store | None = None,
+        clock: Clock = time.time,
+    ) -> None:
+        if config is None:
+            config = CacheConfig.load()
+        if not isinstance(config, CacheConfig):
+            raise ConfigError(f"config must be a CacheConfig, got {type(config).__name__}")
+        self._config = config
+        self._log = make_logger(config.log_level, json_logs=config.json_logs)
+        chosen = (
+            load_embedder(config.model_name, use_onnx=config.use_onnx)
+            if embedder is None
+            else as_embedder(embedder)
+        )
+        if store is None:
+            store = open_store(config.db_uri, table_name=config.table_name, embedder=chosen)
+        self._ports = pipeline.Ports(
+            embedder=CachedEmbedder(chosen, config.embedding_cache_size),
+            store=store,
+            codec=Codec(),
+            clock=clock,
+            metrics=Metrics(enabled=config.enable_metrics),
+        )
+        self._closed = False
+        self._warn_of_settings_without_effect()
+
+    @property
+    def config(self) -> CacheConfig:
+        """The settings this cache was opened with."""
+        return self._config
+
+    def lookup(
+        self,
+        query: str,
+        context: Mapping[str, Any] | None = None,
+        similarity_threshold: float | None = None,
+    ) -> LookupResult:
+        """
+        Find a stored result for a query that means the same, in exactly the same context.
+
+        Args:
+            query: What is asked; not blank.
+            context: What has to be equal: any JSON-like nesting, dates, enums, UUIDs, paths, sets,
+                dataclasses, pydantic models. None and {} are the same.
+            similarity_threshold: Least similarity of a hit, in [0, 1]; by default the setting.
+
+        Returns:
+            A hit or a miss, with its reason. If the cache itself fails, a miss with the reason
+            "error".
+
+        Raises:
+            QueryError: The query is not a text, or blank.
+            ContextError: The context holds a value without canonical form.
+            ArgumentError: The threshold is out of range.
+        """
+        self._check_open()
+        request = pipeline.Request.of(query, context)
+        threshold = (
+            self._config.similarity_threshold
+            if similarity_threshold is None
+            else _share("similarity_threshold", similarity_threshold)
+        )
+        try:
+            with self._ports.metrics.timed("lookup"):
+                found = pipeline.lookup(self._ports, request, threshold=threshold)
+        except Exception as fault:  # noqa: BLE001 - whatever it is, it must not reach the application
+            self._report("lookup", fault)
+            return LookupResult(
+                is_hit=False,
+                reason="error",
+                explanation=f"the cache failed: {type(fault).__name__}: {fault}",
+            )
+        self._ports.metrics.count_lookup(found)
+        self._log.debug(
+            "cache_hit" if found else "cache_miss",
+            reason=found.reason,
+            similarity=found.similarity,
+            entry_id=found.entry_id,
+        )
+        return found
+
+    def store(  # noqa: PLR0913 - the specified signature
+        self,
+        query: str,
+        context: Mapping[str, Any] | None,
+        result: Any,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        ttl: float | timedelta | None = None,
+    ) -> str | None:
+        """
+        Store a result for a query in its context, replacing what was stored for the same two.
+
+        Args:
+            query: As for `lookup`.
+            context: As for `lookup`.
+            result: Any value that the codec can give back exactly; see `register_type`.
+            metadata: JSON values, returned with each hit.
+            ttl: How long the entry lives, in seconds or as a timedelta; by default the setting.
+
+        Returns:
+            The entry's id; None where nothing was stored, because the result cannot be serialised
+            or is too large, or because the cache failed. That is logged and counted, not raised.
+
+        Raises:
+            QueryError: The query is not a text, or blank.
+            ContextError: The context holds a value without canonical form.
+            ArgumentError: The metadata is not JSON, or the TTL is not above 0.
+        """
+        self._check_open()
+        request = pipeline.Request.of(query, context)
+        arguments = {
+            "metadata": _metadata(metadata),
+            "ttl_seconds": self._config.ttl_seconds if ttl is None else _seconds("ttl", ttl),
+        }
+        try:
+            with self._ports.metrics.timed("store"):
+                entry_id = pipeline.store(
+                    self._ports,
+                    request,
+                    result,
+                    **arguments,
+                    max_payload_bytes=self._config.max_payload_bytes,
+                    max_entries=self._config.max_entries,
+                )
+        except SerializationError as error:
+            self._ports.metrics.count_skip()
+            self._log.warning("result_not_stored", result_type=type(result).__name__)
+            self._log.debug("result_not_stored_because", error=str(error))
+            return None
+        except Exception as fault:  # noqa: BLE001 - whatever it is, it must not reach the application
+            self._report("store", fault)
+            return None
+        self._ports.metrics.count_store()
+        self._log.debug("cache_store", entry_id=entry_id)
+        return entry_id
+
+    def register_type(
+        self,
+        cls: type[T],
+        *,
+        name: str | None = None,
+        encode: Callable[[T], Any] | None = None,
+        decode: Callable[[Any], T] | None = None,
+    ) -> None:
+        """
+        Allow results of an application's own class: dataclass, pydantic model, enum, plain class.
+
+        A stored record names its class, and only registered names are ever looked up: nothing is
+        imported because a record says so. Register before the first lookup that may meet one.
+
+        Args:
+            cls: The class.
+            name: What records call it; by default the class's module and name. Keep it when the
+                class moves.
+            encode: Turns an instance into a storable value, where its fields are not enough.
+            decode: Turns that value back into an instance.
+        """
+        self._ports.codec.register(cls, name=name, encode=encode, decode=decode)
+
+    def get_stats(self) -> dict[str, Any]:
+        """
+        Return the settings that matter, the number of entries, and what has happened so far.
+
+        `total_entries` counts expired entries that are not removed yet; it is None where the store
+        cannot tell.
+        """
+        self._check_open()
+        return {
+            "total_entries": self._count()[0],
+            "max_entries": self._config.max_entries,
+            "eviction_policy": self._config.eviction_policy,
+            "threshold": self._config.similarity_threshold,
+            "embedding_dim": self._ports.embedder.dimension,
+            "model": self._ports.embedder.identity,
+            "ttl_seconds": self._config.ttl_seconds,
+            "storage": self._config.db_uri,
+            "index_created": False,
+            **self._ports.metrics.snapshot(),
+        }
+
+    def health_check(self) -> dict[str, Any]:
+        """Try the embedder and the store, and judge the recent error rate. Never raises."""
+        entries, store_fault = self._count()
+        checks: dict[str, dict[str, Any]] = {
+            "embedding": _check(self._try_embedder()),
+            "database": _check(store_fault),
+        }
+        failed, recent = self._ports.metrics.recent_faults()
+        rate = failed / recent if recent else 0.0
+        checks["error_rate"] = {
+            "ok": failed < _UNHEALTHY_ERRORS or rate < _UNHEALTHY_ERROR_RATE,
+            "details": f"Error rate: {rate:.1%} ({failed}/{recent})",
+        }
+        healthy = not self._closed and all(check["ok"] for check in checks.values())
+        return {
+            "status": "healthy" if healthy else "unhealthy",
+            "checks": checks,
+            "metrics": {
+                "total_entries": entries,
+                "recent_errors": self._ports.metrics.faults(),
+            },
+            "timestamp": int(self._ports.clock() * 1000),
+        }
+
+    def close(self) -> None:
+        """Release the store. Everything `store` acknowledged is already kept. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self._ports.store.close()
+
+    def __enter__(self) -> Memora:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _count(self) -> tuple[int | None, Exception | None]:
+        try:
+            return self._ports.store.count(), None
+        except Exception as fault:  # noqa: BLE001 - a probe: the fault is the answer
+            return None, fault
+
+    def _try_embedder(self) -> Exception | None:
+        try:
+            self._ports.embedder.embed(["health check"])
+        except Exception as fault:  # noqa: BLE001 - a probe: the fault is the answer
+            return fault
+        return None
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError("this cache has been closed; open another one")
+
+    def _report(self, operation: Operation, fault: Exception) -> None:
+        self._ports.metrics.count_fault(operation)
+        # A foreign message may quote the query, so it is for DEBUG only.
+        self._log.error("cache_error", operation=operation, error_type=type(fault).__name__)
+        self._log.debug("cache_error_details", operation=operation, exc_info=fault)
+
+    def _warn_of_settings_without_effect(self) -> None:
+        ignored = {
+            "eviction_policy": self._config.eviction_policy != "fifo",
+            "auto_create_index": self._config.auto_create_index,
+            "cleanup_interval_seconds": self._config.cleanup_interval_seconds is not None,
+        }
+        if settings := [name for name, is_set in ignored.items() if is_set]:
+            self._log.warning("settings_without_effect_in_this_version", settings=settings)
+
+
+def _share(name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise ArgumentError(f"{name} must be a number from 0 to 1, got {value!r}")
+    return float(value)
+
+
+def _seconds(name: str, value: float | timedelta) -> float:
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if (
+        isinstance(seconds, bool)
+        or not isinstance(seconds, (int, float))
+        or not (seconds > 0 and math.isfinite(seconds))
+    ):
+        raise ArgumentError(f"{name} must be a number of seconds above 0, got {value!r}")
+    return float(seconds)
+
+
+def _metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    try:
+        # There and back: a copy that the application cannot change afterwards.
+        copy = json.loads(json.dumps(dict(metadata or {}), allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ArgumentError(f"metadata must be a mapping of JSON values: {error}") from error
+    if copy != metadata and metadata:
+        raise ArgumentError("metadata must be JSON: text keys, and lists rather than tuples")
+    result: dict[str, Any] = copy
+    return result
+
+
+def _check(fault: Exception | None) -> dict[str, Any]:
+    error = None if fault is None else f"{type(fault).__name__}: {fault}"
+    return {"ok": fault is None, "error": error}

@@ -1,0 +1,33 @@
+"""The command line, `memora`. Needs the extra `cli`; the library itself does not."""
+
+from __future__ import annotations
+
+import sys
+
+from memora.errors import MemoraError, MissingExtraError
+
+USAGE_ERROR = 2
+
+
+def main() -> None:
+    """
+    Run `memora`.
+
+    Exit codes: 0 done (and for `lookup`, a hit), 1 a miss, 2 wrong usage, input or store, with one
+    line on stderr that says what and what to do.
+    """
+    try:
+        from memora.cli.app import app  # noqa: PLC0415 - the extra may be missing
+    except ModuleNotFoundError as error:
+        if error.name not in {"typer", "rich"}:
+            raise
+        _fail(MissingExtraError("the command line", extra="cli"))
+    try:
+        app()
+    except MemoraError as error:
+        _fail(error)
+
+
+def _fail(error: MemoraError) -> None:
+    sys.stderr.write(f"memora: {error}\n")
+    sys.exit(USAGE_ERROR)

@@ -1,0 +1,281 @@
+"""The commands. Each parses its options, calls the library, prints."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from memora.cache import Memora
+from memora.cli.querylog import Columns, Format, QueryLog
+from memora.cli.render import print_report
+from memora.cli.replay import Report, replay
+from memora.config import CacheConfig
+from memora.embedders import load_embedder
+from memora.errors import ArgumentError
+from memora.stores import open_store
+
+# Optional[...] and not "| None" in this module: Typer reads the annotations on Python 3.10 too.
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="A semantic cache for LLM applications: replay a query log, look at a store.",
+)
+
+EXIT_MISS = 1
+
+Db = Annotated[str, typer.Option(help="The store: a directory.", envvar="MEMORA_DB_URI")]
+TableName = Annotated[Optional[str], typer.Option("--table", help="The table in the store.")]
+ModelName = Annotated[
+    Optional[str], typer.Option("--model", help="Embedding model: packaged, directory or hub name.")
+]
+Threshold = Annotated[
+    Optional[float], typer.Option(help="Least similarity of a hit, 0 to 1.  [default: 0.85]")
+]
+ContextOption = Annotated[str, typer.Option("--context", help="The context, as a JSON object.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Limit = Annotated[Optional[int], typer.Option(min=1, help="Stop after that many queries.")]
+CallSeconds = Annotated[
+    float, typer.Option(min=0, help="How long the cached call takes, for the time saved.")
+]
+Examples = Annotated[int, typer.Option(min=0, help="How many examples of each kind.")]
+
+
+@app.command("replay")
+def replay_command(
+    file: Annotated[Path, typer.Argument(help="JSONL, CSV or text, one query a line; may be .gz.")],
+    *,
+    log_format: Annotated[
+        Optional[str], typer.Option("--format", help="jsonl, csv or text; by default by suffix.")
+    ] = None,
+    query: Annotated[Optional[str], typer.Option(help="Column of the query.")] = None,
+    context: Annotated[
+        Optional[list[str]],
+        typer.Option(help="Column of the context; repeat it to make a context of several."),
+    ] = None,
+    label: Annotated[
+        Optional[str],
+        typer.Option(
+            "--class", help="Column of the class: one answer serves all queries of a class."
+        ),
+    ] = None,
+    answer: Annotated[Optional[str], typer.Option(help="Column of the answer.")] = None,
+    db: Annotated[
+        str, typer.Option(help="The store: memory:// or a directory, made if missing.")
+    ] = "memory://",
+    table: TableName = None,
+    model: ModelName = None,
+    threshold: Threshold = None,
+    max_entries: Annotated[
+        Optional[int], typer.Option(min=1, help="Entries kept.  [default: unlimited]")
+    ] = None,
+    limit: Limit = None,
+    call_seconds: CallSeconds = 1.0,
+    examples: Examples = 4,
+    as_json: AsJson = False,
+) -> None:
+    """Replay a query log through a cache: what would it save, and what would it get wrong?"""
+    if log_format not in {None, "jsonl", "csv", "text"}:
+        raise ArgumentError(f"--format {log_format!r}: expected jsonl, csv or text")
+    columns = Columns(
+        query=query, context=tuple(context or ("context",)), label=label, answer=answer
+    )
+    config = _config(
+        db_uri=db,
+        table_name=table,
+        model_name=model,
+        similarity_threshold=threshold,
+        max_entries=max_entries or "none",
+    )
+    chosen: Optional[Format] = log_format  # type: ignore[assignment] # checked above
+    with QueryLog(file, log_format=chosen, columns=columns) as log, Memora(config) as cache:
+        report = _replay(cache, log, limit=limit, examples=examples)
+    _finish(report, title=file.name, call_seconds=call_seconds, as_json=as_json)
+
+
+@app.command()
+def demo(
+    *,
+    threshold: Threshold = None,
+    limit: Limit = None,
+    call_seconds: CallSeconds = 1.0,
+    examples: Examples = 4,
+    as_json: AsJson = False,
+) -> None:
+    """Replay the packaged log: a day of analytics, support and coding agents, labelled."""
+    config = _config(
+        db_uri="memory://", similarity_threshold=threshold, max_entries="none"
+    )
+    with (
+        as_file(files("memora") / "demo" / "queries.jsonl") as path,
+        QueryLog(path, log_format=None, columns=Columns()) as log,
+        Memora(config) as cache,
+    ):
+        report = _replay(cache, log, limit=limit, examples=examples)
+    _finish(report, title="One day of a fleet of agents", call_seconds=call_seconds, as_json=as_json)
+
+
+@app.command()
+def lookup(
+    query: str,
+    *,
+    db: Db,
+    context: ContextOption = "{}",
+    table: TableName = None,
+    model: ModelName = None,
+    threshold: Threshold = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look a query up in a store on disk. Exit code 0 for a hit, 1 for a miss."""
+    config = _config(
+        db_uri=db, table_name=table, model_name=model, similarity_threshold=threshold
+    )
+    with _existing(config) as cache:
+        found = cache.lookup(query, _json_object("--context", context))
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(found), default=str, ensure_ascii=False))
+    elif found:
+        typer.echo(found.result if isinstance(found.result, str) else _readable(found.result))
+        _note(f"hit: {found.explanation}; stored as {found.matched_query!r}")
+    else:
+        nearest = f"; nearest: {found.nearest.query!r}" if found.nearest else ""
+        _note(f"miss: {found.explanation}{nearest}")
+    if found.reason == "error":
+        raise ArgumentError(found.explanation)
+    if found.is_miss:
+        raise typer.Exit(EXIT_MISS)
+
+
+@app.command()
+def store(
+    query: str,
+    result: Annotated[str, typer.Argument(help="The result; - reads standard input.")],
+    *,
+    db: Db,
+    context: ContextOption = "{}",
+    ttl: Annotated[Optional[float], typer.Option(help="Seconds to live.")] = None,
+    parse: Annotated[
+        bool, typer.Option("--parse-json", help="Store the JSON value rather than the text.")
+    ] = False,
+    table: TableName = None,
+    model: ModelName = None,
+) -> None:
+    """Store a result in a store on disk, made if missing."""
+    text = sys.stdin.read() if result == "-" else result
+    value: Any = _json("RESULT", text) if parse else text
+    with Memora(_config(db_uri=db, table_name=table, model_name=model)) as cache:
+        entry_id = cache.store(query, _json_object("--context", context), value, ttl=ttl)
+    if entry_id is None:
+        raise ArgumentError("nothing was stored; the log above says why")
+    typer.echo(entry_id)
+
+
+@app.command()
+def stats(
+    *, db: Db, table: TableName = None, model: ModelName = None, as_json: AsJson = False
+) -> None:
+    """Show what a store on disk holds."""
+    config = _config(db_uri=db, table_name=table, model_name=model)
+    with _existing(config) as cache:
+        found = cache.get_stats()
+    shown = {name: found[name] for name in ("storage", "total_entries", "model", "embedding_dim")}
+    shown["table"] = config.table_name
+    shown["disk_bytes"] = _disk_bytes(Path(config.db_uri).expanduser(), config.table_name)
+    if as_json:
+        typer.echo(json.dumps(shown))
+        return
+    for name, value in shown.items():
+        typer.echo(f"{name:14} {value:,}" if isinstance(value, int) else f"{name:14} {value}")
+
+
+def _config(**overrides: Any) -> CacheConfig:
+    """Return the environment's settings with the options given on the command line over them."""
+    given = {name: value for name, value in overrides.items() if value is not None}
+    settings = {"log_level": "WARNING", **CacheConfig.load().model_dump(exclude_unset=True)}
+    return CacheConfig(**{**settings, **given})
+
+
+def _existing(config: CacheConfig) -> Memora:
+    """Open a store that must be there: a typing error must not leave an empty one behind."""
+    if config.db_uri.startswith("memory://"):
+        raise ArgumentError("--db memory:// is empty at each start; name a directory")
+    embedder = load_embedder(config.model_name, use_onnx=config.use_onnx)
+    found = open_store(
+        config.db_uri, table_name=config.table_name, embedder=embedder, create=False
+    )
+    return Memora(config, embedder=embedder, store=found)
+
+
+def _replay(cache: Memora, log: QueryLog, *, limit: Optional[int], examples: int) -> Report:
+    report = Report(examples=examples)
+    console = Console(stderr=True)
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with progress:
+        task = progress.add_task("replaying", total=limit or log.size)
+        for _ in replay(cache, log, report):
+            share = report.hits / report.queries if report.queries else 0.0
+            progress.update(
+                task,
+                completed=report.queries if limit else log.position,
+                description=f"{report.queries:,} queries, {share:.0%} hits",
+            )
+            if limit and report.queries >= limit:
+                break
+    if not report.queries:
+        raise ArgumentError(f"no query found; {report.first_problem or 'the file is empty'}")
+    return report
+
+
+def _finish(report: Report, *, title: str, call_seconds: float, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(report.as_dict(call_seconds=call_seconds), ensure_ascii=False))
+    else:
+        print_report(Console(), report, title=title, call_seconds=call_seconds)
+
+
+def _json(name: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ArgumentError(f"{name} must be JSON: {error}; got {text!r}") from error
+
+
+def _json_object(name: str, text: str) -> dict[str, Any]:
+    value = _json(name, text)
+    if not isinstance(value, dict):
+        raise ArgumentError(f"{name} must be a JSON object such as '{{\"agent\": \"sql\"}}'")
+    return value
+
+
+def _readable(result: Any) -> str:
+    try:
+        return json.dumps(result, ensure_ascii=False)
+    except (TypeError, ValueError):
+        return str(result)
+
+
+def _note(text: str) -> None:
+    Console(stderr=True, highlight=False).print(escape(text), style="dim")
+
+
+def _disk_bytes(path: Path, table_name: str) -> int:
+    table = path / f"{table_name}.lance"
+    return sum(file.stat().st_size for file in table.rglob("*") if file.is_file())

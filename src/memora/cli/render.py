@@ -1,0 +1,110 @@
+"""Reports as tables for people."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.table import Table
+
+from memora.metrics import percentiles
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from memora.cli.replay import Example, Report
+
+
+def print_report(console: Console, report: Report, *, title: str, call_seconds: float) -> None:
+    """Print the totals of a replay, then examples of what was served and what was refused."""
+    table = Table(title=title, show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    table.add_column(style="dim")
+    for row in _totals(report, call_seconds):
+        table.add_row(*row)
+    console.print(table)
+    _print_examples(console, "Served by meaning, the least similar", report.paraphrases)
+    _print_examples(console, "Served wrongly, the most similar", report.mistakes)
+    _print_examples(console, "Refused, the most similar", report.refusals)
+    if report.skipped_lines:
+        console.print(
+            f"[yellow]{report.skipped_lines} lines skipped;[/] first: "
+            f"{escape(report.first_problem or '')}"
+        )
+
+
+def _totals(report: Report, call_seconds: float) -> list[tuple[str, str, str]]:
+    hits = report.hits
+    exact, semantic = report.outcomes["exact"], report.outcomes["semantic"]
+    rows = [
+        ("queries", f"{report.queries:,}", f"in {report.contexts} contexts"),
+        ("hits", f"{hits:,}", f"{exact:,} same text, {semantic:,} by meaning"),
+        ("hit rate", _share(hits, report.queries), ""),
+    ]
+    if report.possible_hits is not None:
+        right = report.labelled_hits - report.wrong_hits
+        rows += [
+            ("wrong hits", f"{report.wrong_hits:,}", f"{_share(report.wrong_hits, hits)} of hits"),
+            (
+                "answers reused",
+                _share(right, report.possible_hits),
+                f"{right:,} right hits of {report.possible_hits:,} that had an answer stored",
+            ),
+        ]
+    if report.outcomes["error"]:
+        rows.append(("errors", f"{report.outcomes['error']:,}", "faults of the cache: see the log"))
+    latency = percentiles(report.lookup_seconds)
+    if latency["p50"] is not None:
+        rows += [
+            (f"lookup {name}", f"{latency[name]:.2f} ms", note)
+            for name, note in (("p50", "embedding included"), ("p95", ""), ("p99", ""))
+        ]
+    rows.append(
+        (
+            "time saved",
+            _duration(report.seconds_saved(call_seconds)),
+            f"if a call takes {call_seconds:g} s (--call-seconds)",
+        )
+    )
+    return rows
+
+
+def _print_examples(console: Console, title: str, examples: Sequence[Example]) -> None:
+    if not examples:
+        return
+    labels = {"right": "[green]right[/]", "wrong": "[red]wrong[/]", "unlabelled": ""}
+    table = Table(title=title, title_justify="left", show_lines=True)
+    table.add_column("query", ratio=3)
+    table.add_column("nearest stored query", ratio=3)
+    table.add_column("similarity", justify="right")
+    table.add_column("why", ratio=2)
+    if any(example.verdict != "unlabelled" for example in examples):
+        table.add_column("label")
+    for example in examples:
+        table.add_row(
+            escape(_short(example.query)),
+            escape(_short(example.stored)),
+            f"{math.floor(example.similarity * 1000) / 1000:.3f}",
+            escape(example.explanation),
+            labels[example.verdict],
+        )
+    console.print(table)
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else "-"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(abs(seconds), 60)
+    sign = "-" if seconds < 0 else ""
+    return f"{sign}{minutes:.0f} min {rest:.0f} s" if minutes else f"{sign}{rest:.1f} s"
+
+
+def _short(text: str, limit: int = 160) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"

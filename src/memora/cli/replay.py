@@ -1,0 +1,195 @@
+"""Replaying a query log through a cache, and adding up what it would have saved and got wrong."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from memora.cli.querylog import BadLine, Record
+from memora.context import canonical_context
+from memora.metrics import percentiles
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from memora.cache import Memora
+    from memora.model import LookupResult
+
+_LABEL = "class"  # the metadata key under which a replayed entry carries its class
+
+Verdict: TypeAlias = Literal["right", "wrong", "unlabelled"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """A query beside the stored one it met."""
+
+    query: str
+    stored: str
+    similarity: float
+    explanation: str
+    verdict: Verdict
+    """Whether the decision, to serve or to refuse, was right."""
+
+
+class _Extremes:
+    """The few examples with the highest (or lowest) similarity, one a stored query."""
+
+    def __init__(self, size: int, *, highest: bool) -> None:
+        self._size, self._sign = size, 1.0 if highest else -1.0
+        self._best: dict[str, tuple[float, int, Example]] = {}  # by stored query
+        self._seen = 0
+
+    def offer(self, example: Example) -> None:
+        self._seen += 1
+        rank = (self._sign * example.similarity, -self._seen, example)
+        key = example.stored
+        if key not in self._best or rank[:2] > self._best[key][:2]:
+            self._best[key] = rank
+        if len(self._best) > self._size:
+            del self._best[min(self._best, key=lambda stored: self._best[stored][:2])]
+
+    def examples(self) -> list[Example]:
+        return [example for *_, example in heapq.nlargest(self._size, self._best.values())]
+
+
+@dataclass(kw_only=True)
+class Report:
+    """What a replay found. Counts are of queries."""
+
+    examples: int = 4
+    """How many examples of each kind are kept."""
+    queries: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    """By the reason of the lookup."""
+    labelled_hits: int = 0
+    wrong_hits: int = 0
+    possible_hits: int | None = None
+    """Queries whose class had been stored in their context before; None without labels."""
+    contexts: int = 0
+    skipped_lines: int = 0
+    first_problem: str | None = None
+    lookup_seconds: list[float] = field(default_factory=list)
+    elapsed_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._paraphrases = _Extremes(self.examples, highest=False)
+        self._mistakes = _Extremes(self.examples, highest=True)
+        self._refusals = _Extremes(self.examples, highest=True)
+
+    @property
+    def hits(self) -> int:
+        """Hits by the same text and by meaning."""
+        return self.outcomes["exact"] + self.outcomes["semantic"]
+
+    @property
+    def paraphrases(self) -> list[Example]:
+        """Paraphrases served, the least similar first."""
+        return self._paraphrases.examples()
+
+    @property
+    def mistakes(self) -> list[Example]:
+        """Hits that the labels call wrong, the most similar first."""
+        return self._mistakes.examples()
+
+    @property
+    def refusals(self) -> list[Example]:
+        """Candidates refused, the most similar first."""
+        return self._refusals.examples()
+
+    def seconds_saved(self, call_seconds: float) -> float:
+        """Return what the hits saved, less what all lookups cost, if a call takes that long."""
+        return self.hits * call_seconds - sum(self.lookup_seconds)
+
+    def count(
+        self, record: Record, found: LookupResult, labels: Mapping[str, str | None]
+    ) -> None:
+        """Add one lookup."""
+        self.queries += 1
+        self.outcomes[found.reason] += 1
+        same = _same(record, found, labels)
+        if found.is_hit and same is not None:
+            self.labelled_hits += 1
+            self.wrong_hits += not same
+        if found.nearest is None or found.reason == "exact":
+            return
+        right = None if same is None else same == found.is_hit
+        example = Example(
+            query=record.query,
+            stored=found.nearest.query,
+            similarity=found.nearest.similarity,
+            explanation=found.explanation,
+            verdict="unlabelled" if right is None else "right" if right else "wrong",
+        )
+        if found.is_miss:
+            self._refusals.offer(example)
+        elif same is False:
+            self._mistakes.offer(example)
+        else:
+            self._paraphrases.offer(example)
+
+    def as_dict(self, *, call_seconds: float) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        return {
+            "queries": self.queries,
+            "contexts": self.contexts,
+            "hits": self.hits,
+            "hit_rate": self.hits / self.queries if self.queries else 0.0,
+            "outcomes": dict(sorted(self.outcomes.items())),
+            "labelled_hits": self.labelled_hits,
+            "wrong_hits": self.wrong_hits,
+            "possible_hits": self.possible_hits,
+            "lookup_ms": percentiles(self.lookup_seconds),
+            "elapsed_seconds": self.elapsed_seconds,
+            "assumed_call_seconds": call_seconds,
+            "seconds_saved": self.seconds_saved(call_seconds),
+            "skipped_lines": self.skipped_lines,
+            "paraphrases": [asdict(example) for example in self.paraphrases],
+            "mistakes": [asdict(example) for example in self.mistakes],
+            "refusals": [asdict(example) for example in self.refusals],
+        }
+
+
+def replay(cache: Memora, log: Iterable[Record | BadLine], report: Report) -> Iterator[Report]:
+    """Look every query up and store it on a miss, as an application would; yield after each line."""
+    started = time.perf_counter()
+    labels: dict[str, str | None] = {}  # entry id -> class
+    seen: set[tuple[str, str | None]] = set()  # (context, class) of what was stored
+    contexts: set[str] = set()
+    for record in log:
+        if isinstance(record, BadLine):
+            report.skipped_lines += 1
+            report.first_problem = report.first_problem or f"line {record.line}: {record.problem}"
+        else:
+            context = canonical_context(record.context).fingerprint
+            contexts.add(context)
+            report.contexts = len(contexts)
+            if record.label is not None:
+                report.possible_hits = (report.possible_hits or 0) + (
+                    (context, record.label) in seen
+                )
+            before = time.perf_counter()
+            found = cache.lookup(record.query, record.context)
+            report.lookup_seconds.append(time.perf_counter() - before)
+            report.count(record, found, labels)
+            if found.is_miss:
+                answer = record.label if record.answer is None else record.answer
+                metadata = {_LABEL: record.label}
+                entry_id = cache.store(record.query, record.context, answer, metadata)
+                if entry_id is not None:
+                    labels[entry_id] = record.label
+                    seen.add((context, record.label))
+        report.elapsed_seconds = time.perf_counter() - started
+        yield report
+
+
+def _same(record: Record, found: LookupResult, labels: Mapping[str, str | None]) -> bool | None:
+    """Return whether the nearest entry has the record's class; None where one is not labelled."""
+    if record.label is None or found.nearest is None:
+        return None
+    # A hit carries its class, also when an earlier replay stored it on disk.
+    stored = found.metadata.get(_LABEL, labels.get(found.nearest.entry_id))
+    return None if stored is None else bool(stored == record.label)

@@ -1,0 +1,204 @@
+"""Settings: one frozen object, validated once, never corrected.
+
+`CacheConfig(...)` reads its keywords and nothing else; `CacheConfig.load()` reads `MEMORA_*`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from memora._log import make_logger
+from memora.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from pydantic_core import ErrorDetails
+
+PREFIX = "MEMORA_"
+DEFAULT_MODEL = "all-MiniLM-L6-v2"
+
+
+def _boolean(value: Any) -> Any:
+    words = {"": False, "false": False, "0": False, "no": False, "off": False}
+    words |= {"true": True, "1": True, "yes": True, "on": True}
+    if isinstance(value, str):
+        return words.get(value.strip().lower(), value)
+    return value
+
+
+def _optional(value: Any) -> Any:
+    return None if isinstance(value, str) and value.strip().lower() == "none" else value
+
+
+def _lower(value: Any) -> Any:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def _upper(value: Any) -> Any:
+    return value.strip().upper() if isinstance(value, str) else value
+
+
+def _number(value: Any) -> Any:
+    # pydantic takes True for 1; as a count or a duration it is a mistake.
+    if isinstance(value, bool):
+        raise ValueError("Input should be a number, not a boolean")  # noqa: TRY004 - pydantic's way
+    return value
+
+
+# A description says what is accepted: it ends up in error messages.
+Flag = Annotated[
+    bool,
+    BeforeValidator(_boolean),
+    Field(description="true, 1, yes or on, or false, 0, no, off or empty"),
+]
+Share = Annotated[
+    float, BeforeValidator(_number), Field(ge=0, le=1, description="a number from 0 to 1")
+]
+Count = Annotated[
+    int, BeforeValidator(_number), Field(ge=1, description="a whole number, 1 or more")
+]
+OptionalCount = Annotated[
+    Count | None,
+    BeforeValidator(_optional),
+    Field(description="a whole number, 1 or more, or none"),
+]
+OptionalSeconds = Annotated[
+    Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)] | None,
+    BeforeValidator(_optional),
+    Field(description="a number of seconds above 0, or none"),
+]
+Text = Annotated[str, Field(min_length=1, description="a text that is not empty")]
+
+
+class _Settings(BaseModel):
+    """The settings of a cache: names, types, ranges and defaults."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    model_name: Text = DEFAULT_MODEL
+    """The embedding model: the packaged one, a local directory or a hub name."""
+    use_onnx: Flag = True
+    """Run the model on ONNX Runtime; False takes the sentence-transformers library (torch)."""
+    similarity_threshold: Share = 0.85
+    """Least similarity of a hit, in [0, 1]; each lookup may pass its own."""
+    db_uri: Text = "memory://"
+    """`memory://`, or the path of a directory."""
+    table_name: Annotated[
+        str,
+        Field(
+            pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$",
+            description="letters, digits, '_', '-' and '.', not beginning with '-' or '.'",
+        ),
+    ] = "semantic_cache"
+    """Caches with different table names share a path and nothing else."""
+    enable_metrics: Flag = True
+    """Keep the latencies that `get_stats` reports."""
+    ttl_seconds: OptionalSeconds = None
+    """How long an entry lives, from storing it; None is for ever."""
+    log_level: Annotated[
+        Literal["DEBUG", "INFO", "WARNING", "ERROR"],
+        BeforeValidator(_upper),
+        Field(description="DEBUG, INFO, WARNING or ERROR"),
+    ] = "INFO"
+    json_logs: Flag = False
+    """Log JSON lines instead of text for people."""
+    max_entries: OptionalCount = 1000
+    """How many entries are kept; None is unlimited."""
+    eviction_policy: Annotated[
+        Literal["fifo", "lru", "lfu"],
+        BeforeValidator(_lower),
+        Field(description="fifo, lru or lfu"),
+    ] = "fifo"
+    """Who leaves when `max_entries` is reached; this version evicts first in, first out."""
+    auto_create_index: Flag = False
+    """Not used by this version, which always searches exactly."""
+    index_threshold_entries: Count = 256
+    """Not used by this version, which always searches exactly."""
+    cleanup_interval_seconds: OptionalSeconds = None
+    """Not used by this version, which has no scheduler."""
+    max_payload_bytes: OptionalCount = 256 * 1024 * 1024
+    """Largest encoded result that is stored; None is unlimited."""
+    embedding_cache_size: Annotated[
+        int, BeforeValidator(_number), Field(ge=0, description="a whole number, 0 or more")
+    ] = 1024
+    """How many recent embeddings are kept in RAM (1.5 KB each at 384 dimensions); 0 for none."""
+
+
+class CacheConfig(_Settings):
+    """The settings of one cache.
+
+    Raises:
+        ConfigError: An unknown setting, or a value out of range; names each, its value and what
+            is accepted.
+    """
+
+    if not TYPE_CHECKING:  # checkers keep the typed keywords
+
+        def __init__(self, **settings: Any) -> None:
+            with _explained(prefix=""):
+                super().__init__(**settings)
+
+    @classmethod
+    def load(cls) -> CacheConfig:
+        """Read `MEMORA_<SETTING>` from the environment; what is not set keeps its default.
+
+        Unknown `MEMORA_*` variables are logged as warnings, once a process.
+
+        Raises:
+            ConfigError: A bad value; names the variable, the value and what is accepted.
+        """
+        with _explained(prefix=PREFIX):
+            config = cls(**_Environment().model_dump(exclude_unset=True))
+        _report_unknown(config)
+        return config
+
+
+class _Environment(_Settings, BaseSettings):
+    """The same settings, as text in the environment."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore")
+
+
+@contextmanager
+def _explained(*, prefix: str) -> Iterator[None]:
+    try:
+        yield
+    except ValidationError as error:
+        problems = "; ".join(_explain(problem, prefix) for problem in error.errors())
+        raise ConfigError(problems) from None
+
+
+def _explain(problem: ErrorDetails, prefix: str) -> str:
+    setting = str(problem["loc"][0])
+    name = f"{prefix}{setting.upper()}" if prefix else setting
+    if problem["type"] == "extra_forbidden":
+        return f"unknown setting {name!r}{_nearest(name, _Settings.model_fields)}"
+    accepted = _Settings.model_fields[setting].description
+    return f"{name}={problem['input']!r}: expected {accepted}"
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+_reported: set[str] = set()  # once a process, however many caches are opened
+
+
+def _report_unknown(config: CacheConfig) -> None:
+    known = {f"{PREFIX}{setting.upper()}" for setting in _Settings.model_fields}
+    found = {name for name in os.environ if name.upper().startswith(PREFIX)}
+    for name in sorted(found - _reported):
+        _reported.add(name)
+        if name.upper() not in known:
+            hint = _nearest(name.upper(), known)
+            make_logger(config.log_level, json_logs=config.json_logs).warning(
+                "unknown_setting", variable=name, hint=f"no such setting{hint}"
+            )

@@ -1,0 +1,212 @@
+"""Context and query text to exact identity. Pure: no I/O, no clock.
+
+A context is exact: two contexts are the same if and only if their canonical forms are, and the
+canonical form is JSON that a person can read. Key order does not matter, list order does; 1, 1.0,
+True and "1" are four values, as they are in JSON. A value JSON does not have is written as an
+object with one "$" key; a key of the application's that begins with "$" is escaped by doubling it.
+What has no stable form is an error, never `repr`: an address in memory is not an identity.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import decimal
+import enum
+import hashlib
+import json
+import math
+import pathlib
+import sys
+import unicodedata
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any, TypeAlias
+
+from memora.errors import ContextError, QueryError, QueryTypeError
+from memora.model import Context
+
+JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
+
+
+def canonical_context(context: Mapping[str, object] | None, /) -> Context:
+    """Return the canonical form of a context; None is the empty context.
+
+    Raises:
+        ContextError: Not a mapping, or it holds something that has no canonical form: a NaN, a
+            cycle, an object of a type that is not listed in the documentation.
+    """
+    if context is None:
+        context = {}
+    if not isinstance(context, Mapping):
+        raise ContextError(
+            f"context must be a mapping such as {{'agent': 'sql'}}, or None; "
+            f"got {type(context).__name__}"
+        )
+    try:
+        text = _dump(_canonical(context, "context"))
+    except RecursionError:
+        raise ContextError(
+            "context is nested too deeply, or contains itself; pass a smaller identifier instead"
+        ) from None
+    return Context(canonical=text, fingerprint=_sha256(text))
+
+
+def canonical_query(query: str, /) -> str:
+    """Return the text that the exact tier compares and the embedder reads.
+
+    Only what cannot change meaning goes: outer white space, and the Unicode form (NFC; NFKC would
+    turn "5²" into "52").
+
+    Raises:
+        QueryTypeError: Not a string.
+        QueryError: Empty or blank, or not encodable as UTF-8 (a lone surrogate).
+    """
+    if not isinstance(query, str):
+        raise QueryTypeError(f"query must be a string, got {type(query).__name__}")
+    text = unicodedata.normalize("NFC", query).strip()
+    if not text:
+        raise QueryError(f"query must contain text, got {query!r}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise QueryError(
+            f"query must be encodable as UTF-8; the character at {error.start} is a lone surrogate"
+        ) from None
+    return text
+
+
+def exact_key(text: str, context: Context, /) -> str:
+    """Return the identity of an entry: this text (as `canonical_query` returns it), here."""
+    return _sha256(f"{context.fingerprint}\n{text}")
+
+
+def _canonical(value: object, path: str) -> JSON:
+    # Enums first: an IntEnum or StrEnum is also an int or a str, and is not the same value.
+    if isinstance(value, enum.Enum):
+        return {"$enum": f"{_name(type(value))}.{value.name}"}
+    if value is None or isinstance(value, bool):
+        return value
+    for kind, write in _FORMS:
+        if isinstance(value, kind):
+            return write(value, path)
+    return _record(value, path)
+
+
+def _mapping(value: Mapping[object, object], path: str) -> JSON:
+    if all(isinstance(key, str) and not isinstance(key, enum.Enum) for key in value):
+        return {
+            _escape(str(key)): _canonical(item, f"{path}[{key!r}]") for key, item in value.items()
+        }
+    pairs: list[JSON] = [
+        [_canonical(key, f"{path} key"), _canonical(item, f"{path}[{key!r}]")]
+        for key, item in value.items()
+    ]
+    return {"$dict": sorted(pairs, key=_dump)}
+
+
+def _escape(key: str) -> str:
+    return f"${key}" if key.startswith("$") else key
+
+
+def _sequence(value: Sequence[object], path: str) -> JSON:
+    if hasattr(value, "_fields"):  # a named tuple: its field names are part of what it says
+        return _record(value, path)
+    return [_canonical(item, f"{path}[{i}]") for i, item in enumerate(value)]
+
+
+def _set(value: AbstractSet[object], path: str) -> JSON:
+    # Sorted by their canonical text: elements of mixed types have no order of their own.
+    return {"$set": sorted((_canonical(item, f"{path}{{...}}") for item in value), key=_dump)}
+
+
+def _float(value: float, path: str) -> JSON:
+    if math.isnan(value):
+        raise ContextError(f"{path} is NaN, which is not equal to itself; use None or a string")
+    if math.isinf(value):
+        return {"$float": str(value)}
+    return float(value) + 0.0  # -0.0 equals 0.0, so they are one context
+
+
+def _decimal(value: decimal.Decimal, path: str) -> JSON:
+    if value.is_nan():
+        raise ContextError(f"{path} is NaN, which is not equal to itself; use None or a string")
+    return {"$decimal": str(value.normalize())}
+
+
+def _datetime(value: dt.datetime, _: str) -> JSON:
+    # One instant has one form, whatever zone it is written in.
+    moment = value if value.tzinfo is None else value.astimezone(dt.timezone.utc)
+    return {"$datetime": moment.isoformat()}
+
+
+# In order: a datetime is also a date.
+_FORMS: tuple[tuple[type, Callable[[Any, str], JSON]], ...] = (
+    (str, lambda value, _: str(value)),
+    (int, lambda value, _: int(value)),
+    (float, _float),
+    (Mapping, _mapping),
+    (list, _sequence),
+    (tuple, _sequence),
+    (AbstractSet, _set),
+    (dt.datetime, _datetime),
+    (dt.date, lambda value, _: {"$date": value.isoformat()}),
+    (dt.time, lambda value, _: {"$time": value.isoformat()}),
+    (
+        dt.timedelta,
+        lambda value, _: {"$timedelta": [value.days, value.seconds, value.microseconds]},
+    ),
+    (uuid.UUID, lambda value, _: {"$uuid": str(value)}),
+    (pathlib.PurePath, lambda value, _: {"$path": value.as_posix()}),
+    (decimal.Decimal, _decimal),
+    (bytes, lambda value, _: {"$bytes": value.hex()}),
+    (bytearray, lambda value, _: {"$bytes": value.hex()}),
+)
+
+
+def _record(value: object, path: str) -> JSON:
+    """Write an object whose fields are its identity, or refuse it."""
+    kind = type(value)
+    fields: Mapping[str, object]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    elif isinstance(value, tuple):
+        fields = dict(zip(getattr(value, "_fields"), value, strict=True))  # noqa: B009 - mypy
+    elif _is_pydantic(value):
+        fields = {name: getattr(value, name) for name in getattr(kind, "model_fields")}  # noqa: B009
+    elif (scalar := _numpy_scalar(value)) is not None:
+        return _canonical(scalar, path)
+    else:
+        raise ContextError(
+            f"{path} is a {_name(kind)}, which has no canonical form; "
+            "pass a string, a number or another identifier of it instead"
+        )
+    return {"$record": [_name(kind), {k: _canonical(v, f"{path}.{k}") for k, v in fields.items()}]}
+
+
+def _is_pydantic(value: object) -> bool:
+    # Recognised without importing pydantic: no instance exists unless the application did.
+    pydantic = sys.modules.get("pydantic")
+    return pydantic is not None and isinstance(value, pydantic.BaseModel)
+
+
+def _numpy_scalar(value: object) -> object:
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, numpy.generic):
+        scalar: object = value.item()
+        return None if isinstance(scalar, numpy.generic) else scalar
+    return None
+
+
+def _name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _dump(value: JSON) -> str:
+    # ASCII, so that a lone surrogate in a context value has a form too.
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

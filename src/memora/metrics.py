@@ -1,0 +1,121 @@
+"""Counts and latencies of one cache, in bounded memory. No I/O."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from memora.model import LookupResult
+
+Operation: TypeAlias = Literal["lookup", "store"]
+Stage: TypeAlias = Literal["lookup", "store", "embedding"]
+
+_SAMPLES = 1000  # latencies kept a stage: enough for a p99
+_RECENT = 400  # operations the error rate is taken over
+
+
+class Metrics:
+    """
+    What happened, counted.
+
+    Faults are always counted, because health depends on them; hits, misses and latencies only
+    where `enabled`.
+    """
+
+    def __init__(self, *, enabled: bool) -> None:
+        self._enabled = enabled
+        self._lock = threading.Lock()  # guards all below
+        self._outcomes: Counter[tuple[bool, str]] = Counter()  # (hit, reason)
+        self._faults: Counter[Operation] = Counter()
+        self._skipped = 0
+        self._recent: deque[bool] = deque(maxlen=_RECENT)  # whether each operation failed
+        self._seconds: dict[Stage, deque[float]] = {
+            "lookup": deque(maxlen=_SAMPLES),
+            "store": deque(maxlen=_SAMPLES),
+            "embedding": deque(maxlen=_SAMPLES),
+        }
+
+    @contextmanager
+    def timed(self, stage: Stage) -> Iterator[None]:
+        """Record how long the block took."""
+        if not self._enabled:
+            yield
+            return
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[stage].append(time.perf_counter() - started)
+
+    def count_lookup(self, found: LookupResult) -> None:
+        """Record the outcome of a lookup that worked."""
+        with self._lock:
+            self._recent.append(False)
+            if self._enabled:
+                self._outcomes[found.is_hit, found.reason] += 1
+
+    def count_store(self) -> None:
+        """Record a store that worked."""
+        with self._lock:
+            self._recent.append(False)
+
+    def count_skip(self) -> None:
+        """Record a result that could not be stored: not serialisable, or too large."""
+        with self._lock:
+            self._recent.append(False)
+            self._skipped += 1
+
+    def count_fault(self, operation: Operation) -> None:
+        """Record that the cache itself failed."""
+        with self._lock:
+            self._recent.append(True)
+            self._faults[operation] += 1
+            if self._enabled and operation == "lookup":
+                self._outcomes[False, "error"] += 1
+
+    def faults(self) -> dict[str, int]:
+        """Return how often each operation has failed."""
+        with self._lock:
+            return {"lookup": self._faults["lookup"], "store": self._faults["store"]}
+
+    def recent_faults(self) -> tuple[int, int]:
+        """Return (failed, all) of the last operations, 400 at most."""
+        with self._lock:
+            return sum(self._recent), len(self._recent)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the counters and latencies under the names `get_stats` documents."""
+        with self._lock:
+            outcomes = dict(self._outcomes)
+            skipped = self._skipped
+            seconds = {stage: list(samples) for stage, samples in self._seconds.items()}
+        hits = {reason: n for (hit, reason), n in sorted(outcomes.items()) if hit}
+        misses = {reason: n for (hit, reason), n in sorted(outcomes.items()) if not hit}
+        total = sum(outcomes.values())
+        return {
+            "hits": sum(hits.values()),
+            "misses": sum(misses.values()),
+            "total_requests": total,
+            "hit_rate": f"{sum(hits.values()) / total:.2%}" if total else "0.00%",
+            "hits_by_reason": hits,
+            "misses_by_reason": misses,
+            "errors": self.faults(),
+            "results_not_stored": skipped,
+            **{f"{stage}_latency_ms": percentiles(found) for stage, found in seconds.items()},
+        }
+
+
+def percentiles(seconds: list[float]) -> dict[str, float | int | None]:
+    """Return samples, p50, p95 and p99 of durations, in milliseconds; None without samples."""
+    if not seconds:
+        return {"samples": 0, "p50": None, "p95": None, "p99": None}
+    p50, p95, p99 = (float(value) * 1000 for value in np.percentile(seconds, (50, 95, 99)))
+    return {"samples": len(seconds), "p50": p50, "p95": p95, "p99": p99}

@@ -1,0 +1,240 @@
+"""The law of every store: one suite, one parameter a store."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from memora.context import canonical_context, exact_key
+from memora.model import Entry
+from memora.stores.lancedb import LanceStore
+from memora.stores.memory import MemoryStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from memora.protocols import Store, Vector
+
+DIMENSION = 8
+NOW = 1_700_000_000.0
+SQL = {"agent": "sql", "db": "prod"}
+
+
+def open_memory(_: Path) -> Store:
+    return MemoryStore(dimension=DIMENSION)
+
+
+def open_lance(path: Path) -> Store:
+    return LanceStore(path, table_name="cache", model="toy", dimension=DIMENSION)
+
+
+@pytest.fixture(params=[open_memory, open_lance], ids=["memory", "lancedb"])
+def opener(request: pytest.FixtureRequest) -> Callable[[Path], Store]:
+    return request.param
+
+
+@pytest.fixture
+def store(opener: Callable[[Path], Store], tmp_path: Path) -> Iterator[Store]:
+    opened = opener(tmp_path)
+    yield opened
+    opened.close()
+
+
+def entry(
+    query: str = "q",
+    context: dict[str, Any] | None = None,
+    *,
+    at: float = NOW,
+    expires_at: float | None = None,
+    metadata: dict[str, Any] | None = None,
+) -> Entry:
+    canonical = canonical_context(SQL if context is None else context)
+    return Entry(
+        id=uuid.uuid4().hex,
+        key=exact_key(query, canonical),
+        query=query,
+        context=canonical,
+        created_at=at,
+        expires_at=expires_at,
+        metadata=metadata or {},
+    )
+
+
+def unit(*values: float) -> Vector:
+    vector = np.zeros(DIMENSION, np.float32)
+    vector[: len(values)] = values
+    return vector / np.linalg.norm(vector)
+
+
+def fingerprint(context: dict[str, Any]) -> str:
+    return canonical_context(context).fingerprint
+
+
+def test_a_new_store_is_empty(store: Store) -> None:
+    assert store.count() == 0
+    assert store.get("0" * 64, now=NOW) is None
+    assert store.search(unit(1), context=fingerprint(SQL), k=3, now=NOW) == []
+    assert store.payload("missing") is None
+    assert store.oldest(3) == []
+    assert store.drop(["missing"]) == 0
+    assert store.drop([]) == 0
+
+
+def test_an_entry_comes_back_as_it_was_put(store: Store) -> None:
+    stored = entry(
+        "what's O'Brien's \"total\"? ünïcode 🎉",
+        {"agent": "it's", "n": [1, None]},
+        expires_at=NOW + 60,
+        metadata={"tokens": 3, "nested": {"a": [1.5, "x", None]}},
+    )
+
+    store.put(stored, b"\x00payload\xff", vector=unit(1))
+
+    assert store.get(stored.key, now=NOW) == stored
+    assert store.payload(stored.id) == b"\x00payload\xff"
+    assert store.count() == 1
+
+
+@pytest.mark.parametrize("size", [0, 1, 20_000_000], ids=["empty", "one byte", "20 MB"])
+def test_payloads_of_any_size_come_back(store: Store, size: int) -> None:
+    payload = np.random.default_rng(0).bytes(size)
+    stored = entry()
+
+    store.put(stored, payload, vector=unit(1))
+
+    assert store.payload(stored.id) == payload
+
+
+def test_search_returns_the_nearest_first_with_their_exact_cosine(store: Store) -> None:
+    vectors = {"far": unit(0, 1), "near": unit(1, 0.1), "middle": unit(1, 1), "behind": unit(-1)}
+    for query, vector in vectors.items():
+        store.put(entry(query), b"", vector=vector)
+
+    found = store.search(unit(1), context=fingerprint(SQL), k=3, now=NOW)
+
+    assert [match.entry.query for match in found] == ["near", "middle", "far"]
+    expected = [float(vectors[match.entry.query] @ unit(1)) for match in found]
+    assert [match.cosine for match in found] == pytest.approx(expected, abs=1e-5)
+
+
+def test_search_never_crosses_contexts(store: Store) -> None:
+    other = {"agent": "sql", "db": "staging"}
+    store.put(entry("same", other), b"", vector=unit(1))
+    store.put(entry("mine"), b"", vector=unit(1, 1))
+
+    found = store.search(unit(1), context=fingerprint(SQL), k=5, now=NOW)
+
+    assert [match.entry.query for match in found] == ["mine"]
+
+
+def test_the_same_key_replaces(store: Store) -> None:
+    first = entry("same")
+    second = entry("same", at=NOW + 1)
+    store.put(first, b"old", vector=unit(1))
+
+    store.put(second, b"new", vector=unit(0, 1))
+
+    assert store.count() == 1
+    assert store.get(first.key, now=NOW) == second
+    assert store.payload(first.id) is None
+    assert store.payload(second.id) == b"new"
+    (match,) = store.search(unit(1), context=fingerprint(SQL), k=5, now=NOW)
+    assert match.entry == second
+    assert match.cosine == pytest.approx(0, abs=1e-6)
+
+
+def test_an_expired_entry_is_never_read_and_takes_no_candidate_place(store: Store) -> None:
+    for i in range(5):
+        store.put(entry(f"old {i}", expires_at=NOW + 10), b"", vector=unit(1))
+    alive = entry("alive", expires_at=NOW + 11)
+    store.put(alive, b"", vector=unit(1, 1))
+    old_key = entry("old 0").key
+
+    assert store.get(old_key, now=NOW + 9.999) is not None
+    assert store.get(old_key, now=NOW + 10) is None
+    found = store.search(unit(1), context=fingerprint(SQL), k=1, now=NOW + 10)
+    assert [match.entry for match in found] == [alive]
+
+
+def test_an_entry_without_a_vector_is_found_by_key_only(store: Store) -> None:
+    stored = entry("a very long text")
+    store.put(stored, b"long", vector=None)
+
+    assert store.get(stored.key, now=NOW) == stored
+    assert store.search(unit(1), context=fingerprint(SQL), k=5, now=NOW) == []
+
+    replacing = entry("a very long text", at=NOW + 1)
+    store.put(replacing, b"longer", vector=unit(1))
+    found = store.search(unit(1), context=fingerprint(SQL), k=5, now=NOW)
+    assert [match.entry for match in found] == [replacing]
+
+
+def test_dropped_entries_are_gone(store: Store) -> None:
+    kept, dropped = entry("kept"), entry("dropped")
+    store.put(kept, b"", vector=unit(1))
+    store.put(dropped, b"", vector=unit(1))
+
+    assert store.drop([dropped.id, "unknown"]) == 1
+
+    assert store.get(dropped.key, now=NOW) is None
+    assert store.payload(dropped.id) is None
+    assert store.count() == 1
+    found = store.search(unit(1), context=fingerprint(SQL), k=5, now=NOW)
+    assert [match.entry for match in found] == [kept]
+
+
+def test_oldest_goes_by_storing_and_a_replacement_is_young(store: Store) -> None:
+    stored = [entry(f"q{i}", at=NOW + i) for i in range(4)]
+    for one in stored:
+        store.put(one, b"", vector=unit(1))
+    again = entry("q0", at=NOW + 9)
+    store.put(again, b"", vector=unit(1))
+
+    assert store.oldest(2) == [stored[1].id, stored[2].id]
+    assert store.oldest(9) == [stored[1].id, stored[2].id, stored[3].id, again.id]
+
+
+def test_entries_stored_at_one_instant_keep_their_order(store: Store) -> None:
+    stored = [entry(f"q{i}") for i in range(5)]
+    for one in stored:
+        store.put(one, b"", vector=unit(1))
+
+    assert store.oldest(5) == [one.id for one in stored]
+
+
+def test_k_larger_than_the_context_returns_all(store: Store) -> None:
+    for i in range(3):
+        store.put(entry(f"q{i}"), b"", vector=unit(1, i))
+
+    assert len(store.search(unit(1), context=fingerprint(SQL), k=100, now=NOW)) == 3
+
+
+def test_threads_lose_nothing(store: Store) -> None:
+    def work(thread: int) -> None:
+        try:
+            for i in range(10):
+                store.put(entry(f"{thread}-{i}"), f"{thread}-{i}".encode(), vector=unit(1, i))
+                store.put(entry("shared", at=NOW + i), b"s", vector=unit(1))
+                store.search(unit(1), context=fingerprint(SQL), k=3, now=NOW)
+        except Exception as error:  # noqa: BLE001 - reported below
+            failures.append(error)
+
+    failures: list[Exception] = []
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert failures == []
+    assert store.count() == 4 * 10 + 1
+    for thread_number in range(4):
+        for i in range(10):
+            found = store.get(entry(f"{thread_number}-{i}").key, now=NOW)
+            assert found is not None
+            assert store.payload(found.id) == f"{thread_number}-{i}".encode()

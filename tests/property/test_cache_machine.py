@@ -1,0 +1,114 @@
+"""
+Any sequence of calls, on every store at once, against a dictionary.
+
+Never another context's answer, never an expired or replaced one, never one more than allowed.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from memora import CacheConfig, Memora
+from tests.conftest import FakeClock, WordEmbedder
+
+QUERIES = st.sampled_from(
+    [
+        "sales in march",
+        "sales in april",
+        "total sales in march please",
+        "rain tomorrow",
+        " rain tomorrow ",
+        " ".join(f"w{i}" for i in range(60)),
+    ]
+)
+CONTEXTS = st.sampled_from([None, {"a": 1}, {"a": 1.0}, {"a": True}, {"a": [1, {"b": None}]}])
+THRESHOLDS = st.sampled_from([0.0, 0.5, 0.85, 1.0])
+LIMIT = 4
+
+
+class CacheMachine(RuleBasedStateMachine):
+    """Every call goes to a cache in RAM and to one on disk; both must agree with the model."""
+
+    @initialize()
+    def open(self) -> None:
+        self.clock = FakeClock()
+        self.folder = tempfile.TemporaryDirectory()
+        self.caches = [
+            Memora(
+                CacheConfig(db_uri=uri, max_entries=LIMIT), embedder=WordEmbedder(), clock=self.clock
+            )
+            for uri in ("memory://", str(Path(self.folder.name) / "db"))
+        ]
+        # (context form, text) -> (result, expires_at), in the order of storing
+        self.model: dict[tuple[str, str], tuple[int, float]] = {}
+        self.stored = 0
+
+    @rule(query=QUERIES, context=CONTEXTS, ttl=st.sampled_from([None, 10.0]))
+    def store(self, query: str, context: Any, ttl: float | None) -> None:
+        self.stored += 1
+        for cache in self.caches:
+            assert cache.store(query, context, self.stored, ttl=ttl) is not None
+        key = (repr(context), query.strip())
+        self.model.pop(key, None)
+        expires = float("inf") if ttl is None else self.clock.now + ttl
+        self.model[key] = (self.stored, expires)
+        while len(self.model) > LIMIT:
+            del self.model[next(iter(self.model))]
+        self.clock.advance(0.001)  # entries stored at one instant have an order of their own
+
+    @rule(query=QUERIES, context=CONTEXTS, threshold=THRESHOLDS)
+    def lookup(self, query: str, context: Any, threshold: float) -> None:
+        alive = {
+            key: result for key, (result, expires) in self.model.items() if expires > self.clock.now
+        }
+        here = {result for (place, _), result in alive.items() if place == repr(context)}
+        for cache in self.caches:
+            found = cache.lookup(query, context, threshold)
+            exact = alive.get((repr(context), query.strip()))
+            if exact is not None:
+                assert (found.reason, found.result, found.similarity) == ("exact", exact, 1.0)
+            elif found.is_hit:
+                assert found.result in here
+                assert found.similarity is not None
+                assert found.similarity >= threshold
+            assert found.reason != "error"
+            outcomes = (found.is_hit, found.result, found.reason)
+            first = outcomes if cache is self.caches[0] else first
+            assert outcomes == first
+
+    @rule(seconds=st.sampled_from([1.0, 6.0, 60.0]))
+    def wait(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+
+    @rule()
+    def reopen(self) -> None:
+        uri = self.caches[1].config.db_uri
+        self.caches.pop().close()
+        self.caches.append(
+            Memora(
+                CacheConfig(db_uri=uri, max_entries=LIMIT), embedder=WordEmbedder(), clock=self.clock
+            )
+        )
+
+    @invariant()
+    def holds_what_the_model_holds(self) -> None:
+        for cache in self.caches:
+            assert cache.get_stats()["total_entries"] == len(self.model)
+
+    def teardown(self) -> None:
+        for cache in getattr(self, "caches", []):
+            cache.close()
+        if hasattr(self, "folder"):
+            self.folder.cleanup()
+
+
+CacheMachine.TestCase.settings = settings(
+    max_examples=25, stateful_step_count=20, deadline=None
+)
+test_any_sequence_of_calls = CacheMachine.TestCase

@@ -1,0 +1,533 @@
+"""The door: what it returns, what it refuses, and what it survives."""
+
+from __future__ import annotations
+
+import gc
+import json
+import threading
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from memora import CacheConfig, LookupResult, Memora
+from memora.errors import (
+    ArgumentError,
+    ClosedError,
+    ConfigError,
+    ContextError,
+    EmbedderError,
+    MemoraError,
+    QueryError,
+    StoreError,
+)
+from memora.stores.memory import MemoryStore
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.conftest import FakeClock, WordEmbedder
+
+SQL = {"agent": "sql", "db": "prod"}
+
+
+@pytest.fixture
+def cache(embedder: WordEmbedder, clock: FakeClock) -> Memora:
+    return Memora(CacheConfig(), embedder=embedder, clock=clock)
+
+
+def test_a_stored_result_is_found_by_the_same_text(cache: Memora, clock: FakeClock) -> None:
+    entry_id = cache.store("sales in march", SQL, {"total": 3}, {"tokens": 12})
+    clock.advance(5)
+
+    found = cache.lookup("  sales in march\n", SQL)
+
+    assert found == LookupResult(
+        is_hit=True,
+        reason="exact",
+        explanation="the same text in the same context",
+        result={"total": 3},
+        similarity=1.0,
+        cosine=1.0,
+        matched_query="sales in march",
+        age_seconds=5.0,
+        entry_id=entry_id,
+        metadata={"tokens": 12},
+        nearest=found.nearest,
+    )
+    assert bool(found)
+    assert not found.is_miss
+
+
+def test_a_similar_text_is_a_hit_that_says_how_similar(cache: Memora) -> None:
+    cache.store("total sales in march for all regions", SQL, 1)
+
+    found = cache.lookup("total sales in march for all regions please", SQL)
+
+    assert (found.is_hit, found.reason, found.result) == (True, "semantic", 1)
+    assert found.similarity is not None
+    assert 0.85 <= found.similarity < 1
+    assert found.cosine == pytest.approx(found.similarity)
+    assert found.matched_query == "total sales in march for all regions"
+
+
+def test_a_dissimilar_text_is_a_miss_that_says_what_was_nearest(
+    cache: Memora, clock: FakeClock
+) -> None:
+    entry_id = cache.store("total sales in march", SQL, 1)
+    clock.advance(2)
+
+    found = cache.lookup("total rainfall in april", SQL)
+
+    assert (found.is_miss, found.reason, found.result) == (True, "below_threshold", None)
+    assert not found
+    assert (found.similarity, found.entry_id, found.matched_query) == (None, None, None)
+    assert found.nearest is not None
+    assert (found.nearest.entry_id, found.nearest.query) == (entry_id, "total sales in march")
+    assert found.nearest.age_seconds == 2
+    assert found.nearest.similarity < 0.85
+    assert "below the threshold 0.85" in found.explanation
+
+
+def test_an_empty_context_has_no_candidate(cache: Memora) -> None:
+    cache.store("total sales", SQL, 1)
+
+    found = cache.lookup("total sales", {"agent": "other"})
+
+    assert (found.is_miss, found.reason, found.nearest) == (True, "no_candidate", None)
+
+
+def test_none_is_a_result_like_any_other(cache: Memora) -> None:
+    cache.store("q", None, None)
+
+    found = cache.lookup("q")
+
+    assert found.is_hit
+    assert found.result is None
+
+
+def test_the_threshold_of_a_call_overrides_the_setting(cache: Memora) -> None:
+    cache.store("total sales in march", SQL, 1)
+
+    assert cache.lookup("total sales in april", SQL).is_miss
+    assert cache.lookup("total sales in april", SQL, similarity_threshold=0.5).is_hit
+    assert cache.lookup("total sales in april", SQL, 0.0).is_hit
+    assert cache.lookup("total sales in march", SQL, similarity_threshold=1).is_hit
+
+
+def test_storing_again_replaces(cache: Memora) -> None:
+    cache.store("q", SQL, "old")
+    cache.store(" q ", dict(reversed(SQL.items())), "new")
+
+    assert cache.lookup("q", SQL).result == "new"
+    assert cache.get_stats()["total_entries"] == 1
+
+
+def test_entries_live_as_long_as_the_setting_says(
+    embedder: WordEmbedder, clock: FakeClock
+) -> None:
+    cache = Memora(CacheConfig(ttl_seconds=60), embedder=embedder, clock=clock)
+    cache.store("q one", SQL, 1)
+
+    clock.advance(59.9)
+    assert cache.lookup("q one", SQL).is_hit  # and a hit does not extend it
+    clock.advance(0.1)
+    assert cache.lookup("q one", SQL).reason == "no_candidate"
+    assert cache.lookup("q one two", SQL, 0.1).reason == "no_candidate"
+
+
+@pytest.mark.parametrize("ttl", [5, 5.0, timedelta(seconds=5)])
+def test_an_entry_may_have_its_own_life(cache: Memora, clock: FakeClock, ttl: Any) -> None:
+    cache.store("short", SQL, 1, ttl=ttl)
+    cache.store("long", SQL, 2)
+
+    clock.advance(5)
+
+    assert cache.lookup("short", SQL).is_miss
+    assert cache.lookup("long", SQL).is_hit
+
+
+def test_a_clock_set_back_does_not_make_negative_ages(cache: Memora, clock: FakeClock) -> None:
+    cache.store("q", SQL, 1)
+    clock.advance(-100)
+
+    assert cache.lookup("q", SQL).age_seconds == 0
+
+
+def test_no_more_than_max_entries_are_kept_the_oldest_leave(
+    embedder: WordEmbedder, clock: FakeClock
+) -> None:
+    cache = Memora(CacheConfig(max_entries=3), embedder=embedder, clock=clock)
+    for i in range(5):
+        cache.store(f"q{i}", SQL, i)
+        clock.advance(1)
+
+    assert [cache.lookup(f"q{i}", SQL, 1.0).is_hit for i in range(5)] == [False] * 2 + [True] * 3
+    assert cache.get_stats()["total_entries"] == 3
+
+
+def test_the_vector_is_computed_once_a_request(cache: Memora, embedder: WordEmbedder) -> None:
+    cache.lookup("a question", SQL)
+    cache.store("a question", SQL, 1)
+    assert embedder.embedded == ["a question"]
+
+    cache.lookup("a question", SQL)
+    assert embedder.embedded == ["a question"]
+
+
+def test_the_exact_tier_needs_no_embedding(embedder: WordEmbedder) -> None:
+    cache = Memora(CacheConfig(embedding_cache_size=0), embedder=embedder)
+    cache.store("q", SQL, 1)
+    embedder.embedded.clear()
+
+    assert cache.lookup("q", SQL).is_hit
+    assert embedder.embedded == []
+
+
+def test_text_beyond_the_window_is_matched_exactly_only(cache: Memora) -> None:
+    shared = " ".join(f"word{i}" for i in range(60))
+    cache.store(f"{shared} first", SQL, 1)
+
+    assert cache.lookup(f"{shared} first", SQL).result == 1
+    found = cache.lookup(f"{shared} second", SQL, 0.0)
+    assert (found.is_miss, found.reason) == (True, "beyond_window")
+    assert cache.lookup("word1 word2", SQL, 0.0).reason == "no_candidate"
+
+
+def test_a_result_cannot_be_changed_through_what_was_stored_or_served(cache: Memora) -> None:
+    result = {"rows": [1, 2]}
+    cache.store("q", SQL, result)
+    result["rows"].append(3)
+    cache.lookup("q", SQL).result["rows"].append(4)
+
+    assert cache.lookup("q", SQL).result == {"rows": [1, 2]}
+
+
+BAD_LOOKUPS: list[tuple[tuple[Any, ...], type[Exception], str]] = [
+    (("",), QueryError, "query must contain text, got ''"),
+    ((None,), TypeError, "query must be a string, got NoneType"),
+    ((3,), QueryError, "got int"),
+    (("q", "ctx"), ContextError, "context must be a mapping"),
+    (("q", {"x": object()}), TypeError, "no canonical form"),
+    (("q", {}, 1.2), ArgumentError, "similarity_threshold must be a number from 0 to 1, got 1.2"),
+    (("q", {}, -0.1), ValueError, "from 0 to 1"),
+    (("q", {}, float("nan")), ArgumentError, "got nan"),
+    (("q", {}, True), ArgumentError, "got True"),
+    (("q", {}, "0.9"), ArgumentError, "got '0.9'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), BAD_LOOKUPS)
+def test_bad_arguments_of_lookup_are_refused_at_the_door(
+    cache: Memora, arguments: tuple[Any, ...], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message) as caught:
+        cache.lookup(*arguments)
+    assert isinstance(caught.value, MemoraError)
+    assert cache.get_stats()["total_requests"] == 0
+
+
+BAD_STORES: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"query": " "}, QueryError, "query must contain text"),
+    ({"context": [1]}, ContextError, "got list"),
+    ({"metadata": {"x": object()}}, ArgumentError, "metadata must be a mapping of JSON values"),
+    ({"metadata": {"x": float("nan")}}, ArgumentError, "metadata"),
+    ({"metadata": {1: "a"}}, ArgumentError, "text keys"),
+    ({"metadata": "text"}, ArgumentError, "metadata"),
+    ({"ttl": 0}, ArgumentError, "ttl must be a number of seconds above 0, got 0"),
+    ({"ttl": -3}, ArgumentError, "got -3"),
+    ({"ttl": float("inf")}, ArgumentError, "got inf"),
+    ({"ttl": True}, ArgumentError, "got True"),
+    ({"ttl": "soon"}, ArgumentError, "got 'soon'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), BAD_STORES)
+def test_bad_arguments_of_store_are_refused_and_change_nothing(
+    cache: Memora, arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        cache.store(**{"query": "q", "context": SQL, "result": 1, **arguments})
+    assert cache.get_stats()["total_entries"] == 0
+
+
+def test_the_configuration_is_checked_too(embedder: WordEmbedder) -> None:
+    with pytest.raises(ConfigError, match="config must be a CacheConfig, got dict"):
+        Memora({"max_entries": 3})  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"redis:// is not supported by this version"):
+        Memora(CacheConfig(db_uri="redis://localhost"), embedder=embedder)
+
+
+def test_a_result_that_cannot_be_serialised_is_counted_and_nothing_breaks(
+    cache: Memora, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Secretive:
+        name = "s3cret"
+
+    assert cache.store("my s3cret question", SQL, Secretive()) is None
+
+    assert cache.lookup("my s3cret question", SQL).is_miss
+    assert cache.get_stats()["results_not_stored"] == 1
+    assert cache.health_check()["status"] == "healthy"
+    logged = capsys.readouterr().err
+    assert "result_not_stored" in logged
+    assert "Secretive" in logged
+    assert "s3cret" not in logged
+
+
+def test_a_result_beyond_the_size_limit_is_not_stored(embedder: WordEmbedder) -> None:
+    cache = Memora(CacheConfig(max_payload_bytes=1000), embedder=embedder)
+
+    assert cache.store("big", SQL, "x" * 2000) is None
+    assert cache.store("small", SQL, "x" * 500) is not None
+    assert cache.get_stats()["results_not_stored"] == 1
+
+
+class BrokenStore(MemoryStore):
+    """Fails at what it is told to fail at."""
+
+    def __init__(self, *failing: str) -> None:
+        super().__init__(dimension=64)
+        self.failing = set(failing)
+
+    def __getattribute__(self, name: str) -> Any:
+        if name != "failing" and name in self.failing:
+            raise StoreError(f"{name}: the disk is on fire")
+        return super().__getattribute__(name)
+
+
+@pytest.mark.parametrize("operation", ["get", "search", "payload"])
+def test_a_failing_store_makes_a_lookup_a_miss_that_is_counted(
+    embedder: WordEmbedder, operation: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = BrokenStore()
+    cache = Memora(CacheConfig(), embedder=embedder, store=store)
+    cache.store("a private question", SQL, 1)
+    store.failing.add(operation)
+
+    found = cache.lookup("a private question indeed", SQL, 0.1)
+
+    assert (found.is_miss, found.reason) == (True, "error")
+    assert "the disk is on fire" in found.explanation
+    stats = cache.get_stats()
+    assert stats["errors"] == {"lookup": 1, "store": 0}
+    assert stats["misses_by_reason"] == {"error": 1}
+    logged = capsys.readouterr().err
+    assert "cache_error" in logged
+    assert "StoreError" in logged
+    assert "private" not in logged
+
+
+def test_a_failing_store_does_not_break_store(embedder: WordEmbedder) -> None:
+    cache = Memora(CacheConfig(), embedder=embedder, store=BrokenStore("put"))
+
+    assert cache.store("q", SQL, 1) is None
+    assert cache.get_stats()["errors"] == {"lookup": 0, "store": 1}
+
+
+def test_a_failing_embedder_breaks_nothing_and_shows_in_health(clock: FakeClock) -> None:
+    def embed(texts: list[str]) -> Any:
+        if failing:
+            raise ConnectionError("no route to the model")
+        return np.ones((len(texts), 4))
+
+    failing = False
+    cache = Memora(CacheConfig(embedding_cache_size=0), embedder=embed, clock=clock)
+    cache.store("known", SQL, 1)
+    failing = True
+
+    assert cache.lookup("unknown", SQL).reason == "error"
+    assert cache.store("unknown", SQL, 1) is None
+    assert cache.lookup("known", SQL).is_hit  # the exact tier needs no embedder
+    health = cache.health_check()
+    assert health["status"] == "unhealthy"
+    assert health["checks"]["embedding"]["ok"] is False
+    assert "EmbedderError" in health["checks"]["embedding"]["error"]
+    assert health["checks"]["database"] == {"ok": True, "error": None}
+    assert health["metrics"]["recent_errors"] == {"lookup": 1, "store": 1}
+
+
+def test_an_embedder_with_nan_in_its_vectors_is_a_fault_not_an_answer() -> None:
+    cache = Memora(CacheConfig(), embedder=lambda_embedder(float("nan")))
+
+    assert cache.store("q", SQL, 1) is None
+    assert cache.lookup("q", SQL).reason == "error"
+
+
+def lambda_embedder(value: float) -> Any:
+    class Fixed:
+        identity = "fixed"
+        dimension = 3
+
+        def embed(self, texts: Sequence[str]) -> list[Any]:
+            return [np.full(3, value, np.float32) for _ in texts]
+
+    return Fixed()
+
+
+def test_a_corrupted_payload_is_a_counted_miss(embedder: WordEmbedder) -> None:
+    store = MemoryStore(dimension=64)
+    cache = Memora(CacheConfig(), embedder=embedder, store=store)
+    entry_id = cache.store("q", SQL, {"a": [1, 2, 3]})
+    assert entry_id is not None
+    payload = bytearray(store.payload(entry_id) or b"")
+    payload[len(payload) // 2] ^= 0xFF
+    store._payloads[entry_id] = bytes(payload)
+
+    found = cache.lookup("q", SQL)
+
+    assert (found.is_miss, found.reason) == (True, "error")
+    assert "CorruptEntryError" in found.explanation
+    assert cache.get_stats()["errors"]["lookup"] == 1
+
+
+def test_health_has_the_documented_shape(cache: Memora, clock: FakeClock) -> None:
+    cache.store("q", SQL, 1)
+
+    assert cache.health_check() == {
+        "status": "healthy",
+        "checks": {
+            "embedding": {"ok": True, "error": None},
+            "database": {"ok": True, "error": None},
+            "error_rate": {"ok": True, "details": "Error rate: 0.0% (0/1)"},
+        },
+        "metrics": {"total_entries": 1, "recent_errors": {"lookup": 0, "store": 0}},
+        "timestamp": int(clock.now * 1000),
+    }
+
+
+def test_many_recent_errors_are_unhealthy(embedder: WordEmbedder) -> None:
+    store = BrokenStore("get")
+    cache = Memora(CacheConfig(), embedder=embedder, store=store)
+    for _ in range(6):
+        cache.lookup("q", SQL)
+    store.failing.clear()
+
+    health = cache.health_check()
+
+    assert health["checks"]["database"]["ok"] is True
+    assert health["checks"]["error_rate"] == {"ok": False, "details": "Error rate: 100.0% (6/6)"}
+    assert health["status"] == "unhealthy"
+
+
+def test_stats_have_the_documented_keys(cache: Memora) -> None:
+    cache.store("q", SQL, 1)
+    cache.lookup("q", SQL)
+    cache.lookup("something else", SQL)
+
+    stats = cache.get_stats()
+
+    expected = {
+        "total_entries": 1,
+        "max_entries": 1000,
+        "eviction_policy": "fifo",
+        "threshold": 0.85,
+        "embedding_dim": 64,
+        "model": "words-1",
+        "ttl_seconds": None,
+        "storage": "memory://",
+        "index_created": False,
+        "hits": 1,
+        "misses": 1,
+        "total_requests": 2,
+        "hit_rate": "50.00%",
+        "hits_by_reason": {"exact": 1},
+        "misses_by_reason": {"below_threshold": 1},
+    }
+    assert {key: stats[key] for key in expected} == expected
+    assert stats["lookup_latency_ms"]["samples"] == 2
+    assert set(stats["embedding_latency_ms"]) == {"samples", "p50", "p95", "p99"}
+    json.dumps(stats)
+
+
+def test_metrics_can_be_switched_off(embedder: WordEmbedder) -> None:
+    cache = Memora(CacheConfig(enable_metrics=False), embedder=embedder)
+    cache.store("q", SQL, 1)
+    cache.lookup("q", SQL)
+
+    stats = cache.get_stats()
+
+    assert stats["total_requests"] == 0
+    assert stats["lookup_latency_ms"]["samples"] == 0
+
+
+def test_logs_carry_no_text_at_info_and_are_json_on_request(
+    embedder: WordEmbedder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = Memora(CacheConfig(json_logs=True, log_level="DEBUG"), embedder=embedder)
+    cache.store("a private question", SQL, "a private answer")
+    cache.lookup("a private question", SQL)
+
+    events = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+    assert [event["event"] for event in events] == ["cache_store", "cache_hit"]
+    assert all(event["level"] == "debug" for event in events)
+    assert "private" not in json.dumps(events)
+
+
+def test_settings_that_do_nothing_yet_are_said_aloud(
+    embedder: WordEmbedder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Memora(CacheConfig(eviction_policy="lru", auto_create_index=True), embedder=embedder)
+
+    logged = capsys.readouterr().err
+    assert "settings_without_effect_in_this_version" in logged
+    assert "eviction_policy" in logged
+    assert "auto_create_index" in logged
+
+
+def test_a_closed_cache_says_so(embedder: WordEmbedder) -> None:
+    with Memora(CacheConfig(), embedder=embedder) as cache:
+        cache.store("q", SQL, 1)
+    cache.close()
+
+    with pytest.raises(ClosedError, match="closed"):
+        cache.lookup("q", SQL)
+    with pytest.raises(ClosedError):
+        cache.store("q", SQL, 1)
+    assert cache.health_check()["status"] == "unhealthy"
+
+
+def test_threads_share_a_cache(cache: Memora) -> None:
+    def work(thread: int) -> None:
+        for i in range(50):
+            query = f"question {i} of thread {thread}"
+            assert cache.lookup(query, {"thread": thread}, 1.0).is_miss
+            assert cache.store(query, {"thread": thread}, [thread, i]) is not None
+            if cache.lookup(query, {"thread": thread}).result != [thread, i]:
+                wrong.append(query)
+
+    wrong: list[str] = []
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert wrong == []
+    stats = cache.get_stats()
+    assert (stats["total_entries"], stats["hits"], stats["misses"]) == (400, 400, 400)
+
+
+def test_a_dropped_cache_leaves_nothing_running(embedder: WordEmbedder) -> None:
+    before = threading.active_count()
+    cache = Memora(CacheConfig(), embedder=embedder)
+    cache.store("q", SQL, 1)
+    del cache
+    gc.collect()
+
+    assert threading.active_count() == before
+
+
+def test_a_bad_embedder_is_refused_at_the_door() -> None:
+    with pytest.raises(ConfigError):
+        Memora(CacheConfig(), embedder=3)  # type: ignore[arg-type]
+
+
+def test_embedder_errors_say_what_failed() -> None:
+    def embed(_: list[str]) -> Any:
+        raise ConnectionError("no route")
+
+    with pytest.raises(EmbedderError, match="no route"):
+        Memora(CacheConfig(), embedder=embed)

@@ -1,0 +1,171 @@
+"""Settings: what is read, what is refused, and in which words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from memora import CacheConfig
+from memora.errors import ConfigError
+
+
+def test_the_defaults_are_the_documented_ones() -> None:
+    documented = {
+        "similarity_threshold": 0.85,
+        "db_uri": "memory://",
+        "table_name": "semantic_cache",
+        "enable_metrics": True,
+        "ttl_seconds": None,
+        "log_level": "INFO",
+        "json_logs": False,
+        "max_entries": 1000,
+        "eviction_policy": "fifo",
+        "auto_create_index": False,
+        "index_threshold_entries": 256,
+        "use_onnx": True,
+        "cleanup_interval_seconds": None,
+        "model_name": "all-MiniLM-L6-v2",
+    }
+
+    assert documented.items() <= CacheConfig().model_dump().items()
+
+
+def test_keywords_alone_are_read_not_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMORA_MAX_ENTRIES", "7")
+
+    assert CacheConfig().max_entries == 1000
+    assert CacheConfig.load().max_entries == 7
+
+
+def test_every_setting_has_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {
+        "MODEL_NAME": "other",
+        "USE_ONNX": "no",
+        "SIMILARITY_THRESHOLD": "0.9",
+        "DB_URI": "/var/cache/memora",
+        "TABLE_NAME": "t",
+        "ENABLE_METRICS": "off",
+        "TTL_SECONDS": "3600",
+        "LOG_LEVEL": "debug",
+        "JSON_LOGS": "TRUE",
+        "MAX_ENTRIES": "100000",
+        "EVICTION_POLICY": "LRU",
+        "AUTO_CREATE_INDEX": "Yes",
+        "INDEX_THRESHOLD_ENTRIES": "512",
+        "CLEANUP_INTERVAL_SECONDS": "60",
+        "MAX_PAYLOAD_BYTES": "1000",
+        "EMBEDDING_CACHE_SIZE": "0",
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(f"MEMORA_{name}", value)
+
+    assert CacheConfig.load() == CacheConfig(
+        model_name="other",
+        use_onnx=False,
+        similarity_threshold=0.9,
+        db_uri="/var/cache/memora",
+        table_name="t",
+        enable_metrics=False,
+        ttl_seconds=3600,
+        log_level="DEBUG",
+        json_logs=True,
+        max_entries=100_000,
+        eviction_policy="lru",
+        auto_create_index=True,
+        index_threshold_entries=512,
+        cleanup_interval_seconds=60,
+        max_payload_bytes=1000,
+        embedding_cache_size=0,
+    )
+    assert {name.lower() for name in given} == set(CacheConfig.model_fields)
+
+
+@pytest.mark.parametrize("text", ["true", "1", "YES", "On", " on "])
+def test_words_for_true(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMORA_JSON_LOGS", text)
+    assert CacheConfig.load().json_logs is True
+
+
+@pytest.mark.parametrize("text", ["false", "0", "NO", "Off", ""])
+def test_words_for_false(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMORA_ENABLE_METRICS", text)
+    assert CacheConfig.load().enable_metrics is False
+
+
+@pytest.mark.parametrize("name", ["MAX_ENTRIES", "TTL_SECONDS", "MAX_PAYLOAD_BYTES"])
+@pytest.mark.parametrize("word", ["none", "None", "NONE"])
+def test_none_is_a_value_of_optional_numbers(
+    name: str, word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"MEMORA_{name}", word)
+    assert getattr(CacheConfig.load(), name.lower()) is None
+
+
+BAD: list[tuple[str, Any, str]] = [
+    ("similarity_threshold", 1.5, "a number from 0 to 1"),
+    ("similarity_threshold", -0.1, "a number from 0 to 1"),
+    ("similarity_threshold", float("nan"), "a number from 0 to 1"),
+    ("similarity_threshold", "high", "a number from 0 to 1"),
+    ("ttl_seconds", 0, "seconds above 0"),
+    ("ttl_seconds", -5, "seconds above 0"),
+    ("ttl_seconds", float("inf"), "seconds above 0"),
+    ("max_entries", 0, "1 or more"),
+    ("max_entries", 1.5, "1 or more"),
+    ("max_entries", True, "1 or more"),
+    ("eviction_policy", "mru", "fifo, lru or lfu"),
+    ("log_level", "LOUD", "DEBUG, INFO, WARNING or ERROR"),
+    ("json_logs", "maybe", "true, 1, yes or on"),
+    ("db_uri", "", "not empty"),
+    ("table_name", "a/b", "letters, digits"),
+    ("table_name", "../up", "letters, digits"),
+    ("embedding_cache_size", -1, "0 or more"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "accepted"), BAD)
+def test_a_bad_value_is_named_with_what_is_accepted(name: str, value: Any, accepted: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        CacheConfig(**{name: value})
+    message = str(caught.value)
+    assert message.startswith(f"{name}={value!r}: expected ")
+    assert accepted in message
+    assert isinstance(caught.value, ValueError)
+
+
+def test_a_bad_variable_is_named_with_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMORA_SIMILARITY_THRESHOLD", "85")
+
+    with pytest.raises(
+        ConfigError, match=r"MEMORA_SIMILARITY_THRESHOLD='85': expected a number from 0 to 1"
+    ):
+        CacheConfig.load()
+
+
+def test_several_bad_values_are_told_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"ttl_seconds=-1: .*; max_entries=0: "):
+        CacheConfig(ttl_seconds=-1, max_entries=0)
+
+
+def test_an_unknown_keyword_is_an_error_with_the_nearest_name() -> None:
+    with pytest.raises(ConfigError, match="unknown setting 'ttl'; did you mean 'ttl_seconds'"):
+        CacheConfig(ttl=3)  # type: ignore[call-arg]
+
+
+def test_an_unknown_variable_is_reported_once_without_its_value(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MEMORA_MAX_ENTRYS", "s3cret")
+
+    CacheConfig.load()
+    CacheConfig.load()
+
+    logged = capsys.readouterr().err
+    assert logged.count("MEMORA_MAX_ENTRYS") == 1
+    assert "did you mean 'MEMORA_MAX_ENTRIES'?" in logged
+    assert "s3cret" not in logged
+
+
+def test_settings_cannot_be_changed_later() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        CacheConfig().max_entries = 3  # type: ignore[misc]
