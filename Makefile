@@ -30,7 +30,7 @@ check: .venv/installed  ## Lint and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/pyright
+	$(BIN)/basedpyright
 
 cover: .venv/installed  ## Tests with branch coverage
 	$(BIN)/pytest --cov --cov-report=term-missing:skip-covered

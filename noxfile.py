@@ -26,11 +26,21 @@ def tests(session: nox.Session) -> None:
     session.run("pytest", "-q", *session.posargs)
 
 
+@nox.session(python="3.10")
+def lowest(session: nox.Session) -> None:
+    """The suite with the oldest direct dependencies that pyproject.toml admits."""
+    session.install("--quiet", "uv")
+    session.run(
+        *("uv", "pip", "install", "--quiet", "--resolution=lowest-direct"),
+        *("--group=test", ".[cli]"),
+    )
+    session.run("pytest", "-q", *session.posargs)
+
+
 @nox.session(python="3.11")
 def torch(session: nox.Session) -> None:
     """The embedders against the sentence-transformers library, which needs torch."""
     session.install("--quiet", "--requirement", "requirements.lock")
-    # A wheel found on this machine is preferred over the index's newest build with CUDA.
-    session.install("--quiet", "--prefer-binary", "torch", "sentence-transformers")
+    session.install("--quiet", "torch==2.13.0", "sentence-transformers")
     session.install("--quiet", "--no-deps", ".")
     session.run("pytest", "-q", "tests/contract/test_embedders.py", *session.posargs)

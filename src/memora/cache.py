@@ -1,5 +1,4 @@
-"""
-The door: `Memora`.
+"""The door: `Memora`.
 
 Validates what the application passes, forwards to the pipeline, and keeps the cache's own faults
 away from the application.
@@ -11,7 +10,10 @@ import json
 import math
 import time
 from datetime import timedelta
+from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from typing_extensions import Self
 
 from memora import pipeline
 from memora._log import make_logger
@@ -38,8 +40,7 @@ _UNHEALTHY_ERRORS = 5
 
 
 class Memora:
-    """
-    A semantic cache. Every method may be called from any thread.
+    """A semantic cache. Every method may be called from any thread.
 
     Args:
         config: Settings; without one, `CacheConfig.load()`.
@@ -96,8 +97,7 @@ class Memora:
         context: Mapping[str, Any] | None = None,
         similarity_threshold: float | None = None,
     ) -> LookupResult:
-        """
-        Find a stored result for a query that means the same, in exactly the same context.
+        """Find a stored result for a query that means the same, in exactly the same context.
 
         Args:
             query: What is asked; not blank.
@@ -140,7 +140,7 @@ class Memora:
         )
         return found
 
-    def store(  # noqa: PLR0913 - the specified signature
+    def store(
         self,
         query: str,
         context: Mapping[str, Any] | None,
@@ -149,8 +149,7 @@ class Memora:
         *,
         ttl: float | timedelta | None = None,
     ) -> str | None:
-        """
-        Store a result for a query in its context, replacing what was stored for the same two.
+        """Store a result for a query in its context, replacing what was stored for the same two.
 
         Args:
             query: As for `lookup`.
@@ -170,17 +169,16 @@ class Memora:
         """
         self._check_open()
         request = pipeline.Request.of(query, context)
-        arguments = {
-            "metadata": _metadata(metadata),
-            "ttl_seconds": self._config.ttl_seconds if ttl is None else _seconds("ttl", ttl),
-        }
+        copied = _metadata(metadata)
+        ttl_seconds = self._config.ttl_seconds if ttl is None else _seconds("ttl", ttl)
         try:
             with self._ports.metrics.timed("store"):
                 entry_id = pipeline.store(
                     self._ports,
                     request,
                     result,
-                    **arguments,
+                    metadata=copied,
+                    ttl_seconds=ttl_seconds,
                     max_payload_bytes=self._config.max_payload_bytes,
                     max_entries=self._config.max_entries,
                 )
@@ -204,8 +202,7 @@ class Memora:
         encode: Callable[[T], Any] | None = None,
         decode: Callable[[Any], T] | None = None,
     ) -> None:
-        """
-        Allow results of an application's own class: dataclass, pydantic model, enum, plain class.
+        """Allow results of one of the application's classes: dataclass, pydantic model, enum, any.
 
         A stored record names its class, and only registered names are ever looked up: nothing is
         imported because a record says so. Register before the first lookup that may meet one.
@@ -220,8 +217,7 @@ class Memora:
         self._ports.codec.register(cls, name=name, encode=encode, decode=decode)
 
     def get_stats(self) -> dict[str, Any]:
-        """
-        Return the settings that matter, the number of entries, and what has happened so far.
+        """Return the settings that matter, the number of entries, and what has happened so far.
 
         `total_entries` counts expired entries that are not removed yet; it is None where the store
         cannot tell.
@@ -270,7 +266,7 @@ class Memora:
             self._closed = True
             self._ports.store.close()
 
-    def __enter__(self) -> Memora:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -315,20 +311,20 @@ class Memora:
 
 
 def _share(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+    if not (_is_number(value) and 0 <= value <= 1):
         raise ArgumentError(f"{name} must be a number from 0 to 1, got {value!r}")
     return float(value)
 
 
 def _seconds(name: str, value: float | timedelta) -> float:
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if (
-        isinstance(seconds, bool)
-        or not isinstance(seconds, (int, float))
-        or not (seconds > 0 and math.isfinite(seconds))
-    ):
+    if not (_is_number(seconds) and seconds > 0 and math.isfinite(seconds)):
         raise ArgumentError(f"{name} must be a number of seconds above 0, got {value!r}")
     return float(seconds)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -163,7 +163,9 @@ class CacheConfig(_Settings):
 class _Environment(_Settings, BaseSettings):
     """The same settings, as text in the environment."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="ignore", protected_namespaces=()
+    )
 
 
 @contextmanager

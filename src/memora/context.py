@@ -193,10 +193,10 @@ def _is_pydantic(value: object) -> bool:
 
 def _numpy_scalar(value: object) -> object:
     numpy = sys.modules.get("numpy")
-    if numpy is not None and isinstance(value, numpy.generic):
-        scalar: object = value.item()
-        return None if isinstance(scalar, numpy.generic) else scalar
-    return None
+    if numpy is None or not isinstance(value, numpy.generic):
+        return None
+    scalar: object = getattr(value, "item")()  # noqa: B009 - typed where numpy is imported
+    return None if isinstance(scalar, numpy.generic) else scalar
 
 
 def _name(kind: type) -> str:

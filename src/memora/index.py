@@ -17,8 +17,7 @@ _BLOCK = 1024
 
 
 class FlatIndex:
-    """
-    Unit vectors by id, with their expiry; a scan, so the cosine is exact.
+    """Unit vectors by id, with their expiry; a scan, so the cosine is exact.
 
     Rows are contiguous: a removed one is filled with the last. Not thread-safe; the store that
     owns it holds its lock.

@@ -23,8 +23,7 @@ _RECENT = 400  # operations the error rate is taken over
 
 
 class Metrics:
-    """
-    What happened, counted.
+    """What happened, counted.
 
     Faults are always counted, because health depends on them; hits, misses and latencies only
     where `enabled`.

@@ -1,5 +1,4 @@
-"""
-The one path of a query: key, exact, embed, search, judge, serve; and of a result: encode, embed, put.
+"""The path of a query: key, exact, embed, search, judge, serve; of a result: encode, embed, put.
 
 It orders the steps and decides nothing: `context` says what is the same, `judge` what may be
 served. Faults pass through; the cache at the door turns them into misses.
@@ -79,8 +78,7 @@ def store(  # noqa: PLR0913 - all that makes an entry
     max_payload_bytes: int | None,
     max_entries: int | None,
 ) -> str:
-    """
-    Store a result, in place of any under the same text and context; return the entry's id.
+    """Store a result, in place of any under the same text and context; return the entry's id.
 
     Raises:
         SerializationError: The result has no exact form in bytes, or a larger one than allowed.

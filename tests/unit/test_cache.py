@@ -27,7 +27,7 @@ from memora.stores.memory import MemoryStore
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tests.conftest import FakeClock, WordEmbedder
+    from doubles import FakeClock, WordEmbedder
 
 SQL = {"agent": "sql", "db": "prod"}
 
@@ -124,9 +124,7 @@ def test_storing_again_replaces(cache: Memora) -> None:
     assert cache.get_stats()["total_entries"] == 1
 
 
-def test_entries_live_as_long_as_the_setting_says(
-    embedder: WordEmbedder, clock: FakeClock
-) -> None:
+def test_entries_live_as_long_as_the_setting_says(embedder: WordEmbedder, clock: FakeClock) -> None:
     cache = Memora(CacheConfig(ttl_seconds=60), embedder=embedder, clock=clock)
     cache.store("q one", SQL, 1)
 

@@ -27,7 +27,7 @@ from memora.stores import open_store
 from memora.stores.lancedb import LanceStore
 
 if TYPE_CHECKING:
-    from tests.conftest import WordEmbedder
+    from doubles import WordEmbedder
 
 SQL = {"agent": "sql"}
 
@@ -192,7 +192,7 @@ CHILD = """
 import json, sys
 from memora import CacheConfig, Memora
 sys.path.insert(0, {tests!r})
-from conftest import WordEmbedder
+from doubles import WordEmbedder
 cache = Memora(CacheConfig(db_uri={path!r}, max_entries=None), embedder=WordEmbedder())
 for i in range({n}):
     for query in (f"question {{i}} by {name}", "shared"):

@@ -10,8 +10,7 @@ USAGE_ERROR = 2
 
 
 def main() -> None:
-    """
-    Run `memora`.
+    """Run `memora`.
 
     Exit codes: 0 done (and for `lookup`, a hit), 1 a miss, 2 wrong usage, input or store, with one
     line on stderr that says what and what to do.

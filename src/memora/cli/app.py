@@ -7,7 +7,7 @@ import json
 import sys
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -23,7 +23,7 @@ from memora.embedders import load_embedder
 from memora.errors import ArgumentError
 from memora.stores import open_store
 
-# Optional[...] and not "| None" in this module: Typer reads the annotations on Python 3.10 too.
+# ... | None and not "| None" in this module: Typer reads the annotations on Python 3.10 too.
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,16 +35,16 @@ app = typer.Typer(
 EXIT_MISS = 1
 
 Db = Annotated[str, typer.Option(help="The store: a directory.", envvar="MEMORA_DB_URI")]
-TableName = Annotated[Optional[str], typer.Option("--table", help="The table in the store.")]
+TableName = Annotated[str | None, typer.Option("--table", help="The table in the store.")]
 ModelName = Annotated[
-    Optional[str], typer.Option("--model", help="Embedding model: packaged, directory or hub name.")
+    str | None, typer.Option("--model", help="Embedding model: packaged, directory or hub name.")
 ]
 Threshold = Annotated[
-    Optional[float], typer.Option(help="Least similarity of a hit, 0 to 1.  [default: 0.85]")
+    float | None, typer.Option(help="Least similarity of a hit, 0 to 1.  [default: 0.85]")
 ]
 ContextOption = Annotated[str, typer.Option("--context", help="The context, as a JSON object.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-Limit = Annotated[Optional[int], typer.Option(min=1, help="Stop after that many queries.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Stop after that many queries.")]
 CallSeconds = Annotated[
     float, typer.Option(min=0, help="How long the cached call takes, for the time saved.")
 ]
@@ -56,20 +56,20 @@ def replay_command(
     file: Annotated[Path, typer.Argument(help="JSONL, CSV or text, one query a line; may be .gz.")],
     *,
     log_format: Annotated[
-        Optional[str], typer.Option("--format", help="jsonl, csv or text; by default by suffix.")
+        str | None, typer.Option("--format", help="jsonl, csv or text; by default by suffix.")
     ] = None,
-    query: Annotated[Optional[str], typer.Option(help="Column of the query.")] = None,
+    query: Annotated[str | None, typer.Option(help="Column of the query.")] = None,
     context: Annotated[
-        Optional[list[str]],
+        list[str] | None,
         typer.Option(help="Column of the context; repeat it to make a context of several."),
     ] = None,
     label: Annotated[
-        Optional[str],
+        str | None,
         typer.Option(
             "--class", help="Column of the class: one answer serves all queries of a class."
         ),
     ] = None,
-    answer: Annotated[Optional[str], typer.Option(help="Column of the answer.")] = None,
+    answer: Annotated[str | None, typer.Option(help="Column of the answer.")] = None,
     db: Annotated[
         str, typer.Option(help="The store: memory:// or a directory, made if missing.")
     ] = "memory://",
@@ -77,7 +77,7 @@ def replay_command(
     model: ModelName = None,
     threshold: Threshold = None,
     max_entries: Annotated[
-        Optional[int], typer.Option(min=1, help="Entries kept.  [default: unlimited]")
+        int | None, typer.Option(min=1, help="Entries kept.  [default: unlimited]")
     ] = None,
     limit: Limit = None,
     call_seconds: CallSeconds = 1.0,
@@ -97,7 +97,7 @@ def replay_command(
         similarity_threshold=threshold,
         max_entries=max_entries or "none",
     )
-    chosen: Optional[Format] = log_format  # type: ignore[assignment] # checked above
+    chosen: Format | None = log_format  # type: ignore[assignment] # checked above
     with QueryLog(file, log_format=chosen, columns=columns) as log, Memora(config) as cache:
         report = _replay(cache, log, limit=limit, examples=examples)
     _finish(report, title=file.name, call_seconds=call_seconds, as_json=as_json)
@@ -113,16 +113,14 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Replay the packaged log: a day of analytics, support and coding agents, labelled."""
-    config = _config(
-        db_uri="memory://", similarity_threshold=threshold, max_entries="none"
-    )
+    config = _config(db_uri="memory://", similarity_threshold=threshold, max_entries="none")
     with (
         as_file(files("memora") / "demo" / "queries.jsonl") as path,
         QueryLog(path, log_format=None, columns=Columns()) as log,
         Memora(config) as cache,
     ):
         report = _replay(cache, log, limit=limit, examples=examples)
-    _finish(report, title="One day of a fleet of agents", call_seconds=call_seconds, as_json=as_json)
+    _finish(report, title="A day of agents", call_seconds=call_seconds, as_json=as_json)
 
 
 @app.command()
@@ -137,9 +135,7 @@ def lookup(
     as_json: AsJson = False,
 ) -> None:
     """Look a query up in a store on disk. Exit code 0 for a hit, 1 for a miss."""
-    config = _config(
-        db_uri=db, table_name=table, model_name=model, similarity_threshold=threshold
-    )
+    config = _config(db_uri=db, table_name=table, model_name=model, similarity_threshold=threshold)
     with _existing(config) as cache:
         found = cache.lookup(query, _json_object("--context", context))
     if as_json:
@@ -163,7 +159,7 @@ def store(
     *,
     db: Db,
     context: ContextOption = "{}",
-    ttl: Annotated[Optional[float], typer.Option(help="Seconds to live.")] = None,
+    ttl: Annotated[float | None, typer.Option(help="Seconds to live.")] = None,
     parse: Annotated[
         bool, typer.Option("--parse-json", help="Store the JSON value rather than the text.")
     ] = False,
@@ -210,13 +206,11 @@ def _existing(config: CacheConfig) -> Memora:
     if config.db_uri.startswith("memory://"):
         raise ArgumentError("--db memory:// is empty at each start; name a directory")
     embedder = load_embedder(config.model_name, use_onnx=config.use_onnx)
-    found = open_store(
-        config.db_uri, table_name=config.table_name, embedder=embedder, create=False
-    )
+    found = open_store(config.db_uri, table_name=config.table_name, embedder=embedder, create=False)
     return Memora(config, embedder=embedder, store=found)
 
 
-def _replay(cache: Memora, log: QueryLog, *, limit: Optional[int], examples: int) -> Report:
+def _replay(cache: Memora, log: QueryLog, *, limit: int | None, examples: int) -> Report:
     report = Report(examples=examples)
     console = Console(stderr=True)
     progress = Progress(
@@ -261,7 +255,7 @@ def _json(name: str, text: str) -> Any:
 def _json_object(name: str, text: str) -> dict[str, Any]:
     value = _json(name, text)
     if not isinstance(value, dict):
-        raise ArgumentError(f"{name} must be a JSON object such as '{{\"agent\": \"sql\"}}'")
+        raise ArgumentError(f'{name} must be a JSON object such as \'{{"agent": "sql"}}\'')
     return value
 
 

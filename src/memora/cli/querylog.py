@@ -7,13 +7,15 @@ import gzip
 import io
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias, cast
+
+from typing_extensions import Self
 
 from memora.errors import ArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
 
 Format: TypeAlias = Literal["jsonl", "csv", "text"]
 
@@ -62,8 +64,7 @@ class BadLine:
 
 
 class QueryLog:
-    """
-    A query log that is read once, from its beginning.
+    """A query log that is read once, from its beginning.
 
     Raises:
         ArgumentError: The file cannot be read.
@@ -82,12 +83,18 @@ class QueryLog:
             self.size = path.stat().st_size
         except OSError as error:
             raise ArgumentError(f"cannot read {str(path)!r}: {error.strerror}") from error
-        self._bytes = cast("IO[bytes]", gzip.GzipFile(fileobj=self._raw)) if zipped else self._raw
+        unzipped = gzip.GzipFile(fileobj=self._raw) if zipped else self._raw
+        # "replace": one badly encoded line must not end a long replay. utf-8-sig: Excel's CSV.
+        # newline="" keeps line breaks inside quoted CSV fields.
+        self._lines = io.TextIOWrapper(
+            cast("IO[bytes]", unzipped), "utf-8-sig", errors="replace", newline=""
+        )
 
-    def __enter__(self) -> QueryLog:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._lines.close()
         self._raw.close()
 
     @property
@@ -96,20 +103,13 @@ class QueryLog:
         return self._raw.tell()
 
     def __iter__(self) -> Iterator[Record | BadLine]:
-        # "replace": one badly encoded line must not end a long replay. utf-8-sig: Excel's CSV.
-        # newline="" keeps line breaks inside quoted CSV fields.
-        lines = io.TextIOWrapper(self._bytes, "utf-8-sig", errors="replace", newline="")
         try:
-            yield from _READERS[self._format](_unbuffered(lines), self._columns, self._suffix)
+            yield from _READERS[self._format](self._lines, self._columns, self._suffix)
         except (OSError, EOFError, csv.Error) as error:
             raise ArgumentError(f"the file is damaged or not {self._format}: {error}") from error
 
 
-def _unbuffered(lines: Iterable[str]) -> Iterator[str]:
-    yield from lines
-
-
-def _jsonl(lines: Iterator[str], columns: Columns, _: str) -> Iterator[Record | BadLine]:
+def _jsonl(lines: Iterable[str], columns: Columns, _: str) -> Iterator[Record | BadLine]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -126,13 +126,13 @@ def _jsonl(lines: Iterator[str], columns: Columns, _: str) -> Iterator[Record | 
         yield _record(number, row, columns)
 
 
-def _csv(lines: Iterator[str], columns: Columns, suffix: str) -> Iterator[Record | BadLine]:
+def _csv(lines: Iterable[str], columns: Columns, suffix: str) -> Iterator[Record | BadLine]:
     reader = csv.DictReader(lines, delimiter="\t" if suffix == ".tsv" else ",")
     for row in reader:
         yield _record(reader.line_num, row, columns)
 
 
-def _text(lines: Iterator[str], _: Columns, __: str) -> Iterator[Record | BadLine]:
+def _text(lines: Iterable[str], _: Columns, __: str) -> Iterator[Record | BadLine]:
     for number, line in enumerate(lines, start=1):
         if query := line.strip():
             yield Record(line=number, query=query, context={}, label=None, answer=None)

@@ -40,8 +40,9 @@ def print_report(console: Console, report: Report, *, title: str, call_seconds: 
 def _totals(report: Report, call_seconds: float) -> list[tuple[str, str, str]]:
     hits = report.hits
     exact, semantic = report.outcomes["exact"], report.outcomes["semantic"]
+    plural = "" if report.contexts == 1 else "s"
     rows = [
-        ("queries", f"{report.queries:,}", f"in {report.contexts} contexts"),
+        ("queries", f"{report.queries:,}", f"in {report.contexts} context{plural}"),
         ("hits", f"{hits:,}", f"{exact:,} same text, {semantic:,} by meaning"),
         ("hit rate", _share(hits, report.queries), ""),
     ]

@@ -101,12 +101,13 @@ class Report:
         return self._refusals.examples()
 
     def seconds_saved(self, call_seconds: float) -> float:
-        """Return what the hits saved, less what all lookups cost, if a call takes that long."""
-        return self.hits * call_seconds - sum(self.lookup_seconds)
+        """Return what the hits saved, less what all lookups cost, if a call takes that long.
 
-    def count(
-        self, record: Record, found: LookupResult, labels: Mapping[str, str | None]
-    ) -> None:
+        A hit that is known to be wrong saves nothing.
+        """
+        return (self.hits - self.wrong_hits) * call_seconds - sum(self.lookup_seconds)
+
+    def count(self, record: Record, found: LookupResult, labels: Mapping[str, str | None]) -> None:
         """Add one lookup."""
         self.queries += 1
         self.outcomes[found.reason] += 1
@@ -154,7 +155,7 @@ class Report:
 
 
 def replay(cache: Memora, log: Iterable[Record | BadLine], report: Report) -> Iterator[Report]:
-    """Look every query up and store it on a miss, as an application would; yield after each line."""
+    """Look every query up and store it on a miss, as an application would; yield a line each."""
     started = time.perf_counter()
     labels: dict[str, str | None] = {}  # entry id -> class
     seen: set[tuple[str, str | None]] = set()  # (context, class) of what was stored

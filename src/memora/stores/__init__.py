@@ -13,8 +13,7 @@ __all__ = ["open_store"]
 
 
 def open_store(db_uri: str, *, table_name: str, embedder: Embedder, create: bool = True) -> Store:
-    """
-    Open the store behind a URI: `memory://`, `file://PATH` or a path.
+    """Open the store behind a URI: `memory://`, `file://PATH` or a path.
 
     Raises:
         ConfigError: The scheme is not supported.

@@ -1,5 +1,4 @@
-"""
-Entries in a LanceDB table on a local disk.
+"""Entries in a LanceDB table on a local disk.
 
 One row an entry, written by one commit, so an acknowledged entry survives `kill -9` of the process
 (not a power cut: LanceDB does not sync). Readers see other processes' commits at once. Writers
@@ -46,7 +45,14 @@ _COMPACT_EVERY = 64
 _KEEP_VERSIONS = timedelta(minutes=10)
 _LOCK_TIMEOUT_SECONDS = 30.0
 _ENTRY_COLUMNS = [
-    "id", "key", "query", "context", "fingerprint", "created_at", "expires_at", "metadata"
+    "id",
+    "key",
+    "query",
+    "context",
+    "fingerprint",
+    "created_at",
+    "expires_at",
+    "metadata",
 ]
 
 T = TypeVar("T")
@@ -81,8 +87,7 @@ class _Stamp:
 
 
 class LanceStore:
-    """
-    A table of a LanceDB directory.
+    """A table of a LanceDB directory.
 
     Args:
         path: The directory; created where it is missing and `create` is true.
@@ -105,16 +110,18 @@ class LanceStore:
         _check_directory(self._path, create=create)
         # LanceDB prints warnings on stderr for what is normal here, such as a table to be created.
         os.environ.setdefault("LANCEDB_LOG", "error")
-        import lancedb  # noqa: PLC0415 - takes a second to import: only who stores on disk pays it
+        # It takes a second to import: only who stores on disk pays for it.
+        from lancedb import connect  # noqa: PLC0415
 
         self._commit_lock = filelock.FileLock(
             self._path / f".{table_name}.lock", timeout=_LOCK_TIMEOUT_SECONDS
         )
         self._thread_lock = threading.Lock()  # one commit at a time in this process, and its count
         self._commits = 0
+        self._table: Any  # LanceDB's types do not cover what it returns
         stamp = _Stamp(model, dimension)
         with _faults(f"open {self._where}"), self._committing():
-            database = lancedb.connect(self._path, read_consistency_interval=timedelta(0))
+            database = connect(self._path, read_consistency_interval=timedelta(0))
             # A table without a version is one whose making was cut short: made again below.
             if any((self._path / f"{table_name}.lance" / "_versions").glob("*")):
                 self._table = database.open_table(table_name)
@@ -336,7 +343,7 @@ def _quoted(text: str) -> str:
 
 @contextmanager
 def _faults(operation: str) -> Iterator[None]:
-    """LanceDB raises ValueError, RuntimeError and OSError for faults alike: name them once, here."""
+    """Name LanceDB's faults once, here: it raises ValueError, RuntimeError and OSError alike."""
     try:
         yield
     except MemoraError:

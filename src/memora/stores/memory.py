@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
 
 class MemoryStore:
-    """
-    A dictionary of entries and one flat index a context.
+    """A dictionary of entries and one flat index a context.
 
     Payloads are kept encoded, so that nobody can change a stored result by changing the object
     that was stored or served.

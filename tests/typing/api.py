@@ -1,0 +1,69 @@
+"""The public API as a user types it. Never run: mypy and pyright read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from memora import CacheConfig, LookupResult, Memora
+from memora.embedders import CachedEmbedder, FunctionEmbedder
+from memora.stores.memory import MemoryStore
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from memora.protocols import Embedder, Store, Vector
+
+
+@dataclass
+class Answer:
+    """A class of the application's."""
+
+    text: str
+
+
+class Mine:
+    """An embedder of the application's."""
+
+    @property
+    def identity(self) -> str:
+        return "mine"
+
+    @property
+    def dimension(self) -> int:
+        return 3
+
+    def embed(self, texts: Sequence[str], /) -> list[Vector | None]:
+        return [np.ones(3, np.float32) for _ in texts]
+
+
+def vectors(texts: list[str]) -> list[list[float]]:
+    return [[1.0] for _ in texts]
+
+
+config: CacheConfig = CacheConfig(max_entries=None, ttl_seconds=60, eviction_policy="lru")
+CacheConfig(max_entries="many")  # type: ignore[arg-type]
+CacheConfig(eviction_policy="mru")  # type: ignore[arg-type]
+threshold: float = CacheConfig.load().similarity_threshold
+
+embedder: Embedder = Mine()
+store: Store = MemoryStore(dimension=3)
+with Memora(config, embedder=embedder, store=store) as cache:
+    found: LookupResult = cache.lookup("q", {"a": 1}, similarity_threshold=0.9)
+    result: Any = found.result
+    hit: bool = found.is_hit and not found.is_miss
+    similarity: float | None = found.similarity
+    if found.nearest is not None:
+        nearest: str = found.nearest.query
+    entry_id: str | None = cache.store("q", None, result, {"cost": 1}, ttl=timedelta(minutes=1))
+    cache.register_type(Answer, encode=lambda answer: answer.text, decode=Answer)
+    stats: dict[str, Any] = cache.get_stats()
+    health: dict[str, Any] = cache.health_check()
+    cache.lookup(3)  # type: ignore[arg-type]
+    cache.store("q")  # type: ignore[call-arg]
+
+Memora(embedder=vectors)
+Memora(embedder=CachedEmbedder(FunctionEmbedder(vectors, identity="v"), 10))
