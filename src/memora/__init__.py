@@ -5,23 +5,29 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from memora import errors
+
 if TYPE_CHECKING:
     from memora.cache import Memora
     from memora.config import CacheConfig
     from memora.model import LookupResult
 
-__all__ = ["CacheConfig", "LookupResult", "Memora"]
+    __version__: str
+
+__all__ = ["CacheConfig", "LookupResult", "Memora", "errors"]
 
 _HOMES = {"CacheConfig": "config", "LookupResult": "model", "Memora": "cache"}
 
 
-def __getattr__(name: str) -> Any:
-    # Loaded at first use (PEP 562): `import memora` costs an application nothing at start.
-    if name in _HOMES:
-        return getattr(import_module(f"memora.{_HOMES[name]}"), name)
-    if name == "__version__":
-        return import_module("importlib.metadata").version("memora-cache")
-    raise AttributeError(f"module 'memora' has no attribute {name!r}")
+if not TYPE_CHECKING:  # checkers see the names above, and no others
+
+    def __getattr__(name: str) -> Any:
+        # Loaded at first use (PEP 562): `import memora` costs an application nothing at start.
+        if name in _HOMES:
+            return getattr(import_module(f"memora.{_HOMES[name]}"), name)
+        if name == "__version__":
+            return import_module("importlib.metadata").version("memora-cache")
+        raise AttributeError(f"module 'memora' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import structlog
@@ -21,7 +22,7 @@ def make_logger(level: str, *, json_logs: bool) -> FilteringBoundLogger:
     renderer: Any = (
         structlog.processors.JSONRenderer()
         if json_logs
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        else structlog.dev.ConsoleRenderer(colors=_Stderr().isatty())
     )
     logger = structlog.wrap_logger(
         structlog.WriteLogger(cast("TextIO", _Stderr())),
@@ -39,10 +40,22 @@ def make_logger(level: str, *, json_logs: bool) -> FilteringBoundLogger:
 
 
 class _Stderr:
-    """Whatever `sys.stderr` is when an event is written: applications and tests replace it."""
+    """Whatever `sys.stderr` is when an event is written: applications and tests replace it.
+
+    Where it is None, closed or broken (a daemon, a pipe whose reader left), events are dropped: a
+    log line must not fail what it reports.
+    """
+
+    def isatty(self) -> bool:
+        with suppress(AttributeError, OSError, ValueError):
+            return sys.stderr.isatty()
+        return False
 
     def write(self, text: str) -> int:
-        return sys.stderr.write(text)
+        with suppress(AttributeError, OSError, ValueError):
+            return sys.stderr.write(text)
+        return len(text)
 
     def flush(self) -> None:
-        sys.stderr.flush()
+        with suppress(AttributeError, OSError, ValueError):
+            sys.stderr.flush()

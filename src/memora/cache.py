@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Mapping
 from datetime import timedelta
 from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,7 +27,7 @@ from memora.model import LookupResult
 from memora.stores import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from types import TracebackType
 
     from memora.protocols import Clock, Embedder, Store
@@ -76,12 +77,17 @@ class Memora:
         )
         if store is None:
             store = open_store(config.db_uri, table_name=config.table_name, embedder=chosen)
+        self._metrics = Metrics(enabled=config.enable_metrics)
+        self._embedder = chosen
         self._ports = pipeline.Ports(
-            embedder=CachedEmbedder(chosen, config.embedding_cache_size),
+            embedder=CachedEmbedder(
+                chosen,
+                config.embedding_cache_size,
+                timer=lambda: self._metrics.timed("embedding"),
+            ),
             store=store,
             codec=Codec(),
-            clock=clock,
-            metrics=Metrics(enabled=config.enable_metrics),
+            clock=lambda: float(clock()),
         )
         self._closed = False
         self._warn_of_settings_without_effect()
@@ -122,7 +128,7 @@ class Memora:
             else _share("similarity_threshold", similarity_threshold)
         )
         try:
-            with self._ports.metrics.timed("lookup"):
+            with self._metrics.timed("lookup"):
                 found = pipeline.lookup(self._ports, request, threshold=threshold)
         except Exception as fault:  # noqa: BLE001 - whatever it is, it must not reach the application
             self._report("lookup", fault)
@@ -131,7 +137,7 @@ class Memora:
                 reason="error",
                 explanation=f"the cache failed: {type(fault).__name__}: {fault}",
             )
-        self._ports.metrics.count_lookup(found)
+        self._metrics.count_lookup(found)
         self._log.debug(
             "cache_hit" if found else "cache_miss",
             reason=found.reason,
@@ -172,7 +178,7 @@ class Memora:
         copied = _metadata(metadata)
         ttl_seconds = self._config.ttl_seconds if ttl is None else _seconds("ttl", ttl)
         try:
-            with self._ports.metrics.timed("store"):
+            with self._metrics.timed("store"):
                 entry_id = pipeline.store(
                     self._ports,
                     request,
@@ -180,18 +186,18 @@ class Memora:
                     metadata=copied,
                     ttl_seconds=ttl_seconds,
                     max_payload_bytes=self._config.max_payload_bytes,
-                    max_entries=self._config.max_entries,
                 )
         except SerializationError as error:
-            self._ports.metrics.count_skip()
+            self._metrics.count_skip()
             self._log.warning("result_not_stored", result_type=type(result).__name__)
             self._log.debug("result_not_stored_because", error=str(error))
             return None
         except Exception as fault:  # noqa: BLE001 - whatever it is, it must not reach the application
             self._report("store", fault)
             return None
-        self._ports.metrics.count_store()
+        self._metrics.count_store()
         self._log.debug("cache_store", entry_id=entry_id)
+        self._maintain()
         return entry_id
 
     def register_type(
@@ -233,17 +239,18 @@ class Memora:
             "ttl_seconds": self._config.ttl_seconds,
             "storage": self._config.db_uri,
             "index_created": False,
-            **self._ports.metrics.snapshot(),
+            **self._metrics.snapshot(),
         }
 
     def health_check(self) -> dict[str, Any]:
-        """Try the embedder and the store, and judge the recent error rate. Never raises."""
+        """Try the embedder and the store, and judge the recent error rate; no fault raises."""
         entries, store_fault = self._count()
         checks: dict[str, dict[str, Any]] = {
             "embedding": _check(self._try_embedder()),
             "database": _check(store_fault),
         }
-        failed, recent = self._ports.metrics.recent_faults()
+        faults, recent = self._metrics.recent()
+        failed = sum(faults.values())
         rate = failed / recent if recent else 0.0
         checks["error_rate"] = {
             "ok": failed < _UNHEALTHY_ERRORS or rate < _UNHEALTHY_ERROR_RATE,
@@ -255,7 +262,7 @@ class Memora:
             "checks": checks,
             "metrics": {
                 "total_entries": entries,
-                "recent_errors": self._ports.metrics.faults(),
+                "recent_errors": faults,
             },
             "timestamp": int(self._ports.clock() * 1000),
         }
@@ -277,6 +284,15 @@ class Memora:
     ) -> None:
         self.close()
 
+    def _maintain(self) -> None:
+        try:
+            evicted = self._ports.store.maintain(max_entries=self._config.max_entries)
+        except Exception as fault:  # noqa: BLE001 - what was stored is stored all the same
+            self._report("maintain", fault)
+            return
+        if evicted:
+            self._log.debug("cache_evict", entries=evicted)
+
     def _count(self) -> tuple[int | None, Exception | None]:
         try:
             return self._ports.store.count(), None
@@ -285,7 +301,7 @@ class Memora:
 
     def _try_embedder(self) -> Exception | None:
         try:
-            self._ports.embedder.embed(["health check"])
+            self._embedder.embed(["health check"])  # not the cache of embeddings
         except Exception as fault:  # noqa: BLE001 - a probe: the fault is the answer
             return fault
         return None
@@ -295,7 +311,7 @@ class Memora:
             raise ClosedError("this cache has been closed; open another one")
 
     def _report(self, operation: Operation, fault: Exception) -> None:
-        self._ports.metrics.count_fault(operation)
+        self._metrics.count_fault(operation)
         # A foreign message may quote the query, so it is for DEBUG only.
         self._log.error("cache_error", operation=operation, error_type=type(fault).__name__)
         self._log.debug("cache_error_details", operation=operation, exc_info=fault)
@@ -318,25 +334,35 @@ def _share(name: str, value: float) -> float:
 
 def _seconds(name: str, value: float | timedelta) -> float:
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if not (_is_number(seconds) and seconds > 0 and math.isfinite(seconds)):
+    if not (_is_number(seconds) and 0 < seconds < math.inf):
         raise ArgumentError(f"{name} must be a number of seconds above 0, got {value!r}")
-    return float(seconds)
+    try:
+        return float(seconds)
+    except OverflowError:
+        raise ArgumentError(f"{name} is too large: {value!r}") from None
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def _metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+def _metadata(metadata: Mapping[str, Any] | None) -> str:
+    """Return metadata as JSON, which nobody can change afterwards."""
+    expected = "metadata must be a mapping of JSON values"
+    if metadata is None:
+        return "{}"
+    if not isinstance(metadata, Mapping):
+        raise ArgumentError(f"{expected}, got {metadata!r}")
     try:
-        # There and back: a copy that the application cannot change afterwards.
-        copy = json.loads(json.dumps(dict(metadata or {}), allow_nan=False))
+        text = json.dumps(dict(metadata), allow_nan=False)
+        text.encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise ArgumentError(f"metadata must be a mapping of JSON values: {error}") from error
-    if copy != metadata and metadata:
-        raise ArgumentError("metadata must be JSON: text keys, and lists rather than tuples")
-    result: dict[str, Any] = copy
-    return result
+        raise ArgumentError(f"{expected}: {error}; got {metadata!r}") from error
+    if json.loads(text) != metadata:
+        raise ArgumentError(
+            f"{expected}, with text keys, and lists rather than tuples; got {metadata!r}"
+        )
+    return text
 
 
 def _check(fault: Exception | None) -> dict[str, Any]:

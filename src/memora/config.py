@@ -28,8 +28,10 @@ DEFAULT_MODEL = "all-MiniLM-L6-v2"
 def _boolean(value: Any) -> Any:
     words = {"": False, "false": False, "0": False, "no": False, "off": False}
     words |= {"true": True, "1": True, "yes": True, "on": True}
-    if isinstance(value, str):
-        return words.get(value.strip().lower(), value)
+    if isinstance(value, str) and (word := value.strip().lower()) in words:
+        return words[word]
+    if not isinstance(value, bool):
+        raise ValueError("not a boolean")  # noqa: TRY004 - pydantic's way
     return value
 
 
@@ -74,7 +76,7 @@ OptionalSeconds = Annotated[
     BeforeValidator(_optional),
     Field(description="a number of seconds above 0, or none"),
 ]
-Text = Annotated[str, Field(min_length=1, description="a text that is not empty")]
+Text = Annotated[str, Field(strict=True, pattern=r"\S", description="a text that is not blank")]
 
 
 class _Settings(BaseModel):
@@ -93,13 +95,13 @@ class _Settings(BaseModel):
     table_name: Annotated[
         str,
         Field(
-            pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$",
-            description="letters, digits, '_', '-' and '.', not beginning with '-' or '.'",
+            pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$",
+            description="up to 128 letters, digits, '_', '-' and '.', not first '-' or '.'",
         ),
     ] = "semantic_cache"
     """Caches with different table names share a path and nothing else."""
     enable_metrics: Flag = True
-    """Keep the latencies that `get_stats` reports."""
+    """Count hits, misses and latencies for `get_stats`; faults are always counted."""
     ttl_seconds: OptionalSeconds = None
     """How long an entry lives, from storing it; None is for ever."""
     log_level: Annotated[
@@ -128,7 +130,7 @@ class _Settings(BaseModel):
     embedding_cache_size: Annotated[
         int, BeforeValidator(_number), Field(ge=0, description="a whole number, 0 or more")
     ] = 1024
-    """How many recent embeddings are kept in RAM (1.5 KB each at 384 dimensions); 0 for none."""
+    """How many recent texts and their vectors are kept in RAM; 0 for none."""
 
 
 class CacheConfig(_Settings):
@@ -163,9 +165,7 @@ class CacheConfig(_Settings):
 class _Environment(_Settings, BaseSettings):
     """The same settings, as text in the environment."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, extra="ignore", protected_namespaces=()
-    )
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", protected_namespaces=())
 
 
 @contextmanager

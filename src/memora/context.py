@@ -46,10 +46,14 @@ def canonical_context(context: Mapping[str, object] | None, /) -> Context:
         )
     try:
         text = _dump(_canonical(context, "context"))
+    except ContextError:
+        raise
     except RecursionError:
         raise ContextError(
             "context is nested too deeply, or contains itself; pass a smaller identifier instead"
         ) from None
+    except Exception as error:  # an application's mapping or property, or a number out of range
+        raise ContextError(f"context cannot be read: {type(error).__name__}: {error}") from error
     return Context(canonical=text, fingerprint=_sha256(text))
 
 
@@ -83,11 +87,15 @@ def exact_key(text: str, context: Context, /) -> str:
 
 
 def _canonical(value: object, path: str) -> JSON:
-    # Enums first: an IntEnum or StrEnum is also an int or a str, and is not the same value.
-    if isinstance(value, enum.Enum):
-        return {"$enum": f"{_name(type(value))}.{value.name}"}
     if value is None or isinstance(value, bool):
         return value
+    # Before its base type: an IntEnum is also an int, a dataclass may also be a dict.
+    if isinstance(value, enum.Flag):
+        return {"$flag": [_name(type(value)), int(value.value)]}  # combined ones have no one name
+    if isinstance(value, enum.Enum):
+        return {"$enum": f"{_name(type(value))}.{value.name}"}
+    if dataclasses.is_dataclass(value) or _is_pydantic(value):
+        return _record(value, path)
     for kind, write in _FORMS:
         if isinstance(value, kind):
             return write(value, path)
@@ -125,26 +133,46 @@ def _float(value: float, path: str) -> JSON:
     if math.isnan(value):
         raise ContextError(f"{path} is NaN, which is not equal to itself; use None or a string")
     if math.isinf(value):
-        return {"$float": str(value)}
-    return float(value) + 0.0  # -0.0 equals 0.0, so they are one context
+        return {"$float": "inf" if value > 0 else "-inf"}
+    return float.__float__(value) + 0.0  # -0.0 equals 0.0, so they are one context
 
 
 def _decimal(value: decimal.Decimal, path: str) -> JSON:
     if value.is_nan():
         raise ContextError(f"{path} is NaN, which is not equal to itself; use None or a string")
-    return {"$decimal": str(value.normalize())}
+    if value.is_infinite() or not value:
+        return {"$decimal": "0" if not value else str(value)}
+    # Not normalize(), which rounds to the precision of the thread's decimal context.
+    sign, digits, exponent = value.as_tuple()
+    text = "".join(map(str, digits)).lstrip("0")
+    stripped = text.rstrip("0")
+    return {"$decimal": f"{'-' * sign}{stripped}E{int(exponent) + len(text) - len(stripped)}"}
 
 
-def _datetime(value: dt.datetime, _: str) -> JSON:
+def _datetime(value: dt.datetime, path: str) -> JSON:
+    if value != value:  # noqa: PLR0124 - pandas' NaT is a datetime
+        raise ContextError(f"{path} is NaT, which is not equal to itself; use None or a string")
     # One instant has one form, whatever zone it is written in.
     moment = value if value.tzinfo is None else value.astimezone(dt.timezone.utc)
     return {"$datetime": moment.isoformat()}
 
 
+def _time(value: dt.time, path: str) -> JSON:
+    if value.tzinfo is not None and value.utcoffset() is None:
+        raise ContextError(f"{path} is a time in a zone without a fixed offset; use a datetime")
+    return {"$time": value.isoformat()}
+
+
+def _timedelta(value: dt.timedelta, path: str) -> JSON:
+    if getattr(value, "nanoseconds", 0):  # a pandas Timedelta
+        raise ContextError(f"{path} is finer than a microsecond; use a number or a string")
+    return {"$timedelta": [value.days, value.seconds, value.microseconds]}
+
+
 # In order: a datetime is also a date.
 _FORMS: tuple[tuple[type, Callable[[Any, str], JSON]], ...] = (
-    (str, lambda value, _: str(value)),
-    (int, lambda value, _: int(value)),
+    (str, lambda value, _: str.__str__(value)),  # not a subclass's own idea of itself
+    (int, lambda value, _: int.__int__(value)),
     (float, _float),
     (Mapping, _mapping),
     (list, _sequence),
@@ -152,11 +180,8 @@ _FORMS: tuple[tuple[type, Callable[[Any, str], JSON]], ...] = (
     (AbstractSet, _set),
     (dt.datetime, _datetime),
     (dt.date, lambda value, _: {"$date": value.isoformat()}),
-    (dt.time, lambda value, _: {"$time": value.isoformat()}),
-    (
-        dt.timedelta,
-        lambda value, _: {"$timedelta": [value.days, value.seconds, value.microseconds]},
-    ),
+    (dt.time, _time),
+    (dt.timedelta, _timedelta),
     (uuid.UUID, lambda value, _: {"$uuid": str(value)}),
     (pathlib.PurePath, lambda value, _: {"$path": value.as_posix()}),
     (decimal.Decimal, _decimal),
@@ -174,7 +199,7 @@ def _record(value: object, path: str) -> JSON:
     elif isinstance(value, tuple):
         fields = dict(zip(getattr(value, "_fields"), value, strict=True))  # noqa: B009 - mypy
     elif _is_pydantic(value):
-        fields = {name: getattr(value, name) for name in getattr(kind, "model_fields")}  # noqa: B009
+        fields = _pydantic_fields(value)
     elif (scalar := _numpy_scalar(value)) is not None:
         return _canonical(scalar, path)
     else:
@@ -182,7 +207,17 @@ def _record(value: object, path: str) -> JSON:
             f"{path} is a {_name(kind)}, which has no canonical form; "
             "pass a string, a number or another identifier of it instead"
         )
-    return {"$record": [_name(kind), {k: _canonical(v, f"{path}.{k}") for k, v in fields.items()}]}
+    written = {name: _canonical(item, f"{path}.{name}") for name, item in fields.items()}
+    return {"$record": [_name(kind), written]}
+
+
+def _pydantic_fields(model: Any) -> dict[str, object]:
+    """Return all that pydantic compares: fields, extra ones, private attributes."""
+    return {
+        **{name: getattr(model, name) for name in type(model).model_fields},
+        **(model.__pydantic_extra__ or {}),
+        **(model.__pydantic_private__ or {}),
+    }
 
 
 def _is_pydantic(value: object) -> bool:
@@ -191,12 +226,14 @@ def _is_pydantic(value: object) -> bool:
     return pydantic is not None and isinstance(value, pydantic.BaseModel)
 
 
-def _numpy_scalar(value: object) -> object:
+def _numpy_scalar(value: Any) -> object:
     numpy = sys.modules.get("numpy")
     if numpy is None or not isinstance(value, numpy.generic):
         return None
-    scalar: object = getattr(value, "item")()  # noqa: B009 - typed where numpy is imported
-    return None if isinstance(scalar, numpy.generic) else scalar
+    if value.dtype.kind not in "biuf":  # a datetime64 in nanoseconds would turn into an int
+        return None
+    scalar: object = value.item()
+    return None if isinstance(scalar, numpy.generic) else scalar  # a longdouble
 
 
 def _name(kind: type) -> str:

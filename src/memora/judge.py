@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from memora.model import Match
 
 
+_ALMOST_ONE = math.nextafter(1.0, 0.0)
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What was decided on one lookup, and why."""
@@ -41,8 +44,9 @@ def judge(matches: Sequence[Match], *, threshold: float) -> Verdict:
     if not matches:
         return Verdict("no_candidate", "nothing comparable is stored in this context", None, None)
     nearest = matches[0]
-    # Rounding may push the cosine of two unit vectors past 1; below 0 is simply not similar.
-    similarity = min(max(nearest.cosine, 0.0), 1.0)
+    # Below 0 is simply not similar. 1 is kept for the same text, so that a threshold of 1 serves
+    # nothing else: a model may give two texts one vector, for one when it folds case.
+    similarity = min(max(nearest.cosine, 0.0), _ALMOST_ONE)
     if similarity < threshold:
         return Verdict(
             "below_threshold",

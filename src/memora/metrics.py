@@ -6,16 +6,19 @@ import threading
 import time
 from collections import Counter, deque
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
+
+from memora._fork import renew_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from memora.model import LookupResult
 
-Operation: TypeAlias = Literal["lookup", "store"]
+Operation: TypeAlias = Literal["lookup", "store", "maintain"]
+OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 Stage: TypeAlias = Literal["lookup", "store", "embedding"]
 
 _SAMPLES = 1000  # latencies kept a stage: enough for a p99
@@ -31,16 +34,20 @@ class Metrics:
 
     def __init__(self, *, enabled: bool) -> None:
         self._enabled = enabled
-        self._lock = threading.Lock()  # guards all below
+        renew_after_fork(self)
         self._outcomes: Counter[tuple[bool, str]] = Counter()  # (hit, reason)
         self._faults: Counter[Operation] = Counter()
         self._skipped = 0
-        self._recent: deque[bool] = deque(maxlen=_RECENT)  # whether each operation failed
+        self._recent: deque[Operation | None] = deque(maxlen=_RECENT)  # which failed; None: worked
         self._seconds: dict[Stage, deque[float]] = {
             "lookup": deque(maxlen=_SAMPLES),
             "store": deque(maxlen=_SAMPLES),
             "embedding": deque(maxlen=_SAMPLES),
         }
+
+    def renew(self) -> None:
+        """Make the lock."""
+        self._lock = threading.Lock()  # guards the counters
 
     @contextmanager
     def timed(self, stage: Stage) -> Iterator[None]:
@@ -57,44 +64,41 @@ class Metrics:
     def count_lookup(self, found: LookupResult) -> None:
         """Record the outcome of a lookup that worked."""
         with self._lock:
-            self._recent.append(False)
+            self._recent.append(None)
             if self._enabled:
                 self._outcomes[found.is_hit, found.reason] += 1
 
     def count_store(self) -> None:
         """Record a store that worked."""
         with self._lock:
-            self._recent.append(False)
+            self._recent.append(None)
 
     def count_skip(self) -> None:
         """Record a result that could not be stored: not serialisable, or too large."""
         with self._lock:
-            self._recent.append(False)
+            self._recent.append(None)
             self._skipped += 1
 
     def count_fault(self, operation: Operation) -> None:
         """Record that the cache itself failed."""
         with self._lock:
-            self._recent.append(True)
+            self._recent.append(operation)
             self._faults[operation] += 1
             if self._enabled and operation == "lookup":
                 self._outcomes[False, "error"] += 1
 
-    def faults(self) -> dict[str, int]:
-        """Return how often each operation has failed."""
+    def recent(self) -> tuple[dict[Operation, int], int]:
+        """Return how many of the last operations, 400 at most, failed, and how many there were."""
         with self._lock:
-            return {"lookup": self._faults["lookup"], "store": self._faults["store"]}
-
-    def recent_faults(self) -> tuple[int, int]:
-        """Return (failed, all) of the last operations, 400 at most."""
-        with self._lock:
-            return sum(self._recent), len(self._recent)
+            failed = Counter(self._recent)
+            return {name: failed[name] for name in OPERATIONS}, len(self._recent)
 
     def snapshot(self) -> dict[str, Any]:
         """Return the counters and latencies under the names `get_stats` documents."""
         with self._lock:
             outcomes = dict(self._outcomes)
             skipped = self._skipped
+            faults = {name: self._faults[name] for name in OPERATIONS}
             seconds = {stage: list(samples) for stage, samples in self._seconds.items()}
         hits = {reason: n for (hit, reason), n in sorted(outcomes.items()) if hit}
         misses = {reason: n for (hit, reason), n in sorted(outcomes.items()) if not hit}
@@ -106,7 +110,7 @@ class Metrics:
             "hit_rate": f"{sum(hits.values()) / total:.2%}" if total else "0.00%",
             "hits_by_reason": hits,
             "misses_by_reason": misses,
-            "errors": self.faults(),
+            "errors": faults,
             "results_not_stored": skipped,
             **{f"{stage}_latency_ms": percentiles(found) for stage, found in seconds.items()},
         }

@@ -10,7 +10,7 @@ Reason: TypeAlias = Literal[
     "semantic",  # hit: the nearest entry of the context is similar enough
     "no_candidate",  # miss: nothing in this context can be compared
     "below_threshold",  # miss: the nearest entry is not similar enough
-    "beyond_window",  # miss: the text is longer than the model's window, and was not stored as is
+    "unreadable",  # miss: the model cannot read all of the text, which was not stored as it is
     "error",  # miss: the cache itself failed; logged, counted, visible in health
 ]
 
@@ -38,8 +38,8 @@ class Entry:
     """Seconds since the epoch."""
     expires_at: float | None
     """Seconds since the epoch; None never expires."""
-    metadata: dict[str, Any]
-    """JSON values."""
+    metadata: str
+    """A JSON object."""
 
 
 @dataclass(frozen=True, slots=True)

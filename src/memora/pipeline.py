@@ -6,6 +6,7 @@ served. Faults pass through; the cache at the door turns them into misses.
 
 from __future__ import annotations
 
+import json
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,11 +20,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from memora.codec import Codec
-    from memora.metrics import Metrics
     from memora.protocols import Clock, Embedder, Store, Vector
 
-_CANDIDATES = 5  # how many the judge sees
-_BEYOND_WINDOW = "the text is longer than the model reads, so only the very same text matches"
+_CANDIDATES = 1  # how many the judge sees: it compares no more than the nearest
+_UNREADABLE = (
+    "the model cannot read all of the text (too long, or characters it does not know), "
+    "so only the very same text matches"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,6 @@ class Ports:
     store: Store
     codec: Codec
     clock: Clock
-    metrics: Metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +56,22 @@ class Request:
 
 def lookup(ports: Ports, request: Request, *, threshold: float) -> LookupResult:
     """Find a stored result that may stand in for a fresh one."""
-    now = ports.clock()
-    entry = ports.store.get(request.key, now=now)
-    if entry is not None:
-        verdict = Verdict("exact", "the same text in the same context", Match(entry, 1.0), 1.0)
-    else:
-        vector = _embed(ports, request.text)
-        if vector is None:
-            return LookupResult(is_hit=False, reason="beyond_window", explanation=_BEYOND_WINDOW)
-        fingerprint = request.context.fingerprint
-        matches = ports.store.search(vector, context=fingerprint, k=_CANDIDATES, now=now)
-        verdict = judge(matches, threshold=threshold)
-    return _serve(ports, verdict, now=now) if verdict.served else _refuse(verdict, now=now)
+    stored = ports.store.get(request.key, now=ports.clock())
+    if stored is not None:
+        verdict = Verdict("exact", "the same text in the same context", Match(stored[0], 1.0), 1.0)
+        return _serve(ports, verdict, *stored)
+    vector = _embed(ports, request.text)
+    if vector is None:
+        return LookupResult(is_hit=False, reason="unreadable", explanation=_UNREADABLE)
+    now = ports.clock()  # again: what expired while the text was embedded is not served
+    fingerprint = request.context.fingerprint
+    matches = ports.store.search(vector, context=fingerprint, k=_CANDIDATES, now=now)
+    verdict = judge(matches, threshold=threshold)
+    if not verdict.served or verdict.nearest is None:
+        return _refuse(ports, verdict)
+    # By key: if the query was stored again meanwhile, its newest result is served.
+    stored = ports.store.get(verdict.nearest.entry.key, now=now)
+    return _gone() if stored is None else _serve(ports, verdict, *stored)
 
 
 def store(  # noqa: PLR0913 - all that makes an entry
@@ -73,10 +79,9 @@ def store(  # noqa: PLR0913 - all that makes an entry
     request: Request,
     result: Any,
     *,
-    metadata: dict[str, Any],
+    metadata: str,
     ttl_seconds: float | None,
     max_payload_bytes: int | None,
-    max_entries: int | None,
 ) -> str:
     """Store a result, in place of any under the same text and context; return the entry's id.
 
@@ -101,43 +106,41 @@ def store(  # noqa: PLR0913 - all that makes an entry
         metadata=metadata,
     )
     ports.store.put(entry, payload, vector=vector)
-    if max_entries is not None and (surplus := ports.store.count() - max_entries) > 0:
-        ports.store.drop(ports.store.oldest(surplus))
     return entry.id
 
 
-def _serve(ports: Ports, verdict: Verdict, *, now: float) -> LookupResult:
-    match = verdict.nearest
-    payload = None if match is None else ports.store.payload(match.entry.id)
-    if match is None or payload is None:  # evicted or replaced since it was found
-        return LookupResult(
-            is_hit=False, reason="no_candidate", explanation="the entry was removed meanwhile"
-        )
+def _serve(ports: Ports, verdict: Verdict, entry: Entry, payload: bytes) -> LookupResult:
     return LookupResult(
         is_hit=True,
         reason=verdict.reason,
         explanation=verdict.explanation,
         result=ports.codec.decode(payload),
         similarity=verdict.similarity,
-        cosine=match.cosine,
-        matched_query=match.entry.query,
-        age_seconds=_age(match.entry, now),
-        entry_id=match.entry.id,
-        metadata=match.entry.metadata,
-        nearest=_candidate(verdict, now),
+        cosine=None if verdict.nearest is None else verdict.nearest.cosine,
+        matched_query=entry.query,
+        age_seconds=_age(ports, entry),
+        entry_id=entry.id,
+        metadata=json.loads(entry.metadata),
+        nearest=_candidate(ports, verdict),
     )
 
 
-def _refuse(verdict: Verdict, *, now: float) -> LookupResult:
+def _gone() -> LookupResult:
+    return LookupResult(
+        is_hit=False, reason="no_candidate", explanation="the nearest entry has just left the store"
+    )
+
+
+def _refuse(ports: Ports, verdict: Verdict) -> LookupResult:
     return LookupResult(
         is_hit=False,
         reason=verdict.reason,
         explanation=verdict.explanation,
-        nearest=_candidate(verdict, now),
+        nearest=_candidate(ports, verdict),
     )
 
 
-def _candidate(verdict: Verdict, now: float) -> Candidate | None:
+def _candidate(ports: Ports, verdict: Verdict) -> Candidate | None:
     match, similarity = verdict.nearest, verdict.similarity
     if match is None or similarity is None:
         return None
@@ -145,14 +148,14 @@ def _candidate(verdict: Verdict, now: float) -> Candidate | None:
         entry_id=match.entry.id,
         query=match.entry.query,
         similarity=similarity,
-        age_seconds=_age(match.entry, now),
+        age_seconds=_age(ports, match.entry),
     )
 
 
-def _age(entry: Entry, now: float) -> float:
-    return max(now - entry.created_at, 0.0)  # a clock set back does not make an entry of the future
+def _age(ports: Ports, entry: Entry) -> float:
+    # A clock set back does not make an entry of the future.
+    return max(ports.clock() - entry.created_at, 0.0)
 
 
 def _embed(ports: Ports, text: str) -> Vector | None:
-    with ports.metrics.timed("embedding"):
-        return ports.embedder.embed([text])[0]
+    return ports.embedder.embed([text])[0]

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
 
+if TYPE_CHECKING:
     from memora.model import Entry, Match
 
-    Vector: TypeAlias = NDArray[np.float32]
-    """Shape (dimension,), float32, unit length."""
+Vector: TypeAlias = NDArray[np.float32]
+"""Shape (dimension,), float32, unit length."""
 
 Clock: TypeAlias = Callable[[], float]
 """Seconds since the epoch."""
@@ -41,9 +41,9 @@ class Embedder(Protocol):
     def embed(self, texts: Sequence[str], /) -> list[Vector | None]:
         """Return one unit vector a text, in order.
 
-        None stands for a text that does not fit the model's window: two long texts that differ
-        only past the window would get the same vector, so such a text is matched exactly or not
-        at all.
+        None stands for a text that the model cannot read in full: one beyond its window, or with
+        characters it does not know. Two texts that differ only in what is not read would get the
+        same vector, so such a text is matched exactly or not at all.
 
         Raises:
             EmbedderError: The model failed.
@@ -55,11 +55,11 @@ class Store(Protocol):
     """Entries, their vectors and payloads, each under its exact key.
 
     Writes are atomic and visible to the next read of any thread. No read returns an entry that has
-    expired at `now`, was replaced or was dropped. Called from many threads at once.
+    expired at `now`, was replaced or has left. Called from many threads at once.
     """
 
-    def get(self, key: str, /, *, now: float) -> Entry | None:
-        """Return the entry stored under exactly this key."""
+    def get(self, key: str, /, *, now: float) -> tuple[Entry, bytes] | None:
+        """Return the entry stored under exactly this key, and its payload, in one read."""
         ...
 
     def search(self, vector: Vector, /, *, context: str, k: int, now: float) -> list[Match]:
@@ -76,20 +76,15 @@ class Store(Protocol):
         """
         ...
 
-    def payload(self, entry_id: str, /) -> bytes | None:
-        """Return an entry's payload, or None where the entry is gone."""
-        ...
-
     def put(self, entry: Entry, payload: bytes, /, *, vector: Vector | None) -> None:
         """Add an entry in place of any with the same key; a None vector is never searched."""
         ...
 
-    def drop(self, entry_ids: Sequence[str], /) -> int:
-        """Remove entries; return how many of them existed."""
-        ...
+    def maintain(self, *, max_entries: int | None) -> int:
+        """Drop the entries put longest ago beyond `max_entries`, and do other due housekeeping.
 
-    def oldest(self, n: int, /) -> list[str]:
-        """Return the ids of the n entries stored longest ago, oldest first."""
+        Called after each `put`, so cheap where nothing is due. Returns how many entries left.
+        """
         ...
 
     def count(self) -> int:

@@ -51,7 +51,7 @@ def entry(
     *,
     at: float = NOW,
     expires_at: float | None = None,
-    metadata: dict[str, Any] | None = None,
+    metadata: str = "{}",
 ) -> Entry:
     canonical = canonical_context(SQL if context is None else context)
     return Entry(
@@ -61,7 +61,7 @@ def entry(
         context=canonical,
         created_at=at,
         expires_at=expires_at,
-        metadata=metadata or {},
+        metadata=metadata,
     )
 
 
@@ -79,10 +79,8 @@ def test_a_new_store_is_empty(store: Store) -> None:
     assert store.count() == 0
     assert store.get("0" * 64, now=NOW) is None
     assert store.search(unit(1), context=fingerprint(SQL), k=3, now=NOW) == []
-    assert store.payload("missing") is None
-    assert store.oldest(3) == []
-    assert store.drop(["missing"]) == 0
-    assert store.drop([]) == 0
+    assert store.maintain(max_entries=None) == 0
+    assert store.maintain(max_entries=1) == 0
 
 
 def test_an_entry_comes_back_as_it_was_put(store: Store) -> None:
@@ -90,13 +88,12 @@ def test_an_entry_comes_back_as_it_was_put(store: Store) -> None:
         "what's O'Brien's \"total\"? ünïcode 🎉",
         {"agent": "it's", "n": [1, None]},
         expires_at=NOW + 60,
-        metadata={"tokens": 3, "nested": {"a": [1.5, "x", None]}},
+        metadata='{"tokens": 3, "nested": {"a": [1.5, "it\'s", null]}}',
     )
 
     store.put(stored, b"\x00payload\xff", vector=unit(1))
 
-    assert store.get(stored.key, now=NOW) == stored
-    assert store.payload(stored.id) == b"\x00payload\xff"
+    assert store.get(stored.key, now=NOW) == (stored, b"\x00payload\xff")
     assert store.count() == 1
 
 
@@ -107,7 +104,7 @@ def test_payloads_of_any_size_come_back(store: Store, size: int) -> None:
 
     store.put(stored, payload, vector=unit(1))
 
-    assert store.payload(stored.id) == payload
+    assert store.get(stored.key, now=NOW) == (stored, payload)
 
 
 def test_search_returns_the_nearest_first_with_their_exact_cosine(store: Store) -> None:
@@ -140,9 +137,7 @@ def test_the_same_key_replaces(store: Store) -> None:
     store.put(second, b"new", vector=unit(0, 1))
 
     assert store.count() == 1
-    assert store.get(first.key, now=NOW) == second
-    assert store.payload(first.id) is None
-    assert store.payload(second.id) == b"new"
+    assert store.get(first.key, now=NOW) == (second, b"new")
     (match,) = store.search(unit(1), context=fingerprint(SQL), k=5, now=NOW)
     assert match.entry == second
     assert match.cosine == pytest.approx(0, abs=1e-6)
@@ -165,7 +160,7 @@ def test_an_entry_without_a_vector_is_found_by_key_only(store: Store) -> None:
     stored = entry("a very long text")
     store.put(stored, b"long", vector=None)
 
-    assert store.get(stored.key, now=NOW) == stored
+    assert store.get(stored.key, now=NOW) == (stored, b"long")
     assert store.search(unit(1), context=fingerprint(SQL), k=5, now=NOW) == []
 
     replacing = entry("a very long text", at=NOW + 1)
@@ -174,37 +169,43 @@ def test_an_entry_without_a_vector_is_found_by_key_only(store: Store) -> None:
     assert [match.entry for match in found] == [replacing]
 
 
-def test_dropped_entries_are_gone(store: Store) -> None:
-    kept, dropped = entry("kept"), entry("dropped")
-    store.put(kept, b"", vector=unit(1))
-    store.put(dropped, b"", vector=unit(1))
-
-    assert store.drop([dropped.id, "unknown"]) == 1
-
-    assert store.get(dropped.key, now=NOW) is None
-    assert store.payload(dropped.id) is None
-    assert store.count() == 1
-    found = store.search(unit(1), context=fingerprint(SQL), k=5, now=NOW)
-    assert [match.entry for match in found] == [kept]
+def left(store: Store) -> set[str]:
+    found = store.search(unit(1), context=fingerprint(SQL), k=100, now=NOW)
+    assert all(store.get(match.entry.key, now=NOW) for match in found)
+    return {match.entry.query for match in found}
 
 
-def test_oldest_goes_by_storing_and_a_replacement_is_young(store: Store) -> None:
+def test_beyond_max_entries_the_oldest_leave_wholly(store: Store) -> None:
     stored = [entry(f"q{i}", at=NOW + i) for i in range(4)]
     for one in stored:
         store.put(one, b"", vector=unit(1))
-    again = entry("q0", at=NOW + 9)
-    store.put(again, b"", vector=unit(1))
 
-    assert store.oldest(2) == [stored[1].id, stored[2].id]
-    assert store.oldest(9) == [stored[1].id, stored[2].id, stored[3].id, again.id]
+    assert store.maintain(max_entries=4) == 0
+    assert store.maintain(max_entries=2) == 2
+
+    assert store.count() == 2
+    assert store.get(stored[0].key, now=NOW) is None
+    assert left(store) == {"q2", "q3"}
 
 
-def test_entries_stored_at_one_instant_keep_their_order(store: Store) -> None:
-    stored = [entry(f"q{i}") for i in range(5)]
-    for one in stored:
-        store.put(one, b"", vector=unit(1))
+def test_a_replacement_is_young(store: Store) -> None:
+    for i in range(3):
+        store.put(entry(f"q{i}", at=NOW + i), b"", vector=unit(1))
+    store.put(entry("q0", at=NOW + 9), b"", vector=unit(1))
 
-    assert store.oldest(5) == [one.id for one in stored]
+    store.maintain(max_entries=2)
+
+    assert left(store) == {"q2", "q0"}
+
+
+@pytest.mark.parametrize("step", [0, -100], ids=["clock stands still", "clock set back"])
+def test_age_is_the_order_of_storing_whatever_the_clock_says(store: Store, step: float) -> None:
+    for i in range(5):
+        store.put(entry(f"q{i}", at=NOW + i * step), b"", vector=unit(1))
+
+    store.maintain(max_entries=2)
+
+    assert left(store) == {"q3", "q4"}
 
 
 def test_k_larger_than_the_context_returns_all(store: Store) -> None:
@@ -237,4 +238,4 @@ def test_threads_lose_nothing(store: Store) -> None:
         for i in range(10):
             found = store.get(entry(f"{thread_number}-{i}").key, now=NOW)
             assert found is not None
-            assert store.payload(found.id) == f"{thread_number}-{i}".encode()
+            assert found[1] == f"{thread_number}-{i}".encode()

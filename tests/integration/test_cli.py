@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from memora import CacheConfig, Memora
 from memora.cli import main
 
 if TYPE_CHECKING:
@@ -134,6 +135,47 @@ def test_bad_lines_are_skipped_counted_and_the_first_is_shown(tmp_path: Path) ->
     assert "line 2" in memora("replay", path)
 
 
+def test_records_that_the_cache_refuses_are_skipped_too(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    deep = '{"a":' * 100_000 + "1" + "}" * 100_000
+    lines = ['{"query": "lone \\ud83d"}', '{"query": "q", "context": {"x": NaN}}', deep]
+    path.write_text("\n".join([*lines, '{"query": "fine"}']), "utf-8")
+
+    report = json.loads(memora("replay", path, "--json"))
+
+    assert (report["queries"], report["skipped_lines"]) == (1, 3)
+
+
+def test_long_fields_of_a_csv_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("query\n" + "word " * 50_000 + "\n", "utf-8")
+
+    assert json.loads(memora("replay", path, "--json"))["queries"] == 1
+
+
+def test_a_query_cannot_control_the_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "log.txt"
+    path.write_text("[red]hello[/] \x1b]0;title\x07 world\n[bold]hello there[/] world\n", "utf-8")
+
+    printed = memora("replay", path)
+
+    assert "[red]hello[/]" in printed
+    assert "\x1b]0;" not in printed
+    assert "\x07" not in printed
+
+
+def test_any_result_can_be_printed(tmp_path: Path) -> None:
+    store = str(tmp_path / "store")
+    results = {"tuples": {(1, 2): 3}, "nan": float("nan"), "surrogate": "a\ud800", "big": 2**70}
+    with Memora(CacheConfig(db_uri=store)) as cache:
+        for query, result in results.items():
+            cache.store(query, None, result)
+
+    for query in results:
+        assert json.loads(memora("lookup", query, "--db", store, "--json"))["is_hit"]
+        assert memora("lookup", query, "--db", store)
+
+
 def test_a_replay_into_a_store_on_disk_is_found_by_the_next_one(log: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     memora("replay", log, "--db", store)
@@ -178,7 +220,7 @@ def test_store_lookup_and_stats_work_on_a_path(tmp_path: Path) -> None:
     memora("store", "from a pipe", "-", *store, given="piped text")
 
     assert memora("lookup", "which plans include SSO?", *store).strip() == "Enterprise"
-    assert memora("lookup", "limits?", *store).strip() == '{"seats": 5}'
+    assert memora("lookup", "limits?", *store).strip() == '{"seats":5}'
     assert memora("lookup", "from a pipe", *store).strip() == "piped text"
     found = json.loads(memora("lookup", "Which plan includes SSO?", *store, "--json"))
     assert (found["is_hit"], found["reason"], found["entry_id"]) == (True, "exact", entry_id)
@@ -196,13 +238,16 @@ WRONG: list[tuple[list[str], str]] = [
     (["replay", "empty.txt"], "no query found; the file is empty"),
     (["replay", "bad.jsonl"], "no query found; line 1: not JSON"),
     (["replay", "damaged.txt.gz"], "the file is damaged or not text"),
+    (["replay", "log.csv", "--context", "tennant"], "no column 'tennant'; the columns are query"),
+    (["replay", "log.csv", "--class", "intnt"], "no column 'intnt'"),
+    (["replay", "log.txt", "--query", "q"], "no column 'q'; a text file has no columns"),
     (["replay", "empty.txt", "--format", "xml"], "expected jsonl, csv or text"),
     (["demo", "--threshold", "2"], "similarity_threshold=2.0: expected a number from 0 to 1"),
     (["lookup", "q", "--db", "nowhere"], "there is no directory 'nowhere'"),
     (["lookup", "q", "--db", "."], "there is no table 'semantic_cache' in '.'"),
     (["lookup", "q", "--db", "memory://"], "name a directory"),
     (["stats", "--db", "nowhere"], "there is no directory 'nowhere'"),
-    (["stats", "--db", "redis://h"], "redis:// is not supported by this version"),
+    (["stats", "--db", "redis://h"], "no other is supported by this version"),
     (["store", "", "r", "--db", "s"], "query must contain text"),
     (["store", "q", "r", "--db", "s", "--context", "[1]"], "--context must be a JSON object"),
     (["store", "q", "r", "--db", "s", "--context", "{"], "--context must be JSON"),
@@ -219,6 +264,8 @@ def test_wrong_input_is_one_line_on_stderr(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.txt").write_text("\n")
     (tmp_path / "bad.jsonl").write_text("oops\n")
+    (tmp_path / "log.csv").write_text("query,tenant\nhello,a\n")
+    (tmp_path / "log.txt").write_text("hello\n")
     (tmp_path / "damaged.txt.gz").write_bytes(gzip.compress(b"some text\n" * 99)[:-20])
 
     error = memora(*arguments, code=2)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
+import os
+import signal
+import sys
 import threading
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from doubles import WordEmbedder
 
 from memora import CacheConfig, LookupResult, Memora
+from memora.embedders import FunctionEmbedder
 from memora.errors import (
     ArgumentError,
     ClosedError,
@@ -27,7 +33,7 @@ from memora.stores.memory import MemoryStore
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from doubles import FakeClock, WordEmbedder
+    from doubles import FakeClock
 
 SQL = {"agent": "sql", "db": "prod"}
 
@@ -105,6 +111,17 @@ def test_none_is_a_result_like_any_other(cache: Memora) -> None:
 
     assert found.is_hit
     assert found.result is None
+
+
+def test_at_threshold_one_only_the_same_text_is_served(embedder: WordEmbedder) -> None:
+    cache = Memora(CacheConfig(similarity_threshold=1), embedder=embedder)
+    cache.store("What does US law say", SQL, 1)
+
+    found = cache.lookup("what does us law say", SQL)  # the embedder folds case
+
+    assert (found.is_miss, found.reason) == (True, "below_threshold")
+    assert cache.lookup("what does us law say", SQL, 0.999).is_hit
+    assert cache.lookup("What does US law say ", SQL).is_hit
 
 
 def test_the_threshold_of_a_call_overrides_the_setting(cache: Memora) -> None:
@@ -189,7 +206,7 @@ def test_text_beyond_the_window_is_matched_exactly_only(cache: Memora) -> None:
 
     assert cache.lookup(f"{shared} first", SQL).result == 1
     found = cache.lookup(f"{shared} second", SQL, 0.0)
-    assert (found.is_miss, found.reason) == (True, "beyond_window")
+    assert (found.is_miss, found.reason) == (True, "unreadable")
     assert cache.lookup("word1 word2", SQL, 0.0).reason == "no_candidate"
 
 
@@ -200,6 +217,95 @@ def test_a_result_cannot_be_changed_through_what_was_stored_or_served(cache: Mem
     cache.lookup("q", SQL).result["rows"].append(4)
 
     assert cache.lookup("q", SQL).result == {"rows": [1, 2]}
+
+
+def test_metadata_cannot_be_changed_through_a_hit(cache: Memora) -> None:
+    metadata = {"tags": ["a"]}
+    cache.store("q", SQL, 1, metadata)
+    metadata["tags"].append("b")
+    cache.lookup("q", SQL).metadata["tags"].append("c")
+
+    assert cache.lookup("q", SQL).metadata == {"tags": ["a"]}
+
+
+def test_what_expires_while_the_query_is_embedded_is_not_served(
+    embedder: WordEmbedder, clock: FakeClock
+) -> None:
+    class Slow(WordEmbedder):
+        def embed(self, texts: Sequence[str], /) -> list[Any]:
+            clock.advance(10)
+            return super().embed(texts)
+
+    cache = Memora(CacheConfig(), embedder=Slow(), clock=clock)
+    cache.store("total sales in march for all regions", SQL, 1, ttl=5)
+
+    assert cache.lookup("total sales in march for all regions please", SQL, 0.1).is_miss
+
+
+def test_a_key_that_is_always_there_always_hits(cache: Memora) -> None:
+    def replace() -> None:
+        while not done.is_set():
+            cache.store("hot question", SQL, "same")
+
+    done = threading.Event()
+    cache.store("hot question", SQL, "same")
+    thread = threading.Thread(target=replace)
+    thread.start()
+    try:
+        found = [cache.lookup(query, SQL, 0.5) for query in ["hot question", "hot"] * 500]
+    finally:
+        done.set()
+        thread.join()
+
+    assert {one.result for one in found} == {"same"}
+
+
+def test_concurrent_stores_never_evict_too_much(embedder: WordEmbedder) -> None:
+    class Together(MemoryStore):
+        def put(self, *arguments: Any, **options: Any) -> None:
+            super().put(*arguments, **options)
+            barrier.wait(timeout=10)  # all have put before any goes on to evict
+
+    barrier = threading.Barrier(4)
+    store = Together(dimension=embedder.dimension)
+    cache = Memora(CacheConfig(max_entries=2), embedder=embedder, store=store)
+    threads = [
+        threading.Thread(target=cache.store, args=(f"question {n}", SQL, n)) for n in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert store.count() == 2
+
+
+@pytest.mark.parametrize("broken", ["none", "closed"])
+def test_a_broken_stderr_breaks_nothing(
+    broken: str, embedder: WordEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(sys, "stderr", closed if broken == "closed" else None)
+    cache = Memora(CacheConfig(log_level="DEBUG"), embedder=embedder, store=BrokenStore("search"))
+
+    assert cache.lookup("q", SQL).reason == "error"
+    assert cache.store("q", SQL, object()) is None
+    assert cache.lookup("q", SQL).reason == "error"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_a_forked_child_does_not_inherit_held_locks(cache: Memora) -> None:
+    cache.store("q", SQL, 1)
+    with cache._ports.store._lock, cache._metrics._lock:  # type: ignore[attr-defined]
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)  # a child that hangs ends too
+            os._exit(0 if cache.lookup("q", SQL).result == 1 and cache.store("r", SQL, 2) else 1)
+    _, status = os.waitpid(child, 0)
+
+    assert status == 0
 
 
 BAD_LOOKUPS: list[tuple[tuple[Any, ...], type[Exception], str]] = [
@@ -213,6 +319,7 @@ BAD_LOOKUPS: list[tuple[tuple[Any, ...], type[Exception], str]] = [
     (("q", {}, float("nan")), ArgumentError, "got nan"),
     (("q", {}, True), ArgumentError, "got True"),
     (("q", {}, "0.9"), ArgumentError, "got '0.9'"),
+    (("q", {"n": 10**5000}), ContextError, "context cannot be read"),
 ]
 
 
@@ -238,6 +345,10 @@ BAD_STORES: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"ttl": float("inf")}, ArgumentError, "got inf"),
     ({"ttl": True}, ArgumentError, "got True"),
     ({"ttl": "soon"}, ArgumentError, "got 'soon'"),
+    ({"ttl": 10**400}, ArgumentError, "too large"),
+    ({"metadata": []}, ArgumentError, r"got \[\]"),
+    ({"metadata": 0}, ArgumentError, "got 0"),
+    ({"metadata": {"a": (1,)}}, ArgumentError, "lists rather than tuples"),
 ]
 
 
@@ -253,7 +364,9 @@ def test_bad_arguments_of_store_are_refused_and_change_nothing(
 def test_the_configuration_is_checked_too(embedder: WordEmbedder) -> None:
     with pytest.raises(ConfigError, match="config must be a CacheConfig, got dict"):
         Memora({"max_entries": 3})  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match=r"redis:// is not supported by this version"):
+    with pytest.raises(
+        ConfigError, match=r"db_uri='redis://localhost': expected memory://, the path"
+    ):
         Memora(CacheConfig(db_uri="redis://localhost"), embedder=embedder)
 
 
@@ -286,8 +399,9 @@ class BrokenStore(MemoryStore):
     """Fails at what it is told to fail at."""
 
     def __init__(self, *failing: str) -> None:
+        self.failing: set[str] = set()
         super().__init__(dimension=64)
-        self.failing = set(failing)
+        self.failing |= set(failing)
 
     def __getattribute__(self, name: str) -> Any:
         if name != "failing" and name in self.failing:
@@ -295,7 +409,7 @@ class BrokenStore(MemoryStore):
         return super().__getattribute__(name)
 
 
-@pytest.mark.parametrize("operation", ["get", "search", "payload"])
+@pytest.mark.parametrize("operation", ["get", "search"])
 def test_a_failing_store_makes_a_lookup_a_miss_that_is_counted(
     embedder: WordEmbedder, operation: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -309,7 +423,7 @@ def test_a_failing_store_makes_a_lookup_a_miss_that_is_counted(
     assert (found.is_miss, found.reason) == (True, "error")
     assert "the disk is on fire" in found.explanation
     stats = cache.get_stats()
-    assert stats["errors"] == {"lookup": 1, "store": 0}
+    assert stats["errors"] == {"lookup": 1, "store": 0, "maintain": 0}
     assert stats["misses_by_reason"] == {"error": 1}
     logged = capsys.readouterr().err
     assert "cache_error" in logged
@@ -321,7 +435,15 @@ def test_a_failing_store_does_not_break_store(embedder: WordEmbedder) -> None:
     cache = Memora(CacheConfig(), embedder=embedder, store=BrokenStore("put"))
 
     assert cache.store("q", SQL, 1) is None
-    assert cache.get_stats()["errors"] == {"lookup": 0, "store": 1}
+    assert cache.get_stats()["errors"] == {"lookup": 0, "store": 1, "maintain": 0}
+
+
+def test_failing_housekeeping_leaves_what_was_stored(embedder: WordEmbedder) -> None:
+    cache = Memora(CacheConfig(), embedder=embedder, store=BrokenStore("maintain"))
+
+    assert cache.store("q", SQL, 1) is not None
+    assert cache.lookup("q", SQL).result == 1
+    assert cache.get_stats()["errors"] == {"lookup": 0, "store": 0, "maintain": 1}
 
 
 def test_a_failing_embedder_breaks_nothing_and_shows_in_health(clock: FakeClock) -> None:
@@ -331,8 +453,9 @@ def test_a_failing_embedder_breaks_nothing_and_shows_in_health(clock: FakeClock)
         return np.ones((len(texts), 4))
 
     failing = False
-    cache = Memora(CacheConfig(embedding_cache_size=0), embedder=embed, clock=clock)
+    cache = Memora(CacheConfig(), embedder=FunctionEmbedder(embed, identity="e"), clock=clock)
     cache.store("known", SQL, 1)
+    assert cache.health_check()["status"] == "healthy"
     failing = True
 
     assert cache.lookup("unknown", SQL).reason == "error"
@@ -343,25 +466,39 @@ def test_a_failing_embedder_breaks_nothing_and_shows_in_health(clock: FakeClock)
     assert health["checks"]["embedding"]["ok"] is False
     assert "EmbedderError" in health["checks"]["embedding"]["error"]
     assert health["checks"]["database"] == {"ok": True, "error": None}
-    assert health["metrics"]["recent_errors"] == {"lookup": 1, "store": 1}
+    assert health["metrics"]["recent_errors"] == {"lookup": 1, "store": 1, "maintain": 0}
 
 
-def test_an_embedder_with_nan_in_its_vectors_is_a_fault_not_an_answer() -> None:
-    cache = Memora(CacheConfig(), embedder=lambda_embedder(float("nan")))
-
-    assert cache.store("q", SQL, 1) is None
-    assert cache.lookup("q", SQL).reason == "error"
-
-
-def lambda_embedder(value: float) -> Any:
+@pytest.mark.parametrize(
+    "vector",
+    [[float("nan"), 0, 0], [0, 0, 0], [3, 1, 0], [1, 0], [[1, 0, 0]], ["a", "b", "c"]],
+)
+def test_vectors_that_are_not_unit_vectors_are_a_fault_not_an_answer(vector: Any) -> None:
     class Fixed:
         identity = "fixed"
         dimension = 3
 
         def embed(self, texts: Sequence[str]) -> list[Any]:
-            return [np.full(3, value, np.float32) for _ in texts]
+            return [vector for _ in texts]
 
-    return Fixed()
+    cache = Memora(CacheConfig(), embedder=Fixed())
+
+    assert cache.store("q", SQL, 1) is None
+    assert cache.lookup("q", SQL).reason == "error"
+
+
+def test_vectors_may_be_of_any_numeric_type(embedder: WordEmbedder) -> None:
+    class Wide:
+        identity = "wide"
+        dimension = embedder.dimension
+
+        def embed(self, texts: Sequence[str]) -> list[Any]:
+            return [np.asarray(vector, np.float64).tolist() for vector in embedder.embed(texts)]
+
+    cache = Memora(CacheConfig(), embedder=Wide())
+    cache.store("total sales in march for all regions", SQL, 1)
+
+    assert cache.lookup("total sales in march for all regions please", SQL).reason == "semantic"
 
 
 def test_a_corrupted_payload_is_a_counted_miss(embedder: WordEmbedder) -> None:
@@ -369,7 +506,7 @@ def test_a_corrupted_payload_is_a_counted_miss(embedder: WordEmbedder) -> None:
     cache = Memora(CacheConfig(), embedder=embedder, store=store)
     entry_id = cache.store("q", SQL, {"a": [1, 2, 3]})
     assert entry_id is not None
-    payload = bytearray(store.payload(entry_id) or b"")
+    payload = bytearray(store._payloads[entry_id])
     payload[len(payload) // 2] ^= 0xFF
     store._payloads[entry_id] = bytes(payload)
 
@@ -390,7 +527,10 @@ def test_health_has_the_documented_shape(cache: Memora, clock: FakeClock) -> Non
             "database": {"ok": True, "error": None},
             "error_rate": {"ok": True, "details": "Error rate: 0.0% (0/1)"},
         },
-        "metrics": {"total_entries": 1, "recent_errors": {"lookup": 0, "store": 0}},
+        "metrics": {
+            "total_entries": 1,
+            "recent_errors": {"lookup": 0, "store": 0, "maintain": 0},
+        },
         "timestamp": int(clock.now * 1000),
     }
 

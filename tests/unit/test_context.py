@@ -9,9 +9,11 @@ import enum
 import json
 import pathlib
 import uuid
+import zoneinfo
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import pydantic
 import pytest
 from hypothesis import given
@@ -42,6 +44,34 @@ class Tool:
 class Agent(pydantic.BaseModel):
     name: str
     level: int = 1
+
+
+class Open(pydantic.BaseModel, extra="allow"):
+    name: str
+
+
+class Mode(enum.Flag):
+    READ = 1
+    WRITE = 2
+    ADMIN = 4
+
+
+class Permission(enum.IntFlag):
+    A = 1
+
+
+@dataclasses.dataclass
+class Record(dict[str, int]):
+    tenant: str
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Loud(str):
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "always the same"
 
 
 class Point(NamedTuple):
@@ -117,6 +147,21 @@ DIFFERENT: list[Any] = [
     Point(1, 2),
     2**80,
     float(2**80),
+    Mode.READ,
+    Mode.READ | Mode.WRITE,
+    Mode.READ | Mode.ADMIN,
+    Permission(8),
+    Permission(16),
+    Open(name="x", tenant="a"),  # type: ignore[call-arg]
+    Open(name="x", tenant="b"),  # type: ignore[call-arg]
+    Record("a"),
+    Record("b"),
+    Loud("a loud text"),
+    Loud("another"),
+    decimal.Decimal("123456789012345678901234567789.1"),
+    decimal.Decimal("123456789012345678901234567789.2"),
+    decimal.Decimal("1E+3"),
+    decimal.Decimal("Infinity"),
     "\ud800",
     "é",
     "e\u0301",
@@ -138,6 +183,10 @@ def test_no_two_of_these_values_are_one_context() -> None:
         ({1, "a", None}, frozenset([None, "a", 1])),
         (0.0, -0.0),
         (decimal.Decimal("1.0"), decimal.Decimal("1.00")),
+        (decimal.Decimal("1E+3"), decimal.Decimal(1000)),
+        (decimal.Decimal("-0.0"), decimal.Decimal(0)),
+        (Loud("text"), "text"),
+        (Permission(9), Permission(8) | Permission.A),
         (pathlib.PurePosixPath("a/b"), pathlib.PurePosixPath("a//b")),
         (b"x", bytearray(b"x")),
         (np.int64(1), 1),
@@ -176,12 +225,28 @@ def test_the_fingerprint_is_stable_across_versions() -> None:
         ({"f": len}, r"builtin_function_or_method"),
         ({"t": Tool}, r"builtins.type"),
         ({"x": np.zeros(2)}, r"numpy.ndarray"),
+        ({"x": np.datetime64("2024-01-01", "ns")}, r"numpy.datetime64, which has no canonical"),
+        ({"x": np.timedelta64(1, "ns")}, r"numpy.timedelta64"),
+        ({"x": pd.NaT}, r"NaT"),
+        ({"x": pd.Timedelta(1, "ns")}, r"finer than a microsecond"),
+        ({"x": dt.time(9, tzinfo=zoneinfo.ZoneInfo("Asia/Tokyo"))}, r"without a fixed offset"),
+        ({"x": 10**5000}, r"context cannot be read: ValueError"),
     ],
 )
 def test_what_has_no_stable_form_is_an_error_that_names_it(context: Any, message: str) -> None:
     with pytest.raises(ContextError, match=message) as caught:
         canonical_context(context)
     assert isinstance(caught.value, TypeError)
+
+
+def test_the_form_of_a_decimal_does_not_depend_on_the_thread() -> None:
+    value = {"v": decimal.Decimal("1.234567")}
+    expected = fingerprint(value)
+
+    with decimal.localcontext() as local:
+        local.prec = 3
+        local.traps[decimal.Inexact] = True
+        assert fingerprint(value) == expected
 
 
 def test_a_cycle_is_an_error() -> None:

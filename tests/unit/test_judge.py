@@ -28,7 +28,8 @@ def match(cosine: float, query: str = "q") -> Match:
     [
         (0.85, 0.85, "semantic"),
         (0.849, 0.85, "below_threshold"),
-        (1.0000001, 1.0, "semantic"),
+        (1.0000001, 1.0, "below_threshold"),  # 1 is for the same text, which needs no judge
+        (1.0000001, 0.999, "semantic"),
         (0.0, 0.0, "semantic"),
         (-0.5, 0.0, "semantic"),
         (-0.5, 0.01, "below_threshold"),

@@ -132,9 +132,20 @@ def test_a_store_that_must_exist_is_not_made(tmp_path: Path, embedder: WordEmbed
     assert not missing.exists()
 
 
-@pytest.mark.parametrize("uri", ["redis://h", "s3://bucket/x", "postgres://x"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "redis://h",
+        "s3://bucket/x",
+        "memory:",
+        "memory://name",
+        "file:x",
+        "file://host/x",
+        "file://",
+    ],
+)
 def test_an_unsupported_scheme_is_refused(uri: str, embedder: WordEmbedder) -> None:
-    with pytest.raises(ConfigError, match="is not supported by this version"):
+    with pytest.raises(ConfigError, match="no other is supported by this version"):
         open_store(uri, table_name="t", embedder=embedder)
 
 
@@ -176,9 +187,12 @@ def test_a_table_cut_short_while_being_made_is_made_again(
 def test_many_stores_are_compacted(
     tmp_path: Path, embedder: WordEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lance_module, "_COMPACT_EVERY", 10)
+    monkeypatch.setattr(lance_module, "_COMPACT_FRAGMENTS", 10)
+    for i in range(30):  # each in a cache of its own, as short-lived workers do
+        with opened(tmp_path, embedder) as cache:
+            cache.store(f"question number {i}", SQL, i)
     with opened(tmp_path, embedder) as cache:
-        for i in range(40):
+        for i in range(30, 40):
             cache.store(f"question number {i}", SQL, i)
         table = lancedb.connect(tmp_path).open_table("semantic_cache")
 
@@ -250,10 +264,72 @@ def test_a_lock_that_is_held_for_ever_is_an_error_not_a_hang(
     with opened(tmp_path, embedder) as cache:
         store = cache._ports.store
         assert isinstance(store, LanceStore)
-        holder = lance_module.filelock.FileLock(store._commit_lock.lock_file)
-        monkeypatch.setattr(store._commit_lock, "timeout", 0.05)
-        with holder:
+        monkeypatch.setattr(lance_module, "_LOCK_TIMEOUT_SECONDS", 0.05)
+        with lance_module.filelock.FileLock(store._commit_lock.lock_file):
+            assert cache.store("q", SQL, 1) is None
+        with store._thread_lock:
             assert cache.store("q", SQL, 1) is None
 
-        assert cache.get_stats()["errors"]["store"] == 1
+        monkeypatch.undo()
+        assert cache.get_stats()["errors"]["store"] == 2
         assert cache.store("q", SQL, 1) is not None
+
+
+FORK = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+from doubles import WordEmbedder
+from memora import CacheConfig, Memora
+def cache():
+    return Memora(CacheConfig(db_uri={path!r}), embedder=WordEmbedder())
+if {before}:
+    parent = cache()
+    parent.store("parent", None, 1)
+child = os.fork()
+signal.alarm(30)
+if child == 0:
+    if {before}:
+        assert parent.lookup("parent").reason == "error"
+        assert "after the fork" in parent.lookup("parent").explanation
+        assert parent.store("child", None, 2) is None
+    else:
+        assert cache().store("child", None, 2)
+    os._exit(0)  # as multiprocessing ends its children; LanceDB may hang in an ordinary exit
+assert os.waitpid(child, 0)[1] == 0
+if {before}:
+    assert parent.lookup("parent").result == 1
+"""
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_fork_after_opening_is_a_miss_and_before_it_is_fine(
+    tmp_path: Path, *, before: bool
+) -> None:
+    code = FORK.format(tests=str(Path(__file__).parents[1]), path=str(tmp_path), before=before)
+
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_a_read_of_a_version_that_was_cleaned_up_is_tried_again(
+    tmp_path: Path, embedder: WordEmbedder
+) -> None:
+    with opened(tmp_path, embedder) as cache:
+        cache.store("q", SQL, 1)
+        store = cache._ports.store
+        assert isinstance(store, LanceStore)
+        calls = []
+
+        def flaky() -> str:
+            calls.append(1)
+            if len(calls) == 1:
+                raise RuntimeError("lance error: Not found: data/abc.lance")
+            return "found"
+
+        assert store._read("get", flaky) == "found"
+        with pytest.raises(StoreError, match="get: other"):
+            store._read("get", _raise_other)
+
+
+def _raise_other() -> None:
+    raise RuntimeError("other")

@@ -23,10 +23,10 @@ def main() -> None:
         _fail(MissingExtraError("the command line", extra="cli"))
     try:
         app()
-    except MemoraError as error:
+    except (MemoraError, OSError) as error:  # a full disk, a terminal that is gone
         _fail(error)
 
 
-def _fail(error: MemoraError) -> None:
+def _fail(error: Exception) -> None:
     sys.stderr.write(f"memora: {error}\n")
     sys.exit(USAGE_ERROR)

@@ -9,6 +9,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Annotated, Any
 
+import orjson
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -16,12 +17,12 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from memora.cache import Memora
 from memora.cli.querylog import Columns, Format, QueryLog
-from memora.cli.render import print_report
+from memora.cli.render import one_line, print_report
 from memora.cli.replay import Report, replay
 from memora.config import CacheConfig
 from memora.embedders import load_embedder
 from memora.errors import ArgumentError
-from memora.stores import open_store
+from memora.stores import local_path, open_store
 
 # ... | None and not "| None" in this module: Typer reads the annotations on Python 3.10 too.
 
@@ -46,7 +47,8 @@ ContextOption = Annotated[str, typer.Option("--context", help="The context, as a
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Stop after that many queries.")]
 CallSeconds = Annotated[
-    float, typer.Option(min=0, help="How long the cached call takes, for the time saved.")
+    float,
+    typer.Option(min=0, max=86_400, help="Seconds a cached call takes, for the time saved."),
 ]
 Examples = Annotated[int, typer.Option(min=0, help="How many examples of each kind.")]
 
@@ -87,9 +89,7 @@ def replay_command(
     """Replay a query log through a cache: what would it save, and what would it get wrong?"""
     if log_format not in {None, "jsonl", "csv", "text"}:
         raise ArgumentError(f"--format {log_format!r}: expected jsonl, csv or text")
-    columns = Columns(
-        query=query, context=tuple(context or ("context",)), label=label, answer=answer
-    )
+    columns = Columns(query=query, context=tuple(context or ()), label=label, answer=answer)
     config = _config(
         db_uri=db,
         table_name=table,
@@ -139,9 +139,12 @@ def lookup(
     with _existing(config) as cache:
         found = cache.lookup(query, _json_object("--context", context))
     if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(found), default=str, ensure_ascii=False))
+        fields = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
+        typer.echo(_readable({**fields, "result": orjson.Fragment(_readable(found.result))}))
     elif found:
-        typer.echo(found.result if isinstance(found.result, str) else _readable(found.result))
+        typer.echo(
+            _encodable(found.result) if isinstance(found.result, str) else _readable(found.result)
+        )
         _note(f"hit: {found.explanation}; stored as {found.matched_query!r}")
     else:
         nearest = f"; nearest: {found.nearest.query!r}" if found.nearest else ""
@@ -186,7 +189,7 @@ def stats(
         found = cache.get_stats()
     shown = {name: found[name] for name in ("storage", "total_entries", "model", "embedding_dim")}
     shown["table"] = config.table_name
-    shown["disk_bytes"] = _disk_bytes(Path(config.db_uri).expanduser(), config.table_name)
+    shown["disk_bytes"] = _disk_bytes(local_path(config.db_uri), config.table_name)
     if as_json:
         typer.echo(json.dumps(shown))
         return
@@ -259,15 +262,21 @@ def _json_object(name: str, text: str) -> dict[str, Any]:
     return value
 
 
-def _readable(result: Any) -> str:
+def _readable(value: Any) -> str:
+    """Return JSON, with text for what JSON does not have."""
+    option = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
     try:
-        return json.dumps(result, ensure_ascii=False)
-    except (TypeError, ValueError):
-        return str(result)
+        return orjson.dumps(value, default=str, option=option).decode()
+    except orjson.JSONEncodeError:  # keys without a JSON form, integers beyond 64 bits
+        return json.dumps(_encodable(str(value)), ensure_ascii=False)
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
 
 
 def _note(text: str) -> None:
-    Console(stderr=True, highlight=False).print(escape(text), style="dim")
+    Console(stderr=True, highlight=False).print(escape(one_line(text)), style="dim")
 
 
 def _disk_bytes(path: Path, table_name: str) -> int:

@@ -37,10 +37,14 @@ class Columns:
     """The columns to read, where they do not go by a usual name."""
 
     query: str | None = None
-    context: tuple[str, ...] = ("context",)
-    """One column is the context itself; several are its fields."""
+    context: tuple[str, ...] = ()
+    """One column is the context itself; several are its fields. By default `context`, if any."""
     label: str | None = None
     answer: str | None = None
+
+    def named(self) -> list[str]:
+        """Return the columns that must be there."""
+        return [name for name in (self.query, *self.context, self.label, self.answer) if name]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +76,7 @@ class QueryLog:
 
     def __init__(self, path: Path, *, log_format: Format | None, columns: Columns) -> None:
         self._columns = columns
+        self._found: dict[str, None] = {}  # the columns met so far, in order
         suffixes = [suffix.lower() for suffix in path.suffixes]
         zipped = suffixes[-1:] == [".gz"]
         if zipped:
@@ -104,41 +109,62 @@ class QueryLog:
 
     def __iter__(self) -> Iterator[Record | BadLine]:
         try:
-            yield from _READERS[self._format](self._lines, self._columns, self._suffix)
+            if self._format == "text":
+                self._check_named("a text file has no columns")
+                yield from _text(self._lines)
+                return
+            rows = _jsonl if self._format == "jsonl" else _tsv if self._suffix == ".tsv" else _csv
+            for number, row in rows(self._lines):
+                if isinstance(row, str):
+                    yield BadLine(number, row)
+                    continue
+                self._found.update(dict.fromkeys(row))
+                yield _record(number, row, self._columns)
+            self._check_named(f"the columns are {', '.join(self._found)}")
         except (OSError, EOFError, csv.Error) as error:
             raise ArgumentError(f"the file is damaged or not {self._format}: {error}") from error
 
+    def _check_named(self, found: str) -> None:
+        """Refuse a column that was named and never met: its figures would be of something else."""
+        missing = [name for name in self._columns.named() if name not in self._found]
+        if missing:
+            raise ArgumentError(f"there is no column {missing[0]!r}; {found}")
 
-def _jsonl(lines: Iterable[str], columns: Columns, _: str) -> Iterator[Record | BadLine]:
+
+def _jsonl(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """Yield line numbers with a row, or with what is wrong."""
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
-            yield BadLine(number, f"not JSON: {error}")
+        except (ValueError, RecursionError) as error:
+            yield number, f"not JSON: {error}"
             continue
         if isinstance(row, str):
             row = {"query": row}
         if not isinstance(row, dict):
-            yield BadLine(number, f"expected a JSON object, got {type(row).__name__}")
-            continue
-        yield _record(number, row, columns)
+            row = f"expected a JSON object, got {type(row).__name__}"
+        yield number, row
 
 
-def _csv(lines: Iterable[str], columns: Columns, suffix: str) -> Iterator[Record | BadLine]:
-    reader = csv.DictReader(lines, delimiter="\t" if suffix == ".tsv" else ",")
+def _tsv(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    return _csv(lines, delimiter="\t")
+
+
+def _csv(
+    lines: Iterable[str], *, delimiter: str = ","
+) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    csv.field_size_limit(2**31 - 1)  # a query may be longer than the 128 KB that are the default
+    reader = csv.DictReader(lines, delimiter=delimiter)
     for row in reader:
-        yield _record(reader.line_num, row, columns)
+        yield reader.line_num, {name: value for name, value in row.items() if name is not None}
 
 
-def _text(lines: Iterable[str], _: Columns, __: str) -> Iterator[Record | BadLine]:
+def _text(lines: Iterable[str]) -> Iterator[Record]:
     for number, line in enumerate(lines, start=1):
         if query := line.strip():
             yield Record(line=number, query=query, context={}, label=None, answer=None)
-
-
-_READERS = {"jsonl": _jsonl, "csv": _csv, "text": _text}
 
 
 def _record(number: int, row: Mapping[str, Any], columns: Columns) -> Record | BadLine:
@@ -150,7 +176,7 @@ def _record(number: int, row: Mapping[str, Any], columns: Columns) -> Record | B
     return Record(
         line=number,
         query=query,
-        context=_context(row, columns.context),
+        context=_context(row, columns.context or ("context",)),
         label=None if label is None else str(label),
         answer=_first(row, (columns.answer,) if columns.answer else _ANSWER),
     )

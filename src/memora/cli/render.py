@@ -87,8 +87,8 @@ def _print_examples(console: Console, title: str, examples: Sequence[Example]) -
         table.add_column("label")
     for example in examples:
         table.add_row(
-            escape(_short(example.query)),
-            escape(_short(example.stored)),
+            escape(one_line(example.query)),
+            escape(one_line(example.stored)),
             f"{math.floor(example.similarity * 1000) / 1000:.3f}",
             escape(example.explanation),
             labels[example.verdict],
@@ -101,11 +101,15 @@ def _share(part: int, whole: int) -> str:
 
 
 def _duration(seconds: float) -> str:
-    minutes, rest = divmod(abs(seconds), 60)
     sign = "-" if seconds < 0 else ""
-    return f"{sign}{minutes:.0f} min {rest:.0f} s" if minutes else f"{sign}{rest:.1f} s"
+    if abs(seconds) < 60:  # noqa: PLR2004 - seconds of a minute
+        return f"{sign}{abs(seconds):.1f} s"
+    minutes, rest = divmod(round(abs(seconds)), 60)
+    return f"{sign}{minutes} min {rest} s"
 
 
-def _short(text: str, limit: int = 160) -> str:
+def one_line(text: str, limit: int = 160) -> str:
+    """Return text for one line of a terminal: no line breaks, and nothing that would control it."""
     line = " ".join(text.split())
+    line = "".join(character if character.isprintable() else "\ufffd" for character in line)
     return line if len(line) <= limit else line[: limit - 1] + "…"

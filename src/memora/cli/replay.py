@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from memora.cli.querylog import BadLine, Record
 from memora.context import canonical_context
+from memora.errors import ContextError, QueryError
 from memora.metrics import percentiles
 
 if TYPE_CHECKING:
@@ -68,8 +69,7 @@ class Report:
     labelled_hits: int = 0
     wrong_hits: int = 0
     possible_hits: int | None = None
-    """Queries whose class had been stored in their context before; None without labels."""
-    contexts: int = 0
+    """Queries whose class was met in their context before; None without labels."""
     skipped_lines: int = 0
     first_problem: str | None = None
     lookup_seconds: list[float] = field(default_factory=list)
@@ -79,11 +79,17 @@ class Report:
         self._paraphrases = _Extremes(self.examples, highest=False)
         self._mistakes = _Extremes(self.examples, highest=True)
         self._refusals = _Extremes(self.examples, highest=True)
+        self._contexts: dict[str, set[str]] = {}  # fingerprint -> the classes met in it
 
     @property
     def hits(self) -> int:
         """Hits by the same text and by meaning."""
         return self.outcomes["exact"] + self.outcomes["semantic"]
+
+    @property
+    def contexts(self) -> int:
+        """How many contexts the queries had."""
+        return len(self._contexts)
 
     @property
     def paraphrases(self) -> list[Example]:
@@ -111,6 +117,10 @@ class Report:
         """Add one lookup."""
         self.queries += 1
         self.outcomes[found.reason] += 1
+        classes = self._contexts.setdefault(canonical_context(record.context).fingerprint, set())
+        if record.label is not None:
+            self.possible_hits = (self.possible_hits or 0) + (record.label in classes)
+            classes.add(record.label)
         same = _same(record, found, labels)
         if found.is_hit and same is not None:
             self.labelled_hits += 1
@@ -131,6 +141,11 @@ class Report:
             self._mistakes.offer(example)
         else:
             self._paraphrases.offer(example)
+
+    def skip(self, line: BadLine) -> None:
+        """Add a line that is no query."""
+        self.skipped_lines += 1
+        self.first_problem = self.first_problem or f"line {line.line}: {line.problem}"
 
     def as_dict(self, *, call_seconds: float) -> dict[str, Any]:
         """Return the report as JSON values."""
@@ -158,33 +173,28 @@ def replay(cache: Memora, log: Iterable[Record | BadLine], report: Report) -> It
     """Look every query up and store it on a miss, as an application would; yield a line each."""
     started = time.perf_counter()
     labels: dict[str, str | None] = {}  # entry id -> class
-    seen: set[tuple[str, str | None]] = set()  # (context, class) of what was stored
-    contexts: set[str] = set()
     for record in log:
-        if isinstance(record, BadLine):
-            report.skipped_lines += 1
-            report.first_problem = report.first_problem or f"line {record.line}: {record.problem}"
-        else:
-            context = canonical_context(record.context).fingerprint
-            contexts.add(context)
-            report.contexts = len(contexts)
-            if record.label is not None:
-                report.possible_hits = (report.possible_hits or 0) + (
-                    (context, record.label) in seen
-                )
-            before = time.perf_counter()
-            found = cache.lookup(record.query, record.context)
-            report.lookup_seconds.append(time.perf_counter() - before)
-            report.count(record, found, labels)
-            if found.is_miss:
-                answer = record.label if record.answer is None else record.answer
-                metadata = {_LABEL: record.label}
-                entry_id = cache.store(record.query, record.context, answer, metadata)
-                if entry_id is not None:
-                    labels[entry_id] = record.label
-                    seen.add((context, record.label))
+        try:
+            if isinstance(record, BadLine):
+                report.skip(record)
+            else:
+                _step(cache, record, report, labels)
+        except (QueryError, ContextError) as error:
+            report.skip(BadLine(record.line, str(error)))
         report.elapsed_seconds = time.perf_counter() - started
         yield report
+
+
+def _step(cache: Memora, record: Record, report: Report, labels: dict[str, str | None]) -> None:
+    before = time.perf_counter()
+    found = cache.lookup(record.query, record.context)
+    report.lookup_seconds.append(time.perf_counter() - before)
+    report.count(record, found, labels)
+    if found.is_miss:
+        answer = record.label if record.answer is None else record.answer
+        entry_id = cache.store(record.query, record.context, answer, {_LABEL: record.label})
+        if entry_id is not None:
+            labels[entry_id] = record.label
 
 
 def _same(record: Record, found: LookupResult, labels: Mapping[str, str | None]) -> bool | None:

@@ -2,39 +2,54 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from memora.errors import ConfigError
 
 if TYPE_CHECKING:
     from memora.protocols import Embedder, Store
 
-__all__ = ["open_store"]
+__all__ = ["local_path", "open_store"]
+
+MEMORY = "memory://"
 
 
 def open_store(db_uri: str, *, table_name: str, embedder: Embedder, create: bool = True) -> Store:
-    """Open the store behind a URI: `memory://`, `file://PATH` or a path.
+    """Open the store behind a URI: `memory://`, a path, or `file://` and an absolute path.
 
     Raises:
-        ConfigError: The scheme is not supported.
+        ConfigError: The URI is of another kind.
         StoreError: See `memora.stores.lancedb.LanceStore`.
     """
-    scheme, separator, rest = db_uri.partition("://")
-    if separator and scheme == "memory":
+    if db_uri == MEMORY:
         from memora.stores.memory import MemoryStore  # noqa: PLC0415 - one store's imports only
 
         return MemoryStore(dimension=embedder.dimension)
-    if separator and scheme != "file":
-        raise ConfigError(
-            f"db_uri={db_uri!r}: expected memory:// or the path of a directory; "
-            f"{scheme}:// is not supported by this version"
-        )
+    path = local_path(db_uri)
     from memora.stores.lancedb import LanceStore  # noqa: PLC0415 - one store's imports only
 
     return LanceStore(
-        rest if separator else db_uri,
+        path,
         table_name=table_name,
         model=embedder.identity,
         dimension=embedder.dimension,
         create=create,
     )
+
+
+def local_path(db_uri: str) -> Path:
+    """Return the directory that a URI names; raises ConfigError where it names none."""
+    expected = f"expected {MEMORY}, the path of a directory, or file:// and an absolute path"
+    # Two letters at least before the colon, so that a drive of Windows is none.
+    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", db_uri):
+        try:
+            return Path(db_uri).expanduser()
+        except RuntimeError as error:  # "~nobody"
+            raise ConfigError(f"db_uri={db_uri!r}: {expected}; {error}") from error
+    parts = urlsplit(db_uri)
+    if parts.scheme != "file" or parts.netloc or not parts.path.startswith("/"):
+        raise ConfigError(f"db_uri={db_uri!r}: {expected}; no other is supported by this version")
+    return Path(unquote(parts.path))

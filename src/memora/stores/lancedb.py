@@ -8,9 +8,9 @@ single writers for seconds.
 
 from __future__ import annotations
 
-import json
 import os
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import filelock
 import pyarrow as pa
 
+from memora._fork import renew_after_fork
 from memora.errors import (
-    CorruptEntryError,
     MemoraError,
     ModelMismatchError,
     StoreError,
@@ -31,19 +31,22 @@ from memora.errors import (
 from memora.model import Context, Entry, Match
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from memora.protocols import Vector
 
 FORMAT = 1
 """Version of the table's layout, recorded in its schema."""
 
-# Commits between two compactions. Each commit leaves a fragment and a version behind, and a search
-# pays some 70 us for every fragment.
-_COMPACT_EVERY = 64
+# Small fragments that make a compaction due: each commit leaves one, and a search pays some 70 us
+# for every one.
+_COMPACT_FRAGMENTS = 64
+# The version of the table whose commit last put a row; LanceDB keeps it, through compactions too.
+_PUT_AT = "_row_last_updated_at_version"
 # How long superseded versions stay readable for other processes' open handles.
 _KEEP_VERSIONS = timedelta(minutes=10)
-_LOCK_TIMEOUT_SECONDS = 30.0
+# How long a write waits for other writers, of this process and others, before it is given up.
+_LOCK_TIMEOUT_SECONDS = 10.0
 _ENTRY_COLUMNS = [
     "id",
     "key",
@@ -105,45 +108,50 @@ class LanceStore:
     def __init__(
         self, path: str | Path, *, table_name: str, model: str, dimension: int, create: bool = True
     ) -> None:
-        self._path = Path(path).expanduser()
+        self._path = Path(path)
         self._table_name = table_name
         _check_directory(self._path, create=create)
         # LanceDB prints warnings on stderr for what is normal here, such as a table to be created.
         os.environ.setdefault("LANCEDB_LOG", "error")
-        # It takes a second to import: only who stores on disk pays for it.
-        from lancedb import connect  # noqa: PLC0415
-
-        self._commit_lock = filelock.FileLock(
-            self._path / f".{table_name}.lock", timeout=_LOCK_TIMEOUT_SECONDS
-        )
-        self._thread_lock = threading.Lock()  # one commit at a time in this process, and its count
-        self._commits = 0
-        self._table: Any  # LanceDB's types do not cover what it returns
+        renew_after_fork(self)
         stamp = _Stamp(model, dimension)
         with _faults(f"open {self._where}"), self._committing():
-            database = connect(self._path, read_consistency_interval=timedelta(0))
             # A table without a version is one whose making was cut short: made again below.
-            if any((self._path / f"{table_name}.lance" / "_versions").glob("*")):
-                self._table = database.open_table(table_name)
-            elif create:
-                self._table = _create(database, table_name, stamp)
-            else:
-                raise StorePathError(f"there is no table {table_name!r} in {str(self._path)!r}")
-        self._schema: pa.Schema = self._table.schema
+            database = _connect(self._path)
+            if not any((self._path / f"{table_name}.lance" / "_versions").glob("*")):
+                if not create:
+                    raise StorePathError(f"there is no {self._where}")
+                _create(database, table_name, stamp)
+            self._opened = database.open_table(table_name)
+            self._schema: pa.Schema = self._opened.schema
         _check_stamp(_Stamp.from_schema(self._schema.metadata), stamp, self._where)
 
-    def get(self, key: str, /, *, now: float) -> Entry | None:
-        rows = self._read(
+    def renew(self) -> None:
+        """Make what belongs to one process: the locks. The handle is refused in a child."""
+        self._thread_lock = threading.Lock()  # one commit at a time in this process
+        self._commit_lock = filelock.FileLock(self._path / f".{self._table_name}.lock")
+
+    @property
+    def _table(self) -> Any:
+        _check_process()
+        return self._opened
+
+    def get(self, key: str, /, *, now: float) -> tuple[Entry, bytes] | None:
+        table: pa.Table = self._read(
             "get",
             lambda: (
                 self._table.search()
                 .where(f"key = {_quoted(key)} AND {_alive(now)}")
-                .select(_ENTRY_COLUMNS)
+                .select([*_ENTRY_COLUMNS, "payload"])
                 .limit(1)
-                .to_list()
+                .to_arrow()
             ),
         )
-        return _entry(rows[0]) if rows else None
+        if not table.num_rows:
+            return None
+        (row,) = table.select(_ENTRY_COLUMNS).to_pylist()
+        payload: bytes = table.column("payload")[0].as_buffer().to_pybytes()
+        return _entry(row), payload
 
     def search(self, vector: Vector, /, *, context: str, k: int, now: float) -> list[Match]:
         rows = self._read(
@@ -160,22 +168,6 @@ class LanceStore:
         )
         return [Match(_entry(row), 1.0 - row["_distance"]) for row in rows]
 
-    def payload(self, entry_id: str, /) -> bytes | None:
-        table: pa.Table = self._read(
-            "payload",
-            lambda: (
-                self._table.search()
-                .where(f"id = {_quoted(entry_id)}")
-                .select(["payload"])
-                .limit(1)
-                .to_arrow()
-            ),
-        )
-        if not table.num_rows:
-            return None
-        payload: bytes = table.column("payload")[0].as_buffer().to_pybytes()
-        return payload
-
     def put(self, entry: Entry, payload: bytes, /, *, vector: Vector | None) -> None:
         row = pa.Table.from_pylist([_row(entry, payload, vector)], schema=self._schema)
         with _faults("put"), self._committing():
@@ -183,33 +175,32 @@ class LanceStore:
                 self._table.merge_insert("key")
                 .when_matched_update_all()
                 .when_not_matched_insert_all()
-                # "null" keeps the row of a text beyond the model's window, which has no vector.
+                # "null" keeps the row of a text that the model cannot read, which has no vector.
                 .execute(row, on_bad_vectors="null")
             )
-            self._count_commit()
 
-    def drop(self, entry_ids: Sequence[str], /) -> int:
-        if not entry_ids:
+    def maintain(self, *, max_entries: int | None) -> int:
+        surplus = 0 if max_entries is None else self.count() - max_entries
+        if surplus <= 0 and not self._compaction_is_due():
             return 0
-        ids = ", ".join(_quoted(entry_id) for entry_id in entry_ids)
-        with _faults("drop"), self._committing():
-            deleted: int = self._table.delete(f"id IN ({ids})").num_deleted_rows
-            self._count_commit()
-        return deleted
+        with _faults("maintain"), self._committing():
+            surplus = 0 if max_entries is None else max(self._table.count_rows() - max_entries, 0)
+            if surplus:
+                ids = ", ".join(_quoted(entry_id) for entry_id in self._oldest(surplus))
+                self._table.delete(f"id IN ({ids})")
+            if self._compaction_is_due():
+                self._table.optimize(cleanup_older_than=_KEEP_VERSIONS)
+        return surplus
 
-    def oldest(self, n: int, /) -> list[str]:
-        rows: pa.Table = self._read(
-            "oldest",
-            lambda: self._table.search().select(["id", "created_at"]).with_row_id(True).to_arrow(),  # noqa: FBT003 - theirs
-        )
-        # Row ids count up, so they order entries stored at one tick of the clock.
-        ordered: list[str] = (
-            rows.sort_by([("created_at", "ascending"), ("_rowid", "ascending")])
-            .column("id")
-            .slice(0, n)
-            .to_pylist()
-        )
+    def _oldest(self, n: int) -> list[str]:
+        # By the commit that put them, which no setting of the clock can change.
+        rows: pa.Table = self._table.search().select(["id", _PUT_AT]).to_arrow()
+        ordered: list[str] = rows.sort_by(_PUT_AT).column("id").slice(0, n).to_pylist()
         return ordered
+
+    def _compaction_is_due(self) -> bool:
+        fragments = self._read("stats", self._table.stats)["fragment_stats"]
+        return bool(fragments["num_small_fragments"] >= _COMPACT_FRAGMENTS)
 
     def count(self) -> int:
         return int(self._read("count", self._table.count_rows))
@@ -223,13 +214,14 @@ class LanceStore:
 
     @contextmanager
     def _committing(self) -> Iterator[None]:
-        with self._thread_lock, self._commit_lock:
-            yield
-
-    def _count_commit(self) -> None:
-        self._commits += 1
-        if self._commits % _COMPACT_EVERY == 0:
-            self._table.optimize(cleanup_older_than=_KEEP_VERSIONS)
+        deadline = time.monotonic() + _LOCK_TIMEOUT_SECONDS
+        if not self._thread_lock.acquire(timeout=_LOCK_TIMEOUT_SECONDS):
+            raise filelock.Timeout(self._commit_lock.lock_file)
+        try:
+            with self._commit_lock.acquire(timeout=max(deadline - time.monotonic(), 0)):
+                yield
+        finally:
+            self._thread_lock.release()
 
     def _read(self, operation: str, query: Callable[[], T]) -> T:
         with _faults(operation):
@@ -247,19 +239,41 @@ def _check_directory(path: Path, *, create: bool) -> None:
     try:
         if create:
             path.mkdir(parents=True, exist_ok=True)
-        if not path.is_dir():
-            raise StorePathError(f"there is no directory {str(path)!r}; check db_uri")
-        if not os.access(path, os.W_OK | os.X_OK):
-            raise StorePathError(f"the directory {str(path)!r} is not writable; check db_uri")
-    except OSError as error:
-        if isinstance(error, StoreError):
-            raise
-        raise StorePathError(
-            f"cannot store in {str(path)!r}: {error.strerror or error}; check db_uri"
-        ) from error
+        is_there, writable = path.is_dir(), os.access(path, os.W_OK | os.X_OK)
+    except (OSError, ValueError) as error:  # a null character is a ValueError
+        reason = getattr(error, "strerror", None) or error
+        raise StorePathError(f"cannot store in {str(path)!r}: {reason}; check db_uri") from error
+    if not is_there:
+        raise StorePathError(f"there is no directory {str(path)!r}; check db_uri")
+    if not writable:
+        raise StorePathError(f"the directory {str(path)!r} is not writable; check db_uri")
 
 
-def _create(database: Any, name: str, stamp: _Stamp) -> Any:
+def _connect(path: Path) -> Any:
+    _check_process()
+    # It takes a second to import: only who stores on disk pays for it.
+    import lancedb  # noqa: PLC0415
+
+    connect: Any = lancedb.connect  # its types leave out what it returns
+    # An interval of 0 checks for other processes' commits at each read.
+    return connect(path, read_consistency_interval=timedelta(0))
+
+
+_users: set[int] = set()  # the process that uses LanceDB, and the one it was forked from
+
+
+def _check_process() -> None:
+    """Refuse LanceDB in a process forked from one that used it: it hangs or crashes there."""
+    _users.add(os.getpid())
+    if len(_users) > 1:
+        raise StoreError(
+            "the store cannot be used in this process, which was forked from one that uses "
+            "LanceDB: open the first cache on disk after the fork, or start workers by spawn or "
+            "forkserver"
+        )
+
+
+def _create(database: Any, name: str, stamp: _Stamp) -> None:
     schema = pa.schema(
         [
             pa.field("id", pa.string(), nullable=False),
@@ -280,7 +294,6 @@ def _create(database: Any, name: str, stamp: _Stamp) -> Any:
     )
     # Makes concurrent upserts of one key by several processes end in one row, not two.
     table.set_unenforced_primary_key("key")
-    return database.open_table(name)
 
 
 def _check_stamp(found: _Stamp | None, expected: _Stamp, where: str) -> None:
@@ -312,16 +325,12 @@ def _row(entry: Entry, payload: bytes, vector: Vector | None) -> dict[str, Any]:
         "vector": vector,
         "created_at": entry.created_at,
         "expires_at": entry.expires_at,
-        "metadata": json.dumps(entry.metadata),
+        "metadata": entry.metadata,
         "payload": payload,
     }
 
 
 def _entry(row: dict[str, Any]) -> Entry:
-    try:
-        metadata = json.loads(row["metadata"])
-    except ValueError as error:
-        raise CorruptEntryError(f"entry {row['id']} has damaged metadata: {error}") from error
     return Entry(
         id=row["id"],
         key=row["key"],
@@ -329,7 +338,7 @@ def _entry(row: dict[str, Any]) -> Entry:
         context=Context(row["context"], row["fingerprint"]),
         created_at=row["created_at"],
         expires_at=row["expires_at"],
-        metadata=metadata,
+        metadata=row["metadata"],
     )
 
 
@@ -350,8 +359,11 @@ def _faults(operation: str) -> Iterator[None]:
         raise
     except filelock.Timeout as error:
         raise StoreError(
-            f"{operation}: another process has held the store's lock for "
-            f"{_LOCK_TIMEOUT_SECONDS:.0f} s"
+            f"{operation}: other writers have held the store for {_LOCK_TIMEOUT_SECONDS:.0f} s"
+        ) from error
+    except PermissionError as error:
+        raise StorePathError(
+            f"{operation}: {error.strerror} on {error.filename!r}; check who owns db_uri's files"
         ) from error
     except Exception as error:
         raise StoreError(f"{operation}: {error}") from error

@@ -6,12 +6,11 @@ import threading
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from memora._fork import renew_after_fork
 from memora.index import FlatIndex
 from memora.model import Match
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from memora.model import Entry
     from memora.protocols import Vector
 
@@ -25,17 +24,21 @@ class MemoryStore:
 
     def __init__(self, *, dimension: int) -> None:
         self._dimension = dimension
-        self._lock = threading.Lock()  # guards all below; no call under it does I/O
+        renew_after_fork(self)
         self._entries: dict[str, Entry] = {}  # by id, in the order of storing
         self._payloads: dict[str, bytes] = {}
         self._ids: dict[str, str] = {}  # key -> id
         self._indexes: dict[str, FlatIndex] = {}  # context fingerprint -> its vectors
 
-    def get(self, key: str, /, *, now: float) -> Entry | None:
+    def renew(self) -> None:
+        self._lock = threading.Lock()  # guards all else here; no call under it does I/O
+
+    def get(self, key: str, /, *, now: float) -> tuple[Entry, bytes] | None:
         with self._lock:
-            entry_id = self._ids.get(key)
-            entry = None if entry_id is None else self._entries[entry_id]
-        return None if entry is None or _expired(entry, now) else entry
+            if (entry_id := self._ids.get(key)) is None:
+                return None
+            entry = self._entries[entry_id]
+            return None if _expired(entry, now) else (entry, self._payloads[entry_id])
 
     def search(self, vector: Vector, /, *, context: str, k: int, now: float) -> list[Match]:
         with self._lock:
@@ -44,10 +47,6 @@ class MemoryStore:
                 return []
             found = index.search(vector, k=k, now=now)
             return [Match(self._entries[entry_id], cosine) for entry_id, cosine in found]
-
-    def payload(self, entry_id: str, /) -> bytes | None:
-        with self._lock:
-            return self._payloads.get(entry_id)
 
     def put(self, entry: Entry, payload: bytes, /, *, vector: Vector | None) -> None:
         with self._lock:
@@ -61,16 +60,12 @@ class MemoryStore:
                 index = self._indexes.setdefault(fingerprint, FlatIndex(self._dimension))
                 index.add(entry.id, vector, expires_at=entry.expires_at)
 
-    def drop(self, entry_ids: Sequence[str], /) -> int:
+    def maintain(self, *, max_entries: int | None) -> int:
         with self._lock:
-            present = [entry_id for entry_id in entry_ids if entry_id in self._entries]
-            for entry_id in present:
+            surplus = 0 if max_entries is None else max(len(self._entries) - max_entries, 0)
+            for entry_id in list(islice(self._entries, surplus)):
                 self._remove(entry_id)
-            return len(present)
-
-    def oldest(self, n: int, /) -> list[str]:
-        with self._lock:
-            return list(islice(self._entries, n))
+            return surplus
 
     def count(self) -> int:
         return len(self._entries)

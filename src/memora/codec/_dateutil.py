@@ -1,0 +1,26 @@
+"""The kinds of dateutil: the zones its parser makes."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from memora.codec._kind import Kind, refused
+
+tz: Any = import_module("dateutil.tz")  # no stubs here, and not always installed
+
+KINDS = (
+    Kind("dateutil.utc", (type(tz.UTC),), lambda _: (), lambda: tz.UTC),
+    Kind(
+        "dateutil.offset",
+        (tz.tzoffset,),
+        lambda zone: [zone.tzname(None), zone.utcoffset(None)],
+        tz.tzoffset,
+    ),
+    Kind(
+        "dateutil.file",
+        (tz.tzfile, tz.tzlocal),
+        refused("a dateutil zone does not keep its name; use zoneinfo.ZoneInfo('Area/City')"),
+        refused(""),
+    ),
+)

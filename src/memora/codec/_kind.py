@@ -1,0 +1,112 @@
+"""The words the tables of kinds are written in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+from memora.errors import SerializationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+MAX_KEY = 40  # characters of a key that an error may quote
+MAX_STEPS = 16  # of the way to a part that an error names: a cycle would fill the screen
+
+
+class Blob(NamedTuple):
+    """A part that stays out of the JSON. Comes back as a read-only `memoryview` of bytes."""
+
+    data: Any
+    """A contiguous buffer."""
+
+
+def nowhere(_whole: Any, _part: int) -> str:
+    """Say nothing about where a part sits."""
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of value: what records call it, what it is made of, and how it is made again."""
+
+    name: str
+    """On the wire, so for ever. A name with a dot begins with its library's prefix."""
+
+    types: tuple[type, ...]
+    """Exactly these, not their subclasses: a subclass is another type."""
+
+    apart: Callable[[Any], Iterable[Any]]
+    """From the value to its parts, each of any kind."""
+
+    together: Callable[..., Any]
+    """From the parts, as arguments, to the value."""
+
+    where: Callable[[Any, int], str] = nowhere
+    """How an error names the n-th part: `['rows']`, `[3]`, `.total`."""
+
+    family: bool = False
+    """Also the subclasses that the library itself defines."""
+
+
+class UnsupportedError(SerializationError):
+    """A value somewhere in the result cannot be stored exactly."""
+
+    def __init__(self, problem: str) -> None:
+        """Begin with the problem; the walk adds where, inside out."""
+        super().__init__(problem)
+        self.where: list[str] = []
+
+    def __str__(self) -> str:
+        steps = self.where[::-1]
+        if len(steps) > MAX_STEPS:
+            steps = [*steps[:MAX_STEPS], "…"]
+        return f"cannot store result{''.join(steps)}: {self.args[0]}"
+
+
+def at_key(key: Any) -> str:
+    """Name a key without quoting more of the application's data than it takes to find it."""
+    if (type(key) is str and len(key) <= MAX_KEY) or (type(key) is int and abs(key) < 10**MAX_KEY):
+        return f"[{key!r}]"
+    return f"[<{type(key).__name__}>]"
+
+
+def at_index(_whole: Any, part: int) -> str:
+    """Name an item of a sequence."""
+    return f"[{part}]"
+
+
+def at_value(whole: Mapping[Any, Any], part: int) -> str:
+    """Name a value of a mapping whose values are its parts."""
+    return at_key(list(whole)[part])
+
+
+def at_pair(whole: Mapping[Any, Any], part: int) -> str:
+    """Name a key or a value of a mapping taken apart by `pairs`."""
+    key = list(whole)[part // 2]
+    return at_key(key) if part % 2 else f"<key {at_key(key)[1:-1]}>"
+
+
+def pairs(mapping: Mapping[Any, Any]) -> Iterable[Any]:
+    """Key, value, key, value: flat, so that each level of a value is one of the tree."""
+    return chain.from_iterable(mapping.items())
+
+
+def unpaired(*flat: Any) -> dict[Any, Any]:
+    """Undo `pairs`, in order."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def items(*parts: Any) -> tuple[Any, ...]:
+    """Take the parts as they are."""
+    return parts
+
+
+def refused(problem: str) -> Callable[..., NoReturn]:
+    """Refuse a kind that has a better form to be stored in."""
+
+    def refuse(*_parts: Any) -> NoReturn:
+        raise UnsupportedError(problem)
+
+    return refuse

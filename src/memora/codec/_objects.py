@@ -1,0 +1,118 @@
+"""Classes an application registers: how an instance comes apart without a word from its author."""
+
+from __future__ import annotations
+
+import enum
+import sys
+from types import BuiltinFunctionType
+from typing import TYPE_CHECKING, Any
+
+from memora.codec._kind import Kind, UnsupportedError, at_index
+from memora.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def kind_of_class(
+    cls: Any,
+    name: str,
+    *,
+    encode: Callable[[Any], Any] | None,
+    decode: Callable[[Any], Any] | None,
+) -> Kind:
+    """Return the kind of a registered class.
+
+    Raises:
+        ArgumentError: It needs functions: its content is not in its attributes.
+    """
+    if encode is not None and decode is not None:
+        return Kind(name, (cls,), lambda value: [encode(value)], decode)
+    build = next(build for matches, build in _SHAPES if matches(cls))
+    return build(cls, name)
+
+
+def _flag(cls: Any, name: str) -> Kind:
+    return Kind(name, (cls,), lambda member: [member.value], cls)  # members combine: no name
+
+
+def _enum(cls: Any, name: str) -> Kind:
+    return Kind(name, (cls,), lambda member: [member.name], lambda key: cls[key])
+
+
+def _named_tuple(cls: Any, name: str) -> Kind:
+    def apart(value: Any) -> Any:
+        if getattr(value, "__dict__", None):
+            raise UnsupportedError("a named tuple with attributes needs encode= and decode=")
+        return value
+
+    return Kind(name, (cls,), apart, lambda *parts: cls._make(parts), at_index)
+
+
+def _pydantic(cls: Any, name: str) -> Kind:
+    def together(state: Any) -> Any:
+        model = cls.__new__(cls)
+        model.__setstate__(state)
+        return model
+
+    return Kind(name, (cls,), lambda model: [model.__getstate__()], together)
+
+
+def _plain(cls: Any, name: str) -> Kind:
+    slots = _slots(cls)
+
+    def apart(value: Any) -> tuple[Any, Any]:
+        filled = {slot: getattr(value, slot) for slot in slots if hasattr(value, slot)}
+        return getattr(value, "__dict__", {}), filled
+
+    def together(attributes: dict[str, Any], filled: dict[str, Any]) -> Any:
+        value = object.__new__(cls)
+        if attributes:
+            vars(value).update(attributes)
+        for slot in slots:
+            if slot in filled:
+                object.__setattr__(value, slot, filled[slot])
+        return value
+
+    return Kind(name, (cls,), apart, together)
+
+
+def _opaque(cls: Any, _name: str) -> Kind:
+    raise ArgumentError(
+        f"{cls.__qualname__} keeps content outside its attributes; "
+        f"register it with encode= and decode="
+    )
+
+
+def _slots(cls: type) -> tuple[str, ...]:
+    names: list[str] = []
+    for base in cls.__mro__:
+        own = base.__dict__.get("__slots__", ())
+        for slot in (own,) if isinstance(own, str) else own:
+            private = slot.startswith("__") and not slot.endswith("__")
+            names.append(f"_{base.__name__.lstrip('_')}{slot}" if private else slot)
+    return tuple(name for name in names if name not in {"__dict__", "__weakref__"})
+
+
+def _is_model(cls: type) -> bool:
+    pydantic = sys.modules.get("pydantic")
+    return pydantic is not None and issubclass(cls, pydantic.BaseModel)
+
+
+def _has_hidden_content(cls: type) -> bool:
+    """Whether a base is built in: a dict, an exception, an array."""
+    return any(
+        isinstance(base.__dict__.get("__new__"), BuiltinFunctionType)
+        for base in cls.__mro__
+        if base is not object
+    )
+
+
+_SHAPES: tuple[tuple[Callable[[type], bool], Callable[[Any, str], Kind]], ...] = (
+    (lambda cls: issubclass(cls, enum.Flag), _flag),
+    (lambda cls: issubclass(cls, enum.Enum), _enum),
+    (lambda cls: issubclass(cls, tuple) and hasattr(cls, "_fields"), _named_tuple),
+    (_is_model, _pydantic),
+    (_has_hidden_content, _opaque),
+    (lambda _cls: True, _plain),
+)

@@ -1,0 +1,57 @@
+"""The kinds of polars, as Arrow IPC with polars' own notes, checked before they are trusted."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any
+
+import polars as pl
+
+from memora.codec._kind import Blob, Kind, UnsupportedError, refused
+
+_EXTENSION: Any = getattr(pl, "BaseExtension", ())  # polars 2: types of the application's own
+
+
+def _frame_parts(frame: pl.DataFrame) -> list[Any]:
+    file = frame.write_ipc(None)
+    file.seek(0)
+    if pl.read_ipc(file, n_rows=0).schema != frame.schema or any(map(_is_foreign, frame.dtypes)):
+        raise UnsupportedError("a polars column of this type may not come back as it is; cast it")
+    return [frame.height, Blob(file.getbuffer())]
+
+
+def _is_foreign(dtype: Any) -> bool:
+    """Whether only a process that registered the type would read it as such."""
+    inner = getattr(dtype, "inner", None)
+    return (
+        isinstance(dtype, _EXTENSION)
+        or (inner is not None and _is_foreign(inner))
+        or any(_is_foreign(field.dtype) for field in getattr(dtype, "fields", ()))
+    )
+
+
+def _frame(height: int, blob: memoryview) -> pl.DataFrame:
+    try:
+        frame = pl.read_ipc(BytesIO(blob))
+    except pl.exceptions.PanicException as panic:  # not an Exception: it would pass all handlers
+        raise ValueError("not an Arrow file") from panic
+    if frame.height != height:
+        raise ValueError("not the rows of this frame")
+    return frame
+
+
+KINDS = (
+    Kind("pl.df", (pl.DataFrame,), _frame_parts, _frame),
+    Kind(
+        "pl.series",
+        (pl.Series,),
+        lambda series: _frame_parts(series.to_frame()),
+        lambda height, blob: _frame(height, blob).to_series(),
+    ),
+    Kind(
+        "pl.lazy",
+        (pl.LazyFrame,),
+        refused("a LazyFrame is a plan, not a result; collect() it first"),
+        refused(""),
+    ),
+)

@@ -1,0 +1,154 @@
+"""The kinds of the standard library, JSON's own included where JSON falls short of them."""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter, OrderedDict, defaultdict, deque
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import PosixPath, PurePosixPath, PureWindowsPath, WindowsPath
+from types import MappingProxyType, SimpleNamespace
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, SafeUUID
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from memora.codec._kind import (
+    Blob,
+    Kind,
+    UnsupportedError,
+    at_index,
+    at_pair,
+    items,
+    pairs,
+    unpaired,
+)
+from memora.errors import SerializationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_FACTORIES = MappingProxyType(
+    {cls.__name__: cls for cls in (bool, bytes, dict, float, int, list, set, str, tuple)}
+)
+
+
+def _moment(value: Any) -> tuple[Any, ...]:
+    return value.replace(tzinfo=None).isoformat(), value.fold, value.tzinfo
+
+
+def _defaultdict_parts(value: defaultdict[Any, Any]) -> Iterable[Any]:
+    factory = value.default_factory
+    name = getattr(factory, "__name__", None)
+    if factory is not None and _FACTORIES.get(name or "") is not factory:
+        raise UnsupportedError(
+            f"a defaultdict's factory may be None or one of {', '.join(_FACTORIES)}; store a dict"
+        )
+    return [name, *pairs(value)]
+
+
+def _defaultdict(name: str | None, *flat: Any) -> defaultdict[Any, Any]:
+    return defaultdict(None if name is None else _FACTORIES[name], unpaired(*flat))
+
+
+def _zone_key(zone: ZoneInfo) -> list[str]:
+    if zone.key is None:
+        raise UnsupportedError("a time zone read from a file has no key; use ZoneInfo('Area/City')")
+    return [zone.key]
+
+
+def _zone(key: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(key)
+    except ZoneInfoNotFoundError as error:
+        raise SerializationError(
+            f"stored result needs the time zone {key!r}, which is not here: pip install tzdata"
+        ) from error
+
+
+def _float_bits(value: float) -> tuple[int]:
+    bits: tuple[int] = struct.unpack("<Q", struct.pack("<d", value))
+    return bits
+
+
+def _float(bits: int) -> float:
+    value: float = struct.unpack("<d", struct.pack("<Q", bits))[0]
+    return value
+
+
+def _aware(text: str, fold: int, zone: Any) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=zone, fold=fold)
+
+
+def _aware_time(text: str, fold: int, zone: Any) -> time:
+    return time.fromisoformat(text).replace(tzinfo=zone, fold=fold)
+
+
+KINDS = (
+    # What JSON cannot say.
+    Kind("int", (int,), lambda n: [f"{n:x}"], lambda digits: int(digits, 16)),  # of any length
+    Kind("float", (float,), _float_bits, _float),  # NaN, with its payload, and the infinities
+    Kind(
+        "str",  # with lone surrogates
+        (str,),
+        lambda text: [Blob(text.encode("utf-8", "surrogatepass"))],
+        lambda blob: str(blob, "utf-8", "surrogatepass"),
+    ),
+    Kind("dict", (dict,), pairs, unpaired, at_pair),
+    Kind("bytes", (bytes,), lambda data: [Blob(data)], lambda blob: blob.tobytes()),
+    Kind("bytearray", (bytearray,), lambda d: [Blob(d)], lambda blob: bytearray(blob.tobytes())),
+    Kind("complex", (complex,), lambda z: [z.real, z.imag], complex),
+    # Containers.
+    Kind("tuple", (tuple,), iter, items, at_index),
+    Kind("set", (set,), iter, lambda *parts: set(parts)),
+    Kind("frozenset", (frozenset,), iter, lambda *parts: frozenset(parts)),
+    Kind(
+        "deque",
+        (deque,),
+        lambda queue: [queue.maxlen, *queue],
+        lambda maxlen, *parts: deque(parts, maxlen),
+        lambda queue, part: at_index(queue, part - 1),
+    ),
+    Kind("odict", (OrderedDict,), pairs, lambda *flat: OrderedDict(unpaired(*flat)), at_pair),
+    Kind("counter", (Counter,), pairs, lambda *flat: Counter(unpaired(*flat)), at_pair),
+    Kind(
+        "defaultdict",
+        (defaultdict,),
+        _defaultdict_parts,
+        _defaultdict,
+        lambda mapping, part: at_pair(mapping, part - 1),
+    ),
+    Kind(
+        "namespace",
+        (SimpleNamespace,),
+        lambda names: [vars(names)],
+        lambda names: SimpleNamespace(**names),
+    ),
+    Kind("range", (range,), lambda r: [r.start, r.stop, r.step], range),
+    Kind("slice", (slice,), lambda s: [s.start, s.stop, s.step], slice),
+    # Numbers and names.
+    Kind("decimal", (Decimal,), lambda number: [str(number)], Decimal),
+    Kind("fraction", (Fraction,), lambda f: [f.numerator, f.denominator], Fraction),
+    Kind(
+        "uuid",
+        (UUID,),
+        lambda uuid: [uuid.hex, uuid.is_safe.value],
+        lambda digits, safe: UUID(digits, is_safe=SafeUUID(safe)),
+    ),
+    Kind("path", (PosixPath,), lambda path: [str(path)], PosixPath),
+    Kind("purepath", (PurePosixPath,), lambda path: [str(path)], PurePosixPath),
+    Kind("winpath", (WindowsPath,), lambda path: [str(path)], WindowsPath),
+    Kind("purewinpath", (PureWindowsPath,), lambda path: [str(path)], PureWindowsPath),
+    # Time.
+    Kind("datetime", (datetime,), _moment, _aware),
+    Kind("date", (date,), lambda day: [day.isoformat()], date.fromisoformat),
+    Kind("time", (time,), _moment, _aware_time),
+    Kind(
+        "timedelta",
+        (timedelta,),
+        lambda delta: [delta.days, delta.seconds, delta.microseconds],
+        timedelta,
+    ),
+    Kind("offset", (timezone,), lambda zone: zone.__getinitargs__(), timezone),
+    Kind("zone", (ZoneInfo,), _zone_key, _zone),
+)

@@ -1,0 +1,152 @@
+"""The walk: a value to a JSON tree with blobs beside it, and back.
+
+JSON's own types stand for themselves wherever orjson gives them back as they were. Anything else
+is an object with the key "!": a list of the kind's name and its parts, or a blob's number.
+"""
+
+from __future__ import annotations
+
+import re
+from math import isfinite
+from types import NoneType
+from typing import TYPE_CHECKING, Any
+
+from memora.codec._kind import Blob, Kind, UnsupportedError, at_index, at_value
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable
+
+TAG = "!"
+MAX_DEPTH = 120  # a level is at most two of JSON's, of which orjson writes 254
+
+_LEAVES = {NoneType, bool, int, float, str}
+_LEAST, _MOST = -(2**63), 2**64 - 1  # the integers orjson writes and reads
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
+
+def is_json(items: Iterable[Any], depth: int = MAX_DEPTH) -> bool:
+    """Whether JSON gives each item back as it is.
+
+    Args:
+        items: Values of any type.
+        depth: How many levels of lists and objects the items may have; 0 asks for scalars.
+    """
+    for item in items:
+        cls = type(item)  # a subclass is another type, and orjson would not say
+        if cls is str:
+            exact = item.isascii() or _is_utf8(item)
+        elif cls is int:
+            exact = _LEAST <= item <= _MOST
+        elif cls is float:
+            exact = isfinite(item)  # orjson would write null
+        elif cls is dict:
+            exact = depth > 0 and _are_names(item) and is_json(item.values(), depth - 1)
+        elif cls is list:
+            exact = depth > 0 and is_json(item, depth - 1)
+        else:
+            exact = cls is bool or item is None
+        if not exact:
+            return False
+    return True
+
+
+def _are_names(keys: Iterable[Any]) -> bool:
+    """Whether JSON gives each key back as it is, and none can be taken for a tag."""
+    for key in keys:
+        if type(key) is not str or key == TAG or not (key.isascii() or _is_utf8(key)):
+            return False
+    return True
+
+
+def _is_utf8(text: str) -> bool:
+    return not _SURROGATE.search(text)
+
+
+class Writer:
+    """Turns one value into a tree; `blobs` and `plain` say what came of it."""
+
+    def __init__(self, kind_of: Callable[[type], Kind | None]) -> None:
+        self._kind_of = kind_of
+        self.blobs: list[memoryview] = []
+        self.plain = True
+
+    def node(self, value: Any, depth: int = 0) -> Any:
+        """Return the tree of a value.
+
+        Raises:
+            UnsupportedError: The value, or something in it, has no exact form.
+        """
+        cls = type(value)
+        if cls in _LEAVES and is_json((value,)):
+            return value
+        if depth > MAX_DEPTH:
+            raise UnsupportedError(f"it is nested more than {MAX_DEPTH} deep, or contains itself")
+        if cls is list:
+            return self._nodes(value, value, at_index, depth)
+        if cls is dict and _are_names(value):
+            return dict(
+                zip(value, self._nodes(value, value.values(), at_value, depth), strict=True)
+            )
+        self.plain = False
+        if cls is Blob:
+            self.blobs.append(memoryview(value.data).cast("B"))
+            return {TAG: len(self.blobs) - 1}
+        kind = self._kind_of(cls)
+        if kind is None:
+            raise UnsupportedError(
+                f"{cls.__module__}.{cls.__qualname__} is not a type that comes back exactly; "
+                f"pass the class to register_type(), or store its parts"
+            )
+        return {TAG: [kind.name, *self._nodes(value, _parts(kind, value), kind.where, depth)]}
+
+    def _nodes(
+        self, whole: Any, parts: Collection[Any], where: Callable[[Any, int], str], depth: int
+    ) -> list[Any]:
+        if is_json(parts, 0):
+            return list(parts)
+        nodes: list[Any] = []
+        try:
+            for part in parts:
+                nodes.append(self.node(part, depth + 1))  # noqa: PERF401 - its length is the place
+        except UnsupportedError as refusal:
+            refusal.where.append(where(whole, len(nodes)))
+            raise
+        return nodes
+
+
+def _parts(kind: Kind, value: Any) -> tuple[Any, ...]:
+    try:
+        return tuple(kind.apart(value))
+    except (UnsupportedError, MemoryError, RecursionError):
+        raise
+    except Exception as error:  # whatever a library or the application's own function raises
+        raise UnsupportedError(
+            f"taking this {type(value).__qualname__} apart raised {type(error).__name__}"
+        ) from error
+
+
+class Reader:
+    """Turns a tree back into its value."""
+
+    def __init__(self, kind_named: Callable[[str], Kind], blobs: list[memoryview]) -> None:
+        self._kind_named = kind_named
+        self._blobs = blobs
+
+    def value(self, node: Any) -> Any:
+        """Return the value of a tree."""
+        cls = type(node)
+        if cls is list:
+            return self._values(node)
+        if cls is not dict:
+            return node
+        if TAG not in node:
+            return dict(zip(node, self._values(node.values()), strict=True))
+        tag = node[TAG]
+        if type(tag) is int:
+            return self._blobs[tag]
+        return self._kind_named(tag[0]).together(*self._values(tag[1:]))
+
+    def _values(self, nodes: Collection[Any]) -> list[Any]:
+        if {list, dict}.isdisjoint(map(type, nodes)):
+            return list(nodes)
+        return [self.value(node) for node in nodes]

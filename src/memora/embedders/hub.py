@@ -1,0 +1,42 @@
+"""Models of the Hugging Face hub: fetched once, then read from its local cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from memora.errors import ConfigError, EmbedderError
+
+# Weights in other formats stay behind; they are most of a repository.
+_FILES = ["*.json", "onnx/model.onnx*", "model.onnx*"]
+_WAYS_OUT = (
+    "name a directory, name the packaged model (all-MiniLM-L6-v2), or set use_onnx=False to load "
+    "it with sentence-transformers"
+)
+
+
+def download(model_name: str) -> Path:
+    """Return the directory of a hub model's ONNX file, tokenizer and configuration.
+
+    Args:
+        model_name: `owner/name`; without an owner, sentence-transformers is meant.
+
+    Raises:
+        ConfigError: The hub has no such model, or this is no name at all.
+        EmbedderError: The hub could not be reached and the model is not in its local cache.
+    """
+    # Imported here because it takes longer than all of Memora.
+    from huggingface_hub import snapshot_download  # noqa: PLC0415
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError  # noqa: PLC0415
+
+    repository = model_name if "/" in model_name else f"sentence-transformers/{model_name}"
+    try:
+        return Path(snapshot_download(repository, allow_patterns=_FILES))
+    except (HFValidationError, RepositoryNotFoundError) as error:
+        raise ConfigError(
+            f"model_name={model_name!r} is neither a directory nor a model on the hub that can be "
+            f"read: {_WAYS_OUT}"
+        ) from error
+    except Exception as error:  # whatever the hub's client or its network stack raises
+        raise EmbedderError(
+            f"{model_name!r} could not be fetched from the hub ({error}): connect, {_WAYS_OUT}"
+        ) from error

@@ -1,0 +1,273 @@
+"""Any sentence-transformers model directory that has an ONNX file, run by onnxruntime.
+
+Nothing is truncated, padded or batched. A text beyond the window has no vector. The others are run
+one by one, so that a vector never depends on its neighbours: kernels that quantise activations may
+round otherwise for another number of rows (on ARM a cosine of 0.9998 instead of 1), and models
+whose activations share one scale differ far more. On one thread a batch would gain 9 % with the
+packaged model, before padding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from memora._fork import renew_after_fork
+from memora.embedders._unit import unit_vectors
+from memora.errors import ConfigError, EmbedderError, MemoraError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    import onnxruntime
+    from numpy.typing import NDArray
+    from tokenizers import Tokenizer
+
+    from memora.protocols import Vector
+
+_UNLIMITED = 1_000_000  # a tokenizer without a limit states a number beyond this one
+_REMEDY = "set use_onnx=False to load the model with the sentence-transformers library"
+
+# Without padding there is nothing to mask: each takes (texts, tokens, dimension).
+_POOLINGS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    "cls": lambda hidden: hidden[:, 0],
+    "max": lambda hidden: hidden.max(axis=1),
+    "mean": lambda hidden: hidden.mean(axis=1),
+}
+_INPUTS: dict[str, Callable[[NDArray[np.int64]], NDArray[np.int64]]] = {
+    "attention_mask": np.ones_like,
+    "input_ids": np.asarray,
+    "token_type_ids": np.zeros_like,
+}
+_UNKNOWN = ("[UNK]", "<unk>")  # as WordPiece and the others call it
+# The names that exporters give to a vector a text, and to a vector a token.
+_SENTENCE, _TOKENS = "sentence_embedding", ("last_hidden_state", "token_embeddings")
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """What the JSON files of a model directory say."""
+
+    weights: Path
+    tokenizer: Path
+    dimension: int
+    window: int
+    """Tokens, special ones included."""
+    pooling: str
+    lowercase: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Runtime:
+    """A loaded model."""
+
+    tokenizer: Tokenizer
+    session: onnxruntime.InferenceSession
+    inputs: dict[str, type[np.signedinteger[Any]]]
+    output: str
+    unknown: int | None
+    """The token that stands for any character the vocabulary lacks."""
+
+
+class OnnxEmbedder:
+    """Runs a model on the CPU; a text has the same vector alone and in any batch."""
+
+    def __init__(
+        self, directory: Path, *, name: str | None = None, digest: str | None = None
+    ) -> None:
+        """Read the directory.
+
+        Args:
+            directory: In the layout of sentence-transformers, with one ONNX file.
+            name: For the identity; the directory's by default.
+            digest: For the identity. Where it is known, the model is loaded at the first `embed`
+                only; otherwise it is loaded, and its weights and tokenizer hashed, at once.
+
+        Raises:
+            ConfigError: A file is missing, or the model has a part that is not supported.
+            EmbedderError: The model could not be loaded.
+        """
+        self._layout = _read(directory)
+        name = name or directory.resolve().name
+        self._identity = f"{name}:onnx:sha256={digest or _digest(self._layout)}"
+        self._runtime: _Runtime | None = None
+        renew_after_fork(self)
+        if digest is None:
+            self._loaded()
+
+    def renew(self) -> None:
+        """Make the lock."""
+        self._lock = threading.Lock()  # the first `embed` may come from many threads at once
+
+    @property
+    def identity(self) -> str:
+        """Name, kind and hash of the model."""
+        return self._identity
+
+    @property
+    def dimension(self) -> int:
+        """The length of every vector."""
+        return self._layout.dimension
+
+    def embed(self, texts: Sequence[str], /) -> list[Vector | None]:
+        """Return one unit vector a text, in order; None for a text the model cannot read in full.
+
+        Raises:
+            EmbedderError: The model could not be loaded or run.
+        """
+        runtime = self._loaded()
+        try:
+            return [self._vector(text, runtime) for text in texts]
+        except MemoraError:
+            raise
+        except Exception as error:  # onnxruntime and tokenizers have no base class to catch
+            raise EmbedderError(f"{self._identity} failed: {error}") from error
+
+    def _vector(self, text: str, runtime: _Runtime) -> Vector | None:
+        text = text.strip()  # as sentence-transformers does; both give a text the same vector
+        text = text.lower() if self._layout.lowercase else text
+        ids = np.array([runtime.tokenizer.encode(text).ids])
+        if ids.shape[1] > self._layout.window or runtime.unknown in ids:
+            return None
+        inputs = {name: _INPUTS[name](ids).astype(kind) for name, kind in runtime.inputs.items()}
+        (output,) = runtime.session.run([runtime.output], inputs)
+        rows: NDArray[Any] = np.asarray(output)
+        if runtime.output != _SENTENCE:
+            rows = _POOLINGS[self._layout.pooling](rows)
+        return unit_vectors(rows, dimension=self.dimension, model=self._identity)[0]
+
+    def _loaded(self) -> _Runtime:
+        with self._lock:
+            if self._runtime is None:
+                try:
+                    self._runtime = _load(self._layout)
+                except MemoraError:
+                    raise
+                except Exception as error:  # a damaged file: each library has its own kind
+                    raise EmbedderError(f"{self._identity} cannot be loaded: {error}") from error
+            return self._runtime
+
+
+def _load(layout: _Layout) -> _Runtime:
+    import onnxruntime  # noqa: PLC0415
+    from tokenizers import Tokenizer  # noqa: PLC0415
+
+    tokenizer = Tokenizer.from_file(str(layout.tokenizer))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    options = onnxruntime.SessionOptions()
+    # One thread a call. A second one saves a short query 0.2 ms of 1.6 and costs a busy server
+    # throughput, and a pool's threads would be missing after a fork.
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(
+        layout.weights, options, providers=["CPUExecutionProvider"]
+    )
+    inputs: dict[str, type[np.signedinteger[Any]]] = {
+        declared.name: np.int32 if declared.type == "tensor(int32)" else np.int64
+        for declared in session.get_inputs()
+    }
+    if unknown := sorted(inputs.keys() - _INPUTS.keys()):
+        raise ConfigError(f"{layout.weights} wants {', '.join(unknown)} as input: {_REMEDY}")
+    outputs = [declared.name for declared in session.get_outputs()]
+    output = next((name for name in (_SENTENCE, *_TOKENS) if name in outputs), None)
+    if output is None:
+        raise ConfigError(f"{layout.weights} has only the outputs {', '.join(outputs)}: {_REMEDY}")
+    found = (tokenizer.token_to_id(token) for token in _UNKNOWN)
+    unk: int | None = next((token for token in found if token is not None), None)
+    return _Runtime(tokenizer, session, inputs, output, unk)
+
+
+def _digest(layout: _Layout) -> str:
+    """Hash weights and tokenizer; a large model keeps its weights in a file beside the graph."""
+    digest = hashlib.sha256()
+    weights = layout.weights.parent.glob(f"{layout.weights.name}*")
+    for path in [*sorted(weights), layout.tokenizer]:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()[:12]
+
+
+def _read(directory: Path) -> _Layout:
+    modules = {
+        module["type"].rpartition(".")[2]: module["path"]
+        for module in _json(directory / "modules.json")
+    }
+    if unknown := sorted(modules.keys() - {"Transformer", "Pooling", "Normalize"}):
+        raise ConfigError(f"{directory} has a {unknown[0]} module: {_REMEDY}")
+    transformer = directory / modules.get("Transformer", "")
+    pooling = _json(directory / modules.get("Pooling", "1_Pooling") / "config.json")
+    bert = _json(transformer / "sentence_bert_config.json", default={})
+    prompts = _json(directory / "config_sentence_transformers.json", default={})
+    if prompts.get("default_prompt_name"):
+        raise ConfigError(f"{directory} puts a prompt before every text: {_REMEDY}")
+    tokenizer = transformer / "tokenizer.json"
+    if not tokenizer.is_file():
+        raise ConfigError(f"{directory} has no tokenizer.json: {_REMEDY}")
+    return _Layout(
+        weights=_weights(directory),
+        tokenizer=tokenizer,
+        dimension=pooling.get("embedding_dimension") or pooling["word_embedding_dimension"],
+        window=_window(transformer, bert),
+        pooling=_pooling(pooling, directory),
+        lowercase=bool(bert.get("do_lower_case")),
+    )
+
+
+def _weights(directory: Path) -> Path:
+    """Find `model.onnx`, or the only ONNX file of another name."""
+    usual = [directory / "onnx" / "model.onnx", directory / "model.onnx"]
+    found = [path for path in usual if path.is_file()] or list(directory.rglob("*.onnx"))
+    if not found:
+        raise ConfigError(
+            f"{directory} has no ONNX file: export one to onnx/model.onnx, or {_REMEDY}"
+        )
+    if len(found) > 1 and found[0] not in usual:
+        names = ", ".join(sorted(path.name for path in found))
+        raise ConfigError(f"{directory} has several ONNX files ({names}): name one model.onnx")
+    return found[0]
+
+
+def _window(transformer: Path, bert: dict[str, Any]) -> int:
+    """Return the longest text in tokens, by the rule of sentence-transformers."""
+    if stated := bert.get("max_seq_length"):
+        return int(stated)
+    limits = [
+        _json(transformer / "tokenizer_config.json", default={}).get("model_max_length"),
+        _json(transformer / "config.json", default={}).get("max_position_embeddings"),
+    ]
+    known = [int(limit) for limit in limits if limit and limit < _UNLIMITED]
+    if not known:
+        raise ConfigError(f"{transformer} does not state its window: {_REMEDY}")
+    return min(known)
+
+
+def _pooling(config: dict[str, Any], directory: Path) -> str:
+    """Return the one pooling mode, from the library's older or newer way of writing it."""
+    flags = {"pooling_mode_cls_token": "cls", "pooling_mode_max_tokens": "max"}
+    flags["pooling_mode_mean_tokens"] = "mean"
+    prefix = "pooling_mode_"
+    modes = [
+        flags.get(name, name.removeprefix(prefix))
+        for name, on in config.items()
+        if name.startswith(prefix) and on
+    ]
+    mode = config.get("pooling_mode") or "+".join(modes)
+    if mode not in _POOLINGS:
+        raise ConfigError(f"{directory} pools by {mode or 'nothing'}: {_REMEDY}")
+    return str(mode)
+
+
+def _json(path: Path, *, default: Any = None) -> Any:
+    if default is not None and not path.is_file():
+        return default
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read as JSON ({error}): {_REMEDY}") from error

@@ -1,0 +1,103 @@
+"""Models run by the sentence-transformers library, with torch: those without a usable ONNX file."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import threading
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from memora._fork import renew_after_fork
+from memora.embedders._unit import unit_vectors
+from memora.errors import EmbedderError, MissingExtraError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from memora.protocols import Vector
+
+
+class SentenceTransformersEmbedder:
+    """Runs a model of any kind that the library loads."""
+
+    def __init__(self, model_name: str) -> None:
+        """Load the model, from a directory or the hub.
+
+        Raises:
+            MissingExtraError: The library is not installed.
+            EmbedderError: It could not load the model.
+        """
+        try:
+            library = import_module("sentence_transformers")
+        except ImportError as error:
+            raise MissingExtraError("use_onnx=False", extra="sentence-transformers") from error
+        try:
+            self._model = library.SentenceTransformer(model_name)
+            self._dimension = int(self._model.encode("How long is a vector?").shape[0])
+        except Exception as error:  # the library's, the hub's and the network's
+            raise EmbedderError(
+                f"{model_name!r} could not be loaded with sentence-transformers ({error}): name "
+                "another model or a directory, or set use_onnx=True for the packaged model"
+            ) from error
+        # A directory may be anywhere; a model of the hub has a slash in its name.
+        name = Path(model_name).resolve().name if Path(model_name).is_dir() else model_name
+        self._identity = f"{name}:sentence-transformers:sha256={_digest(self._model)}"
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Make the lock."""
+        # A fast tokenizer cannot be used by two threads at once ("Already borrowed"), and torch
+        # uses every core for one call anyway.
+        self._lock = threading.Lock()
+
+    @property
+    def identity(self) -> str:
+        """Name, library and hash of the weights."""
+        return self._identity
+
+    @property
+    def dimension(self) -> int:
+        """The length of every vector."""
+        return self._dimension
+
+    def embed(self, texts: Sequence[str], /) -> list[Vector | None]:
+        """Return one unit vector a text, in order; None for a text it cannot read in full.
+
+        Raises:
+            EmbedderError: The library failed.
+        """
+        vectors: list[Vector | None] = [None] * len(texts)
+        try:
+            with self._lock:
+                fitting = [index for index, text in enumerate(texts) if self._fits(text)]
+                rows = self._model.encode(
+                    [texts[index] for index in fitting], show_progress_bar=False
+                )
+        except Exception as error:
+            raise EmbedderError(f"{self._identity} failed: {error}") from error
+        if fitting:
+            units = unit_vectors(np.asarray(rows), dimension=self._dimension, model=self._identity)
+            for index, unit in zip(fitting, units, strict=True):
+                vectors[index] = unit
+        return vectors
+
+    def _fits(self, text: str) -> bool:
+        window = self._model.max_seq_length
+        if window is None or window == math.inf:  # such as word vectors, of which a mean is taken
+            return True
+        tokenizer = self._model.tokenizer
+        ids = tokenizer(text.strip(), truncation=False, verbose=False)["input_ids"]
+        return len(ids) <= window and tokenizer.unk_token_id not in ids
+
+
+def _digest(model: Any) -> str:
+    """Hash the weights, whatever file or revision of the hub they came from."""
+    byte = import_module("torch").uint8
+    digest = hashlib.sha256()
+    for tensor in model.parameters():
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(byte).numpy())
+    return digest.hexdigest()[:12]
