@@ -45,5 +45,5 @@ lock: .venv/installed  ## Resolve requirements.lock anew, for all supported Pyth
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --extra cli --group dev \
 		--generate-hashes --no-header --output-file requirements.lock pyproject.toml
 
-build: .venv/installed  ## Wheel and source distribution, in dist/
-	$(BIN)/uv build
+build: .venv/installed  ## The wheel, in dist/
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
