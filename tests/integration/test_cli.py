@@ -186,6 +186,10 @@ def test_a_replay_into_a_store_on_disk_is_found_by_the_next_one(log: Path, tmp_p
     assert report["labelled_hits"] == 6
 
 
+def test_the_version_is_printed() -> None:
+    assert memora("--version").startswith("memora-cache 0.")
+
+
 def test_the_demo_runs_on_a_slice() -> None:
     report = json.loads(memora("demo", "--limit", "300", "--json"))
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+import memora
 from memora.cache import Memora
 from memora.cli.querylog import Columns, Format, QueryLog
 from memora.cli.render import one_line, print_report
@@ -30,7 +31,6 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="A semantic cache for LLM applications: replay a query log, look at a store.",
 )
 
 EXIT_MISS = 1
@@ -51,6 +51,23 @@ CallSeconds = Annotated[
     typer.Option(min=0, max=86_400, help="Seconds a cached call takes, for the time saved."),
 ]
 Examples = Annotated[int, typer.Option(min=0, help="How many examples of each kind.")]
+
+
+def _print_version(*, wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"memora-cache {memora.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    *,
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print it."),
+    ] = False,
+) -> None:
+    """A semantic cache for LLM applications: replay a query log, look at a store."""
 
 
 @app.command("replay")
