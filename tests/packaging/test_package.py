@@ -14,7 +14,8 @@ import pytest
 import memora
 from memora.cli.app import app
 
-SOURCE = Path(memora.__file__).parent
+SOURCE = Path(memora.__file__).parent  # the installed package: a wheel's, in the matrix
+REPOSITORY = Path(__file__).parents[2]
 HEAVY = ("lancedb", "onnxruntime", "pandas", "polars", "pyarrow", "numpy", "torch", "pydantic")
 
 
@@ -102,7 +103,7 @@ def test_imports_go_one_way() -> None:
 
 
 def test_every_room_is_on_the_map() -> None:
-    contributing = (SOURCE.parents[1] / "CONTRIBUTING.md").read_text("utf-8")
+    contributing = (REPOSITORY / "CONTRIBUTING.md").read_text("utf-8")
     rooms = {path.name.removesuffix(".py") for path in SOURCE.iterdir() if path.suffix == ".py"}
     rooms |= {path.name for path in SOURCE.iterdir() if (path / "__init__.py").is_file()}
 
@@ -111,7 +112,7 @@ def test_every_room_is_on_the_map() -> None:
 
 
 def test_every_setting_and_command_is_documented() -> None:
-    docs = SOURCE.parents[1] / "docs"
+    docs = REPOSITORY / "docs"
     settings = (docs / "configuration.md").read_text("utf-8")
     for name in memora.CacheConfig.model_fields:
         assert f"| `{name}` | `MEMORA_{name.upper()}` |" in settings
