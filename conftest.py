@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from sybil import Example, Sybil
@@ -38,13 +38,8 @@ class PrintedPython:
         return None
 
 
-def _setup(namespace: dict[str, Any]) -> None:
-    namespace["run_sql"] = lambda _: [("north", 12.5), ("south", 7.25)]
-
-
 pytest_collect_file = Sybil(
     parsers=[CodeBlockParser(language="python", evaluator=PrintedPython())],
     patterns=["README.md", "docs/*.md", "tests/docs/*.md"],
-    setup=_setup,
     fixtures=["in_an_empty_folder"],
 ).pytest()

@@ -22,7 +22,9 @@ def make_logger(level: str, *, json_logs: bool) -> FilteringBoundLogger:
     renderer: Any = (
         structlog.processors.JSONRenderer()
         if json_logs
-        else structlog.dev.ConsoleRenderer(colors=_Stderr().isatty())
+        else structlog.dev.ConsoleRenderer(
+            colors=_Stderr().isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
     )
     logger = structlog.wrap_logger(
         structlog.WriteLogger(cast("TextIO", _Stderr())),
@@ -30,7 +32,7 @@ def make_logger(level: str, *, json_logs: bool) -> FilteringBoundLogger:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
+            *([structlog.processors.format_exc_info] if json_logs else []),
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level)),

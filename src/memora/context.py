@@ -95,6 +95,10 @@ def _canonical(value: object, path: str) -> JSON:
     if isinstance(value, enum.Enum):
         return {"$enum": f"{_name(type(value))}.{value.name}"}
     if dataclasses.is_dataclass(value) or _is_pydantic(value):
+        if isinstance(value, tuple(kind for kind, _ in _FORMS)):
+            raise ContextError(
+                f"{path} is a {_name(type(value))}, which has fields and a content; pass one"
+            )
         return _record(value, path)
     for kind, write in _FORMS:
         if isinstance(value, kind):
@@ -104,14 +108,29 @@ def _canonical(value: object, path: str) -> JSON:
 
 def _mapping(value: Mapping[object, object], path: str) -> JSON:
     if all(isinstance(key, str) and not isinstance(key, enum.Enum) for key in value):
-        return {
-            _escape(str(key)): _canonical(item, f"{path}[{key!r}]") for key, item in value.items()
+        written = {
+            _escape(_text(key, path)): _canonical(item, f"{path}[{key!r}]")  # type: ignore[arg-type]
+            for key, item in value.items()
         }
+        if len(written) < len(value):
+            raise ContextError(f"{path} has two keys of the same text")
+        return written
     pairs: list[JSON] = [
         [_canonical(key, f"{path} key"), _canonical(item, f"{path}[{key!r}]")]
         for key, item in value.items()
     ]
     return {"$dict": sorted(pairs, key=_dump)}
+
+
+def _text(value: str, path: str) -> str:
+    text = str.__str__(value)  # not a subclass's own idea of itself
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            # In JSON, two halves of a pair would read like the character they make.
+            raise ContextError(f"{path} has text with a lone surrogate") from None
+    return text
 
 
 def _escape(key: str) -> str:
@@ -160,7 +179,16 @@ def _datetime(value: dt.datetime, path: str) -> JSON:
 def _time(value: dt.time, path: str) -> JSON:
     if value.tzinfo is not None and value.utcoffset() is None:
         raise ContextError(f"{path} is a time in a zone without a fixed offset; use a datetime")
-    return {"$time": value.isoformat()}
+    if (offset := value.utcoffset()) is None:
+        return {"$time": value.isoformat()}
+    # As Python compares them: 12:00 UTC is 13:00+01:00.
+    local = dt.timedelta(
+        hours=value.hour,
+        minutes=value.minute,
+        seconds=value.second,
+        microseconds=value.microsecond,
+    )
+    return {"$time": [(local - offset) // dt.timedelta(microseconds=1), "UTC"]}
 
 
 def _timedelta(value: dt.timedelta, path: str) -> JSON:
@@ -171,7 +199,7 @@ def _timedelta(value: dt.timedelta, path: str) -> JSON:
 
 # In order: a datetime is also a date.
 _FORMS: tuple[tuple[type, Callable[[Any, str], JSON]], ...] = (
-    (str, lambda value, _: str.__str__(value)),  # not a subclass's own idea of itself
+    (str, _text),
     (int, lambda value, _: int.__int__(value)),
     (float, _float),
     (Mapping, _mapping),
@@ -183,6 +211,8 @@ _FORMS: tuple[tuple[type, Callable[[Any, str], JSON]], ...] = (
     (dt.time, _time),
     (dt.timedelta, _timedelta),
     (uuid.UUID, lambda value, _: {"$uuid": str(value)}),
+    # Windows' paths are the same in any case.
+    (pathlib.PureWindowsPath, lambda value, _: {"$windows_path": value.as_posix().lower()}),
     (pathlib.PurePath, lambda value, _: {"$path": value.as_posix()}),
     (decimal.Decimal, _decimal),
     (bytes, lambda value, _: {"$bytes": value.hex()}),
@@ -195,7 +225,7 @@ def _record(value: object, path: str) -> JSON:
     kind = type(value)
     fields: Mapping[str, object]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.compare}
     elif isinstance(value, tuple):
         fields = dict(zip(getattr(value, "_fields"), value, strict=True))  # noqa: B009 - mypy
     elif _is_pydantic(value):
@@ -241,7 +271,6 @@ def _name(kind: type) -> str:
 
 
 def _dump(value: JSON) -> str:
-    # ASCII, so that a lone surrogate in a context value has a form too.
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 

@@ -242,22 +242,37 @@ def test_what_expires_while_the_query_is_embedded_is_not_served(
     assert cache.lookup("total sales in march for all regions please", SQL, 0.1).is_miss
 
 
-def test_a_key_that_is_always_there_always_hits(cache: Memora) -> None:
-    def replace() -> None:
-        while not done.is_set():
-            cache.store("hot question", SQL, "same")
+def test_an_entry_that_is_replaced_while_it_is_found_is_served_anew(
+    embedder: WordEmbedder,
+) -> None:
+    class Replacing(MemoryStore):
+        def search(self, *arguments: Any, **options: Any) -> Any:
+            found = super().search(*arguments, **options)
+            cache.store("total sales in march for all regions", SQL, "new")
+            return found
 
-    done = threading.Event()
-    cache.store("hot question", SQL, "same")
-    thread = threading.Thread(target=replace)
-    thread.start()
-    try:
-        found = [cache.lookup(query, SQL, 0.5) for query in ["hot question", "hot"] * 500]
-    finally:
-        done.set()
-        thread.join()
+    store = Replacing(dimension=embedder.dimension)
+    cache = Memora(CacheConfig(), embedder=embedder, store=store)
+    cache.store("total sales in march for all regions", SQL, "old")
 
-    assert {one.result for one in found} == {"same"}
+    found = cache.lookup("total sales in march for all regions please", SQL)
+
+    assert (found.reason, found.result) == ("semantic", "new")
+
+
+def test_an_entry_that_leaves_while_it_is_found_is_a_miss(embedder: WordEmbedder) -> None:
+    class Leaving(MemoryStore):
+        def search(self, *arguments: Any, **options: Any) -> Any:
+            found = super().search(*arguments, **options)
+            self.maintain(max_entries=0)
+            return found
+
+    cache = Memora(CacheConfig(), embedder=embedder, store=Leaving(dimension=embedder.dimension))
+    cache.store("total sales in march for all regions", SQL, 1)
+
+    found = cache.lookup("total sales in march for all regions please", SQL)
+
+    assert (found.is_miss, found.reason) == (True, "no_candidate")
 
 
 def test_concurrent_stores_never_evict_too_much(embedder: WordEmbedder) -> None:

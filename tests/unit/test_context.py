@@ -67,11 +67,19 @@ class Record(dict[str, int]):
     __hash__ = None  # type: ignore[assignment]
 
 
+@dataclasses.dataclass
+class Timed:
+    name: str
+    at: float = dataclasses.field(compare=False)
+
+
 class Loud(str):
     __slots__ = ()
 
     def __str__(self) -> str:
         return "always the same"
+
+    __hash__ = object.__hash__  # two keys of one text
 
 
 class Point(NamedTuple):
@@ -131,6 +139,10 @@ DIFFERENT: list[Any] = [
     uuid.UUID(int=1),
     str(uuid.UUID(int=1)),
     pathlib.PurePosixPath("/x"),
+    pathlib.PureWindowsPath("/x"),
+    {Loud("key"): 1},
+    {Loud("other key"): 1},
+    dt.time(1, tzinfo=dt.timezone.utc),
     "/x",
     b"a",
     {1, 2},
@@ -154,15 +166,12 @@ DIFFERENT: list[Any] = [
     Permission(16),
     Open(name="x", tenant="a"),  # type: ignore[call-arg]
     Open(name="x", tenant="b"),  # type: ignore[call-arg]
-    Record("a"),
-    Record("b"),
     Loud("a loud text"),
     Loud("another"),
     decimal.Decimal("123456789012345678901234567789.1"),
     decimal.Decimal("123456789012345678901234567789.2"),
     decimal.Decimal("1E+3"),
     decimal.Decimal("Infinity"),
-    "\ud800",
     "é",
     "e\u0301",
 ]
@@ -186,6 +195,13 @@ def test_no_two_of_these_values_are_one_context() -> None:
         (decimal.Decimal("1E+3"), decimal.Decimal(1000)),
         (decimal.Decimal("-0.0"), decimal.Decimal(0)),
         (Loud("text"), "text"),
+        ({Loud("a"): 1}, {"a": 1}),
+        (Timed("a", at=1), Timed("a", at=2)),
+        (pathlib.PureWindowsPath("A\\B"), pathlib.PureWindowsPath("a/b")),
+        (
+            dt.time(12, tzinfo=dt.timezone.utc),
+            dt.time(13, tzinfo=dt.timezone(dt.timedelta(hours=1))),
+        ),
         (Permission(9), Permission(8) | Permission.A),
         (pathlib.PurePosixPath("a/b"), pathlib.PurePosixPath("a//b")),
         (b"x", bytearray(b"x")),
@@ -230,6 +246,10 @@ def test_the_fingerprint_is_stable_across_versions() -> None:
         ({"x": pd.NaT}, r"NaT"),
         ({"x": pd.Timedelta(1, "ns")}, r"finer than a microsecond"),
         ({"x": dt.time(9, tzinfo=zoneinfo.ZoneInfo("Asia/Tokyo"))}, r"without a fixed offset"),
+        ({"x": Record("a")}, r"Record, with fields and a content"),
+        ({"x": "\ud83d\ude00"}, r"context\['x'\] has text with a lone surrogate"),
+        ({"\ud800": 1}, r"lone surrogate"),
+        ({Loud("a"): 1, "a": 2}, r"two keys of the same text"),
         ({"x": 10**5000}, r"context cannot be read: ValueError"),
     ],
 )

@@ -311,7 +311,7 @@ def test_a_vector_without_direction_is_an_error(tiny: Path, text: str) -> None:
 
 
 def test_a_text_that_cannot_be_encoded_is_an_embedder_error(tiny: Path) -> None:
-    with pytest.raises(EmbedderError, match="failed"):
+    with pytest.raises(EmbedderError):
         OnnxEmbedder(tiny).embed(["\ud800"])
 
 

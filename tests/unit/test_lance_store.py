@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -200,6 +201,22 @@ def test_many_stores_are_compacted(
         assert [cache.lookup(f"question number {i}", SQL).result for i in range(40)] == list(
             range(40)
         )
+
+
+@pytest.mark.parametrize("limit", [5, 1000], ids=["evicting", "replacing"])
+def test_versions_do_not_pile_up_where_fragments_do_not(
+    tmp_path: Path, embedder: WordEmbedder, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr(lance_module, "_KEEP_VERSIONS", timedelta(milliseconds=5))
+    monkeypatch.setattr(lance_module, "_COMPACT_VERSIONS", 16)
+    names = 100 if limit == 5 else 5
+    with opened(tmp_path, embedder, max_entries=limit) as cache:
+        for i in range(100):
+            cache.store(f"question number {i % names}", SQL, i)
+
+        assert cache.get_stats()["total_entries"] == 5
+        assert len(list((tmp_path / "semantic_cache.lance" / "_versions").iterdir())) < 50
+        assert cache.get_stats()["errors"] == {"lookup": 0, "store": 0, "maintain": 0}
 
 
 CHILD = """

@@ -41,7 +41,7 @@ ModelName = Annotated[
     str | None, typer.Option("--model", help="Embedding model: packaged, directory or hub name.")
 ]
 Threshold = Annotated[
-    float | None, typer.Option(help="Least similarity of a hit, 0 to 1.  [default: 0.85]")
+    float | None, typer.Option(help="Least similarity of a hit, 0 to 1.", show_default="0.85")
 ]
 ContextOption = Annotated[str, typer.Option("--context", help="The context, as a JSON object.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
@@ -96,7 +96,7 @@ def replay_command(
     model: ModelName = None,
     threshold: Threshold = None,
     max_entries: Annotated[
-        int | None, typer.Option(min=1, help="Entries kept.  [default: unlimited]")
+        int | None, typer.Option(min=1, help="Entries kept.", show_default="unlimited")
     ] = None,
     limit: Limit = None,
     call_seconds: CallSeconds = 1.0,

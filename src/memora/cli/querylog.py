@@ -144,7 +144,7 @@ def _jsonl(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
         if isinstance(row, str):
             row = {"query": row}
         if not isinstance(row, dict):
-            row = f"expected a JSON object, got {type(row).__name__}"
+            row = f"expected one JSON object a line, got a {type(row).__name__}"
         yield number, row
 
 

@@ -137,6 +137,8 @@ class Codec:
             if content.plain:
                 return tree
             return Reader(self._kind_named, content.blobs).value(tree)
+        except UnsupportedError as error:
+            raise CorruptEntryError("stored result holds what is never stored") from error
         except (MemoraError, MemoryError):
             raise
         except RecursionError:

@@ -85,6 +85,8 @@ def _array(
     if isinstance(dtype, str):
         return np.array(data, dtype=_TEXT()).reshape(shape)
     if dtype.kind == "O":
+        if type(data) is not list:  # a forged range would be as long as it says
+            raise TypeError("not the items of this array")
         objects = np.fromiter(data, dtype=object, count=len(data))
         objects[holes] = _NAN
         return objects.reshape(shape)
@@ -106,8 +108,11 @@ def _scalar_parts(scalar: np.generic) -> list[Any]:
 KINDS = (
     Kind("np.dtype", (np.dtype,), _dtype_parts, _dtype, family=True),
     Kind("np.array", (np.ndarray,), _array_parts, _array),
-    Kind("np.str", (np.str_,), lambda text: [str.__str__(text)], np.str_),  # keeps its last NULs
-    Kind("np.bytes", (np.bytes_,), lambda data: [bytes(data)], np.bytes_),
+    # `b"".join` and the like take nothing but what they are for: np.bytes_(n) would be n bytes.
+    Kind(
+        "np.str", (np.str_,), lambda text: [str.__str__(text)], lambda text: np.str_("".join(text))
+    ),
+    Kind("np.bytes", (np.bytes_,), lambda data: [bytes(data)], lambda d: np.bytes_(b"".join([d]))),
     Kind(
         "np.scalar",
         (np.generic,),

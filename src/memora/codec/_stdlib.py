@@ -7,6 +7,7 @@ from collections import Counter, OrderedDict, defaultdict, deque
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
+from operator import index
 from pathlib import PosixPath, PurePosixPath, PureWindowsPath, WindowsPath
 from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -128,7 +129,13 @@ KINDS = (
     Kind("slice", (slice,), lambda s: [s.start, s.stop, s.step], slice),
     # Numbers and names.
     Kind("decimal", (Decimal,), lambda number: [str(number)], Decimal),
-    Kind("fraction", (Fraction,), lambda f: [f.numerator, f.denominator], Fraction),
+    # `index` takes integers only: Fraction("1e9999999") would compute for ever.
+    Kind(
+        "fraction",
+        (Fraction,),
+        lambda f: [f.numerator, f.denominator],
+        lambda n, d: Fraction(index(n), index(d)),
+    ),
     Kind(
         "uuid",
         (UUID,),

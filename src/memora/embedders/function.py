@@ -50,7 +50,7 @@ class FunctionEmbedder:
         self._fn = fn
         self._fits = fits
         self._identity = identity or _name(fn)
-        self._dimension = dimension or self._rows([_PROBE]).shape[1]
+        self._dimension = self._rows([_PROBE]).shape[1] if dimension is None else dimension
 
     @property
     def identity(self) -> str:

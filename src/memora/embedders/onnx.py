@@ -93,7 +93,15 @@ class OnnxEmbedder:
             ConfigError: A file is missing, or the model has a part that is not supported.
             EmbedderError: The model could not be loaded.
         """
-        self._layout = _read(directory)
+        try:
+            self._layout = _read(directory)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, MemoraError):
+                raise
+            raise ConfigError(
+                f"{directory} is not laid out as a sentence-transformers model "
+                f"({type(error).__name__}: {error}): {_REMEDY}"
+            ) from error
         name = name or directory.resolve().name
         self._identity = f"{name}:onnx:sha256={digest or _digest(self._layout)}"
         self._runtime: _Runtime | None = None
@@ -191,6 +199,8 @@ def _digest(layout: _Layout) -> str:
         with path.open("rb") as file:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
+    settings = [layout.pooling, layout.window, layout.lowercase]  # they change vectors too
+    digest.update(json.dumps(settings).encode())
     return digest.hexdigest()[:12]
 
 

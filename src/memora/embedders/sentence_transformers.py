@@ -90,8 +90,11 @@ class SentenceTransformersEmbedder:
         if window is None or window == math.inf:  # such as word vectors, of which a mean is taken
             return True
         tokenizer = self._model.tokenizer
-        ids = tokenizer(text.strip(), truncation=False, verbose=False)["input_ids"]
-        return len(ids) <= window and tokenizer.unk_token_id not in ids
+        prompt = self._model.prompts.get(self._model.default_prompt_name or "", "")
+        ids = tokenizer(f"{prompt}{text.strip()}", truncation=False, verbose=False)["input_ids"]
+        # Some tokenizers give the end of a text the same token, which then says nothing.
+        unknown = {tokenizer.unk_token_id} - {tokenizer.eos_token_id, tokenizer.bos_token_id}
+        return len(ids) <= window and unknown.isdisjoint(ids)
 
 
 def _digest(model: Any) -> str:

@@ -44,9 +44,14 @@ _COMPACT_FRAGMENTS = 64
 # The version of the table whose commit last put a row; LanceDB keeps it, through compactions too.
 _PUT_AT = "_row_last_updated_at_version"
 # How long superseded versions stay readable for other processes' open handles.
-_KEEP_VERSIONS = timedelta(minutes=10)
+_KEEP_VERSIONS = timedelta(minutes=1)
+# Many versions make one due too, if some can go; looked at in two of so many commits, because to
+# store is one commit or two (one to put, one to evict).
+_COMPACT_VERSIONS = 256
+_LOOK_EVERY = 16
 # How long a write waits for other writers, of this process and others, before it is given up.
 _LOCK_TIMEOUT_SECONDS = 10.0
+_LOCK_POLL_SECONDS = 0.005
 _ENTRY_COLUMNS = [
     "id",
     "key",
@@ -200,7 +205,18 @@ class LanceStore:
 
     def _compaction_is_due(self) -> bool:
         fragments = self._read("stats", self._table.stats)["fragment_stats"]
-        return bool(fragments["num_small_fragments"] >= _COMPACT_FRAGMENTS)
+        if fragments["num_small_fragments"] >= _COMPACT_FRAGMENTS:
+            return True
+        # Replacing and evicting leave few fragments and many versions. Looked at now and then.
+        version = self._read("version", lambda: self._table.version)
+        return bool(version % _LOOK_EVERY < 2 and self._has_old_versions())  # noqa: PLR2004
+
+    def _has_old_versions(self) -> bool:
+        manifests = list((self._path / f"{self._table_name}.lance" / "_versions").iterdir())
+        if len(manifests) < _COMPACT_VERSIONS:
+            return False
+        oldest = min(manifest.stat().st_mtime for manifest in manifests)
+        return oldest < time.time() - _KEEP_VERSIONS.total_seconds()
 
     def count(self) -> int:
         return int(self._read("count", self._table.count_rows))
@@ -218,7 +234,8 @@ class LanceStore:
         if not self._thread_lock.acquire(timeout=_LOCK_TIMEOUT_SECONDS):
             raise filelock.Timeout(self._commit_lock.lock_file)
         try:
-            with self._commit_lock.acquire(timeout=max(deadline - time.monotonic(), 0)):
+            left = max(deadline - time.monotonic(), 0)
+            with self._commit_lock.acquire(timeout=left, poll_interval=_LOCK_POLL_SECONDS):
                 yield
         finally:
             self._thread_lock.release()
