@@ -246,7 +246,7 @@ def test_the_fingerprint_is_stable_across_versions() -> None:
         ({"x": pd.NaT}, r"NaT"),
         ({"x": pd.Timedelta(1, "ns")}, r"finer than a microsecond"),
         ({"x": dt.time(9, tzinfo=zoneinfo.ZoneInfo("Asia/Tokyo"))}, r"without a fixed offset"),
-        ({"x": Record("a")}, r"Record, with fields and a content"),
+        ({"x": Record("a")}, r"Record, which has fields and a content"),
         ({"x": "\ud83d\ude00"}, r"context\['x'\] has text with a lone surrogate"),
         ({"\ud800": 1}, r"lone surrogate"),
         ({Loud("a"): 1, "a": 2}, r"two keys of the same text"),
