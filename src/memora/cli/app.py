@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from contextlib import nullcontext
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Annotated, Any
@@ -240,9 +241,8 @@ def _replay(cache: Memora, log: QueryLog, *, limit: int | None, examples: int) -
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
     )
-    with progress:
+    with progress if console.is_terminal else nullcontext():
         task = progress.add_task("replaying", total=limit or log.size)
         for _ in replay(cache, log, report):
             share = report.hits / report.queries if report.queries else 0.0
