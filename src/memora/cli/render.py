@@ -53,7 +53,7 @@ def _totals(report: Report, call_seconds: float) -> list[tuple[str, str, str]]:
             (
                 "answers reused",
                 _share(right, report.possible_hits),
-                f"{right:,} right hits of {report.possible_hits:,} that were asked before in some words",
+                f"{right:,} right hits of {report.possible_hits:,} asked before",
             ),
         ]
     if report.outcomes["error"]:
