@@ -11,7 +11,7 @@ help:  ## List the verbs
 demo: .venv/installed  ## Replay a day of queries through the cache
 	@$(BIN)/memora demo
 
-test: check  ## Everything CI runs: lint, types, tests, documentation examples
+test: check  ## Lint, types, tests, documentation examples
 	$(BIN)/pytest
 
 setup: .venv/installed  ## Make .venv with the locked dependencies

@@ -14,8 +14,6 @@ from datetime import timedelta
 from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from typing_extensions import Self
-
 from memora import pipeline
 from memora._log import make_logger
 from memora.codec import Codec
@@ -29,6 +27,8 @@ from memora.stores import open_store
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
+
+    from typing_extensions import Self
 
     from memora.protocols import Clock, Embedder, Store
 

@@ -50,7 +50,7 @@ def _upper(value: Any) -> Any:
 def _number(value: Any) -> Any:
     # pydantic takes True for 1; as a count or a duration it is a mistake.
     if isinstance(value, bool):
-        raise ValueError("Input should be a number, not a boolean")  # noqa: TRY004 - pydantic's way
+        raise ValueError("not a number")  # noqa: TRY004 - pydantic's way
     return value
 
 

@@ -177,10 +177,11 @@ def _datetime(value: dt.datetime, path: str) -> JSON:
 
 
 def _time(value: dt.time, path: str) -> JSON:
-    if value.tzinfo is not None and value.utcoffset() is None:
-        raise ContextError(f"{path} is a time in a zone without a fixed offset; use a datetime")
-    if (offset := value.utcoffset()) is None:
+    if value.tzinfo is None:
         return {"$time": value.isoformat()}
+    offset = value.utcoffset()
+    if offset is None:
+        raise ContextError(f"{path} is a time in a zone without a fixed offset; use a datetime")
     # As Python compares them: 12:00 UTC is 13:00+01:00.
     local = dt.timedelta(
         hours=value.hour,

@@ -47,7 +47,7 @@ class Metrics:
 
     def renew(self) -> None:
         """Make the lock."""
-        self._lock = threading.Lock()  # guards the counters
+        self._lock = threading.Lock()  # guards counters and latencies
 
     @contextmanager
     def timed(self, stage: Stage) -> Iterator[None]:
@@ -59,7 +59,9 @@ class Metrics:
         try:
             yield
         finally:
-            self._seconds[stage].append(time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            with self._lock:
+                self._seconds[stage].append(seconds)
 
     def count_lookup(self, found: LookupResult) -> None:
         """Record the outcome of a lookup that worked."""

@@ -26,8 +26,6 @@ from memora.embedders import load_embedder
 from memora.errors import ArgumentError
 from memora.stores import local_path, open_store
 
-# ... | None and not "| None" in this module: Typer reads the annotations on Python 3.10 too.
-
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,

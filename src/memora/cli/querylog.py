@@ -9,13 +9,13 @@ import json
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
-from typing_extensions import Self
-
 from memora.errors import ArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
+
+    from typing_extensions import Self
 
 Format: TypeAlias = Literal["jsonl", "csv", "text"]
 

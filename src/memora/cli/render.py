@@ -33,7 +33,7 @@ def print_report(console: Console, report: Report, *, title: str, call_seconds: 
     if report.skipped_lines:
         console.print(
             f"[yellow]{report.skipped_lines} lines skipped;[/] first: "
-            f"{escape(report.first_problem or '')}"
+            f"{escape(one_line(report.first_problem or ''))}"
         )
 
 
