@@ -22,7 +22,9 @@ from memora.embedders import CachedEmbedder, as_embedder, load_embedder
 from memora.errors import ArgumentError, ClosedError, ConfigError, SerializationError
 from memora.metrics import Metrics, Operation
 from memora.model import LookupResult
+from memora.protocols import IndexedStore
 from memora.stores import open_store
+from memora.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,7 +78,7 @@ class Memora:
             else as_embedder(embedder)
         )
         if store is None:
-            store = open_store(config.db_uri, table_name=config.table_name, embedder=chosen)
+            store = open_store(config, embedder=chosen)
         self._metrics = Metrics(enabled=config.enable_metrics)
         self._embedder = chosen
         self._ports = pipeline.Ports(
@@ -238,7 +240,7 @@ class Memora:
             "model": self._ports.embedder.identity,
             "ttl_seconds": self._config.ttl_seconds,
             "storage": self._config.db_uri,
-            "index_created": False,
+            "index_created": self._index_created(),
             **self._metrics.snapshot(),
         }
 
@@ -247,7 +249,7 @@ class Memora:
         entries, store_fault = self._count()
         checks: dict[str, dict[str, Any]] = {
             "embedding": _check(self._try_embedder()),
-            "database": _check(store_fault),
+            "database": _check(store_fault or self._try_store()),
         }
         faults, recent = self._metrics.recent()
         failed = sum(faults.values())
@@ -267,8 +269,51 @@ class Memora:
             "timestamp": int(self._ports.clock() * 1000),
         }
 
+    def create_index(
+        self,
+        num_partitions: int | None = None,
+        *,
+        num_sub_vectors: int | None = None,
+        index_type: str = "IVF_PQ",
+    ) -> bool:
+        """Index the LanceDB table, anew where it has an index.
+
+        Lookups from RAM do not use it: it is for `hot_index="off"` and for other readers of the
+        table. Below 256 entries, or in RAM only, this logs a warning and does nothing.
+
+        Args:
+            num_partitions: By default the square root of the number of entries.
+            num_sub_vectors: Of the product quantisation, by default one for eight dimensions; a
+                divisor of the dimension.
+            index_type: IVF_PQ, IVF_FLAT, IVF_SQ, IVF_HNSW_PQ or IVF_HNSW_SQ.
+
+        Returns:
+            Whether the index was created.
+
+        Raises:
+            ArgumentError: An argument is out of range.
+            StoreError: LanceDB refuses.
+        """
+        self._check_open()
+        store = self._ports.store
+        created = isinstance(store, IndexedStore) and store.create_index(
+            num_partitions=num_partitions,
+            num_sub_vectors=num_sub_vectors,
+            index_type=index_type,
+        )
+        if not created:
+            self._log.warning("index_not_created", entries=self._count()[0], needed=256)
+        return created
+
+    def get_index_stats(self) -> dict[str, Any]:
+        """Return `has_index`, `total_entries`, and what else the store tells of its index."""
+        self._check_open()
+        store = self._ports.store
+        stats = store.index_stats() if isinstance(store, IndexedStore) else {"has_index": False}
+        return {"total_entries": self._count()[0], **stats}
+
     def close(self) -> None:
-        """Release the store. Everything `store` acknowledged is already kept. Idempotent."""
+        """Release the store, its table brought up to date. Idempotent."""
         if not self._closed:
             self._closed = True
             self._ports.store.close()
@@ -299,6 +344,19 @@ class Memora:
         except Exception as fault:  # noqa: BLE001 - a probe: the fault is the answer
             return None, fault
 
+    def _index_created(self) -> bool:
+        try:
+            return bool(self.get_index_stats()["has_index"])
+        except Exception:  # noqa: BLE001 - statistics never fail
+            return False
+
+    def _try_store(self) -> Exception | None:
+        try:
+            self._ports.store.check()
+        except Exception as fault:  # noqa: BLE001 - a probe: the fault is the answer
+            return fault
+        return None
+
     def _try_embedder(self) -> Exception | None:
         try:
             self._embedder.embed(["health check"])  # not the cache of embeddings
@@ -317,10 +375,13 @@ class Memora:
         self._log.debug("cache_error_details", operation=operation, exc_info=fault)
 
     def _warn_of_settings_without_effect(self) -> None:
+        in_ram = isinstance(self._ports.store, MemoryStore)
         ignored = {
             "eviction_policy": self._config.eviction_policy != "fifo",
-            "auto_create_index": self._config.auto_create_index,
             "cleanup_interval_seconds": self._config.cleanup_interval_seconds is not None,
+            # In RAM only, nothing is kept and nothing is on disk.
+            "durability": in_ram and self._config.durability != "process",
+            "hot_index": in_ram and self._config.hot_index == "off",
         }
         if settings := [name for name, is_set in ignored.items() if is_set]:
             self._log.warning("settings_without_effect_in_this_version", settings=settings)

@@ -119,10 +119,32 @@ class _Settings(BaseModel):
         Field(description="fifo, lru or lfu"),
     ] = "fifo"
     """Who leaves when `max_entries` is reached; this version evicts first in, first out."""
+    durability: Annotated[
+        Literal["memory", "process", "power"],
+        BeforeValidator(_lower),
+        Field(description="memory, process or power"),
+    ] = "process"
+    """What `store` waits for, on disk: nothing, the system, or the disk; see the guide."""
+    hot_index: Annotated[
+        Literal["int8", "bfloat16", "float32", "off"],
+        BeforeValidator(_lower),
+        Field(description="int8, bfloat16, float32 or off"),
+    ] = "int8"
+    """Type of the vectors in the RAM graphs of large contexts; off searches the table on disk."""
+    hot_payload_bytes: Annotated[
+        int, BeforeValidator(_number), Field(ge=0, description="a whole number, 0 or more")
+    ] = 64 * 1024 * 1024
+    """How many bytes of results on disk are also kept in RAM."""
+    max_staleness_seconds: Annotated[
+        float,
+        BeforeValidator(_number),
+        Field(ge=0.02, le=60, description="a number of seconds from 0.02 to 60"),
+    ] = 1.0
+    """How late what other processes did to a store on disk may be seen."""
     auto_create_index: Flag = False
-    """Not used by this version, which always searches exactly."""
+    """Index the table on disk at `index_threshold_entries`; lookups from RAM do not need it."""
     index_threshold_entries: Count = 256
-    """Not used by this version, which always searches exactly."""
+    """Entries from which the table is indexed; LanceDB needs 256 at least."""
     cleanup_interval_seconds: OptionalSeconds = None
     """Not used by this version, which has no scheduler."""
     max_payload_bytes: OptionalCount = 256 * 1024 * 1024

@@ -54,7 +54,7 @@ def canonical_context(context: Mapping[str, object] | None, /) -> Context:
         ) from None
     except Exception as error:  # an application's mapping or property, or a number out of range
         raise ContextError(f"context cannot be read: {type(error).__name__}: {error}") from error
-    return Context(canonical=text, fingerprint=_sha256(text))
+    return Context(canonical=text, fingerprint=fingerprint_of(text))
 
 
 def canonical_query(query: str, /) -> str:
@@ -81,14 +81,26 @@ def canonical_query(query: str, /) -> str:
     return text
 
 
-def exact_key(text: str, context: Context, /) -> str:
-    """Return the identity of an entry: this text (as `canonical_query` returns it), here."""
-    return _sha256(f"{context.fingerprint}\n{text}")
+def fingerprint_of(canonical: str, /) -> str:
+    """Return the SHA-256 of a context's canonical form, in hex."""
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _canonical(value: object, path: str) -> JSON:
-    if value is None or isinstance(value, bool):
-        return value
+def exact_key(text: str, context: Context, /) -> bytes:
+    """Return the identity of an entry: this text (as `canonical_query` returns it), here.
+
+    The first half of a SHA-256: 16 bytes, of which no two will be equal by chance (2**64 entries
+    make it likely), and half the memory an entry.
+    """
+    return hashlib.sha256(f"{context.fingerprint}\n{text}".encode()).digest()[:16]
+
+
+def _canonical(value: object, path: str) -> JSON:  # noqa: PLR0911 - a table of types
+    kind: type = type(value)
+    if kind is str:  # most values are; the rest would only find that out later
+        return _text(value, path)  # type: ignore[arg-type]
+    if value is None or kind is bool:
+        return value  # type: ignore[return-value]
     # Before its base type: an IntEnum is also an int, a dataclass may also be a dict.
     if isinstance(value, enum.Flag):
         return {"$flag": [_name(type(value)), int(value.value)]}  # combined ones have no one name
@@ -271,9 +283,8 @@ def _name(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
 def _dump(value: JSON) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return _ENCODER.encode(value)

@@ -27,18 +27,27 @@ class Context:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A stored query, without its vector and payload."""
+    """A stored query, without its vector and content."""
 
     id: str
-    key: str
-    """Identity: context and text. One entry a key."""
+    """32 hexadecimal digits."""
+    key: bytes
+    """Identity: context and text, in 16 bytes. One entry a key."""
     query: str
     context: Context
     created_at: float
     """Seconds since the epoch."""
     expires_at: float | None
     """Seconds since the epoch; None never expires."""
-    metadata: str
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What was stored under a query."""
+
+    payload: bytes
+    """The result, encoded by `memora.codec`."""
+    metadata: str = "{}"
     """A JSON object."""
 
 

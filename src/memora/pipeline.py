@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from memora.context import canonical_context, canonical_query, exact_key
 from memora.errors import SerializationError
 from memora.judge import Verdict, judge
-from memora.model import Candidate, Context, Entry, LookupResult, Match
+from memora.model import Candidate, Content, Context, Entry, LookupResult, Match
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,7 +45,7 @@ class Request:
 
     text: str
     context: Context
-    key: str
+    key: bytes
 
     @classmethod
     def of(cls, query: str, context: Mapping[str, Any] | None) -> Request:
@@ -103,24 +103,23 @@ def store(  # noqa: PLR0913 - all that makes an entry
         context=request.context,
         created_at=now,
         expires_at=None if ttl_seconds is None else now + ttl_seconds,
-        metadata=metadata,
     )
-    ports.store.put(entry, payload, vector=vector)
+    ports.store.put(entry, Content(payload, metadata), vector=vector)
     return entry.id
 
 
-def _serve(ports: Ports, verdict: Verdict, entry: Entry, payload: bytes) -> LookupResult:
+def _serve(ports: Ports, verdict: Verdict, entry: Entry, content: Content) -> LookupResult:
     return LookupResult(
         is_hit=True,
         reason=verdict.reason,
         explanation=verdict.explanation,
-        result=ports.codec.decode(payload),
+        result=ports.codec.decode(content.payload),
         similarity=verdict.similarity,
         cosine=None if verdict.nearest is None else verdict.nearest.cosine,
         matched_query=entry.query,
         age_seconds=_age(ports, entry),
         entry_id=entry.id,
-        metadata=json.loads(entry.metadata),
+        metadata=json.loads(content.metadata),
         nearest=_candidate(ports, verdict),
     )
 

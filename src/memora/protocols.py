@@ -6,13 +6,13 @@ Protocols only. Five methods at most each; batch first; positional-only for the 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from memora.model import Entry, Match
+    from memora.model import Content, Entry, Match
 
 Vector: TypeAlias = NDArray[np.float32]
 """Shape (dimension,), float32, unit length."""
@@ -52,14 +52,14 @@ class Embedder(Protocol):
 
 
 class Store(Protocol):
-    """Entries, their vectors and payloads, each under its exact key.
+    """Entries, their vectors and contents, each under its exact key.
 
     Writes are atomic and visible to the next read of any thread. No read returns an entry that has
     expired at `now`, was replaced or has left. Called from many threads at once.
     """
 
-    def get(self, key: str, /, *, now: float) -> tuple[Entry, bytes] | None:
-        """Return the entry stored under exactly this key, and its payload, in one read."""
+    def get(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
+        """Return the entry stored under exactly this key, and its content, in one read."""
         ...
 
     def search(self, vector: Vector, /, *, context: str, k: int, now: float) -> list[Match]:
@@ -76,14 +76,20 @@ class Store(Protocol):
         """
         ...
 
-    def put(self, entry: Entry, payload: bytes, /, *, vector: Vector | None) -> None:
-        """Add an entry in place of any with the same key; a None vector is never searched."""
+    def put(self, entry: Entry, content: Content, /, *, vector: Vector | None) -> None:
+        """Add an entry in place of any with the same key; a None vector is never searched.
+
+        Returns once the entry is as durable as the store was asked to make it.
+        """
         ...
 
     def maintain(self, *, max_entries: int | None) -> int:
         """Drop the entries put longest ago beyond `max_entries`, and do other due housekeeping.
 
         Called after each `put`, so cheap where nothing is due. Returns how many entries left.
+
+        Raises:
+            StoreError: Also for what has failed in the background since the last call.
         """
         ...
 
@@ -91,6 +97,31 @@ class Store(Protocol):
         """Return how many entries are held, expired ones included."""
         ...
 
+    def check(self) -> None:
+        """Do nothing where all is well.
+
+        Raises:
+            StoreError: What does not work at present, in the background too.
+        """
+        ...
+
     def close(self) -> None:
         """Release what was opened. Idempotent."""
+        ...
+
+
+@runtime_checkable
+class IndexedStore(Store, Protocol):
+    """A store with an index on its own medium, beside what it keeps in RAM."""
+
+    def create_index(self, **options: Any) -> bool:
+        """Build the index anew; False where there are too few entries for one.
+
+        Raises:
+            ArgumentError: An option is unknown or out of range.
+        """
+        ...
+
+    def index_stats(self) -> dict[str, Any]:
+        """Return `has_index`, and what else is known of the index."""
         ...

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from memora.context import canonical_context, exact_key
-from memora.model import Entry
+from memora.model import Content, Entry
 from memora.stores.lancedb import LanceStore
 from memora.stores.memory import MemoryStore
 
@@ -51,7 +51,6 @@ def entry(
     *,
     at: float = NOW,
     expires_at: float | None = None,
-    metadata: str = "{}",
 ) -> Entry:
     canonical = canonical_context(SQL if context is None else context)
     return Entry(
@@ -61,7 +60,6 @@ def entry(
         context=canonical,
         created_at=at,
         expires_at=expires_at,
-        metadata=metadata,
     )
 
 
@@ -77,7 +75,7 @@ def fingerprint(context: dict[str, Any]) -> str:
 
 def test_a_new_store_is_empty(store: Store) -> None:
     assert store.count() == 0
-    assert store.get("0" * 64, now=NOW) is None
+    assert store.get(bytes(16), now=NOW) is None
     assert store.search(unit(1), context=fingerprint(SQL), k=3, now=NOW) == []
     assert store.maintain(max_entries=None) == 0
     assert store.maintain(max_entries=1) == 0
@@ -88,12 +86,12 @@ def test_an_entry_comes_back_as_it_was_put(store: Store) -> None:
         "what's O'Brien's \"total\"? ünïcode 🎉",
         {"agent": "it's", "n": [1, None]},
         expires_at=NOW + 60,
-        metadata='{"tokens": 3, "nested": {"a": [1.5, "it\'s", null]}}',
     )
+    content = Content(b"\x00payload\xff", '{"tokens": 3, "nested": {"a": [1.5, "it\'s", null]}}')
 
-    store.put(stored, b"\x00payload\xff", vector=unit(1))
+    store.put(stored, content, vector=unit(1))
 
-    assert store.get(stored.key, now=NOW) == (stored, b"\x00payload\xff")
+    assert store.get(stored.key, now=NOW) == (stored, content)
     assert store.count() == 1
 
 
@@ -102,15 +100,15 @@ def test_payloads_of_any_size_come_back(store: Store, size: int) -> None:
     payload = np.random.default_rng(0).bytes(size)
     stored = entry()
 
-    store.put(stored, payload, vector=unit(1))
+    store.put(stored, Content(payload), vector=unit(1))
 
-    assert store.get(stored.key, now=NOW) == (stored, payload)
+    assert store.get(stored.key, now=NOW) == (stored, Content(payload))
 
 
 def test_search_returns_the_nearest_first_with_their_exact_cosine(store: Store) -> None:
     vectors = {"far": unit(0, 1), "near": unit(1, 0.1), "middle": unit(1, 1), "behind": unit(-1)}
     for query, vector in vectors.items():
-        store.put(entry(query), b"", vector=vector)
+        store.put(entry(query), Content(b""), vector=vector)
 
     found = store.search(unit(1), context=fingerprint(SQL), k=3, now=NOW)
 
@@ -121,8 +119,8 @@ def test_search_returns_the_nearest_first_with_their_exact_cosine(store: Store) 
 
 def test_search_never_crosses_contexts(store: Store) -> None:
     other = {"agent": "sql", "db": "staging"}
-    store.put(entry("same", other), b"", vector=unit(1))
-    store.put(entry("mine"), b"", vector=unit(1, 1))
+    store.put(entry("same", other), Content(b""), vector=unit(1))
+    store.put(entry("mine"), Content(b""), vector=unit(1, 1))
 
     found = store.search(unit(1), context=fingerprint(SQL), k=5, now=NOW)
 
@@ -132,12 +130,12 @@ def test_search_never_crosses_contexts(store: Store) -> None:
 def test_the_same_key_replaces(store: Store) -> None:
     first = entry("same")
     second = entry("same", at=NOW + 1)
-    store.put(first, b"old", vector=unit(1))
+    store.put(first, Content(b"old"), vector=unit(1))
 
-    store.put(second, b"new", vector=unit(0, 1))
+    store.put(second, Content(b"new"), vector=unit(0, 1))
 
     assert store.count() == 1
-    assert store.get(first.key, now=NOW) == (second, b"new")
+    assert store.get(first.key, now=NOW) == (second, Content(b"new"))
     (match,) = store.search(unit(1), context=fingerprint(SQL), k=5, now=NOW)
     assert match.entry == second
     assert match.cosine == pytest.approx(0, abs=1e-6)
@@ -145,9 +143,9 @@ def test_the_same_key_replaces(store: Store) -> None:
 
 def test_an_expired_entry_is_never_read_and_takes_no_candidate_place(store: Store) -> None:
     for i in range(5):
-        store.put(entry(f"old {i}", expires_at=NOW + 10), b"", vector=unit(1))
+        store.put(entry(f"old {i}", expires_at=NOW + 10), Content(b""), vector=unit(1))
     alive = entry("alive", expires_at=NOW + 11)
-    store.put(alive, b"", vector=unit(1, 1))
+    store.put(alive, Content(b""), vector=unit(1, 1))
     old_key = entry("old 0").key
 
     assert store.get(old_key, now=NOW + 9.999) is not None
@@ -158,13 +156,13 @@ def test_an_expired_entry_is_never_read_and_takes_no_candidate_place(store: Stor
 
 def test_an_entry_without_a_vector_is_found_by_key_only(store: Store) -> None:
     stored = entry("a very long text")
-    store.put(stored, b"long", vector=None)
+    store.put(stored, Content(b"long"), vector=None)
 
-    assert store.get(stored.key, now=NOW) == (stored, b"long")
+    assert store.get(stored.key, now=NOW) == (stored, Content(b"long"))
     assert store.search(unit(1), context=fingerprint(SQL), k=5, now=NOW) == []
 
     replacing = entry("a very long text", at=NOW + 1)
-    store.put(replacing, b"longer", vector=unit(1))
+    store.put(replacing, Content(b"longer"), vector=unit(1))
     found = store.search(unit(1), context=fingerprint(SQL), k=5, now=NOW)
     assert [match.entry for match in found] == [replacing]
 
@@ -178,7 +176,7 @@ def left(store: Store) -> set[str]:
 def test_beyond_max_entries_the_oldest_leave_wholly(store: Store) -> None:
     stored = [entry(f"q{i}", at=NOW + i) for i in range(4)]
     for one in stored:
-        store.put(one, b"", vector=unit(1))
+        store.put(one, Content(b""), vector=unit(1))
 
     assert store.maintain(max_entries=4) == 0
     assert store.maintain(max_entries=2) == 2
@@ -190,8 +188,8 @@ def test_beyond_max_entries_the_oldest_leave_wholly(store: Store) -> None:
 
 def test_a_replacement_is_young(store: Store) -> None:
     for i in range(3):
-        store.put(entry(f"q{i}", at=NOW + i), b"", vector=unit(1))
-    store.put(entry("q0", at=NOW + 9), b"", vector=unit(1))
+        store.put(entry(f"q{i}", at=NOW + i), Content(b""), vector=unit(1))
+    store.put(entry("q0", at=NOW + 9), Content(b""), vector=unit(1))
 
     store.maintain(max_entries=2)
 
@@ -201,7 +199,7 @@ def test_a_replacement_is_young(store: Store) -> None:
 @pytest.mark.parametrize("step", [0, -100], ids=["clock stands still", "clock set back"])
 def test_age_is_the_order_of_storing_whatever_the_clock_says(store: Store, step: float) -> None:
     for i in range(5):
-        store.put(entry(f"q{i}", at=NOW + i * step), b"", vector=unit(1))
+        store.put(entry(f"q{i}", at=NOW + i * step), Content(b""), vector=unit(1))
 
     store.maintain(max_entries=2)
 
@@ -210,7 +208,7 @@ def test_age_is_the_order_of_storing_whatever_the_clock_says(store: Store, step:
 
 def test_k_larger_than_the_context_returns_all(store: Store) -> None:
     for i in range(3):
-        store.put(entry(f"q{i}"), b"", vector=unit(1, i))
+        store.put(entry(f"q{i}"), Content(b""), vector=unit(1, i))
 
     assert len(store.search(unit(1), context=fingerprint(SQL), k=100, now=NOW)) == 3
 
@@ -219,8 +217,10 @@ def test_threads_lose_nothing(store: Store) -> None:
     def work(thread: int) -> None:
         try:
             for i in range(10):
-                store.put(entry(f"{thread}-{i}"), f"{thread}-{i}".encode(), vector=unit(1, i))
-                store.put(entry("shared", at=NOW + i), b"s", vector=unit(1))
+                store.put(
+                    entry(f"{thread}-{i}"), Content(f"{thread}-{i}".encode()), vector=unit(1, i)
+                )
+                store.put(entry("shared", at=NOW + i), Content(b"s"), vector=unit(1))
                 store.search(unit(1), context=fingerprint(SQL), k=3, now=NOW)
         except Exception as error:  # noqa: BLE001 - reported below
             failures.append(error)
@@ -238,4 +238,4 @@ def test_threads_lose_nothing(store: Store) -> None:
         for i in range(10):
             found = store.get(entry(f"{thread_number}-{i}").key, now=NOW)
             assert found is not None
-            assert found[1] == f"{thread_number}-{i}".encode()
+            assert found[1].payload == f"{thread_number}-{i}".encode()

@@ -28,6 +28,7 @@ from memora.errors import (
     QueryError,
     StoreError,
 )
+from memora.model import Content
 from memora.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
@@ -521,9 +522,10 @@ def test_a_corrupted_payload_is_a_counted_miss(embedder: WordEmbedder) -> None:
     cache = Memora(CacheConfig(), embedder=embedder, store=store)
     entry_id = cache.store("q", SQL, {"a": [1, 2, 3]})
     assert entry_id is not None
-    payload = bytearray(store._payloads[entry_id])
+    (slot,) = store._contents
+    payload = bytearray(store._contents[slot].payload)
     payload[len(payload) // 2] ^= 0xFF
-    store._payloads[entry_id] = bytes(payload)
+    store._contents[slot] = Content(bytes(payload))
 
     found = cache.lookup("q", SQL)
 
@@ -622,12 +624,12 @@ def test_logs_carry_no_text_at_info_and_are_json_on_request(
 def test_settings_that_do_nothing_yet_are_said_aloud(
     embedder: WordEmbedder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Memora(CacheConfig(eviction_policy="lru", auto_create_index=True), embedder=embedder)
+    Memora(CacheConfig(eviction_policy="lru", durability="power"), embedder=embedder)
 
     logged = capsys.readouterr().err
     assert "settings_without_effect_in_this_version" in logged
     assert "eviction_policy" in logged
-    assert "auto_create_index" in logged
+    assert "durability" in logged
 
 
 def test_a_closed_cache_says_so(embedder: WordEmbedder) -> None:

@@ -225,7 +225,7 @@ def _existing(config: CacheConfig) -> Memora:
     if config.db_uri.startswith("memory://"):
         raise ArgumentError("--db memory:// is empty at each start; name a directory")
     embedder = load_embedder(config.model_name, use_onnx=config.use_onnx)
-    found = open_store(config.db_uri, table_name=config.table_name, embedder=embedder, create=False)
+    found = open_store(config, embedder=embedder, create=False)
     return Memora(config, embedder=embedder, store=found)
 
 

@@ -10,6 +10,8 @@ from urllib.parse import unquote, urlsplit
 from memora.errors import ConfigError
 
 if TYPE_CHECKING:
+    from memora.config import CacheConfig
+    from memora.index import GraphType
     from memora.protocols import Embedder, Store
 
 __all__ = ["local_path", "open_store"]
@@ -17,26 +19,32 @@ __all__ = ["local_path", "open_store"]
 MEMORY = "memory://"
 
 
-def open_store(db_uri: str, *, table_name: str, embedder: Embedder, create: bool = True) -> Store:
-    """Open the store behind a URI: `memory://`, a path, or `file://` and an absolute path.
+def open_store(config: CacheConfig, *, embedder: Embedder, create: bool = True) -> Store:
+    """Open the store that `db_uri` names: `memory://`, a path, or `file://` and an absolute path.
 
     Raises:
         ConfigError: The URI is of another kind.
         StoreError: See `memora.stores.lancedb.LanceStore`.
     """
-    if db_uri == MEMORY:
+    if config.db_uri == MEMORY:
         from memora.stores.memory import MemoryStore  # noqa: PLC0415 - one store's imports only
 
-        return MemoryStore(dimension=embedder.dimension)
-    path = local_path(db_uri)
+        graph: GraphType = "int8" if config.hot_index == "off" else config.hot_index
+        return MemoryStore(dimension=embedder.dimension, graph=graph)
+    path = local_path(config.db_uri)
     from memora.stores.lancedb import LanceStore  # noqa: PLC0415 - one store's imports only
 
     return LanceStore(
         path,
-        table_name=table_name,
+        table_name=config.table_name,
         model=embedder.identity,
         dimension=embedder.dimension,
         create=create,
+        durability=config.durability,
+        hot_index=config.hot_index,
+        hot_payload_bytes=config.hot_payload_bytes,
+        max_staleness_seconds=config.max_staleness_seconds,
+        index_at=config.index_threshold_entries if config.auto_create_index else None,
     )
 
 

@@ -1,101 +1,60 @@
-"""Entries in a LanceDB table on a local disk.
+"""Entries in a directory: answered from RAM, logged at once, kept in LanceDB.
 
-One row an entry, written by one commit, so an acknowledged entry survives `kill -9` of the process
-(not a power cut: LanceDB does not sync). Readers see other processes' commits at once. Writers
-take turns behind a lock file beside the table: without it LanceDB's own conflict retries starve
-single writers for seconds.
+A `put` appends one record to the log of this process and is visible to its threads; the other
+processes on the store read the log a few times a second. One of them, at any time, brings the
+LanceDB table up to the log in batches (`_upkeep`). Order between processes is by stamp: a clock
+that no operation sets back, because each is later than all that its process has seen.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 import time
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import timedelta
+import weakref
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import filelock
-import pyarrow as pa
 
 from memora._fork import renew_after_fork
-from memora.errors import (
-    MemoraError,
-    ModelMismatchError,
-    StoreError,
-    StoreFormatError,
-    StorePathError,
-)
-from memora.model import Context, Entry, Match
+from memora.errors import ClosedError, CorruptEntryError, MemoraError, StoreError, StorePathError
+from memora.model import Match
+from memora.stores import _records
+from memora.stores._journal import Member, Writer
+from memora.stores._table import MIN_INDEX_ROWS, EntryTable, Stamp, faults
+from memora.stores._upkeep import GRACE_SECONDS, Upkeep
+from memora.stores._view import LogView
+from memora.stores.hot import Place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from memora.index import GraphType
+    from memora.model import Content, Entry
     from memora.protocols import Vector
+    from memora.stores._journal import Durability
 
-FORMAT = 1
-"""Version of the table's layout, recorded in its schema."""
-
-# Small fragments that make a compaction due: each commit leaves one, and a search pays some 70 us
-# for every one.
-_COMPACT_FRAGMENTS = 64
-# The version of the table whose commit last put a row; LanceDB keeps it, through compactions too.
-_PUT_AT = "_row_last_updated_at_version"
-# How long superseded versions stay readable for other processes' open handles.
-_KEEP_VERSIONS = timedelta(minutes=1)
-# Many versions make one due too, if some can go; looked at in two of so many commits, because to
-# store is one commit or two (one to put, one to evict).
-_COMPACT_VERSIONS = 256
-_LOOK_EVERY = 16
-# How long a write waits for other writers, of this process and others, before it is given up.
-_LOCK_TIMEOUT_SECONDS = 10.0
-_LOCK_POLL_SECONDS = 0.005
-_ENTRY_COLUMNS = [
-    "id",
-    "key",
-    "query",
-    "context",
-    "fingerprint",
-    "created_at",
-    "expires_at",
-    "metadata",
-]
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class _Stamp:
-    """Who made the table's vectors, and in which layout; recorded in the schema's metadata."""
-
-    model: str
-    dimension: int
-    format: int = FORMAT
-
-    def to_schema(self) -> dict[str, str]:
-        return {
-            "memora.format": str(self.format),
-            "memora.model": self.model,
-            "memora.dimension": str(self.dimension),
-        }
-
-    @classmethod
-    def from_schema(cls, metadata: dict[bytes, bytes] | None) -> _Stamp | None:
-        found = {key.decode(): value.decode() for key, value in (metadata or {}).items()}
-        try:
-            return cls(
-                format=int(found["memora.format"]),
-                model=found["memora.model"],
-                dimension=int(found["memora.dimension"]),
-            )
-        except (KeyError, ValueError):
-            return None
+# How long opening waits for others that open, and closing for its own threads.
+_PATIENCE_SECONDS = 10.0
+# LanceDB's threads touch the interpreter for a moment after a call has returned, and abort the
+# process if it is gone by then (seen in one exit of five, right after a call).
+_EXIT_SECONDS = 0.05
+# Rows whose vectors are loaded before a store opens; more are loaded behind it.
+_LOAD_AT_ONCE = 100_000
+_LOAD_ROWS = 512  # under the lock: a millisecond
+_SETTLE_ROWS = 4  # moved to a graph under the lock: a millisecond
+_SETTLE_SECONDS = 0.2  # of a round
+_EXTRA = 8  # rows a search of the table asks for beyond four times k, as some are outdated there
 
 
 class LanceStore:
-    """A table of a LanceDB directory.
+    """A table of a LanceDB directory, its log beside it, and both in RAM.
 
     Args:
         path: The directory; created where it is missing and `create` is true.
@@ -103,153 +62,496 @@ class LanceStore:
         model: Identity of the embedder.
         dimension: Length of its vectors.
         create: Whether a missing table is created; False opens what is there.
+        durability: What `put` waits for: nothing ("memory"), the system ("process": what it
+            returned from survives `kill -9`), or the disk ("power").
+        hot_index: Type of the vectors in the graphs of large contexts; "off" keeps vectors on
+            disk, and searches the table.
+        hot_payload_bytes: Size of the cache of payloads in RAM.
+        max_staleness_seconds: How late other processes' operations may be seen.
+        index_at: Rows at which the table's own index is created; None for never.
 
     Raises:
         StorePathError: The path cannot be opened or written, or holds no such table.
-        StoreFormatError: The table is not Memora's, or a newer version wrote it.
+        StoreFormatError: The table is not Memora's, or of another format.
         ModelMismatchError: Another embedder made the table's vectors.
+        StoreError: The table or the log cannot be read.
     """
 
-    def __init__(
-        self, path: str | Path, *, table_name: str, model: str, dimension: int, create: bool = True
+    def __init__(  # noqa: PLR0913 - what `CacheConfig` says of a store
+        self,
+        path: str | Path,
+        *,
+        table_name: str,
+        model: str,
+        dimension: int,
+        create: bool = True,
+        durability: Durability = "process",
+        hot_index: GraphType | str = "int8",
+        hot_payload_bytes: int = 64 * 1024 * 1024,
+        max_staleness_seconds: float = 1.0,
+        index_at: int | None = None,
     ) -> None:
-        self._path = Path(path)
-        self._table_name = table_name
-        _check_directory(self._path, create=create)
-        # LanceDB prints warnings on stderr for what is normal here, such as a table to be created.
-        os.environ.setdefault("LANCEDB_LOG", "error")
+        path = Path(path)
+        _check_directory(path, create=create)
+        _check_process()
+        self._durability, self._index_at = durability, index_at
+        # Two looks a staleness: one may just have missed it, and takes its time.
+        self._interval = max_staleness_seconds / 4
+        folder = path / f"{table_name}.log"
+        stamp = Stamp(model, dimension)
+        self._table: EntryTable | None = None
+        if not create or EntryTable.exists(path, table_name):
+            self._table = EntryTable(path, table_name, stamp, create=False)
+        with faults(f"make the log in {str(folder)!r}"):
+            if self._table is None:
+                _check_ours(path)
+            folder.mkdir(exist_ok=True)
+        if self._table is None:
+            with _opening(folder):
+                self._table = EntryTable(path, table_name, stamp, create=True)
+        graph: Any = None if hot_index == "off" else hot_index
+        self._view = LogView(folder, dimension, graph=graph, content_bytes=hot_payload_bytes)
+        self._closed = False
+        self._limit: int | None = None
+        self._faults: dict[str, Exception] = {}  # by step: not told yet
+        self._failing: dict[str, Exception] = {}  # by step: as of its last run
+        self._quarantined = 0
+        self._member: Member | None = None
+        self._upkeep: Upkeep | None = None
         renew_after_fork(self)
-        stamp = _Stamp(model, dimension)
-        with _faults(f"open {self._where}"), self._committing():
-            # A table without a version is one whose making was cut short: made again below.
-            database = _connect(self._path)
-            if not any((self._path / f"{table_name}.lance" / "_versions").glob("*")):
-                if not create:
-                    raise StorePathError(f"there is no {self._where}")
-                _create(database, table_name, stamp)
-            self._opened = database.open_table(table_name)
-            self._schema: pa.Schema = self._opened.schema
-        _check_stamp(_Stamp.from_schema(self._schema.metadata), stamp, self._where)
+        with faults(f"open {self._table.where}"):
+            self._join()  # first: what others clear away depends on who is there
+            self._view.load(self._table, own=[])
+            if graph is not None and len(self._view.hot) <= _LOAD_AT_ONCE:
+                self._load_vectors()
+        self._begin_threads()
+        _open_stores.add(self)
+
+    def hold(self, timeout: float, /) -> bool:
+        return self._view.lock.acquire(timeout=timeout)
+
+    def release(self) -> None:
+        self._view.lock.release()
 
     def renew(self) -> None:
-        """Make what belongs to one process: the locks. The handle is refused in a child."""
-        self._thread_lock = threading.Lock()  # one commit at a time in this process
-        self._commit_lock = filelock.FileLock(self._path / f".{self._table_name}.lock")
+        """Make what belongs to one process: locks, events, in a forked child also threads."""
+        self._view.renew()
+        self._writing = threading.Lock()  # one writer of this process's log at a time
+        self._upkeeping = threading.Lock()
+        self._stop, self._wake = threading.Event(), threading.Event()
+        if self._member is None:
+            return
+        # LanceDB hangs or crashes in a process forked from one that used it. The log and the
+        # entries in RAM are all that answers need; another process keeps the table.
+        self._inherited = (self._member, self._upkeep, self._writer)  # their locks are the parent's
+        self._member = self._upkeep = self._table = None
+        for segment in self._view.segments:
+            if segment is not None:
+                segment.own = False
+        if not self._closed:
+            self._begin_threads()
 
-    @property
-    def _table(self) -> Any:
-        _check_process()
-        return self._opened
+    def _join(self) -> None:
+        """Take a place among the processes on this store; the caller holds `_writing`, or all."""
+        view = self._view
+        member = Member(view.folder)
+        self._writer = Writer(view.folder, member.name, durability=self._durability)
+        if self._table is not None:
+            self._upkeep = Upkeep(
+                view, self._table, name=member.name, move=self._move, damaged=self._quarantine
+            )
+        self._member = member
 
-    def get(self, key: str, /, *, now: float) -> tuple[Entry, bytes] | None:
-        table: pa.Table = self._read(
-            "get",
-            lambda: (
-                self._table.search()
-                .where(f"key = {_quoted(key)} AND {_alive(now)}")
-                .select([*_ENTRY_COLUMNS, "payload"])
-                .limit(1)
-                .to_arrow()
-            ),
-        )
-        if not table.num_rows:
-            return None
-        (row,) = table.select(_ENTRY_COLUMNS).to_pylist()
-        payload: bytes = table.column("payload")[0].as_buffer().to_pybytes()
-        return _entry(row), payload
+    def _begin_threads(self) -> None:
+        self._threads = [
+            _repeat(self, LanceStore._follow, self._stop, self._stop, self._interval),
+            _repeat(self, LanceStore._keep, self._stop, self._wake, self._interval),
+        ]
+
+    def get(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
+        self._check()
+        view = self._view
+        with view.lock:
+            slot = view.hot.slot(key)
+            if slot is None or not view.hot.alive(slot, now):
+                return None
+            entry, content = view.hot.entry(slot), view.contents.get(slot)
+            if content is not None:
+                return entry, content
+            stamp, place = view.hot.stamp(slot), view.hot.place(slot)
+            segment = view.segments[place.segment]
+        with faults("get"):
+            raw = b"" if segment is None else segment.read(place.offset, place.length)
+        content = _records.content_of(raw, key)
+        if content is None:
+            self._quarantine(key, slot)
+            raise CorruptEntryError(
+                f"get: the record of entry {entry.id} is damaged; it is dropped"
+            )
+        with view.lock:
+            if view.hot.slot(key) == slot and view.hot.stamp(slot) == stamp:
+                view.cache(slot, content)
+        return entry, content
 
     def search(self, vector: Vector, /, *, context: str, k: int, now: float) -> list[Match]:
-        rows = self._read(
-            "search",
-            lambda: (
-                self._table.search(vector, vector_column_name="vector")
-                .distance_type("cosine")
-                .where(f"fingerprint = {_quoted(context)} AND {_alive(now)}", prefilter=True)
-                .bypass_vector_index()  # a quantised index reports another scale than the cosine
-                .select([*_ENTRY_COLUMNS, "_distance"])
-                .limit(k)
-                .to_list()
-            ),
-        )
-        return [Match(_entry(row), 1.0 - row["_distance"]) for row in rows]
+        self._check()
+        view = self._view
+        with view.lock:
+            found = view.hot.search(vector, context=context, k=k, now=now)
+            if view.complete:
+                return [Match(view.hot.entry(slot), cosine) for slot, cosine in found]
+        # After what is in RAM, so that a row on its way from there to the table is seen.
+        best, asked, current = dict(found), k, 0
+        while current < k:
+            asked = 4 * asked + _EXTRA
+            rows = self._search_table(vector, context, asked, now)
+            with view.lock:
+                current = 0
+                for key, stamp in rows:
+                    slot = view.hot.slot(key)
+                    if slot is None or view.hot.stamp(slot) != stamp:
+                        continue  # outdated: deleted or replaced since
+                    if view.hot.alive(slot, now):
+                        current += 1
+                        with suppress(MemoraError, OSError):
+                            best[slot] = float(view.exact(slot) @ vector)
+            if len(rows) < asked:
+                break
+        ranked = sorted(best.items(), key=lambda pair: -pair[1])[:k]
+        with view.lock:
+            return [Match(view.hot.entry(slot), cosine) for slot, cosine in ranked]
 
-    def put(self, entry: Entry, payload: bytes, /, *, vector: Vector | None) -> None:
-        row = pa.Table.from_pylist([_row(entry, payload, vector)], schema=self._schema)
-        with _faults("put"), self._committing():
-            (
-                self._table.merge_insert("key")
-                .when_matched_update_all()
-                .when_not_matched_insert_all()
-                # "null" keeps the row of a text that the model cannot read, which has no vector.
-                .execute(row, on_bad_vectors="null")
-            )
+    def put(self, entry: Entry, content: Content, /, *, vector: Vector | None) -> None:
+        self._check()
+        view = self._view
+        with self._writing:
+            stamp = self._stamp()
+            raw = _records.pack_put(stamp, entry, content, vector)
+            record = _records.Record(_records.PUT, stamp, entry.key, entry, vector, content)
+            number, (offset,) = self._append([raw])
+            with view.lock:
+                slot = view.apply(record, number, offset, len(raw))
+                if slot is not None:
+                    view.cache(slot, content)
+        if self._durability == "power":
+            self._writer.sync()
 
     def maintain(self, *, max_entries: int | None) -> int:
-        surplus = 0 if max_entries is None else self.count() - max_entries
-        if surplus <= 0 and not self._compaction_is_due():
-            return 0
-        with _faults("maintain"), self._committing():
-            surplus = 0 if max_entries is None else max(self._table.count_rows() - max_entries, 0)
-            if surplus:
-                ids = ", ".join(_quoted(entry_id) for entry_id in self._oldest(surplus))
-                self._table.delete(f"id IN ({ids})")
-            if self._compaction_is_due():
-                self._table.optimize(cleanup_older_than=_KEEP_VERSIONS)
-        return surplus
-
-    def _oldest(self, n: int) -> list[str]:
-        # By the commit that put them, which no setting of the clock can change.
-        rows: pa.Table = self._table.search().select(["id", _PUT_AT]).to_arrow()
-        ordered: list[str] = rows.sort_by(_PUT_AT).column("id").slice(0, n).to_pylist()
-        return ordered
-
-    def _compaction_is_due(self) -> bool:
-        fragments = self._read("stats", self._table.stats)["fragment_stats"]
-        if fragments["num_small_fragments"] >= _COMPACT_FRAGMENTS:
-            return True
-        # Replacing and evicting leave few fragments and many versions. Looked at now and then.
-        version = self._read("version", lambda: self._table.version)
-        return bool(version % _LOOK_EVERY < 2 and self._has_old_versions())  # noqa: PLR2004
-
-    def _has_old_versions(self) -> bool:
-        manifests = list((self._path / f"{self._table_name}.lance" / "_versions").iterdir())
-        if len(manifests) < _COMPACT_VERSIONS:
-            return False
-        oldest = min(manifest.stat().st_mtime for manifest in manifests)
-        return oldest < time.time() - _KEEP_VERSIONS.total_seconds()
+        self._check()
+        self._limit = max_entries
+        evicted = self._evict()
+        upkeep = self._upkeep
+        if upkeep is not None and upkeep.owner and upkeep.log_is_long():
+            self._wake.set()
+        if self._faults:
+            _, fault = self._faults.popitem()
+            raise StoreError(f"in the background: {fault}") from fault
+        return evicted
 
     def count(self) -> int:
-        return int(self._read("count", self._table.count_rows))
+        self._check()
+        return len(self._view.hot)
+
+    def check(self) -> None:
+        self._check()
+        for fault in list(self._failing.values()):
+            raise StoreError(f"in the background: {fault}") from fault
+
+    def create_index(self, **options: Any) -> bool:
+        self._check()
+        if self._table is None or self._upkeep is None:
+            raise StoreError("a forked process cannot create an index; its parent can")
+        with self._upkeeping:
+            if self._upkeep.acquire():
+                self._upkeep.flush()
+        return self._table.create_index(**options)
+
+    def index_stats(self) -> dict[str, Any]:
+        self._check()
+        stats = {"has_index": False} if self._table is None else self._table.index_stats()
+        return {
+            **stats,
+            "total_entries": self.count(),
+            "hot_index": self._view.graph or "off",
+            "loaded": self._view.complete or self._view.graph is None,
+            "quarantined_entries": self._quarantined,
+            "dropped_log_bytes": 0 if self._upkeep is None else self._upkeep.dropped_bytes,
+        }
+
+    def flush(self) -> None:
+        """Bring the table up to the log now, if no other process has that duty."""
+        with self._writing:
+            self._writer.write_out()
+        if self._upkeep is not None:
+            with self._upkeeping:
+                if self._upkeep.acquire():
+                    self._upkeep.flush()
 
     def close(self) -> None:
-        """Every write is committed; the handle is released with the object."""
-
-    @property
-    def _where(self) -> str:
-        return f"table {self._table_name!r} in {str(self._path)!r}"
-
-    @contextmanager
-    def _committing(self) -> Iterator[None]:
-        deadline = time.monotonic() + _LOCK_TIMEOUT_SECONDS
-        if not self._thread_lock.acquire(timeout=_LOCK_TIMEOUT_SECONDS):
-            raise filelock.Timeout(self._commit_lock.lock_file)
+        if self._closed:
+            return
+        self._closed = True
+        if self._member is None:
+            return  # never used in this process
+        _open_stores.discard(self)
+        self._stop.set()
+        self._wake.set()
+        for thread in self._threads:
+            thread.join(_PATIENCE_SECONDS)
         try:
-            left = max(deadline - time.monotonic(), 0)
-            with self._commit_lock.acquire(timeout=left, poll_interval=_LOCK_POLL_SECONDS):
-                yield
+            self.flush()
+            with self._writing:
+                self._writer.close()
         finally:
-            self._thread_lock.release()
+            if self._upkeep is not None:
+                self._upkeep.release()
+            if self._member is not None:
+                self._member.leave()
 
-    def _read(self, operation: str, query: Callable[[], T]) -> T:
-        with _faults(operation):
+    def note(self, step: str, fault: Exception | None) -> None:
+        """Take down how a step in the background went."""
+        if fault is None:
+            self._failing.pop(step, None)
+        else:
+            self._failing[step] = self._faults[step] = fault
+
+    def _check(self) -> None:
+        if self._closed:
+            raise ClosedError("this store has been closed")
+        if self._member is None:
+            with self._writing:
+                if self._member is None:
+                    self._join()
+
+    def _follow(self) -> None:
+        """Write what is held back, and read what others have written."""
+        self._check()
+        with self._writing:
+            self._writer.write_out()
+        if time.monotonic() - self._view.read_at > GRACE_SECONDS / 2:
+            self._begin_anew()
+        self._view.read()
+
+    def _begin_anew(self) -> None:
+        # This process stood still, and a segment may have come and gone meanwhile.
+        with self._writing:
+            if self._table is None:
+                self._view.forget_all()
+                return
+            own = [segment for segment in self._view.segments if segment and segment.own]
+            self._view.load(self._table, own=own)
+        if self._view.graph is not None:
+            self._load_vectors()
+
+    def _keep(self) -> None:
+        """Do the slow work: graphs, vectors, the table."""
+        self._wake.clear()
+        self._check()
+        self._settle()
+        if self._view.graph is not None and not self._view.complete:
+            self._load_vectors()
+        with self._upkeeping:
+            upkeep = self._upkeep
+            if upkeep is None or not upkeep.acquire():
+                return
+            self._evict()
+            upkeep.run()
+        if self._view.graph is None:
+            self._leave_to_table()
+        self._create_due_index()
+
+    def _settle(self) -> None:
+        if self._view.hot.unsettled() is None:
+            return
+        import usearch.index  # noqa: F401, PLC0415 - not under the lock, where it would be first
+
+        until = time.monotonic() + _SETTLE_SECONDS
+        while time.monotonic() < until and not self._stop.is_set():
+            with self._view.lock:
+                index = self._view.hot.unsettled()
+                if index is None:
+                    return
+                index.settle(_SETTLE_ROWS)
+            time.sleep(0)
+        self._wake.set()
+
+    def _load_vectors(self) -> None:
+        view = self._view
+        hot = view.hot
+        batches = self._stored_vectors() if self._table is None else self._table.vectors()
+        for keys, stamps, vectors in batches:
+            for start in range(0, len(keys), _LOAD_ROWS):
+                if self._stop.is_set():
+                    return
+                part = slice(start, start + _LOAD_ROWS)
+                with view.lock:
+                    found = [
+                        (row, slot)
+                        for row, (key, stamp) in enumerate(
+                            zip(keys[part], stamps[part], strict=True)
+                        )
+                        if (slot := hot.slot(key)) is not None and hot.stamp(slot) == stamp
+                    ]
+                    rows = vectors[[row for row, _ in found]]
+                    hot.add_vectors([slot for _, slot in found], rows)
+                time.sleep(0)
+        if view.hot is hot:  # it was not loaded anew meanwhile
+            view.complete = True
+
+    def _stored_vectors(self) -> Iterator[tuple[list[bytes], list[int], NDArray[np.float32]]]:
+        """Read the vectors from the log, where the table cannot be used."""
+        view = self._view
+        with view.lock:
+            slots = view.hot.slots()
+        for slot in slots:
+            with view.lock:
+                key, stamp = view.hot.key(slot), view.hot.stamp(slot)
+                place = view.hot.place(slot)
+                segment = view.segments[place.segment] if place.segment >= 0 else None
+            raw = b"" if segment is None else segment.read(place.offset, place.length)
+            record = _records.unpack(raw)
+            if record is not None and record.key == key and record.vector is not None:
+                yield [key], [stamp], record.vector.reshape(1, -1)
+
+    def _leave_to_table(self) -> None:
+        """Without a hot index: let go of the vectors that the table holds."""
+        view = self._view
+        with view.lock:
+            for slot in view.hot.indexed():
+                segment, offset, length = view.hot.place(slot)
+                source = view.segments[segment]
+                done = 0 if source is None else view.checkpoint.done.get(source.name, 0)
+                if offset + length <= done:
+                    view.hot.drop_vector(slot)
+
+    def _search_table(
+        self, vector: Vector, context: str, k: int, now: float
+    ) -> list[tuple[bytes, int]]:
+        if self._table is None:
+            raise StoreError("search: the vectors are not loaded yet in this forked process")
+        return self._table.search(vector, context=context, k=k, now=now)
+
+    def _create_due_index(self) -> None:
+        if self._index_at is None or self._table is None or self._table.has_index():
+            return
+        if self._table.count() >= max(self._index_at, MIN_INDEX_ROWS):
+            self._table.create_index()
+
+    def _evict(self) -> int:
+        view, limit = self._view, self._limit
+        if limit is None or len(view.hot) <= limit:
+            return 0
+        with self._writing:
+            with view.lock:
+                surplus = max(len(view.hot) - limit, 0)
+                keys = view.hot.oldest(surplus)
+                stamps = [
+                    view.hot.stamp(slot) for key in keys if (slot := view.hot.slot(key)) is not None
+                ]
+            self._delete(keys, stamps)
+            return len(keys)
+
+    def _delete(self, keys: list[bytes], stamps: list[int]) -> None:
+        """Delete what was put under keys up to stamps; the caller holds `_writing`."""
+        raw = [_records.pack_delete(stamp, key) for key, stamp in zip(keys, stamps, strict=True)]
+        if not raw:
+            return
+        number, offsets = self._append(raw)
+        with self._view.lock:
+            for key, stamp, offset, one in zip(keys, stamps, offsets, raw, strict=True):
+                record = _records.Record(_records.DELETE, stamp, key, None, None, None)
+                self._view.apply(record, number, offset, len(one))
+
+    def _move(self, records: list[tuple[int, int, bytes]]) -> None:
+        if not records:
+            return
+        with self._writing:
+            number, offsets = self._append([raw for _, _, raw in records])
+            with self._view.lock:
+                for (slot, stamp, raw), offset in zip(records, offsets, strict=True):
+                    if self._view.hot.holds(slot, stamp):
+                        self._view.hot.move(slot, Place(number, offset, len(raw)))
+                segment = self._view.segments[number]
+                if segment is not None:
+                    segment.position = offsets[-1] + len(records[-1][2])
+
+    def _quarantine(self, key: bytes, slot: int) -> None:
+        """Drop an entry whose record is damaged, here and for all."""
+        with self._writing:
+            with self._view.lock:
+                if self._view.hot.slot(key) != slot:
+                    return
+                stamp = self._view.hot.stamp(slot)
+            self._quarantined += 1
+            self._delete([key], [stamp])
+
+    def _append(self, records: list[bytes]) -> tuple[int, list[int]]:
+        size = sum(map(len, records))
+        limit = self._upkeep.segment_limit() if self._upkeep is not None else 16 * 1024 * 1024
+        segment = self._writer.segment(size, limit=limit)
+        if (number := self._view.numbers.get(segment.name)) is None:
+            with self._view.lock:
+                number = self._view.add_segment(segment)
+        return number, self._writer.append(records)
+
+    def _stamp(self) -> int:
+        return max(time.time_ns(), self._view.newest + 1)
+
+
+_open_stores: weakref.WeakSet[LanceStore] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    # Before the interpreter goes: LanceDB must not be cut off in the middle of a call.
+    for store in list(_open_stores):
+        with suppress(Exception):
+            store.close()
+    if os.getpid() in _users:
+        time.sleep(_EXIT_SECONDS)
+
+
+def _repeat(
+    store: LanceStore,
+    step: Callable[[LanceStore], None],
+    stop: threading.Event,
+    wake: threading.Event,
+    interval: float,
+) -> threading.Thread:
+    """Run a step now and then in a thread, for as long as the store is there and open."""
+    there = weakref.ref(store)
+
+    def loop() -> None:
+        while not stop.is_set():
+            wake.wait(interval)
+            store = there()
+            if store is None or stop.is_set():
+                return
             try:
-                return query()
-            except Exception as error:
-                if "not found" not in str(error).lower():
-                    raise
-                # Another process compacted away the version this handle was reading.
-                self._table.checkout_latest()
-                return query()
+                step(store)
+            except Exception as error:  # noqa: BLE001 - told by the next `maintain`; goes on
+                store.note(step.__name__, error)
+                stop.wait(interval)
+            else:
+                store.note(step.__name__, None)
+            del store
+
+    thread = threading.Thread(target=loop, name="memora-store", daemon=True)
+    thread.start()
+    return thread
+
+
+@contextmanager
+def _opening(folder: Path) -> Iterator[None]:
+    """Let one process at a time look for a table and make it."""
+    with faults("open the store"):
+        try:
+            with filelock.FileLock(folder / "open.lock", timeout=_PATIENCE_SECONDS):
+                yield
+        except filelock.Timeout as error:
+            raise StoreError(
+                f"others have been opening this store for {_PATIENCE_SECONDS:.0f} s"
+            ) from error
 
 
 def _check_directory(path: Path, *, create: bool) -> None:
@@ -266,121 +568,30 @@ def _check_directory(path: Path, *, create: bool) -> None:
         raise StorePathError(f"the directory {str(path)!r} is not writable; check db_uri")
 
 
-def _connect(path: Path) -> Any:
-    _check_process()
-    # It takes a second to import: only who stores on disk pays for it.
-    import lancedb  # noqa: PLC0415
-
-    connect: Any = lancedb.connect  # its types leave out what it returns
-    # An interval of 0 checks for other processes' commits at each read.
-    return connect(path, read_consistency_interval=timedelta(0))
+def _check_ours(path: Path) -> None:
+    """Refuse to begin a store among somebody's files."""
+    others = [
+        entry.name
+        for entry in path.iterdir()
+        if not entry.name.startswith(".")
+        and entry.name != "lost+found"
+        and entry.suffix not in {".lance", ".log"}
+    ]
+    if others:
+        raise StorePathError(
+            f"the directory {str(path)!r} is not a store, it holds {min(others)!r}; "
+            "set db_uri to a new or an empty directory"
+        )
 
 
 _users: set[int] = set()  # the process that uses LanceDB, and the one it was forked from
 
 
 def _check_process() -> None:
-    """Refuse LanceDB in a process forked from one that used it: it hangs or crashes there."""
+    """Refuse to open LanceDB in a process forked from one that used it: it hangs or crashes."""
     _users.add(os.getpid())
     if len(_users) > 1:
         raise StoreError(
-            "the store cannot be used in this process, which was forked from one that uses "
-            "LanceDB: open the first cache on disk after the fork, or start workers by spawn or "
-            "forkserver"
+            "a store cannot be opened in this process, which was forked from one that uses "
+            "LanceDB: open it before the fork, or start workers by spawn or forkserver"
         )
-
-
-def _create(database: Any, name: str, stamp: _Stamp) -> None:
-    schema = pa.schema(
-        [
-            pa.field("id", pa.string(), nullable=False),
-            pa.field("key", pa.string(), nullable=False),
-            pa.field("query", pa.string(), nullable=False),
-            pa.field("context", pa.string(), nullable=False),
-            pa.field("fingerprint", pa.string(), nullable=False),
-            pa.field("vector", pa.list_(pa.float32(), stamp.dimension)),
-            pa.field("created_at", pa.float64(), nullable=False),
-            pa.field("expires_at", pa.float64()),
-            pa.field("metadata", pa.string(), nullable=False),
-            pa.field("payload", pa.large_binary(), nullable=False),
-        ],
-        metadata=stamp.to_schema(),
-    )
-    table = database.create_table(
-        name, schema=schema, storage_options={"new_table_enable_stable_row_ids": "true"}
-    )
-    # Makes concurrent upserts of one key by several processes end in one row, not two.
-    table.set_unenforced_primary_key("key")
-
-
-def _check_stamp(found: _Stamp | None, expected: _Stamp, where: str) -> None:
-    if found is None:
-        raise StoreFormatError(
-            f"{where} was not made by Memora, or its schema is damaged; choose another table_name"
-        )
-    if found.format > FORMAT:
-        raise StoreFormatError(
-            f"{where} has format {found.format}, and this version of Memora reads up to {FORMAT}; "
-            "upgrade memora-cache, or choose another table_name"
-        )
-    if (found.model, found.dimension) != (expected.model, expected.dimension):
-        raise ModelMismatchError(
-            f"{where} holds vectors of {found.model!r} ({found.dimension} dimensions), but this "
-            f"cache embeds with {expected.model!r} ({expected.dimension} dimensions), and vectors "
-            "of two models cannot be compared; open it with the first model, or choose another "
-            "table_name for the second"
-        )
-
-
-def _row(entry: Entry, payload: bytes, vector: Vector | None) -> dict[str, Any]:
-    return {
-        "id": entry.id,
-        "key": entry.key,
-        "query": entry.query,
-        "context": entry.context.canonical,
-        "fingerprint": entry.context.fingerprint,
-        "vector": vector,
-        "created_at": entry.created_at,
-        "expires_at": entry.expires_at,
-        "metadata": entry.metadata,
-        "payload": payload,
-    }
-
-
-def _entry(row: dict[str, Any]) -> Entry:
-    return Entry(
-        id=row["id"],
-        key=row["key"],
-        query=row["query"],
-        context=Context(row["context"], row["fingerprint"]),
-        created_at=row["created_at"],
-        expires_at=row["expires_at"],
-        metadata=row["metadata"],
-    )
-
-
-def _alive(now: float) -> str:
-    return f"(expires_at IS NULL OR expires_at > {now!r})"
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
-@contextmanager
-def _faults(operation: str) -> Iterator[None]:
-    """Name LanceDB's faults once, here: it raises ValueError, RuntimeError and OSError alike."""
-    try:
-        yield
-    except MemoraError:
-        raise
-    except filelock.Timeout as error:
-        raise StoreError(
-            f"{operation}: other writers have held the store for {_LOCK_TIMEOUT_SECONDS:.0f} s"
-        ) from error
-    except PermissionError as error:
-        raise StorePathError(
-            f"{operation}: {error.strerror} on {error.filename!r}; check who owns db_uri's files"
-        ) from error
-    except Exception as error:
-        raise StoreError(f"{operation}: {error}") from error

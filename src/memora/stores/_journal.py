@@ -1,0 +1,356 @@
+"""The log of a store on disk: what every process did, in files that all of them read.
+
+Each process appends to segments of its own and reads everybody's. A record stays where it was
+written for as long as its entry lives, so a payload is written once. A segment is complete when
+its writer has begun another or is gone, which a lock file tells: the system releases it however
+the process ends.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+import threading
+import time
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+
+import filelock
+
+from memora.errors import StoreError
+from memora.stores import _records
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+Durability: TypeAlias = Literal["memory", "process", "power"]
+
+MAGIC = b"MEMORA LOG 2\n\x00\x00\x00"
+"""The first bytes of a segment; the records follow."""
+
+# Records held back by durability "memory", at most: beyond, a store waits for the file.
+_PENDING_BYTES = 64 * 1024 * 1024
+_fdatasync = getattr(os, "fdatasync", os.fsync)  # not on macOS
+
+
+class Segment:
+    """One file of the log, open for reading: also when it has been deleted."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = path.name
+        self.position = len(MAGIC)
+        """Up to where its records have been applied here."""
+        self.own = False
+        """Whether this process writes it."""
+        self.pending: dict[int, bytes] = {}
+        """Its records by offset that are not written yet; see `Writer`."""
+        self.written = sys.maxsize
+        """Up to where it is written, where this process writes it."""
+        self.complete_since: float | None = None
+        """Since when no record can join it; monotonic seconds."""
+        self.damaged_at: int | None = None
+        """Where an unreadable record begins; what follows it is lost."""
+        self._descriptor = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        # Not before the last reader has let go: a number that is closed may be another file's.
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
+
+    @property
+    def writer(self) -> str:
+        """The member that writes, or wrote, this segment."""
+        return self.name.rpartition("-")[0]
+
+    def size(self) -> int:
+        """Return the length of the file."""
+        return os.fstat(self._descriptor).st_size
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return up to `length` bytes."""
+        pending = self.pending.get(offset)
+        return _pread(self._descriptor, length, offset) if pending is None else pending[:length]
+
+    def records(self, limit: int) -> Iterator[tuple[int, int, _records.Record]]:
+        """Yield (offset, length, record) from `position` on, about `limit` bytes.
+
+        Ends at a record that is not whole: the rest of it may be on its way.
+        """
+        start = self.position
+        data = memoryview(_pread(self._descriptor, limit, start))
+        at = 0
+        while (length := _records.length_at(data, at)) is not None:
+            if at + length > len(data):
+                if at or length > self.size() - start:
+                    return  # the next read begins there; or it is not whole
+                data = memoryview(_pread(self._descriptor, length, start))
+            record = _records.unpack(data[at : at + length])
+            if record is None:
+                return
+            yield start + at, length, record
+            at += length
+
+    def sync(self) -> None:
+        """Have the file on the disk."""
+        os.fsync(self._descriptor)
+
+
+if hasattr(os, "pread"):
+    _pread = os.pread
+else:  # pragma: no cover - Windows
+    _seeking = threading.Lock()
+
+    def _pread(descriptor: int, length: int, offset: int) -> bytes:
+        with _seeking:
+            os.lseek(descriptor, offset, os.SEEK_SET)
+            return os.read(descriptor, length)
+
+
+class Member:
+    """The presence of one open store in the log: a lock that goes with the process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.name = f"{time.time_ns():016x}-{os.getpid()}-{os.urandom(2).hex()}"
+        self._path = folder / f"{self.name}.lock"
+        self._lock = filelock.FileLock(self._path, thread_local=False)
+        # A moment: `living_members` of another process may just have taken it for a dead one's.
+        self._lock.acquire(timeout=5)
+
+    def leave(self) -> None:
+        """Be gone."""
+        self._lock.release()
+        with suppress(OSError):
+            self._path.unlink()
+
+
+def living_members(folder: Path) -> set[str]:
+    """Return the names of the stores that are open, and clear away the locks of the others."""
+    alive = set()
+    for path in folder.glob("*-*.lock"):
+        lock = filelock.FileLock(path)
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            alive.add(path.name.removesuffix(".lock"))
+        except OSError:
+            continue
+        else:
+            with suppress(OSError):
+                path.unlink()
+            lock.release()
+    return alive
+
+
+class Writer:
+    """Appends the records of one member.
+
+    The caller holds one lock around `append` and `write_out`; `sync` is called without it.
+    """
+
+    def __init__(self, folder: Path, member: str, *, durability: Durability) -> None:
+        self._folder, self._member, self._durability = folder, member, durability
+        self._number = 0
+        self._file: io.FileIO | None = None
+        self._segment: Segment | None = None
+        self._size = 0
+        self._pending_bytes = 0
+        self._appended = 0  # bytes of all segments
+        self._synced = 0
+        self._syncing = False
+        self._sync_ended = threading.Condition()
+
+    def segment(self, size: int, *, limit: int) -> Segment:
+        """Return the segment that the next record of so many bytes goes to; maybe a new one."""
+        if self._segment is None or (
+            self._size + size > max(limit, size + len(MAGIC)) and self._size > len(MAGIC)
+        ):
+            self._begin()
+        assert self._segment is not None  # noqa: S101 - begun above
+        return self._segment
+
+    def append(self, records: list[bytes]) -> list[int]:
+        """Append records to the segment at hand, all or none; return their offsets.
+
+        Raises:
+            StoreError: The disk is full, or the like; nothing was appended.
+        """
+        segment = self._segment
+        assert segment is not None  # noqa: S101 - `segment` is called first
+        offsets, at = [], self._size
+        for record in records:
+            offsets.append(at)
+            at += len(record)
+        if self._durability == "memory":
+            segment.pending.update(zip(offsets, records, strict=True))
+            self._pending_bytes += at - self._size
+        else:
+            self._write(self._size, b"".join(records))
+        self._appended += at - self._size
+        self._size = at
+        if self._pending_bytes > _PENDING_BYTES:
+            self.write_out()
+        return offsets
+
+    def write_out(self) -> None:
+        """Write what durability "memory" has held back.
+
+        Raises:
+            StoreError: The disk is full, or the like; it is still held back.
+        """
+        if (segment := self._segment) is None or not segment.pending:
+            return
+        offset = next(iter(segment.pending))
+        self._write(offset, b"".join(segment.pending.values()))
+        segment.pending.clear()
+        self._pending_bytes = 0
+
+    def sync(self) -> None:
+        """Return once all that was appended before is on the disk; concurrent callers share.
+
+        Raises:
+            StoreError: The disk refuses.
+        """
+        target = self._appended
+        while True:
+            with self._sync_ended:
+                while self._syncing and self._synced < target:
+                    self._sync_ended.wait()
+                if self._synced >= target:
+                    return
+                self._syncing = True
+                upto, file = self._appended, self._file
+            try:
+                if file is not None:
+                    _fdatasync(file.fileno())
+            except OSError as error:
+                raise StoreError(f"cannot sync the log: {error}") from error
+            else:
+                self._synced = upto
+            finally:
+                with self._sync_ended:
+                    self._syncing = False
+                    self._sync_ended.notify_all()
+
+    def close(self) -> None:
+        """Write what is held back, and end the segment."""
+        self.write_out()
+        if self._file is not None:
+            self._file.close()
+            self._file = self._segment = None
+
+    def _begin(self) -> None:
+        self.write_out()
+        if self._file is not None and self._durability == "power":
+            self.sync()
+        path = self._folder / f"{self._member}-{self._number:06d}.log"
+        with _disk_faults("begin a segment of the log"):
+            # Unbuffered: what `write` returns from is the system's, and survives the process.
+            file = io.FileIO(path, "x")
+            file.write(MAGIC)
+            if self._durability == "power":
+                _fdatasync(file.fileno())
+                sync_path(self._folder)
+            self._segment = Segment(path)
+            self._segment.own, self._segment.written = True, len(MAGIC)
+        # The old file is closed by its last reader: another thread may be syncing it.
+        self._file, self._size = file, len(MAGIC)
+        self._number += 1
+
+    def _write(self, offset: int, data: bytes) -> None:
+        file = self._file
+        assert file is not None  # noqa: S101 - `segment` is called first
+        with _disk_faults("append to the log"):
+            # At its offset, not at the end: a write that failed half way is written over.
+            file.seek(offset)
+            view = memoryview(data)
+            try:
+                while view:
+                    view = view[file.write(view) :]
+            except OSError:
+                with suppress(OSError):
+                    file.truncate(offset)
+                raise
+        if self._segment is not None:
+            self._segment.written = offset + len(data)
+
+
+@contextmanager
+def _disk_faults(operation: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"cannot {operation}: {error.strerror or error}") from error
+
+
+_CHECKPOINT = "checkpoint.json"
+
+
+class Checkpoint(NamedTuple):
+    """Which records of the log the table reflects."""
+
+    done: dict[str, int]
+    """Up to where, by segment: what lies before is in the table, or has left."""
+    settled: dict[str, int]
+    """The same, one reading of the whole log earlier.
+
+    A deletion before this point needs no memory: everything that it could concern lies before
+    `done`. One between the two is read again when a store is opened.
+    """
+
+
+def read_checkpoint(folder: Path) -> Checkpoint | None:
+    """Return the checkpoint; None where there is none that can be read.
+
+    Raises:
+        StoreError: The file is there and cannot be opened.
+    """
+    path = folder / _CHECKPOINT
+    try:
+        found = json.loads(path.read_bytes())
+        return Checkpoint(*({str(k): int(v) for k, v in found[part].items()} for part in _PARTS))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreError(f"cannot read {str(path)!r}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+_PARTS = Checkpoint._fields
+
+
+def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Replace the checkpoint, wholly or not at all, on the disk.
+
+    Raises:
+        StoreError: The disk is full, or the like; the old one stays.
+    """
+    path = folder / _CHECKPOINT
+    fresh = path.with_suffix(".new")
+    with _disk_faults("write the checkpoint"):
+        with fresh.open("w") as file:
+            json.dump(checkpoint._asdict(), file)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+        sync_path(folder)
+
+
+def sync_path(path: Path) -> None:
+    """Have a file, or the names in a directory, on the disk.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        OSError: The disk refuses.
+    """
+    if sys.platform == "win32" and path.is_dir():
+        return  # it opens no directory
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

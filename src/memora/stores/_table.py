@@ -1,0 +1,418 @@
+"""The LanceDB table of a store: every entry with its vector, in batches.
+
+Only one process at a time writes it. It holds no payloads: what a scan or a compaction reads and
+writes is vectors and texts.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from memora.errors import (
+    ArgumentError,
+    MemoraError,
+    ModelMismatchError,
+    StoreError,
+    StoreFormatError,
+    StorePathError,
+)
+from memora.stores._journal import sync_path
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from memora.protocols import Vector
+    from memora.stores._records import Record
+
+FORMAT = 2
+"""Version of the table's and the log's layout, recorded in the schema."""
+
+# Fragments that make a compaction due: a flush leaves one, and a search pays some 70 us for each.
+_COMPACT_FRAGMENTS = 64
+# Share of deleted rows that makes one due: they are the disk's to bear.
+_COMPACT_DELETED = 0.25
+# How long superseded versions stay for readers that opened them: a scan takes less, and a read
+# that finds its version gone is done again on the newest.
+_KEEP_SECONDS = 5.0
+_NEVER = timedelta(days=36_500)
+# Below, LanceDB cannot train a quantised index.
+MIN_INDEX_ROWS = 256
+INDEX_KINDS = ("IVF_PQ", "IVF_FLAT", "IVF_SQ", "IVF_HNSW_PQ", "IVF_HNSW_SQ")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """Who made the table's vectors, and in which layout; recorded in the schema's metadata."""
+
+    model: str
+    dimension: int
+    format: int = FORMAT
+
+    def to_schema(self) -> dict[str, str]:
+        """Return it as the schema's metadata."""
+        return {
+            "memora.format": str(self.format),
+            "memora.model": self.model,
+            "memora.dimension": str(self.dimension),
+        }
+
+    @classmethod
+    def from_schema(cls, metadata: dict[bytes, bytes] | None) -> Stamp | None:
+        """Read it from there; None where there is none."""
+        found = {key.decode(): value.decode() for key, value in (metadata or {}).items()}
+        try:
+            return cls(
+                format=int(found["memora.format"]),
+                model=found["memora.model"],
+                dimension=int(found["memora.dimension"]),
+            )
+        except (KeyError, ValueError):
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An entry to be written, and where its record lies."""
+
+    record: Record
+    segment: str
+    offset: int
+    length: int
+
+
+class EntryTable:
+    """One table of a LanceDB directory.
+
+    Raises:
+        StorePathError: There is no such table, and none is to be made.
+        StoreFormatError: The table is not Memora's, or of another format.
+        ModelMismatchError: Another embedder made the table's vectors.
+    """
+
+    def __init__(self, path: Path, name: str, stamp: Stamp, *, create: bool) -> None:
+        self.where = f"table {name!r} in {str(path)!r}"
+        self._folder = path / f"{name}.lance"
+        self._dimension = stamp.dimension
+        # LanceDB prints warnings on stderr for what is normal here, such as a table to be created.
+        os.environ.setdefault("LANCEDB_LOG", "error")
+        self._lock = threading.Lock()  # one commit at a time in this process
+        self._compacted_at: float | None = None
+        self._synced: set[Path] = set()
+        with faults(f"open {self.where}"):
+            database = _connect(path)
+            if not self.exists(path, name):
+                if not create:
+                    raise StorePathError(f"there is no {self.where}")
+                _create(database, name, stamp)
+            self._table = database.open_table(name)
+            self._schema: pa.Schema = self._table.schema
+        _check_stamp(Stamp.from_schema(self._schema.metadata), stamp, self.where)
+
+    @staticmethod
+    def exists(path: Path, name: str) -> bool:
+        """Tell whether there is such a table; one without a version was cut short in the making."""
+        return any((path / f"{name}.lance" / "_versions").glob("*"))
+
+    def count(self) -> int:
+        """Return the number of rows."""
+        return int(self._read("count", self._table.count_rows))
+
+    def scan(self) -> pa.Table:
+        """Return all rows without vectors, in the order of their stamps."""
+        columns = [name for name in self._schema.names if name not in {"vector", "metadata"}]
+        rows: pa.Table = self._read(
+            "scan", lambda: self._table.search().select(columns).limit(None).to_arrow()
+        )
+        return rows.sort_by("stamp")
+
+    def vectors(self) -> Iterator[tuple[list[bytes], list[int], NDArray[np.float32]]]:
+        """Yield keys, stamps and vectors, in batches, of the rows that have one."""
+        with faults("scan"):
+            columns = ["key", "stamp", "vector"]
+            query = self._table.search().where("vector IS NOT NULL").select(columns).limit(None)
+            for batch in query.to_batches(4096):
+                yield (
+                    [bytes.fromhex(key) for key in batch.column("key").to_pylist()],
+                    batch.column("stamp").to_pylist(),
+                    batch.column("vector").flatten().to_numpy().reshape(-1, self._dimension),
+                )
+
+    def search(
+        self, vector: Vector, *, context: str, k: int, now: float
+    ) -> list[tuple[bytes, int]]:
+        """Return keys and stamps of the nearest rows of a context; roughly in their order."""
+
+        def query() -> list[dict[str, Any]]:
+            found = (
+                self._table.search(vector, vector_column_name="vector")
+                .distance_type("cosine")
+                .where(f"fingerprint = {_quoted(context)} AND expires_at > {now!r}", prefilter=True)
+                .select(["key", "stamp", "_distance"])
+                .limit(k)
+            )
+            # A quantised index ranks by another scale than the cosine, so more are fetched, and
+            # compared by their whole vectors.
+            found = found.nprobes(32).refine_factor(8) if self.has_index() else found
+            if self.has_index() and "HNSW" in self._index_kind():
+                found = found.ef(max(8 * k, 128))
+            rows: list[dict[str, Any]] = found.to_list()
+            return rows
+
+        return [(bytes.fromhex(row["key"]), row["stamp"]) for row in self._read("search", query)]
+
+    def write(self, rows: Sequence[Row], deleted: Sequence[bytes]) -> None:
+        """Put rows in place of those with the same keys, and delete others; then have it synced."""
+        with faults("write"), self._lock:
+            if rows:
+                (
+                    self._table.merge_insert("key")
+                    .when_matched_update_all()
+                    .when_not_matched_insert_all()
+                    .execute(self._arrow(rows), on_bad_vectors="null")
+                )
+            for at in range(0, len(deleted), 1000):
+                keys = ", ".join(_quoted(key.hex()) for key in deleted[at : at + 1000])
+                self._table.delete(f"key IN ({keys})")
+            self._sync()
+
+    def maintain(self) -> bool:
+        """Compact, or a little later clear away what that left; tell whether something was done."""
+        with faults("maintain"), self._lock:
+            if self._compacted_at is not None:
+                if time.monotonic() - self._compacted_at < _KEEP_SECONDS:
+                    return False
+                self._table.optimize(cleanup_older_than=timedelta(seconds=_KEEP_SECONDS))
+                self._compacted_at = None
+                return True
+            if not self._compaction_is_due():
+                return False
+            # In two steps: what is superseded goes when its successor is on the disk, and when
+            # other processes have let go of it.
+            self._table.optimize(cleanup_older_than=_NEVER)
+            self._sync()
+            self._compacted_at = time.monotonic()
+            return True
+
+    def forget_synced(self) -> None:
+        """Take every file for one that is not on the disk yet: another process wrote it."""
+        self._synced.clear()
+
+    @property
+    def settling(self) -> bool:
+        """Whether a compaction waits to be cleared up: a flush now would make it work again."""
+        return self._compacted_at is not None
+
+    def has_index(self) -> bool:
+        """Tell whether there is a vector index."""
+        return bool(self._indices())
+
+    def create_index(self, **options: Any) -> bool:
+        """Build the vector index anew; see `memora.Memora.create_index`."""
+        kind = options.pop("index_type", "IVF_PQ")
+        if kind not in INDEX_KINDS:
+            raise ArgumentError(f"index_type={kind!r}: expected one of {', '.join(INDEX_KINDS)}")
+        known = {"num_partitions", "num_sub_vectors"}
+        if unknown := set(options) - known:
+            raise ArgumentError(
+                f"create_index has no option {min(unknown)!r}; expected index_type, "
+                f"{', '.join(sorted(known))}"
+            )
+        for name, value in options.items():
+            if value is not None and not (type(value) is int and value >= 1):
+                raise ArgumentError(f"{name}={value!r}: expected a whole number, 1 or more")
+        rows = self.count()
+        if rows < MIN_INDEX_ROWS:
+            return False
+        partitions = options.get("num_partitions") or max(math.isqrt(rows), 1)
+        settings: dict[str, Any] = {"num_partitions": min(partitions, rows)}
+        if kind.endswith("PQ"):
+            settings["num_sub_vectors"] = options.get("num_sub_vectors") or _divisor(
+                self._dimension
+            )
+        with faults("create_index"), self._lock:
+            self._table.create_index(
+                metric="cosine",
+                vector_column_name="vector",
+                index_type=kind,
+                replace=True,
+                **settings,
+            )
+        return True
+
+    def index_stats(self) -> dict[str, Any]:
+        """Return `has_index`, and what LanceDB knows of the index."""
+        indices = self._indices()
+        if not indices:
+            return {"has_index": False}
+        stats = self._read("index_stats", lambda: self._table.index_stats(indices[0].name))
+        return {
+            "has_index": True,
+            "index_type": stats.index_type,
+            "indexed_rows": stats.num_indexed_rows,
+            "unindexed_rows": stats.num_unindexed_rows,
+        }
+
+    def _index_kind(self) -> str:
+        return str(self._indices()[0].index_type).upper()
+
+    def _indices(self) -> list[Any]:
+        found: list[Any] = self._read("list indices", lambda: list(self._table.list_indices()))
+        return [index for index in found if "vector" in index.columns]
+
+    def _compaction_is_due(self) -> bool:
+        stats = self._table.stats()
+        fragments = stats["fragment_stats"]
+        if fragments["num_small_fragments"] >= _COMPACT_FRAGMENTS:
+            return True
+        deletions = sum(1 for _ in (self._folder / "_deletions").glob("*"))
+        return deletions >= _COMPACT_FRAGMENTS
+
+    def _sync(self) -> None:
+        # LanceDB does not: what it committed survives the process, but not a power cut.
+        there = set(self._folder.rglob("*"))
+        for path in there - self._synced:
+            with suppress(FileNotFoundError):  # a temporary file
+                sync_path(path)
+        for folder in {path.parent for path in there - self._synced}:
+            sync_path(folder)
+        self._synced = there
+
+    def _arrow(self, rows: Sequence[Row]) -> pa.Table:
+        matrix = np.zeros((len(rows), self._dimension), np.float32)
+        nulls = np.zeros(len(rows), bool)
+        for i, row in enumerate(rows):
+            if row.record.vector is None:
+                nulls[i] = True
+            else:
+                matrix[i] = row.record.vector
+        vectors = pa.FixedSizeListArray.from_arrays(
+            pa.array(matrix.ravel()), self._dimension, mask=pa.array(nulls)
+        )
+        entries = [row.record.entry for row in rows]
+        columns: dict[str, Any] = {
+            "key": [row.record.key.hex() for row in rows],
+            "id": [entry.id for entry in entries if entry],
+            "stamp": [row.record.stamp for row in rows],
+            "query": [entry.query for entry in entries if entry],
+            "context": [entry.context.canonical for entry in entries if entry],
+            "fingerprint": [entry.context.fingerprint for entry in entries if entry],
+            "vector": vectors,
+            "created_at": [entry.created_at for entry in entries if entry],
+            "expires_at": [
+                math.inf if entry.expires_at is None else entry.expires_at
+                for entry in entries
+                if entry
+            ],
+            "metadata": [row.record.content.metadata for row in rows if row.record.content],
+            "segment": [row.segment for row in rows],
+            "offset": [row.offset for row in rows],
+            "length": [row.length for row in rows],
+        }
+        return pa.table(columns, schema=self._schema)
+
+    def _read(self, operation: str, query: Callable[[], T]) -> T:
+        with faults(operation):
+            try:
+                return query()
+            except Exception as error:
+                if "not found" not in str(error).lower():
+                    raise
+                # The version this handle was reading has been compacted away.
+                self._table.checkout_latest()
+                return query()
+
+
+def _connect(path: Path) -> Any:
+    # It takes a second to import: only who stores on disk pays for it.
+    import lancedb  # noqa: PLC0415
+
+    connect: Any = lancedb.connect  # its types leave out what it returns
+    # An interval of 0 checks for other processes' commits at each read.
+    return connect(path, read_consistency_interval=timedelta(0))
+
+
+def _create(database: Any, name: str, stamp: Stamp) -> None:
+    text, number, whole = pa.string(), pa.float64(), pa.int64()
+    schema = pa.schema(
+        [
+            pa.field("key", text, nullable=False),
+            pa.field("id", text, nullable=False),
+            pa.field("stamp", whole, nullable=False),
+            pa.field("query", text, nullable=False),
+            pa.field("context", text, nullable=False),
+            pa.field("fingerprint", text, nullable=False),
+            pa.field("vector", pa.list_(pa.float32(), stamp.dimension)),
+            pa.field("created_at", number, nullable=False),
+            pa.field("expires_at", number, nullable=False),
+            pa.field("metadata", text, nullable=False),
+            # Where the record with the payload lies.
+            pa.field("segment", text, nullable=False),
+            pa.field("offset", whole, nullable=False),
+            pa.field("length", whole, nullable=False),
+        ],
+        metadata=stamp.to_schema(),
+    )
+    table = database.create_table(
+        name, schema=schema, storage_options={"new_table_enable_stable_row_ids": "true"}
+    )
+    # So that an upsert that runs twice ends in one row.
+    table.set_unenforced_primary_key("key")
+
+
+def _check_stamp(found: Stamp | None, expected: Stamp, where: str) -> None:
+    if found is None:
+        raise StoreFormatError(
+            f"{where} was not made by Memora, or its schema is damaged; choose another table_name"
+        )
+    if found.format != FORMAT:
+        advice = "upgrade memora-cache, or choose" if found.format > FORMAT else "choose"
+        raise StoreFormatError(
+            f"{where} has format {found.format}, and this version of Memora reads {FORMAT}; "
+            f"{advice} another table_name"
+        )
+    if (found.model, found.dimension) != (expected.model, expected.dimension):
+        raise ModelMismatchError(
+            f"{where} holds vectors of {found.model!r} ({found.dimension} dimensions), but this "
+            f"cache embeds with {expected.model!r} ({expected.dimension} dimensions), and vectors "
+            "of two models cannot be compared; open it with the first model, or choose another "
+            "table_name for the second"
+        )
+
+
+def _divisor(dimension: int) -> int:
+    """Return the number of parts a quantised vector has by default: of eight or so numbers each."""
+    return next(n for n in range(max(dimension // 8, 1), 0, -1) if dimension % n == 0)
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+@contextmanager
+def faults(operation: str) -> Iterator[None]:
+    """Name LanceDB's faults once, here: it raises ValueError, RuntimeError and OSError alike."""
+    try:
+        yield
+    except MemoraError:
+        raise
+    except PermissionError as error:
+        raise StorePathError(
+            f"{operation}: {error.strerror} on {error.filename!r}; check who owns db_uri's files"
+        ) from error
+    except Exception as error:
+        raise StoreError(f"{operation}: {error}") from error
