@@ -119,7 +119,7 @@ def _serve(ports: Ports, verdict: Verdict, entry: Entry, content: Content) -> Lo
         matched_query=entry.query,
         age_seconds=_age(ports, entry),
         entry_id=entry.id,
-        metadata=json.loads(content.metadata),
+        metadata={} if content.metadata == "{}" else json.loads(content.metadata),
         nearest=_candidate(ports, verdict),
     )
 

@@ -235,6 +235,11 @@ class Writer:
                     self._syncing = False
                     self._sync_ended.notify_all()
 
+    def __del__(self) -> None:
+        # Of a store that nobody closed; what it acknowledged is written.
+        if self._file is not None:
+            self._file.close()
+
     def close(self) -> None:
         """Write what is held back, and end the segment."""
         self.write_out()
@@ -256,8 +261,13 @@ class Writer:
                 sync_path(self._folder)
             self._segment = Segment(path)
             self._segment.own, self._segment.written = True, len(MAGIC)
-        # The old file is closed by its last reader: another thread may be syncing it.
-        self._file, self._size = file, len(MAGIC)
+        with self._sync_ended:
+            while self._syncing:  # the old file
+                self._sync_ended.wait()
+            if self._file is not None:
+                self._file.close()
+            self._file = file
+        self._size = len(MAGIC)
         self._number += 1
 
     def _write(self, offset: int, data: bytes) -> None:
