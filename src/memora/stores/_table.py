@@ -50,7 +50,14 @@ _KEEP_SECONDS = 5.0
 _NEVER = timedelta(days=36_500)
 # Below, LanceDB cannot train a quantised index.
 MIN_INDEX_ROWS = 256
-INDEX_KINDS = ("IVF_PQ", "IVF_FLAT", "IVF_SQ", "IVF_HNSW_PQ", "IVF_HNSW_SQ")
+INDEX_KINDS = {
+    "IVF_PQ": "IvfPq",
+    "IVF_FLAT": "IvfFlat",
+    "IVF_SQ": "IvfSq",
+    "IVF_HNSW_PQ": "HnswPq",
+    "IVF_HNSW_SQ": "HnswSq",
+}
+"""Kinds of the table's index, and LanceDB's classes for them."""
 
 T = TypeVar("T")
 
@@ -245,12 +252,11 @@ class EntryTable:
                 self._dimension
             )
         with faults("create_index"), self._lock:
+            from lancedb import index  # noqa: PLC0415 - as in `_connect`
+
+            config = getattr(index, INDEX_KINDS[kind])
             self._table.create_index(
-                metric="cosine",
-                vector_column_name="vector",
-                index_type=kind,
-                replace=True,
-                **settings,
+                "vector", config=config(distance_type="cosine", **settings), replace=True
             )
         return True
 

@@ -103,8 +103,8 @@ class Upkeep:
     def segment_limit(self) -> int:
         """Return how large a segment may become: small beside what is alive, so that it dies."""
         smallest, largest = _SEGMENT_BYTES
-        alive = sum(self._view.hot.live.values())
-        return min(max(alive // (4 * len(self._members)), smallest), largest)
+        share = self._view.hot.live_bytes // (4 * len(self._members))
+        return min(max(share, smallest), largest)
 
     def log_is_long(self) -> bool:
         """Tell whether so much waits in the log that it should be flushed."""

@@ -88,6 +88,7 @@ class HotTable:
         self._offset = array("q")
         self._length = array("q")
         self.live: defaultdict[int, int] = defaultdict(int)  # bytes of live records, by segment
+        self.live_bytes = 0  # of all
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -152,7 +153,7 @@ class HotTable:
         self._expires[slot] = inf if entry.expires_at is None else entry.expires_at
         self._expiring += entry.expires_at is not None
         self._segment[slot], self._offset[slot], self._length[slot] = place
-        self.live[place.segment] += place.length
+        self._count_live(place.segment, place.length)
         home.entries += 1
         if vector is not None:
             self.add_vector(slot, vector)
@@ -171,7 +172,7 @@ class HotTable:
             del self._homes[number], self._numbers[home.context.fingerprint]
             self._unsettled.pop(number, None)
         self._expiring -= self._expires[slot] != inf
-        self.live[self._segment[slot]] -= self._length[slot]
+        self._count_live(self._segment[slot], -self._length[slot])
         self._keys[slot], self._queries[slot], self._segment[slot] = b"", "", -1
         self._free.append(slot)
         return slot
@@ -292,13 +293,18 @@ class HotTable:
         self._length.frombytes(lengths.tobytes())
         self._expiring = int(np.count_nonzero(np.isfinite(expires)))
         sums = np.bincount(segments, weights=lengths)
-        self.live.update({segment: int(size) for segment, size in enumerate(sums) if size})
+        for segment, size in enumerate(sums):
+            self._count_live(segment, int(size))
 
     def move(self, slot: int, place: Place) -> None:
         """Note that the record of an entry lies elsewhere now."""
-        self.live[self._segment[slot]] -= self._length[slot]
+        self._count_live(self._segment[slot], -self._length[slot])
         self._segment[slot], self._offset[slot], self._length[slot] = place
-        self.live[place.segment] += place.length
+        self._count_live(place.segment, place.length)
+
+    def _count_live(self, segment: int, size: int) -> None:
+        self.live[segment] += size
+        self.live_bytes += size
 
     def _allocate(self) -> int:
         if self._free:
