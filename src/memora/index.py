@@ -169,7 +169,7 @@ class VectorIndex:
         if 2 * count < len(self._slots) - 8:
             self._resize()
 
-    def _resize(self, spare: int = 4) -> None:
+    def _resize(self, spare: int = 1) -> None:
         # Spare rows are an eighth, not as many again: there may be 100,000 contexts.
         rows = self._count + max(spare, self._count // 8)
         # No array shares this memory: every method that slices it is done with the slices.

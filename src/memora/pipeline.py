@@ -71,7 +71,9 @@ def lookup(ports: Ports, request: Request, *, threshold: float) -> LookupResult:
         return _refuse(ports, verdict)
     # By key: if the query was stored again meanwhile, its newest result is served.
     stored = ports.store.get(verdict.nearest.entry.key, now=now)
-    return _gone() if stored is None else _serve(ports, verdict, *stored)
+    if stored is None or stored[0].context.fingerprint != fingerprint:
+        return _gone()
+    return _serve(ports, verdict, *stored)
 
 
 def store(  # noqa: PLR0913 - all that makes an entry

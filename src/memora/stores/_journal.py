@@ -52,6 +52,8 @@ class Segment:
         """Up to where it is written, where this process writes it."""
         self.complete_since: float | None = None
         """Since when no record can join it; monotonic seconds."""
+        self.vanished = False
+        """Whether its file has been deleted; it is still open here."""
         self.damaged_at: int | None = None
         """Where an unreadable record begins; what follows it is lost."""
         self._descriptor = os.open(path, os.O_RDONLY)
@@ -60,6 +62,11 @@ class Segment:
         # Not before the last reader has let go: a number that is closed may be another file's.
         if hasattr(self, "_descriptor"):
             os.close(self._descriptor)
+
+    @property
+    def end(self) -> int:
+        """Up to where it can be read at all."""
+        return self.size() if self.damaged_at is None else self.damaged_at
 
     @property
     def writer(self) -> str:
@@ -137,7 +144,7 @@ def living_members(folder: Path) -> set[str]:
         except filelock.Timeout:
             alive.add(path.name.removesuffix(".lock"))
         except OSError:
-            continue
+            alive.add(path.name.removesuffix(".lock"))  # who knows
         else:
             with suppress(OSError):
                 path.unlink()
@@ -158,16 +165,17 @@ class Writer:
         self._segment: Segment | None = None
         self._size = 0
         self._pending_bytes = 0
+        self._broken = False  # the segment ends in what a failed write has left
         self._appended = 0  # bytes of all segments
         self._synced = 0
+        self._lost = 0  # up to where a sync has failed: the system reports it only once
         self._syncing = False
         self._sync_ended = threading.Condition()
 
     def segment(self, size: int, *, limit: int) -> Segment:
         """Return the segment that the next record of so many bytes goes to; maybe a new one."""
-        if self._segment is None or (
-            self._size + size > max(limit, size + len(MAGIC)) and self._size > len(MAGIC)
-        ):
+        full = self._size + size > limit and self._size > len(MAGIC)
+        if self._segment is None or full or self._broken:
             self._begin()
         assert self._segment is not None  # noqa: S101 - begun above
         return self._segment
@@ -185,14 +193,18 @@ class Writer:
             offsets.append(at)
             at += len(record)
         if self._durability == "memory":
+            if self._pending_bytes > _PENDING_BYTES:
+                self.write_out()
             segment.pending.update(zip(offsets, records, strict=True))
             self._pending_bytes += at - self._size
         else:
-            self._write(self._size, b"".join(records))
+            try:
+                self._write(self._size, b"".join(records))
+            except StoreError:
+                self._broken = True
+                raise
         self._appended += at - self._size
         self._size = at
-        if self._pending_bytes > _PENDING_BYTES:
-            self.write_out()
         return offsets
 
     def write_out(self) -> None:
@@ -221,12 +233,15 @@ class Writer:
                     self._sync_ended.wait()
                 if self._synced >= target:
                     return
+                if self._lost >= target:
+                    raise StoreError("the disk has refused a sync of the log")
                 self._syncing = True
                 upto, file = self._appended, self._file
             try:
                 if file is not None:
                     _fdatasync(file.fileno())
             except OSError as error:
+                self._lost, self._broken = upto, True
                 raise StoreError(f"cannot sync the log: {error}") from error
             else:
                 self._synced = upto
@@ -240,6 +255,11 @@ class Writer:
         if self._file is not None:
             self._file.close()
 
+    @property
+    def current(self) -> Segment | None:
+        """The segment at hand."""
+        return self._segment
+
     def close(self) -> None:
         """Write what is held back, and end the segment."""
         self.write_out()
@@ -249,18 +269,26 @@ class Writer:
 
     def _begin(self) -> None:
         self.write_out()
-        if self._file is not None and self._durability == "power":
+        if self._file is not None and self._durability == "power" and not self._broken:
             self.sync()
         path = self._folder / f"{self._member}-{self._number:06d}.log"
+        self._number += 1  # also where it fails: a name is used once
         with _disk_faults("begin a segment of the log"):
             # Unbuffered: what `write` returns from is the system's, and survives the process.
             file = io.FileIO(path, "x")
-            file.write(MAGIC)
-            if self._durability == "power":
-                _fdatasync(file.fileno())
-                sync_path(self._folder)
-            self._segment = Segment(path)
-            self._segment.own, self._segment.written = True, len(MAGIC)
+            try:
+                _write_all(file, MAGIC)
+                if self._durability == "power":
+                    _fdatasync(file.fileno())
+                    sync_path(self._folder)
+                segment = Segment(path)
+            except OSError:
+                file.close()
+                with suppress(OSError):
+                    path.unlink()
+                raise
+        segment.own, segment.written = True, len(MAGIC)
+        self._segment, self._broken = segment, False
         with self._sync_ended:
             while self._syncing:  # the old file
                 self._sync_ended.wait()
@@ -268,24 +296,22 @@ class Writer:
                 self._file.close()
             self._file = file
         self._size = len(MAGIC)
-        self._number += 1
 
     def _write(self, offset: int, data: bytes) -> None:
         file = self._file
         assert file is not None  # noqa: S101 - `segment` is called first
         with _disk_faults("append to the log"):
-            # At its offset, not at the end: a write that failed half way is written over.
+            # At its offset: what is written again after a failure is the same bytes.
             file.seek(offset)
-            view = memoryview(data)
-            try:
-                while view:
-                    view = view[file.write(view) :]
-            except OSError:
-                with suppress(OSError):
-                    file.truncate(offset)
-                raise
+            _write_all(file, data)
         if self._segment is not None:
             self._segment.written = offset + len(data)
+
+
+def _write_all(file: io.FileIO, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
 
 
 @contextmanager
@@ -310,6 +336,8 @@ class Checkpoint(NamedTuple):
     A deletion before this point needs no memory: everything that it could concern lies before
     `done`. One between the two is read again when a store is opened.
     """
+    dropped: dict[str, int]
+    """Segments whose files are being deleted: not to be read, should they still be there."""
 
 
 def read_checkpoint(folder: Path) -> Checkpoint | None:

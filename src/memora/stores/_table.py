@@ -42,8 +42,6 @@ FORMAT = 2
 
 # Fragments that make a compaction due: a flush leaves one, and a search pays some 70 us for each.
 _COMPACT_FRAGMENTS = 64
-# Share of deleted rows that makes one due: they are the disk's to bear.
-_COMPACT_DELETED = 0.25
 # How long superseded versions stay for readers that opened them: a scan takes less, and a read
 # that finds its version gone is done again on the newest.
 _KEEP_SECONDS = 5.0
@@ -114,11 +112,12 @@ class EntryTable:
     def __init__(self, path: Path, name: str, stamp: Stamp, *, create: bool) -> None:
         self.where = f"table {name!r} in {str(path)!r}"
         self._folder = path / f"{name}.lance"
-        self._dimension = stamp.dimension
+        self.dimension = stamp.dimension
         # LanceDB prints warnings on stderr for what is normal here, such as a table to be created.
         os.environ.setdefault("LANCEDB_LOG", "error")
         self._lock = threading.Lock()  # one commit at a time in this process
         self._compacted_at: float | None = None
+        self._changed = True  # since `maintain` last looked
         self._synced: set[Path] = set()
         with faults(f"open {self.where}"):
             database = _connect(path)
@@ -156,7 +155,7 @@ class EntryTable:
                 yield (
                     [bytes.fromhex(key) for key in batch.column("key").to_pylist()],
                     batch.column("stamp").to_pylist(),
-                    batch.column("vector").flatten().to_numpy().reshape(-1, self._dimension),
+                    batch.column("vector").flatten().to_numpy().reshape(-1, self.dimension),
                 )
 
     def search(
@@ -184,7 +183,10 @@ class EntryTable:
 
     def write(self, rows: Sequence[Row], deleted: Sequence[bytes]) -> None:
         """Put rows in place of those with the same keys, and delete others; then have it synced."""
+        if not rows and not deleted:
+            return
         with faults("write"), self._lock:
+            self._changed = True
             if rows:
                 (
                     self._table.merge_insert("key")
@@ -203,16 +205,21 @@ class EntryTable:
             if self._compacted_at is not None:
                 if time.monotonic() - self._compacted_at < _KEEP_SECONDS:
                     return False
-                self._table.optimize(cleanup_older_than=timedelta(seconds=_KEEP_SECONDS))
                 self._compacted_at = None
-                return True
-            if not self._compaction_is_due():
+            elif not self._changed:
                 return False
-            # In two steps: what is superseded goes when its successor is on the disk, and when
-            # other processes have let go of it.
-            self._table.optimize(cleanup_older_than=_NEVER)
-            self._sync()
-            self._compacted_at = time.monotonic()
+            elif self._compaction_is_due():
+                # In two steps: what is superseded goes when its successor is on the disk, and when
+                # other processes have let go of it.
+                self._table.optimize(cleanup_older_than=_NEVER)
+                self._sync()
+                self._compacted_at = time.monotonic()
+                return True
+            else:
+                self._changed = False
+                if not self._clean_up_is_due():
+                    return False
+            self._table.optimize(cleanup_older_than=timedelta(seconds=_KEEP_SECONDS))
             return True
 
     def forget_synced(self) -> None:
@@ -248,9 +255,7 @@ class EntryTable:
         partitions = options.get("num_partitions") or max(math.isqrt(rows), 1)
         settings: dict[str, Any] = {"num_partitions": min(partitions, rows)}
         if kind.endswith("PQ"):
-            settings["num_sub_vectors"] = options.get("num_sub_vectors") or _divisor(
-                self._dimension
-            )
+            settings["num_sub_vectors"] = options.get("num_sub_vectors") or _divisor(self.dimension)
         with faults("create_index"), self._lock:
             from lancedb import index  # noqa: PLC0415 - as in `_connect`
 
@@ -281,12 +286,15 @@ class EntryTable:
         return [index for index in found if "vector" in index.columns]
 
     def _compaction_is_due(self) -> bool:
-        stats = self._table.stats()
-        fragments = stats["fragment_stats"]
-        if fragments["num_small_fragments"] >= _COMPACT_FRAGMENTS:
-            return True
+        fragments = self._table.stats()["fragment_stats"]
         deletions = sum(1 for _ in (self._folder / "_deletions").glob("*"))
-        return deletions >= _COMPACT_FRAGMENTS
+        return max(int(fragments["num_small_fragments"]), deletions) >= _COMPACT_FRAGMENTS
+
+    def _clean_up_is_due(self) -> bool:
+        # Left by processes that did not live to do it, if nobody is at it now.
+        versions = [path.stat().st_mtime for path in (self._folder / "_versions").glob("*")]
+        old = time.time() - _KEEP_SECONDS
+        return len(versions) >= _COMPACT_FRAGMENTS and max(versions) < old
 
     def _sync(self) -> None:
         # LanceDB does not: what it committed survives the process, but not a power cut.
@@ -299,7 +307,7 @@ class EntryTable:
         self._synced = there
 
     def _arrow(self, rows: Sequence[Row]) -> pa.Table:
-        matrix = np.zeros((len(rows), self._dimension), np.float32)
+        matrix = np.zeros((len(rows), self.dimension), np.float32)
         nulls = np.zeros(len(rows), bool)
         for i, row in enumerate(rows):
             if row.record.vector is None:
@@ -307,7 +315,7 @@ class EntryTable:
             else:
                 matrix[i] = row.record.vector
         vectors = pa.FixedSizeListArray.from_arrays(
-            pa.array(matrix.ravel()), self._dimension, mask=pa.array(nulls)
+            pa.array(matrix.ravel()), self.dimension, mask=pa.array(nulls)
         )
         entries = [row.record.entry for row in rows]
         columns: dict[str, Any] = {
@@ -420,5 +428,7 @@ def faults(operation: str) -> Iterator[None]:
         raise StorePathError(
             f"{operation}: {error.strerror} on {error.filename!r}; check who owns db_uri's files"
         ) from error
-    except Exception as error:
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # a panic of LanceDB's is no Exception
         raise StoreError(f"{operation}: {error}") from error

@@ -22,11 +22,11 @@ from memora.stores._journal import (
     write_checkpoint,
 )
 from memora.stores._table import Row
+from memora.stores._view import GRACE_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from memora.stores._journal import Segment
     from memora.stores._table import EntryTable
     from memora.stores._view import LogView
     from memora.stores.hot import Place
@@ -36,13 +36,11 @@ _FLUSH_BYTES = 16 * 1024 * 1024
 _FLUSH_SECONDS = 10.0
 _FLUSH_ROWS = 2048  # written by one commit
 # Share of the log that may be dead before the living of a segment are moved, and the least that is
-# worth it.
+# worth it. A file counts as much as it is a nuisance, so that many small ones are merged.
 _DEAD_SHARE = 0.3
 _DEAD_BYTES = 4 * 1024 * 1024
+_FILE_BYTES = 64 * 1024
 _MOVE_RECORDS = 64  # at once
-# A segment that others may not have seen yet is not deleted; who has not looked for half of that
-# time loads anew.
-GRACE_SECONDS = 10.0
 _LOOK_SECONDS = 2.0  # between two looks at who else is there
 _SEGMENT_BYTES = (1024 * 1024, 64 * 1024 * 1024)  # the smallest and the largest limit
 
@@ -54,8 +52,9 @@ class Upkeep:
         view: What this process knows.
         table: Where it is flushed to.
         name: This member's name.
-        move: Appends raw records to the log again, and notes their places.
-        damaged: Is told of an entry whose record cannot be read.
+        move: Appends raw records of slots and stamps to the log again, notes their places, and
+            has them on the disk.
+        damaged: Is told the key and the stamp of an entry whose record cannot be read.
     """
 
     def __init__(
@@ -67,12 +66,13 @@ class Upkeep:
         move: Callable[[list[tuple[int, int, bytes]]], None],
         damaged: Callable[[bytes, int], None],
     ) -> None:
-        self._view, self._table, self._name = view, table, name
+        self.view, self._table, self._name = view, table, name
         self._move, self._damaged = move, damaged
         self._folder = view.folder
         self._lock = filelock.FileLock(self._folder / "owner.lock", thread_local=False)
         self._flushed_at = time.monotonic()
         self._looked_at = -GRACE_SECONDS
+        self._read_at = 0  # when the checkpoint was changed that was last read
         self._members = {name}
         self.dropped_bytes = 0
         """Bytes of the log that were no record: what a crash had left half written."""
@@ -83,208 +83,233 @@ class Upkeep:
         return bool(self._lock.is_locked)
 
     def acquire(self) -> bool:
-        """Take the duties if nobody has them."""
+        """Take the duties if nobody has them, and this process is up to date."""
+        if self.view.lost:
+            return False
         if self.owner:
             return True
         try:
             self._lock.acquire(blocking=False)
         except filelock.Timeout:
             return False
-        # What the last owner has written of the log, this one must have read before it writes.
-        self._view.checkpoint = read_checkpoint(self._folder) or Checkpoint({}, {})
-        self._view.read()
-        self._table.forget_synced()
-        return True
+        try:
+            # What the last owner has written of the log, this one must have read before it writes.
+            self.refresh()
+            self.view.read()
+            self._table.forget_synced()
+        except BaseException:
+            self._lock.release()
+            raise
+        if self.view.lost:
+            self._lock.release()
+        return not self.view.lost
 
     def release(self) -> None:
         """Leave the duties to another."""
         self._lock.release()
 
+    def refresh(self) -> None:
+        """Read the checkpoint, if its owner has changed it."""
+        changed_at = 0
+        with suppress(OSError):
+            changed_at = (self._folder / "checkpoint.json").stat().st_mtime_ns
+        if changed_at != self._read_at:
+            self._read_at = changed_at
+            found = read_checkpoint(self._folder)
+            if found is not None:
+                self.view.checkpoint = found
+
     def segment_limit(self) -> int:
         """Return how large a segment may become: small beside what is alive, so that it dies."""
         smallest, largest = _SEGMENT_BYTES
-        share = self._view.hot.live_bytes // (4 * len(self._members))
+        share = self.view.hot.live_bytes // (4 * len(self._members))
         return min(max(share, smallest), largest)
 
     def log_is_long(self) -> bool:
         """Tell whether so much waits in the log that it should be flushed."""
         return self._waiting() >= _FLUSH_BYTES
 
-    def run(self) -> None:
-        """Do what is due."""
-        self._look()
-        waiting, since = self._waiting(), time.monotonic() - self._flushed_at
-        due = waiting >= _FLUSH_BYTES or (waiting and since >= _FLUSH_SECONDS)
-        if due and (not self._table.settling or waiting >= 4 * _FLUSH_BYTES):
-            self.flush()
-        self._table.maintain()
-        self._move_living()
-        self._clear_away()
-
-    def flush(self) -> None:
-        """Bring the table up to the log, and note it in the checkpoint."""
-        view = self._view
-        settled = view.snapshot()
-        # Once more: an entry that a deletion before this point concerns was in the log before it.
-        view.read()
-        done = view.snapshot()
-        old = view.checkpoint
-        if all(old.done.get(name, len(MAGIC)) >= at for name, at in done.items()):
-            return
-        with view.lock:
-            fresh = [
-                (slot, view.hot.key(slot), place)
-                for name, at in done.items()
-                if old.done.get(name, 0) < at
-                for slot in view.hot.since(view.numbers[name], old.done.get(name, 0))
-                if (place := view.hot.place(slot)).offset < at
-            ]
-            gone = [
-                key
-                for key, deletion in view.deleted.items()
-                if view.hot.slot(key) is None
-                and not self._covers(old, deletion.segment, deletion.end)
-            ]
-        for start in range(0, len(fresh), _FLUSH_ROWS):
-            self._table.write(list(self._rows(fresh[start : start + _FLUSH_ROWS])), [])
-        self._table.write([], gone)
-        for name, at in done.items():
-            if old.done.get(name, 0) < at and (segment := self._segment(name)) is not None:
-                segment.sync()
-        # Never back: a former owner may have read further than this process has.
-        self._save(
-            Checkpoint(
-                {name: max(at, old.done.get(name, 0)) for name, at in done.items()},
-                {name: max(at, old.settled.get(name, 0)) for name, at in settled.items()},
-            )
-        )
-        self._flushed_at = time.monotonic()
-
-    def _rows(self, fresh: Iterable[tuple[int, bytes, Place]]) -> Iterable[Row]:
-        for i, (slot, key, place) in enumerate(fresh):
-            segment = self._view.segments[place.segment]
-            record = segment and _records.unpack(segment.read(place.offset, place.length))
-            if not record or not segment or record.key != key:
-                self._damaged(key, slot)
-                continue
-            yield Row(record, segment.name, place.offset, place.length)
-            if i % 16 == 0:
-                time.sleep(0)  # a lookup may be waiting for the interpreter
-
-    def _waiting(self) -> int:
-        done = self._view.checkpoint.done
-        return sum(
-            max(min(segment.position, segment.written) - done.get(segment.name, len(MAGIC)), 0)
-            for segment in list(self._view.segments)
-            if segment is not None
-        )
-
-    def _covers(self, checkpoint: Checkpoint, number: int, end: int) -> bool:
-        segment = self._view.segments[number]
-        return segment is None or checkpoint.done.get(segment.name, 0) >= end
-
-    def _segment(self, name: str) -> Segment | None:
-        number = self._view.numbers.get(name)
-        return None if number is None else self._view.segments[number]
-
-    def _save(self, checkpoint: Checkpoint) -> None:
-        write_checkpoint(self._folder, checkpoint)
-        self._view.checkpoint = checkpoint
-
-    def _look(self) -> None:
+    def look(self) -> None:
         """See who else is there, and which segments nobody writes any more."""
         now = time.monotonic()
         if now - self._looked_at < _LOOK_SECONDS:
             return
         self._looked_at = now
         self._members = living_members(self._folder) | {self._name}
-        known = [segment for segment in self._view.segments if segment is not None]
-        newest = {segment.writer: segment.name for segment in sorted(known, key=lambda s: s.name)}
+        with self.view.lock:
+            known = sorted(self.view.segments.values(), key=lambda segment: segment.name)
+        newest = {segment.writer: segment for segment in known}
         for segment in known:
-            alive = segment.writer in self._members and newest[segment.writer] == segment.name
-            if alive or segment.complete_since is not None:
+            if segment.writer in self._members and newest[segment.writer] is segment:
+                segment.complete_since = None
+            elif segment.complete_since is None:
+                segment.complete_since = now
+            elif segment.position < segment.end:
+                # Read once more since, and what is there is no record.
+                segment.damaged_at = segment.position
+                self.dropped_bytes += segment.size() - segment.position
+
+    def run(self) -> None:
+        """Do what is due; each part also where another fails.
+
+        Raises:
+            Exception: The first fault.
+        """
+        faults = []
+        for part in (self._clear_away, self._flush_if_due, self._table.maintain, self._move_living):
+            try:
+                part()
+            except Exception as error:  # noqa: BLE001 - raised below
+                faults.append(error)
+        if faults:
+            raise faults[0]
+
+    def flush(self) -> None:
+        """Bring the table up to the log, and note it in the checkpoint."""
+        view = self.view
+        settled = view.snapshot()
+        # Once more: an entry that a deletion before this point concerns was in the log before it.
+        view.read()
+        done = view.snapshot()
+        if view.lost:
+            return
+        old = view.checkpoint
+        if all(old.done.get(name, len(MAGIC)) >= at for name, at in done.items()):
+            return
+        fresh: list[tuple[bytes, int, Place]] = []
+        with view.lock:
+            deleted = list(view.deleted.items())
+            for name, at in done.items():
+                if old.done.get(name, 0) < at:
+                    fresh.extend(
+                        (view.hot.key(slot), view.hot.stamp(slot), place)
+                        for slot in view.hot.since(view.numbers[name], old.done.get(name, 0))
+                        if (place := view.hot.place(slot)).offset < at
+                    )
+        # Not those that are put again by this flush, which replaces their rows.
+        kept = {key for key, _, _ in fresh}
+        gone = [
+            key
+            for key, deletion in deleted
+            if key not in kept
+            and old.done.get(deletion.segment, 0) < deletion.end
+            and not self._in_table(key, deletion.stamp)
+        ]
+        for name, at in done.items():
+            if old.done.get(name, 0) < at and (number := view.numbers.get(name)) is not None:
+                view.segments[number].sync()
+        for start in range(0, len(fresh), _FLUSH_ROWS):
+            self._table.write(list(self._rows(fresh[start : start + _FLUSH_ROWS])), [])
+        self._table.write([], gone)
+        # Never back: a former owner may have read further than this process has.
+        self._save(
+            Checkpoint(
+                {name: max(at, old.done.get(name, 0)) for name, at in done.items()},
+                {name: max(at, old.settled.get(name, 0)) for name, at in settled.items()},
+                old.dropped,
+            )
+        )
+        self._flushed_at = time.monotonic()
+
+    def _in_table(self, key: bytes, deleted: int) -> bool:
+        """Tell whether the row of a key is one that was put after a deletion, and flushed."""
+        view = self.view
+        with view.lock:
+            slot = view.hot.slot(key)
+            if slot is None or view.hot.stamp(slot) <= deleted:
+                return False
+            segment, offset, _ = view.hot.place(slot)
+            return offset < view.checkpoint.done.get(view.segments[segment].name, 0)
+
+    def _rows(self, fresh: Iterable[tuple[bytes, int, Place]]) -> Iterable[Row]:
+        for i, (key, stamp, place) in enumerate(fresh):
+            segment = self.view.segments.get(place.segment)
+            if segment is None:
+                continue  # it has left since, and its segment too
+            record = _records.unpack(segment.read(place.offset, place.length))
+            if record is None or record.key != key:
+                self._damaged(key, stamp)
                 continue
-            segment.complete_since = now
-            if segment.position < (size := segment.size()):
-                self._view.read()
-                if segment.position < size and segment.damaged_at is None:
-                    segment.damaged_at = segment.position
-                    self.dropped_bytes += size - segment.position
+            yield Row(record, segment.name, place.offset, place.length)
+            if i % 16 == 0:
+                time.sleep(0)  # a lookup may be waiting for the interpreter
+
+    def _flush_if_due(self) -> None:
+        waiting, since = self._waiting(), time.monotonic() - self._flushed_at
+        due = waiting >= _FLUSH_BYTES or (waiting and since >= _FLUSH_SECONDS)
+        if due and (not self._table.settling or waiting >= 4 * _FLUSH_BYTES):
+            self.flush()
+
+    def _waiting(self) -> int:
+        done = self.view.checkpoint.done
+        return sum(
+            max(min(segment.position, segment.written) - done.get(segment.name, len(MAGIC)), 0)
+            for segment in list(self.view.segments.values())
+            if not segment.vanished
+        )
+
+    def _save(self, checkpoint: Checkpoint) -> None:
+        write_checkpoint(self._folder, checkpoint)
+        self.view.checkpoint = checkpoint
 
     def _move_living(self) -> None:
         """Write the living records of a mostly dead segment again, so that it can go."""
-        view = self._view
+        view = self.view
         with view.lock:
-            sizes = {
-                number: segment.size()
-                for number, segment in enumerate(view.segments)
-                if segment is not None
-            }
-            live = {number: view.hot.live[number] for number in sizes}
-            dead = sum(sizes.values()) - sum(live.values())
-            if dead < max(_DEAD_BYTES, _DEAD_SHARE * sum(sizes.values())):
+            sizes = {number: segment.size() for number, segment in view.segments.items()}
+            live = {number: view.hot.live.get(number, 0) for number in sizes}
+            complete = [n for n in sizes if live[n] and view.segments[n].complete_since is not None]
+            total = sum(sizes.values()) + _FILE_BYTES * len(sizes)
+            if not complete or total - sum(live.values()) < max(_DEAD_BYTES, _DEAD_SHARE * total):
                 return
-            complete = [n for n in sizes if live[n] and self._is_complete(view.segments[n])]
-            if not complete:
+            worst = min(complete, key=lambda number: live[number] / (sizes[number] + _FILE_BYTES))
+            if live[worst] > (1 - _DEAD_SHARE) * (sizes[worst] + _FILE_BYTES):
                 return
-            worst = min(complete, key=lambda number: live[number] / sizes[number])
-            if live[worst] > (1 - _DEAD_SHARE) * sizes[worst]:
-                return
+            source = view.segments[worst]
             slots = view.hot.since(worst, 0)
-        source = view.segments[worst]
-        if source is None:
-            return
         for start in range(0, len(slots), _MOVE_RECORDS):
-            moving = []
+            moving: list[tuple[int, int, bytes]] = []
             with view.lock:
-                places = [
-                    (slot, view.hot.place(slot)) for slot in slots[start : start + _MOVE_RECORDS]
+                found = [
+                    (slot, view.hot.key(slot), view.hot.stamp(slot), place)
+                    for slot in slots[start : start + _MOVE_RECORDS]
+                    if (place := view.hot.place(slot)).segment == worst
                 ]
-                keys = [view.hot.key(slot) for slot, _ in places]
-                stamps = [view.hot.stamp(slot) for slot, _ in places]
-            for (slot, place), key, stamp in zip(places, keys, stamps, strict=True):
-                if place.segment != worst:
-                    continue  # it has been replaced
+            for slot, key, stamp, place in found:
                 raw = source.read(place.offset, place.length)
                 if _records.content_of(raw, key) is None:
-                    self._damaged(key, slot)
+                    self._damaged(key, stamp)
                 else:
                     moving.append((slot, stamp, raw))
-            self._move(moving)
-            time.sleep(0)
-
-    def _is_complete(self, segment: Segment | None) -> bool:
-        return segment is not None and segment.complete_since is not None
+            if moving:
+                self._move(moving)
 
     def _clear_away(self) -> None:
         """Delete segments that hold nothing alive and nothing that is not in the table."""
-        view = self._view
-        settled = view.checkpoint.settled
-        alone = self._members == {self._name}
-        latest = time.monotonic() - (0 if alone else GRACE_SECONDS)
+        view = self.view
+        checkpoint = view.checkpoint
+        there = {path.name for path in self._folder.glob("*-*.log")}
         with view.lock:
             dead = [
                 segment
-                for number, segment in enumerate(view.segments)
-                if segment is not None
-                and segment.complete_since is not None
-                and segment.complete_since <= latest
-                and not view.hot.live[number]
-                and (
-                    segment.damaged_at is not None or settled.get(segment.name, 0) >= segment.size()
-                )
+                for number, segment in view.segments.items()
+                if segment.complete_since is not None
+                and number not in view.hot.live
+                and checkpoint.settled.get(segment.name, 0) >= segment.end
             ]
-        if not dead:
-            return
-        names = {segment.name for segment in dead}
-        self._save(
-            Checkpoint(
-                *(
-                    {name: at for name, at in part.items() if name not in names}
-                    for part in view.checkpoint
+        if dead and (living_members(self._folder) | {self._name}) != {self._name}:
+            latest = time.monotonic() - GRACE_SECONDS
+            dead = [segment for segment in dead if (segment.complete_since or 0) <= latest]
+        names = {segment.name for segment in dead if not segment.vanished}
+        left = checkpoint.dropped.keys() & there  # by an owner that was killed
+        if names or left != checkpoint.dropped.keys():
+            self._save(
+                Checkpoint(
+                    {name: at for name, at in checkpoint.done.items() if name not in names},
+                    {name: at for name, at in checkpoint.settled.items() if name not in names},
+                    dict.fromkeys(left | names, 0),
                 )
             )
-        )
-        for segment in dead:
+        for name in left | names:
             with suppress(OSError):
-                segment.path.unlink()
+                (self._folder / name).unlink()

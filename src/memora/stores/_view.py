@@ -9,14 +9,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from cachetools import LRUCache
 
-from memora.errors import StoreError
 from memora.model import Context
 from memora.stores import _records
 from memora.stores._journal import MAGIC, Checkpoint, Segment, read_checkpoint
@@ -30,17 +29,21 @@ if TYPE_CHECKING:
     from memora.protocols import Vector
     from memora.stores._table import EntryTable
 
+GRACE_SECONDS = 20.0
+"""How long a segment that others may not have seen is kept. Who has not looked for half of that
+has perhaps missed one that came and went, and must load anew."""
+
 _READ_BYTES = 1024 * 1024  # of a segment at once
 _APPLY_RECORDS = 32  # while the lock is held: lookups wait no longer than that takes
 _REMEMBER_SECONDS = 60.0  # how long a deletion is remembered for records that come late
-_LOAD_ATTEMPTS = 5
+_LOAD_ATTEMPTS = 3
 
 
 class Deletion(NamedTuple):
     """What is known of a deleted key."""
 
     stamp: int
-    segment: int
+    segment: str
     end: int
     """Where its record ends."""
     at: float
@@ -62,115 +65,130 @@ class LogView:
         self, folder: Path, dimension: int, *, graph: GraphType | None, content_bytes: int
     ) -> None:
         self.folder, self.dimension, self.graph = folder, dimension, graph
-        self.content_bytes = content_bytes
         self.renew()
-        self._clear()
+        self.hot = HotTable(dimension, exact=self.exact, graph=graph or "int8")
+        self.segments: dict[int, Segment] = {}
+        self.numbers: dict[str, int] = {}  # name of a segment -> its key in `segments`
+        self._next_number = 0
+        self.deleted: OrderedDict[bytes, Deletion] = OrderedDict()  # the longest known first
+        self.contents: LRUCache[int, Content] = LRUCache(content_bytes, _size)
+        self.checkpoint = Checkpoint({}, {}, {})
+        self.own: str | None = None
+        """Prefix of the segments of this process, which come by `add_segment`."""
+        self.complete = False
+        """Whether all vectors of the table are in RAM too."""
+        self.lost = False
+        """Whether this process stood still for so long that it may have missed something."""
+        self.missing_entries = 0
+        """Entries of the table whose segment was not there."""
+        self.newest = 0
+        """The highest stamp seen."""
+        self._looked_at = time.monotonic()
+        self._base = self.checkpoint  # what was in the table when it was loaded
+        self._floor = -1
 
     def renew(self) -> None:
         """Make the locks."""
         self.lock = threading.Lock()  # guards all that is here; no commit is made under it
         self._reading = threading.Lock()  # one reader of the log at a time
 
-    def _clear(self) -> None:
-        self.hot = HotTable(self.dimension, exact=self.exact, graph=self.graph or "int8")
-        self.segments: list[Segment | None] = []
-        self.numbers: dict[str, int] = {}  # name of a segment -> its position in `segments`
-        self.deleted: OrderedDict[bytes, Deletion] = OrderedDict()  # the longest known first
-        self.contents: LRUCache[int, Content] = LRUCache(self.content_bytes, _size)
-        self.checkpoint = Checkpoint({}, {})
-        self.complete = False
-        """Whether all vectors of the table are in RAM too."""
-        self.newest = 0
-        """The highest stamp seen."""
-        self.read_at = time.monotonic()
-        """When the log was last listed."""
-        self._base = self.checkpoint  # what was in the table when it was loaded
-        self._floor = -1
-
     def exact(self, slot: int) -> Vector:
         """Return the vector of a slot, from its record."""
         segment, offset, _ = self.hot.place(slot)
-        source = self.segments[segment]
-        if source is None:
-            raise StoreError("the segment is gone")
         length = _records.HEADER_BYTES + 4 * self.dimension
-        return _records.vector_of(source.read(offset, length), self.dimension)
+        return _records.vector_of(self.segments[segment].read(offset, length), self.dimension)
 
-    def load(self, table: EntryTable, *, own: list[Segment]) -> None:
-        """Begin anew: the table's entries without their vectors, then the log.
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        table: EntryTable,
+        *,
+        graph: GraphType | None,
+        content_bytes: int,
+        current: Segment | None = None,
+    ) -> LogView:
+        """Return the table's entries, without their vectors, and the log applied to them.
 
         Args:
+            folder: As above.
             table: The table.
-            own: Segments of this process, which only it reads ahead of their files.
+            graph: As above.
+            content_bytes: As above.
+            current: The segment that this process writes, all of it written.
 
         Raises:
-            StoreError: The log cannot be read.
+            StoreError: The table or the log cannot be read.
         """
-        for _ in range(_LOAD_ATTEMPTS):
-            found = read_checkpoint(self.folder)
+        for attempt in range(_LOAD_ATTEMPTS):
+            view = cls(folder, table.dimension, graph=graph, content_bytes=content_bytes)
+            if current is not None:
+                view.add_segment(current)
+            view._list()  # opened before: a segment that is deleted meanwhile can be read
+            found = read_checkpoint(folder)
+            view.checkpoint = view._base = found or view.checkpoint
             rows = table.scan()
-            with self.lock:
-                self._clear()
-                self.checkpoint = self._base = found or Checkpoint({}, {})
-                for segment in own:
-                    self._begin(segment)
-                self._list()
-                self._load_rows(rows)
-                if found is None and len(rows):
-                    # The checkpoint is lost. What the table does not hold, of the time it covers,
-                    # may have been deleted: it is not brought back.
-                    self._floor = self.newest
-            gone = self.checkpoint.done.keys() - self.numbers.keys()
-            self.read()
-            for segment in own:
-                self._read(self.numbers[segment.name], segment)
-            if not gone:
-                return
-        raise StoreError(f"segments of the log are missing: {', '.join(sorted(gone))}")
+            view._list()
+            if view._base.done.keys() - view.numbers.keys() and attempt + 1 < _LOAD_ATTEMPTS:
+                continue  # the checkpoint is older than what has been deleted since
+            for segment in view.segments.values():
+                segment.position = view._base.settled.get(segment.name, len(MAGIC))
+            view._load_rows(rows)
+            if found is None and len(rows):
+                # The checkpoint is lost. What the table does not hold, of the time it covers, may
+                # have been deleted: it is not brought back.
+                view._floor = view.newest
+            for number, segment in list(view.segments.items()):
+                view._read(number, segment)
+            view._looked_at = time.monotonic()
+            break
+        return view
 
     def add_segment(self, segment: Segment) -> int:
         """Know a segment from now on; return its number."""
-        number = self.numbers[segment.name] = len(self.segments)
-        self.segments.append(segment)
+        number = self.numbers[segment.name] = self._next_number
+        self._next_number += 1
+        self.segments[number] = segment
         return number
 
     def apply(self, record: _records.Record, number: int, offset: int, length: int) -> int | None:
         """Take in one record; return the slot of an entry that is new here."""
         segment = self.segments[number]
-        if segment is not None:
-            segment.position = offset + length
+        segment.position = end = offset + length
         stamp, key = record.stamp, record.key
         self.newest = max(self.newest, stamp)
         slot = self.hot.slot(key)
         if record.entry is None:
-            known = self.deleted.get(key)
+            known = self.deleted.pop(key, None)
             if known is None or known.stamp <= stamp:
-                self.deleted[key] = Deletion(stamp, number, offset + length, time.monotonic())
+                known = Deletion(stamp, segment.name, end, time.monotonic())
+            self.deleted[key] = known
             if slot is not None and self.hot.stamp(slot) <= stamp:
-                self.hot.remove(key)
-                self.contents.pop(slot, None)
+                self.remove(key)
             return None
+        if end <= self._base.done.get(segment.name, 0):
+            return None  # it was in the table, if it was alive; only deletions are read again
         dead = self.deleted.get(key)
-        if dead is not None and dead.stamp >= stamp:
+        if (dead is not None and dead.stamp >= stamp) or (slot is None and stamp <= self._floor):
             return None
-        if slot is None and stamp <= self._floor:
-            return None
-        moved = slot is not None and self.hot.stamp(slot) == stamp
         fresh = self.hot.put(
             record.entry, record.vector, stamp=stamp, place=Place(number, offset, length)
         )
-        if fresh is None or moved:
-            return None
-        if slot is not None:
+        if fresh is not None and slot is not None:
             self.contents.pop(slot, None)
         return fresh
 
+    def remove(self, key: bytes) -> None:
+        """Forget an entry here."""
+        if (slot := self.hot.remove(key)) is not None:
+            self.contents.pop(slot, None)
+
     def forget_all(self) -> None:
-        """Be empty, and go on from here: where nobody knows any more what has been deleted."""
+        """Be empty, and go on from here: where nobody can tell any more what has been deleted."""
         with self.lock:
             for slot in self.hot.slots():
-                self.hot.remove(self.hot.key(slot))
-            self.contents.clear()
+                self.remove(self.hot.key(slot))
+            self.lost = False
 
     def cache(self, slot: int, content: Content) -> None:
         """Keep a content in RAM, if it is not too large for that."""
@@ -178,30 +196,43 @@ class LogView:
             self.contents[slot] = content
 
     def read(self) -> None:
-        """Take in what is new in the log. Called by one thread or another, again and again."""
+        """Take in what is new in the log. Called by one thread or another, again and again.
+
+        Raises:
+            OSError: A segment cannot be read; the others have been.
+        """
+        fault: OSError | None = None
         with self._reading:
+            if time.monotonic() - self._looked_at > GRACE_SECONDS / 2:
+                self.lost = True
             with self.lock:
-                self._list()
-                segments = list(enumerate(self.segments))
-            for number, segment in segments:
-                # Its own records a process takes in as it writes them.
-                if segment is not None and not segment.own:
+                fault = self._list()
+                others = [
+                    (number, segment)
+                    for number, segment in self.segments.items()
+                    if not segment.own  # which this process takes in as it writes them
+                ]
+            for number, segment in others:
+                try:
                     self._read(number, segment)
+                except OSError as error:
+                    fault = error
             self._forget()
+            self._looked_at = time.monotonic()
+        if fault is not None:
+            raise fault
 
     def snapshot(self) -> dict[str, int]:
         """Return up to where each segment has been taken in."""
         with self.lock:
             return {
                 segment.name: min(segment.position, segment.written)
-                for segment in self.segments
-                if segment is not None
+                for segment in self.segments.values()
+                if not segment.vanished
             }
 
     def _read(self, number: int, segment: Segment) -> None:
-        if segment.damaged_at is not None:
-            return
-        while segment.size() > (before := segment.position):
+        while segment.end > (before := segment.position):
             batch = []
             for offset, length, record in segment.records(_READ_BYTES):
                 batch.append((record, number, offset, length))
@@ -214,59 +245,49 @@ class LogView:
     def _apply_all(self, batch: list[tuple[_records.Record, int, int, int]]) -> None:
         with self.lock:
             for record, number, offset, length in batch:
-                if offset + length > _until(self.segments[number], self._base):
-                    self.apply(record, number, offset, length)
-                else:
-                    self._apply_settling(record, number, offset, length)
+                self.apply(record, number, offset, length)
         batch.clear()
         time.sleep(0)  # whoever waits for the lock, or for the interpreter
 
-    def _apply_settling(
-        self, record: _records.Record, number: int, offset: int, length: int
-    ) -> None:
-        # Before the checkpoint: entries are in the table, only deletions are to be remembered.
-        if record.entry is None:
-            self.apply(record, number, offset, length)
-        elif (segment := self.segments[number]) is not None:
-            segment.position = offset + length
-
-    def _list(self) -> None:
-        self.read_at = time.monotonic()
+    def _list(self) -> OSError | None:
+        fault = None
         names = {path.name for path in self.folder.glob("*-*.log")}
-        for name in sorted(names - self.numbers.keys()):
+        for name in sorted(names - self.numbers.keys() - self.checkpoint.dropped.keys()):
+            if self.own is not None and name.startswith(self.own):
+                continue  # just begun by another thread
             try:
                 segment = Segment(self.folder / name)
             except FileNotFoundError:
                 continue
-            if segment.size() < len(MAGIC):
-                continue  # just begun
-            if segment.read(0, len(MAGIC)) != MAGIC:
-                segment.damaged_at = 0
-            self._begin(segment)
+            except OSError as error:
+                fault = error
+                continue
+            if len(MAGIC) <= segment.size():
+                if segment.read(0, len(MAGIC)) != MAGIC:
+                    segment.damaged_at = segment.position
+                self.add_segment(segment)
         for name in self.numbers.keys() - names:
             number = self.numbers[name]
             gone = self.segments[number]
-            # It is read to its end first, deleted or not.
-            if gone and gone.size() <= gone.position and not self.hot.live[number]:
-                self.segments[number] = None
-                del self.numbers[name]
-
-    def _begin(self, segment: Segment) -> None:
-        segment.position = self._base.settled.get(segment.name, len(MAGIC))
-        self.add_segment(segment)
+            if gone.vanished and number not in self.hot.live:
+                del self.segments[number], self.numbers[name]
+            gone.vanished = True  # it is read to its end once more
+        return fault
 
     def _load_rows(self, rows: pa.Table) -> None:
         if not len(rows):
             return
         self.newest = int(rows.column("stamp")[-1].as_py())
+        # A row whose segment is gone cannot be served. If its record has been moved, it comes
+        # with the log.
+        known = pa.array(self.numbers.keys(), pa.string())
+        kept = rows.filter(pc.is_in(rows.column("segment"), value_set=known))
+        self.missing_entries = len(rows) - len(kept)
+        rows = kept
+        if not len(rows):
+            return
         places = rows.column("segment").combine_chunks().dictionary_encode()
-        numbers = []
-        for name in places.dictionary.to_pylist():
-            number = self.numbers.get(name)
-            if number is None:  # deleted by somebody: its entries cannot be read
-                number = len(self.segments)
-                self.segments.append(None)
-            numbers.append(number)
+        numbers = [self.numbers[name] for name in places.dictionary.to_pylist()]
         homes = rows.column("fingerprint").combine_chunks().dictionary_encode()
         first = np.unique(homes.indices.to_numpy(), return_index=True)[1]
         canonical = rows.column("context").take(pa.array(first)).to_pylist()
@@ -293,14 +314,12 @@ class LogView:
         with self.lock:
             while self.deleted:
                 key, deletion = next(iter(self.deleted.items()))
-                done = _until(self.segments[deletion.segment], self.checkpoint)
-                if deletion.at > latest or deletion.end > done:
+                # A segment that is not there any more was done.
+                there = deletion.segment in self.numbers
+                waits = there and deletion.end > self.checkpoint.done.get(deletion.segment, 0)
+                if deletion.at > latest or waits:
                     return
                 del self.deleted[key]
-
-
-def _until(segment: Segment | None, checkpoint: Checkpoint) -> float:
-    return inf if segment is None else checkpoint.done.get(segment.name, 0)
 
 
 def _size(content: Content) -> int:

@@ -101,7 +101,7 @@ class HotTable:
         """Return the entry in a slot."""
         expires = self._expires[slot]
         return Entry(
-            id=self._ids[16 * slot : 16 * slot + 16].hex(),
+            id=self._id(slot),
             key=self._keys[slot],
             query=self._queries[slot],
             context=self._homes[self._home[slot]].context,
@@ -125,6 +125,10 @@ class HotTable:
         """Return the stamp of the operation that put the entry."""
         return self._stamp[slot]
 
+    def stamp_of(self, key: bytes) -> int:
+        """Return the stamp of the entry of a key that is there."""
+        return self._stamp[self._slots[key]]
+
     def place(self, slot: int) -> Place:
         """Return where the record of the entry lies."""
         return Place(self._segment[slot], self._offset[slot], self._length[slot])
@@ -132,14 +136,15 @@ class HotTable:
     def put(self, entry: Entry, vector: Vector | None, *, stamp: int, place: Place) -> int | None:
         """Add an entry in place of an older one of its key; return its slot, None if not newer.
 
-        The same stamp is the same entry: only its place is new.
+        The same entry again has only another place; two of one stamp are told apart by their ids.
         """
         if (old := self._slots.get(entry.key)) is not None:
             if self._stamp[old] > stamp:
                 return None
-            if self._stamp[old] == stamp:
-                self.move(old, place)
-                return old
+            if self._stamp[old] == stamp and self._id(old) >= entry.id:
+                if self._id(old) == entry.id:
+                    self.move(old, place)
+                return None
             self.remove(entry.key)
         slot = self._allocate()
         number, home = self._home_of(entry.context)
@@ -303,8 +308,13 @@ class HotTable:
         self._count_live(place.segment, place.length)
 
     def _count_live(self, segment: int, size: int) -> None:
-        self.live[segment] += size
         self.live_bytes += size
+        self.live[segment] += size
+        if not self.live[segment]:
+            del self.live[segment]
+
+    def _id(self, slot: int) -> str:
+        return self._ids[16 * slot : 16 * slot + 16].hex()
 
     def _allocate(self) -> int:
         if self._free:

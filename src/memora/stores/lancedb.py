@@ -9,24 +9,26 @@ that no operation sets back, because each is later than all that its process has
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import threading
 import time
 import weakref
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import BuiltinFunctionType
 from typing import TYPE_CHECKING, Any
 
 import filelock
 
 from memora._fork import renew_after_fork
-from memora.errors import ClosedError, CorruptEntryError, MemoraError, StoreError, StorePathError
+from memora.errors import ClosedError, CorruptEntryError, StoreError, StorePathError
 from memora.model import Match
 from memora.stores import _records
 from memora.stores._journal import Member, Writer
 from memora.stores._table import MIN_INDEX_ROWS, EntryTable, Stamp, faults
-from memora.stores._upkeep import GRACE_SECONDS, Upkeep
-from memora.stores._view import LogView
+from memora.stores._upkeep import Upkeep
+from memora.stores._view import GRACE_SECONDS, LogView
 from memora.stores.hot import Place
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ _EXIT_SECONDS = 0.05
 # Rows whose vectors are loaded before a store opens; more are loaded behind it.
 _LOAD_AT_ONCE = 100_000
 _LOAD_ROWS = 512  # under the lock: a millisecond
+_BATCH = 64  # of other things under the lock
 _SETTLE_ROWS = 4  # moved to a graph under the lock: a millisecond
 _SETTLE_SECONDS = 0.2  # of a round
 _EXTRA = 8  # rows a search of the table asks for beyond four times k, as some are outdated there
@@ -95,8 +98,10 @@ class LanceStore:
         _check_directory(path, create=create)
         _check_process()
         self._durability, self._index_at = durability, index_at
-        # Two looks a staleness: one may just have missed it, and takes its time.
-        self._interval = max_staleness_seconds / 4
+        # Four looks a staleness: one may just have missed it, and takes its time. And often enough
+        # not to be taken for one who stood still.
+        self._interval = min(max_staleness_seconds, GRACE_SECONDS / 4) / 4
+        self._content_bytes = hot_payload_bytes
         folder = path / f"{table_name}.log"
         stamp = Stamp(model, dimension)
         self._table: EntryTable | None = None
@@ -111,19 +116,22 @@ class LanceStore:
                 self._table = EntryTable(path, table_name, stamp, create=True)
         graph: Any = None if hot_index == "off" else hot_index
         self._view = LogView(folder, dimension, graph=graph, content_bytes=hot_payload_bytes)
-        self._closed = False
+        self._closed = self._opened = False
         self._limit: int | None = None
-        self._faults: dict[str, Exception] = {}  # by step: not told yet
-        self._failing: dict[str, Exception] = {}  # by step: as of its last run
+        self._faults: dict[str, BaseException] = {}  # by step: not told yet
+        self._failing: dict[str, BaseException] = {}  # by step: as of its last run
         self._quarantined = 0
         self._member: Member | None = None
         self._upkeep: Upkeep | None = None
         renew_after_fork(self)
         with faults(f"open {self._table.where}"):
             self._join()  # first: what others clear away depends on who is there
-            self._view.load(self._table, own=[])
+            self._load()
             if graph is not None and len(self._view.hot) <= _LOAD_AT_ONCE:
-                self._load_vectors()
+                self._load_vectors(self._view)
+        if lost := self._view.missing_entries:
+            self.note("load", StoreError(f"{lost} entries are lost: their segments are missing"))
+        self._opened = True
         self._begin_threads()
         _open_stores.add(self)
 
@@ -137,19 +145,21 @@ class LanceStore:
         """Make what belongs to one process: locks, events, in a forked child also threads."""
         self._view.renew()
         self._writing = threading.Lock()  # one writer of this process's log at a time
-        self._upkeeping = threading.Lock()
+        self._upkeeping = threading.Lock()  # taken before `_writing`, and that before the view's
         self._stop, self._wake = threading.Event(), threading.Event()
-        if self._member is None:
+        if not self._opened or self._closed:
             return
         # LanceDB hangs or crashes in a process forked from one that used it. The log and the
         # entries in RAM are all that answers need; another process keeps the table.
-        self._inherited = (self._member, self._upkeep, self._writer)  # their locks are the parent's
+        _unregister_lancedb()
+        _inherited.append((self._member, self._upkeep, self._writer, self._table))
         self._member = self._upkeep = self._table = None
-        for segment in self._view.segments:
-            if segment is not None:
-                segment.own = False
-        if not self._closed:
-            self._begin_threads()
+        view = self._view
+        view.own = None
+        for segment in view.segments.values():
+            segment.own = False
+        view.graph = view.graph or "int8"
+        self._begin_threads()
 
     def _join(self) -> None:
         """Take a place among the processes on this store; the caller holds `_writing`, or all."""
@@ -160,6 +170,7 @@ class LanceStore:
             self._upkeep = Upkeep(
                 view, self._table, name=member.name, move=self._move, damaged=self._quarantine
             )
+        view.own = member.name
         self._member = member
 
     def _begin_threads(self) -> None:
@@ -181,10 +192,9 @@ class LanceStore:
             stamp, place = view.hot.stamp(slot), view.hot.place(slot)
             segment = view.segments[place.segment]
         with faults("get"):
-            raw = b"" if segment is None else segment.read(place.offset, place.length)
-        content = _records.content_of(raw, key)
+            content = _records.content_of(segment.read(place.offset, place.length), key)
         if content is None:
-            self._quarantine(key, slot)
+            self._quarantine(key, stamp)
             raise CorruptEntryError(
                 f"get: the record of entry {entry.id} is damaged; it is dropped"
             )
@@ -198,10 +208,12 @@ class LanceStore:
         view = self._view
         with view.lock:
             found = view.hot.search(vector, context=context, k=k, now=now)
+            matches = [Match(view.hot.entry(slot), cosine) for slot, cosine in found]
             if view.complete:
-                return [Match(view.hot.entry(slot), cosine) for slot, cosine in found]
+                return matches
         # After what is in RAM, so that a row on its way from there to the table is seen.
-        best, asked, current = dict(found), k, 0
+        best = {match.entry.key: match for match in matches}
+        asked, current = k, 0
         while current < k:
             asked = 4 * asked + _EXTRA
             rows = self._search_table(vector, context, asked, now)
@@ -213,18 +225,17 @@ class LanceStore:
                         continue  # outdated: deleted or replaced since
                     if view.hot.alive(slot, now):
                         current += 1
-                        with suppress(MemoraError, OSError):
-                            best[slot] = float(view.exact(slot) @ vector)
+                        with suppress(OSError, ValueError):  # a damaged record: the rest serve
+                            cosine = float(view.exact(slot) @ vector)
+                            best[key] = Match(view.hot.entry(slot), cosine)
             if len(rows) < asked:
                 break
-        ranked = sorted(best.items(), key=lambda pair: -pair[1])[:k]
-        with view.lock:
-            return [Match(view.hot.entry(slot), cosine) for slot, cosine in ranked]
+        return sorted(best.values(), key=lambda match: -match.cosine)[:k]
 
     def put(self, entry: Entry, content: Content, /, *, vector: Vector | None) -> None:
         self._check()
-        view = self._view
         with self._writing:
+            view = self._view
             stamp = self._stamp()
             raw = _records.pack_put(stamp, entry, content, vector)
             record = _records.Record(_records.PUT, stamp, entry.key, entry, vector, content)
@@ -243,9 +254,9 @@ class LanceStore:
         upkeep = self._upkeep
         if upkeep is not None and upkeep.owner and upkeep.log_is_long():
             self._wake.set()
-        if self._faults:
-            _, fault = self._faults.popitem()
-            raise StoreError(f"in the background: {fault}") from fault
+        for step in list(self._faults):
+            if (fault := self._faults.pop(step, None)) is not None:
+                raise StoreError(f"in the background: {fault}") from fault
         return evicted
 
     def count(self) -> int:
@@ -261,9 +272,7 @@ class LanceStore:
         self._check()
         if self._table is None or self._upkeep is None:
             raise StoreError("a forked process cannot create an index; its parent can")
-        with self._upkeeping:
-            if self._upkeep.acquire():
-                self._upkeep.flush()
+        self.flush()
         return self._table.create_index(**options)
 
     def index_stats(self) -> dict[str, Any]:
@@ -274,7 +283,7 @@ class LanceStore:
             "total_entries": self.count(),
             "hot_index": self._view.graph or "off",
             "loaded": self._view.complete or self._view.graph is None,
-            "quarantined_entries": self._quarantined,
+            "quarantined_entries": self._quarantined + self._view.missing_entries,
             "dropped_log_bytes": 0 if self._upkeep is None else self._upkeep.dropped_bytes,
         }
 
@@ -291,29 +300,33 @@ class LanceStore:
         if self._closed:
             return
         self._closed = True
-        if self._member is None:
-            return  # never used in this process
         _open_stores.discard(self)
         self._stop.set()
         self._wake.set()
         for thread in self._threads:
             thread.join(_PATIENCE_SECONDS)
+        if self._member is None:
+            return  # not used in this forked process
         try:
             self.flush()
+            if self._upkeep is not None and self._upkeep.owner:
+                with self._upkeeping:
+                    self._upkeep.look()
+                    self._upkeep.run()
             with self._writing:
                 self._writer.close()
         finally:
             if self._upkeep is not None:
                 self._upkeep.release()
-            if self._member is not None:
-                self._member.leave()
+            self._member.leave()
 
-    def note(self, step: str, fault: Exception | None) -> None:
+    def note(self, step: str, fault: BaseException | None) -> None:
         """Take down how a step in the background went."""
         if fault is None:
             self._failing.pop(step, None)
         else:
-            self._failing[step] = self._faults[step] = fault
+            # Without its frames, which hold on to whatever was being worked on.
+            self._failing[step] = self._faults[step] = fault.with_traceback(None)
 
     def _check(self) -> None:
         if self._closed:
@@ -323,45 +336,63 @@ class LanceStore:
                 if self._member is None:
                     self._join()
 
+    def _load(self) -> None:
+        """Begin anew from the table and the log; the caller keeps others from writing."""
+        table = self._table
+        if table is None:
+            self._view.forget_all()
+            return
+        self._writer.write_out()
+        old, current = self._view, self._writer.current
+        view = LogView.load(
+            old.folder,
+            table,
+            graph=old.graph,
+            content_bytes=self._content_bytes,
+            current=current,
+        )
+        view.own = old.own
+        self._view = view
+        if self._upkeep is not None:
+            self._upkeep.view = view
+
     def _follow(self) -> None:
         """Write what is held back, and read what others have written."""
         self._check()
-        with self._writing:
-            self._writer.write_out()
-        if time.monotonic() - self._view.read_at > GRACE_SECONDS / 2:
-            self._begin_anew()
-        self._view.read()
-
-    def _begin_anew(self) -> None:
-        # This process stood still, and a segment may have come and gone meanwhile.
-        with self._writing:
-            if self._table is None:
-                self._view.forget_all()
-                return
-            own = [segment for segment in self._view.segments if segment and segment.own]
-            self._view.load(self._table, own=own)
-        if self._view.graph is not None:
-            self._load_vectors()
+        try:
+            with self._writing:
+                self._writer.write_out()
+        finally:
+            self._view.read()
+            if self._view.lost:
+                # This process stood still, and a segment may have come and gone meanwhile.
+                with self._upkeeping, self._writing:
+                    self._load()
+                self._wake.set()
 
     def _keep(self) -> None:
         """Do the slow work: graphs, vectors, the table."""
         self._wake.clear()
         self._check()
+        self._evict()
         self._settle()
-        if self._view.graph is not None and not self._view.complete:
-            self._load_vectors()
+        view = self._view
+        if view.graph is not None and not view.complete:
+            self._load_vectors(view)
         with self._upkeeping:
             upkeep = self._upkeep
-            if upkeep is None or not upkeep.acquire():
+            if upkeep is None or self._stop.is_set():
                 return
-            self._evict()
-            upkeep.run()
-        if self._view.graph is None:
+            upkeep.refresh()
+            upkeep.look()
+            if upkeep.acquire():
+                upkeep.run()
+                self._create_due_index()
+        if view.graph is None:
             self._leave_to_table()
-        self._create_due_index()
 
     def _settle(self) -> None:
-        if self._view.hot.unsettled() is None:
+        if self._view.graph is None or self._view.hot.unsettled() is None:
             return
         import usearch.index  # noqa: F401, PLC0415 - not under the lock, where it would be first
 
@@ -375,8 +406,7 @@ class LanceStore:
             time.sleep(0)
         self._wake.set()
 
-    def _load_vectors(self) -> None:
-        view = self._view
+    def _load_vectors(self, view: LogView) -> None:
         hot = view.hot
         batches = self._stored_vectors() if self._table is None else self._table.vectors()
         for keys, stamps, vectors in batches:
@@ -395,8 +425,9 @@ class LanceStore:
                     rows = vectors[[row for row, _ in found]]
                     hot.add_vectors([slot for _, slot in found], rows)
                 time.sleep(0)
-        if view.hot is hot:  # it was not loaded anew meanwhile
-            view.complete = True
+            if self._opened:
+                self._settle()  # or a large context would lie in RAM as it is
+        view.complete = True
 
     def _stored_vectors(self) -> Iterator[tuple[list[bytes], list[int], NDArray[np.float32]]]:
         """Read the vectors from the log, where the table cannot be used."""
@@ -407,22 +438,24 @@ class LanceStore:
             with view.lock:
                 key, stamp = view.hot.key(slot), view.hot.stamp(slot)
                 place = view.hot.place(slot)
-                segment = view.segments[place.segment] if place.segment >= 0 else None
-            raw = b"" if segment is None else segment.read(place.offset, place.length)
-            record = _records.unpack(raw)
-            if record is not None and record.key == key and record.vector is not None:
+                segment = view.segments.get(place.segment)
+            record = segment and _records.unpack(segment.read(place.offset, place.length))
+            if record and record.key == key and record.vector is not None:
                 yield [key], [stamp], record.vector.reshape(1, -1)
 
     def _leave_to_table(self) -> None:
         """Without a hot index: let go of the vectors that the table holds."""
         view = self._view
         with view.lock:
-            for slot in view.hot.indexed():
-                segment, offset, length = view.hot.place(slot)
-                source = view.segments[segment]
-                done = 0 if source is None else view.checkpoint.done.get(source.name, 0)
-                if offset + length <= done:
-                    view.hot.drop_vector(slot)
+            slots = view.hot.indexed()
+        for start in range(0, len(slots), _BATCH):
+            with view.lock:
+                for slot in slots[start : start + _BATCH]:
+                    segment, offset, _ = view.hot.place(slot)
+                    if segment < 0:
+                        continue
+                    if offset < view.checkpoint.done.get(view.segments[segment].name, 0):
+                        view.hot.drop_vector(slot)
 
     def _search_table(
         self, vector: Vector, context: str, k: int, now: float
@@ -438,67 +471,77 @@ class LanceStore:
             self._table.create_index()
 
     def _evict(self) -> int:
-        view, limit = self._view, self._limit
-        if limit is None or len(view.hot) <= limit:
-            return 0
-        with self._writing:
-            with view.lock:
-                surplus = max(len(view.hot) - limit, 0)
-                keys = view.hot.oldest(surplus)
-                stamps = [
-                    view.hot.stamp(slot) for key in keys if (slot := view.hot.slot(key)) is not None
-                ]
-            self._delete(keys, stamps)
-            return len(keys)
+        limit, evicted = self._limit, 0
+        while limit is not None and len(self._view.hot) > limit:
+            with self._writing:
+                view = self._view
+                with view.lock:
+                    surplus = max(len(view.hot) - limit, 0)
+                    keys = view.hot.oldest(min(surplus, _BATCH))
+                    found = [(key, view.hot.stamp_of(key)) for key in keys]
+                self._delete(found)
+                evicted += len(found)
+        return evicted
 
-    def _delete(self, keys: list[bytes], stamps: list[int]) -> None:
+    def _delete(self, keys: list[tuple[bytes, int]]) -> None:
         """Delete what was put under keys up to stamps; the caller holds `_writing`."""
-        raw = [_records.pack_delete(stamp, key) for key, stamp in zip(keys, stamps, strict=True)]
-        if not raw:
+        if not keys:
             return
+        raw = [_records.pack_delete(stamp, key) for key, stamp in keys]
         number, offsets = self._append(raw)
         with self._view.lock:
-            for key, stamp, offset, one in zip(keys, stamps, offsets, raw, strict=True):
+            for (key, stamp), offset, one in zip(keys, offsets, raw, strict=True):
                 record = _records.Record(_records.DELETE, stamp, key, None, None, None)
                 self._view.apply(record, number, offset, len(one))
 
     def _move(self, records: list[tuple[int, int, bytes]]) -> None:
-        if not records:
-            return
         with self._writing:
+            view = self._view
             number, offsets = self._append([raw for _, _, raw in records])
-            with self._view.lock:
+            with view.lock:
                 for (slot, stamp, raw), offset in zip(records, offsets, strict=True):
-                    if self._view.hot.holds(slot, stamp):
-                        self._view.hot.move(slot, Place(number, offset, len(raw)))
-                segment = self._view.segments[number]
-                if segment is not None:
-                    segment.position = offsets[-1] + len(records[-1][2])
+                    if view.hot.holds(slot, stamp):
+                        view.hot.move(slot, Place(number, offset, len(raw)))
+                segment = view.segments[number]
+                segment.position = offsets[-1] + len(records[-1][2])
+            # On the disk before the segment goes where they were.
+            self._writer.write_out()
+        segment.sync()
 
-    def _quarantine(self, key: bytes, slot: int) -> None:
+    def _quarantine(self, key: bytes, stamp: int) -> None:
         """Drop an entry whose record is damaged, here and for all."""
         with self._writing:
             with self._view.lock:
-                if self._view.hot.slot(key) != slot:
+                slot = self._view.hot.slot(key)
+                if slot is None or self._view.hot.stamp(slot) != stamp:
                     return
-                stamp = self._view.hot.stamp(slot)
             self._quarantined += 1
-            self._delete([key], [stamp])
+            self._delete([(key, stamp)])
 
     def _append(self, records: list[bytes]) -> tuple[int, list[int]]:
         size = sum(map(len, records))
         limit = self._upkeep.segment_limit() if self._upkeep is not None else 16 * 1024 * 1024
         segment = self._writer.segment(size, limit=limit)
-        if (number := self._view.numbers.get(segment.name)) is None:
-            with self._view.lock:
+        offsets = self._writer.append(records)
+        with self._view.lock:
+            number = self._view.numbers.get(segment.name)
+            if number is None:
                 number = self._view.add_segment(segment)
-        return number, self._writer.append(records)
+        return number, offsets
 
     def _stamp(self) -> int:
         return max(time.time_ns(), self._view.newest + 1)
 
 
 _open_stores: weakref.WeakSet[LanceStore] = weakref.WeakSet()
+_inherited: list[object] = []  # from parents: never to be finalised in a child
+
+
+def _unregister_lancedb() -> None:
+    """Let a forked child exit: LanceDB would wait for threads that the fork did not copy."""
+    for function in gc.get_objects():
+        if isinstance(function, BuiltinFunctionType) and function.__name__ == "shutdown_runtime":
+            atexit.unregister(function)
 
 
 @atexit.register
@@ -529,7 +572,7 @@ def _repeat(
                 return
             try:
                 step(store)
-            except Exception as error:  # noqa: BLE001 - told by the next `maintain`; goes on
+            except BaseException as error:  # noqa: BLE001 - told by the next `maintain`; goes on
                 store.note(step.__name__, error)
                 stop.wait(interval)
             else:
