@@ -241,7 +241,7 @@ class Writer:
                 if file is not None:
                     _fdatasync(file.fileno())
             except OSError as error:
-                self._lost, self._broken = upto, True
+                self._lost, self._broken = self._appended, True
                 raise StoreError(f"cannot sync the log: {error}") from error
             else:
                 self._synced = upto

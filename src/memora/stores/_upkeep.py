@@ -39,7 +39,7 @@ _FLUSH_ROWS = 2048  # written by one commit
 # worth it. A file counts as much as it is a nuisance, so that many small ones are merged.
 _DEAD_SHARE = 0.3
 _DEAD_BYTES = 4 * 1024 * 1024
-_FILE_BYTES = 64 * 1024
+_FILE_BYTES = 256 * 1024
 _MOVE_RECORDS = 64  # at once
 _LOOK_SECONDS = 2.0  # between two looks at who else is there
 _SEGMENT_BYTES = (1024 * 1024, 64 * 1024 * 1024)  # the smallest and the largest limit

@@ -131,8 +131,10 @@ class LogView:
             view._list()
             if view._base.done.keys() - view.numbers.keys() and attempt + 1 < _LOAD_ATTEMPTS:
                 continue  # the checkpoint is older than what has been deleted since
-            for segment in view.segments.values():
+            for number, segment in list(view.segments.items()):
                 segment.position = view._base.settled.get(segment.name, len(MAGIC))
+                if segment.name in view._base.dropped:  # by an owner that was killed at it
+                    del view.segments[number], view.numbers[segment.name]
             view._load_rows(rows)
             if found is None and len(rows):
                 # The checkpoint is lost. What the table does not hold, of the time it covers, may
@@ -218,9 +220,9 @@ class LogView:
                 except OSError as error:
                     fault = error
             self._forget()
+            if fault is not None:
+                raise fault
             self._looked_at = time.monotonic()
-        if fault is not None:
-            raise fault
 
     def snapshot(self) -> dict[str, int]:
         """Return up to where each segment has been taken in."""
