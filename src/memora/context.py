@@ -22,6 +22,7 @@ import unicodedata
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from memora.errors import ContextError, QueryError, QueryTypeError
@@ -39,6 +40,10 @@ def canonical_context(context: Mapping[str, object] | None, /) -> Context:
     """
     if context is None:
         context = {}
+    if type(context) is dict:
+        items = tuple(context.items())
+        if all(type(key) is str and type(value) is str for key, value in items):
+            return _context_of_texts(items)
     if not isinstance(context, Mapping):
         raise ContextError(
             f"context must be a mapping such as {{'agent': 'sql'}}, or None; "
@@ -57,6 +62,14 @@ def canonical_context(context: Mapping[str, object] | None, /) -> Context:
     return Context(canonical=text, fingerprint=fingerprint_of(text))
 
 
+@lru_cache(maxsize=1024)
+def _context_of_texts(items: tuple[tuple[str, str], ...]) -> Context:
+    # Most contexts are a few texts, and the same few again and again. (Only texts: 1 and True would
+    # be one key.)
+    text = _dump(_mapping(dict(items), "context"))
+    return Context(canonical=text, fingerprint=fingerprint_of(text))
+
+
 def canonical_query(query: str, /) -> str:
     """Return the text that the exact tier compares and the embedder reads.
 
@@ -72,6 +85,8 @@ def canonical_query(query: str, /) -> str:
     text = unicodedata.normalize("NFC", query).strip()
     if not text:
         raise QueryError(f"query must contain text, got {query!r}")
+    if text.isascii():
+        return text
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -40,12 +40,16 @@ if TYPE_CHECKING:
 FORMAT = 2
 """Version of the table's and the log's layout, recorded in the schema."""
 
-# Fragments that make a compaction due: a flush leaves one, and a search pays some 70 us for each.
-_COMPACT_FRAGMENTS = 64
+# Fragments, deletion files or versions that make a compaction due: a flush leaves some. A search
+# pays some 70 us for each fragment, and every version lists them all.
+_COMPACT_AT = 64
 # How long superseded versions stay for readers that opened them: a scan takes less, and a read
 # that finds its version gone is done again on the newest.
-_KEEP_SECONDS = 5.0
-_NEVER = timedelta(days=36_500)
+_KEEP_SECONDS = 2.0
+_KEEP, _AT_ONCE, _NEVER = timedelta(seconds=1), timedelta(milliseconds=1), timedelta(days=36_500)
+# One is due as well where the data is twice what its rows take, and this.
+_SPARE_BYTES = 2 * 1024 * 1024
+_TEXT_BYTES = 256
 # Below, LanceDB cannot train a quantised index.
 MIN_INDEX_ROWS = 256
 INDEX_KINDS = {
@@ -199,28 +203,25 @@ class EntryTable:
                 self._table.delete(f"key IN ({keys})")
             self._sync()
 
-    def maintain(self) -> bool:
-        """Compact, or a little later clear away what that left; tell whether something was done."""
+    def maintain(self, *, alone: bool) -> None:
+        """Compact if that is due, and clear away what it leaves.
+
+        Args:
+            alone: Whether no other process has the store open; others are given a moment.
+        """
         with faults("maintain"), self._lock:
-            if self._compacted_at is not None:
-                if time.monotonic() - self._compacted_at < _KEEP_SECONDS:
-                    return False
-                self._compacted_at = None
-            elif not self._changed:
-                return False
-            elif self._compaction_is_due():
+            if self._compacted_at is None:
+                if not self._changed or not self._compaction_is_due():
+                    self._changed = False
+                    return
                 # In two steps: what is superseded goes when its successor is on the disk, and when
                 # other processes have let go of it.
                 self._table.optimize(cleanup_older_than=_NEVER)
                 self._sync()
                 self._compacted_at = time.monotonic()
-                return True
-            else:
-                self._changed = False
-                if not self._clean_up_is_due():
-                    return False
-            self._table.optimize(cleanup_older_than=timedelta(seconds=_KEEP_SECONDS))
-            return True
+            if alone or time.monotonic() - self._compacted_at >= _KEEP_SECONDS:
+                self._table.optimize(cleanup_older_than=_AT_ONCE if alone else _KEEP)
+                self._compacted_at = None
 
     def forget_synced(self) -> None:
         """Take every file for one that is not on the disk yet: another process wrote it."""
@@ -286,15 +287,14 @@ class EntryTable:
         return [index for index in found if "vector" in index.columns]
 
     def _compaction_is_due(self) -> bool:
-        fragments = self._table.stats()["fragment_stats"]
-        deletions = sum(1 for _ in (self._folder / "_deletions").glob("*"))
-        return max(int(fragments["num_small_fragments"]), deletions) >= _COMPACT_FRAGMENTS
-
-    def _clean_up_is_due(self) -> bool:
-        # Left by processes that did not live to do it, if nobody is at it now.
-        versions = [path.stat().st_mtime for path in (self._folder / "_versions").glob("*")]
-        old = time.time() - _KEEP_SECONDS
-        return len(versions) >= _COMPACT_FRAGMENTS and max(versions) < old
+        fragments = int(self._table.stats()["fragment_stats"]["num_small_fragments"])
+        others = [
+            len(list((self._folder / name).glob("*"))) for name in ("_deletions", "_versions")
+        ]
+        if max(fragments, *others) >= _COMPACT_AT:
+            return True
+        stored = sum(path.stat().st_size for path in (self._folder / "data").glob("*"))
+        return stored > _SPARE_BYTES + 2 * self.count() * (4 * self.dimension + _TEXT_BYTES)
 
     def _sync(self) -> None:
         # LanceDB does not: what it committed survives the process, but not a power cut.

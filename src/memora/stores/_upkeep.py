@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from memora.stores._view import LogView
     from memora.stores.hot import Place
 
-# When a flush is due: so many bytes of the log, or so long after the last.
-_FLUSH_BYTES = 16 * 1024 * 1024
+# When a flush is due: so many bytes of the log, between these and in proportion to what is alive, or
+# so long after the last.
+_FLUSH_BYTES = (2 * 1024 * 1024, 16 * 1024 * 1024)
 _FLUSH_SECONDS = 10.0
 _FLUSH_ROWS = 2048  # written by one commit
 # Share of the log that may be dead before the living of a segment are moved, and the least that is
@@ -122,30 +123,35 @@ class Upkeep:
     def segment_limit(self) -> int:
         """Return how large a segment may become: small beside what is alive, so that it dies."""
         smallest, largest = _SEGMENT_BYTES
-        share = self.view.hot.live_bytes // (4 * len(self._members))
+        share = self.view.hot.live_bytes // (4 * max(len(self._members), 1))
         return min(max(share, smallest), largest)
 
     def log_is_long(self) -> bool:
         """Tell whether so much waits in the log that it should be flushed."""
-        return self._waiting() >= _FLUSH_BYTES
+        return self._waiting() >= self._flush_bytes()
 
-    def look(self) -> None:
+    def look(self, *, again: bool = False) -> None:
         """See who else is there, and which segments nobody writes any more."""
         now = time.monotonic()
-        if now - self._looked_at < _LOOK_SECONDS:
+        if now - self._looked_at < _LOOK_SECONDS and not again:
             return
         self._looked_at = now
-        self._members = living_members(self._folder) | {self._name}
+        self._members = living_members(self._folder)
         with self.view.lock:
             known = sorted(self.view.segments.values(), key=lambda segment: segment.name)
         newest = {segment.writer: segment for segment in known}
+        ended = []
         for segment in known:
             if segment.writer in self._members and newest[segment.writer] is segment:
                 segment.complete_since = None
             elif segment.complete_since is None:
                 segment.complete_since = now
-            elif segment.position < segment.end:
-                # Read once more since, and what is there is no record.
+                ended.append(segment)
+        if not ended:
+            return
+        self.view.read()
+        for segment in ended:
+            if segment.position < segment.size():  # what is there is no record
                 segment.damaged_at = segment.position
                 self.dropped_bytes += segment.size() - segment.position
 
@@ -156,7 +162,7 @@ class Upkeep:
             Exception: The first fault.
         """
         faults = []
-        for part in (self._clear_away, self._flush_if_due, self._table.maintain, self._move_living):
+        for part in (self._clear_away, self._flush_if_due, self._compact, self._move_living):
             try:
                 part()
             except Exception as error:  # noqa: BLE001 - raised below
@@ -236,9 +242,17 @@ class Upkeep:
 
     def _flush_if_due(self) -> None:
         waiting, since = self._waiting(), time.monotonic() - self._flushed_at
-        due = waiting >= _FLUSH_BYTES or (waiting and since >= _FLUSH_SECONDS)
-        if due and (not self._table.settling or waiting >= 4 * _FLUSH_BYTES):
+        enough = self._flush_bytes()
+        due = waiting >= enough or (waiting and since >= _FLUSH_SECONDS)
+        if due and (not self._table.settling or waiting >= 4 * enough):
             self.flush()
+
+    def _flush_bytes(self) -> int:
+        smallest, largest = _FLUSH_BYTES
+        return min(max(self.view.hot.live_bytes // 8, smallest), largest)
+
+    def _compact(self) -> None:
+        self._table.maintain(alone=self._members <= {self._name})
 
     def _waiting(self) -> int:
         done = self.view.checkpoint.done
@@ -297,7 +311,7 @@ class Upkeep:
                 and number not in view.hot.live
                 and checkpoint.settled.get(segment.name, 0) >= segment.end
             ]
-        if dead and (living_members(self._folder) | {self._name}) != {self._name}:
+        if dead and not living_members(self._folder) <= {self._name}:
             latest = time.monotonic() - GRACE_SECONDS
             dead = [segment for segment in dead if (segment.complete_since or 0) <= latest]
         names = {segment.name for segment in dead if not segment.vanished}

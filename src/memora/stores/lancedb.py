@@ -249,8 +249,8 @@ class LanceStore:
 
     def maintain(self, *, max_entries: int | None) -> int:
         self._check()
-        self._limit = max_entries
-        evicted = self._evict()
+        evicted = self._evict(max_entries)
+        self._limit = max_entries  # for what comes from other processes
         upkeep = self._upkeep
         if upkeep is not None and upkeep.owner and upkeep.log_is_long():
             self._wake.set()
@@ -309,16 +309,18 @@ class LanceStore:
             return  # not used in this forked process
         try:
             self.flush()
-            if self._upkeep is not None and self._upkeep.owner:
-                with self._upkeeping:
-                    self._upkeep.look()
-                    self._upkeep.run()
             with self._writing:
                 self._writer.close()
+            if self._upkeep is not None and self._upkeep.owner:
+                self._member.leave()
+                self._upkeep.look(again=True)
+                self._upkeep.run()
+                with self._writing:
+                    self._writer.close()  # again: something may have been moved
         finally:
+            self._member.leave()
             if self._upkeep is not None:
                 self._upkeep.release()
-            self._member.leave()
 
     def note(self, step: str, fault: BaseException | None) -> None:
         """Take down how a step in the background went."""
@@ -374,7 +376,7 @@ class LanceStore:
         """Do the slow work: graphs, vectors, the table."""
         self._wake.clear()
         self._check()
-        self._evict()
+        self._evict(self._limit)
         self._settle()
         view = self._view
         if view.graph is not None and not view.complete:
@@ -461,7 +463,7 @@ class LanceStore:
         self, vector: Vector, context: str, k: int, now: float
     ) -> list[tuple[bytes, int]]:
         if self._table is None:
-            raise StoreError("search: the vectors are not loaded yet in this forked process")
+            return []  # a forked process that is still loading
         return self._table.search(vector, context=context, k=k, now=now)
 
     def _create_due_index(self) -> None:
@@ -470,8 +472,8 @@ class LanceStore:
         if self._table.count() >= max(self._index_at, MIN_INDEX_ROWS):
             self._table.create_index()
 
-    def _evict(self) -> int:
-        limit, evicted = self._limit, 0
+    def _evict(self, limit: int | None) -> int:
+        evicted = 0
         while limit is not None and len(self._view.hot) > limit:
             with self._writing:
                 view = self._view
