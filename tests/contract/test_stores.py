@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from memora import index as index_module
 from memora.context import canonical_context, exact_key
+from memora.errors import ClosedError
 from memora.model import Content, Entry
 from memora.stores.lancedb import LanceStore
 from memora.stores.memory import MemoryStore
@@ -25,17 +27,81 @@ NOW = 1_700_000_000.0
 SQL = {"agent": "sql", "db": "prod"}
 
 
+class Flushing(LanceStore):
+    """Brings its table up to the log after each `put`, so that a search is answered from it."""
+
+    def put(self, entry: Entry, content: Content, /, *, vector: Vector | None) -> None:
+        super().put(entry, content, vector=vector)
+        self.flush()
+        if self._view.graph is None:
+            self._leave_to_table()
+
+
+class Settling(LanceStore):
+    """Moves each vector to the graph at once, so that a search is answered from there."""
+
+    def put(self, entry: Entry, content: Content, /, *, vector: Vector | None) -> None:
+        super().put(entry, content, vector=vector)
+        with self._view.lock:
+            while (index := self._view.hot.unsettled()) is not None:
+                index.settle(64)
+
+
+class SettlingMemory(MemoryStore):
+    """The same in RAM."""
+
+    def put(self, entry: Entry, content: Content, /, *, vector: Vector | None) -> None:
+        super().put(entry, content, vector=vector)
+        with self._lock:
+            while (index := self._hot.unsettled()) is not None:
+                index.settle(64)
+
+
 def open_memory(_: Path) -> Store:
     return MemoryStore(dimension=DIMENSION)
 
 
-def open_lance(path: Path) -> Store:
-    return LanceStore(path, table_name="cache", model="toy", dimension=DIMENSION)
+def open_memory_graph(_: Path) -> Store:
+    return SettlingMemory(dimension=DIMENSION)
 
 
-@pytest.fixture(params=[open_memory, open_lance], ids=["memory", "lancedb"])
-def opener(request: pytest.FixtureRequest) -> Callable[[Path], Store]:
-    return request.param
+def on_disk(kind: type[LanceStore] = LanceStore, **settings: Any) -> Callable[[Path], Store]:
+    def open_lance(path: Path) -> Store:
+        return kind(
+            path,
+            table_name="cache",
+            model="toy",
+            dimension=DIMENSION,
+            **({"max_staleness_seconds": 0.05} | settings),
+        )
+
+    return open_lance
+
+
+ON_DISK = {
+    "lancedb": on_disk(max_staleness_seconds=1.0),
+    "lancedb memory": on_disk(durability="memory"),
+    "lancedb process": on_disk(durability="process"),
+    "lancedb power": on_disk(durability="power"),
+    "lancedb graph": on_disk(Settling),
+    "lancedb no payloads in RAM": on_disk(hot_payload_bytes=0),
+    "lancedb off": on_disk(hot_index="off"),
+    "lancedb flushed": on_disk(Flushing),
+    "lancedb off flushed": on_disk(Flushing, hot_index="off", hot_payload_bytes=0),
+    "lancedb off flushed memory": on_disk(Flushing, hot_index="off", durability="memory"),
+}
+OPENERS = {"memory": open_memory, "memory graph": open_memory_graph} | ON_DISK
+GRAPHS = {"memory graph", "lancedb graph"}
+
+
+@pytest.fixture(params=OPENERS)
+def opener(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Path], Store]:
+    if request.param in GRAPHS:
+        monkeypatch.setattr(index_module, "_GRAPH_AT", 1)
+        monkeypatch.setattr(index_module, "_TAIL", 0)
+    return OPENERS[request.param]
 
 
 @pytest.fixture
@@ -239,3 +305,135 @@ def test_threads_lose_nothing(store: Store) -> None:
             found = store.get(entry(f"{thread_number}-{i}").key, now=NOW)
             assert found is not None
             assert found[1].payload == f"{thread_number}-{i}".encode()
+
+
+def test_a_healthy_store_has_nothing_to_tell(store: Store) -> None:
+    store.check()
+    store.put(entry(), Content(b""), vector=unit(1))
+    store.maintain(max_entries=1)
+    store.check()
+
+
+def test_closing_twice_is_fine(opener: Callable[[Path], Store], tmp_path: Path) -> None:
+    store = opener(tmp_path)
+    store.put(entry(), Content(b""), vector=unit(1))
+
+    store.close()
+    store.close()
+
+
+def test_many_contexts_of_few_entries_stay_apart(
+    opener: Callable[[Path], Store], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    mode = request.node.callspec.params["opener"]
+    contexts = 20 if "flushed" in mode else 200 if "power" in mode else 2000
+    store = opener(tmp_path)
+    for i in range(contexts):
+        for j in range(2):
+            one = entry(f"q{j}", {"number": i})
+            store.put(one, Content(f"{i} {j}".encode()), vector=unit(1, j))
+
+    assert store.count() == 2 * contexts
+    for i in range(0, contexts, max(contexts // 200, 1)):
+        context = {"number": i}
+        found = store.search(unit(1), context=fingerprint(context), k=5, now=NOW)
+        assert [match.entry.query for match in found] == ["q0", "q1"]
+        assert all(match.entry.context.canonical == f'{{"number":{i}}}' for match in found)
+        stored = store.get(entry("q1", context).key, now=NOW)
+        assert stored is not None
+        assert stored[1].payload == f"{i} 1".encode()
+    assert store.maintain(max_entries=2) == 2 * contexts - 2
+    assert store.search(unit(1), context=fingerprint({"number": 0}), k=5, now=NOW) == []
+    last = fingerprint({"number": contexts - 1})
+    assert len(store.search(unit(1), context=last, k=5, now=NOW)) == 2
+    store.close()
+
+
+def test_the_nearest_of_many_is_found(
+    opener: Callable[[Path], Store], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    n = 30 if "flushed" in request.node.callspec.params["opener"] else 300
+    vectors = np.random.default_rng(1).standard_normal((n, DIMENSION)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    store = opener(tmp_path)
+    for i, vector in enumerate(vectors):
+        store.put(entry(f"q{i}"), Content(b""), vector=vector)
+    for i in range(0, n, 3):
+        store.put(entry(f"q{i}", at=NOW + 1), Content(b""), vector=-vectors[i])
+        vectors[i] = -vectors[i]
+
+    for i in range(0, n, 10):
+        found = store.search(vectors[i], context=fingerprint(SQL), k=3, now=NOW)
+        expected = np.sort(vectors @ vectors[i])[::-1][:3]
+        assert found[0].entry.query == f"q{i}"
+        assert [match.cosine for match in found] == pytest.approx(expected, abs=1e-5)
+    store.close()
+
+
+@pytest.fixture(params=ON_DISK)
+def reopener(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Path], Store]:
+    if request.param in GRAPHS:
+        monkeypatch.setattr(index_module, "_GRAPH_AT", 1)
+        monkeypatch.setattr(index_module, "_TAIL", 0)
+    return ON_DISK[request.param]
+
+
+def test_reopening_keeps_everything(reopener: Callable[[Path], Store], tmp_path: Path) -> None:
+    stored = {
+        "plain": (entry("plain"), Content(b"\x00\xff", '{"a":[1,null]}'), unit(1)),
+        "other": (entry("other", {"x": "ünïcode"}), Content(b""), unit(0, 1)),
+        "ending": (entry("ending", expires_at=NOW + 60), Content(b"soon"), unit(1, 1)),
+        "no vector": (entry("no vector"), Content(b"long"), None),
+        "replaced": (entry("replaced", at=NOW + 1), Content(b"new"), unit(1, 0, 1)),
+    }
+    store = reopener(tmp_path)
+    store.put(entry("evicted"), Content(b"evicted"), vector=unit(1))
+    store.put(entry("replaced"), Content(b"old"), vector=unit(1))
+    for one, content, vector in stored.values():
+        store.put(one, content, vector=vector)
+    assert store.maintain(max_entries=5) == 1
+    store.close()
+
+    for _ in range(2):
+        store = reopener(tmp_path)
+        assert store.count() == 5
+        assert store.get(entry("evicted").key, now=NOW) is None
+        for one, content, _vector in stored.values():
+            assert store.get(one.key, now=NOW) == (one, content)
+        assert store.get(stored["ending"][0].key, now=NOW + 60) is None
+        found = store.search(unit(1), context=fingerprint(SQL), k=9, now=NOW)
+        assert [match.entry.query for match in found[:1]] == ["plain"]
+        assert {match.entry.query for match in found} == {"plain", "ending", "replaced"}
+        expected = sorted((1.0, float(unit(1, 1)[0]), float(unit(1, 0, 1)[0])), reverse=True)
+        assert [match.cosine for match in found] == pytest.approx(expected, abs=1e-5)
+        store.close()
+
+
+def test_age_is_kept_over_reopening(reopener: Callable[[Path], Store], tmp_path: Path) -> None:
+    for i in range(5):
+        store = reopener(tmp_path)
+        store.put(entry(f"q{i}", at=NOW - i), Content(b""), vector=unit(1))
+        store.close()
+
+    store = reopener(tmp_path)
+    assert store.maintain(max_entries=2) == 3
+    assert left(store) == {"q3", "q4"}
+    store.close()
+
+
+def test_a_closed_store_on_disk_says_so(reopener: Callable[[Path], Store], tmp_path: Path) -> None:
+    store = reopener(tmp_path)
+    store.close()
+
+    with pytest.raises(ClosedError):
+        store.get(bytes(16), now=NOW)
+    with pytest.raises(ClosedError):
+        store.search(unit(1), context=fingerprint(SQL), k=1, now=NOW)
+    with pytest.raises(ClosedError):
+        store.put(entry(), Content(b""), vector=unit(1))
+    with pytest.raises(ClosedError):
+        store.maintain(max_entries=1)
+    with pytest.raises(ClosedError):
+        store.check()

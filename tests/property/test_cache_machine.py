@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from memora import CacheConfig, Memora
+from memora.stores.lancedb import LanceStore
 
 QUERIES = st.sampled_from(
     [
@@ -29,16 +30,25 @@ QUERIES = st.sampled_from(
 CONTEXTS = st.sampled_from([None, {"a": 1}, {"a": 1.0}, {"a": True}, {"a": [1, {"b": None}]}])
 THRESHOLDS = st.sampled_from([0.0, 0.5, 0.85, 1.0])
 LIMIT = 4
+MODES: list[dict[str, Any]] = [
+    {"db_uri": "memory://"},
+    {"durability": "process"},
+    {"durability": "memory", "hot_payload_bytes": 0},
+    {"hot_index": "off", "hot_payload_bytes": 0},
+]
 
 
 class CacheMachine(RuleBasedStateMachine):
-    """Every call goes to a cache in RAM and to one on disk; both must agree with the model."""
+    """Every call goes to caches in RAM and on disk; all must agree with the model."""
 
     @initialize()
     def start(self) -> None:
         self.clock = FakeClock()
         self.folder = tempfile.TemporaryDirectory()
-        self.caches = [self.open(uri) for uri in ("memory://", f"{self.folder.name}/db")]
+        self.settings = [
+            {"db_uri": f"{self.folder.name}/{i}"} | mode for i, mode in enumerate(MODES)
+        ]
+        self.caches = [self.open(settings) for settings in self.settings]
         # (context form, text) -> (result, expires_at), in the order of storing
         self.model: dict[tuple[str, str], tuple[int, float]] = {}
         self.stored = 0
@@ -80,14 +90,30 @@ class CacheMachine(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.clock.advance(seconds)
 
-    @rule()
-    def reopen(self) -> None:
-        on_disk = self.caches.pop()
-        on_disk.close()
-        self.caches.append(self.open(on_disk.config.db_uri))
+    @rule(which=st.integers(1, len(MODES) - 1))
+    def reopen(self, which: int) -> None:
+        self.caches[which].close()
+        self.caches[which] = self.open(self.settings[which])
 
-    def open(self, uri: str) -> Memora:
-        config = CacheConfig(db_uri=uri, max_entries=LIMIT)
+    @rule(which=st.integers(1, len(MODES) - 1))
+    def flush(self, which: int) -> None:
+        store = self.caches[which]._ports.store
+        assert isinstance(store, LanceStore)
+        store.flush()
+        if store._view.graph is None:
+            store._leave_to_table()
+
+    @rule(which=st.integers(1, len(MODES) - 1))
+    def load_anew(self, which: int) -> None:
+        store = self.caches[which]._ports.store
+        assert isinstance(store, LanceStore)
+        store.flush()
+        store._view._looked_at -= 1000.0
+        store._follow()
+
+    def open(self, settings: dict[str, Any]) -> Memora:
+        # Its threads look so seldom that every step is the machine's.
+        config = CacheConfig(max_entries=LIMIT, max_staleness_seconds=15.0, **settings)
         return Memora(config, embedder=WordEmbedder(), clock=self.clock)
 
     @invariant()

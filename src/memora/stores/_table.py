@@ -48,6 +48,7 @@ _COMPACT_AT = 64
 _KEEP_SECONDS = 2.0
 _KEEP, _AT_ONCE, _NEVER = timedelta(seconds=1), timedelta(milliseconds=1), timedelta(days=36_500)
 # One is due as well where the data is twice what its rows take, and this.
+_CACHE_BYTES = 32 * 1024 * 1024
 _SPARE_BYTES = 2 * 1024 * 1024
 _TEXT_BYTES = 256
 # Below, LanceDB cannot train a quantised index.
@@ -356,8 +357,12 @@ def _connect(path: Path) -> Any:
     import lancedb  # noqa: PLC0415
 
     connect: Any = lancedb.connect  # its types leave out what it returns
-    # An interval of 0 checks for other processes' commits at each read.
-    return connect(path, read_consistency_interval=timedelta(0))
+    # An interval of 0 checks for other processes' commits at each read. The table is read seldom:
+    # with its own caches LanceDB would take a gigabyte in time.
+    session = lancedb.Session(
+        index_cache_size_bytes=_CACHE_BYTES, metadata_cache_size_bytes=_CACHE_BYTES
+    )
+    return connect(path, read_consistency_interval=timedelta(0), session=session)
 
 
 def _create(database: Any, name: str, stamp: Stamp) -> None:

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from memora.stores._view import LogView
     from memora.stores.hot import Place
 
-# When a flush is due: so many bytes of the log, between these and in proportion to what is alive, or
-# so long after the last.
+# When a flush is due: so many bytes of the log, an eighth of what is alive but between these, or so
+# long after the last.
 _FLUSH_BYTES = (2 * 1024 * 1024, 16 * 1024 * 1024)
 _FLUSH_SECONDS = 10.0
 _FLUSH_ROWS = 2048  # written by one commit
@@ -42,6 +42,7 @@ _DEAD_SHARE = 0.3
 _DEAD_BYTES = 4 * 1024 * 1024
 _FILE_BYTES = 256 * 1024
 _MOVE_RECORDS = 64  # at once
+_MOVE_BYTES = 16 * 1024 * 1024  # in a round
 _LOOK_SECONDS = 2.0  # between two looks at who else is there
 _SEGMENT_BYTES = (1024 * 1024, 64 * 1024 * 1024)  # the smallest and the largest limit
 
@@ -162,7 +163,7 @@ class Upkeep:
             Exception: The first fault.
         """
         faults = []
-        for part in (self._clear_away, self._flush_if_due, self._compact, self._move_living):
+        for part in (self._flush_if_due, self._compact, self._move_living, self._clear_away):
             try:
                 part()
             except Exception as error:  # noqa: BLE001 - raised below
@@ -267,18 +268,32 @@ class Upkeep:
         self.view.checkpoint = checkpoint
 
     def _move_living(self) -> None:
-        """Write the living records of a mostly dead segment again, so that it can go."""
+        """Write the living records of mostly dead segments again, so that these can go."""
+        moved = 0
+        while moved < _MOVE_BYTES and (worst := self._worst_segment()) is not None:
+            moved += self.view.hot.live[worst]
+            self._move_segment(worst)
+
+    def _worst_segment(self) -> int | None:
+        """Return the segment with the least alive in it, where too much of the log is dead."""
         view = self.view
         with view.lock:
-            sizes = {number: segment.size() for number, segment in view.segments.items()}
-            live = {number: view.hot.live.get(number, 0) for number in sizes}
-            complete = [n for n in sizes if live[n] and view.segments[n].complete_since is not None]
-            total = sum(sizes.values()) + _FILE_BYTES * len(sizes)
-            if not complete or total - sum(live.values()) < max(_DEAD_BYTES, _DEAD_SHARE * total):
-                return
-            worst = min(complete, key=lambda number: live[number] / (sizes[number] + _FILE_BYTES))
-            if live[worst] > (1 - _DEAD_SHARE) * (sizes[worst] + _FILE_BYTES):
-                return
+            live = view.hot.live
+            sizes = {
+                number: segment.size() + _FILE_BYTES
+                for number, segment in view.segments.items()
+                if number in live or segment.complete_since is None  # the others are about to go
+            }
+            complete = [n for n in sizes if n in live and view.segments[n].complete_since]
+            total = sum(sizes.values())
+            if not complete or total - view.hot.live_bytes < max(_DEAD_BYTES, _DEAD_SHARE * total):
+                return None
+            worst = min(complete, key=lambda number: live[number] / sizes[number])
+            return worst if live[worst] <= (1 - _DEAD_SHARE) * sizes[worst] else None
+
+    def _move_segment(self, worst: int) -> None:
+        view = self.view
+        with view.lock:
             source = view.segments[worst]
             slots = view.hot.since(worst, 0)
         for start in range(0, len(slots), _MOVE_RECORDS):

@@ -135,13 +135,16 @@ class LogView:
                 segment.position = view._base.settled.get(segment.name, len(MAGIC))
                 if segment.name in view._base.dropped:  # by an owner that was killed at it
                     del view.segments[number], view.numbers[segment.name]
-            view._load_rows(rows)
+            missing = view._load_rows(rows)
             if found is None and len(rows):
                 # The checkpoint is lost. What the table does not hold, of the time it covers, may
                 # have been deleted: it is not brought back.
                 view._floor = view.newest
             for number, segment in list(view.segments.items()):
                 view._read(number, segment)
+            view.missing_entries = sum(
+                view.hot.slot(key) is None and key not in view.deleted for key in missing
+            )
             view._looked_at = time.monotonic()
             break
         return view
@@ -276,18 +279,22 @@ class LogView:
             gone.vanished = True  # it is read to its end once more
         return fault
 
-    def _load_rows(self, rows: pa.Table) -> None:
+    def _load_rows(self, rows: pa.Table) -> list[bytes]:
+        """Take in the table's rows; return the keys of those whose segments are not there."""
         if not len(rows):
-            return
+            return []
         self.newest = int(rows.column("stamp")[-1].as_py())
         # A row whose segment is gone cannot be served. If its record has been moved, it comes
         # with the log.
         known = pa.array(self.numbers.keys(), pa.string())
-        kept = rows.filter(pc.is_in(rows.column("segment"), value_set=known))
-        self.missing_entries = len(rows) - len(kept)
-        rows = kept
-        if not len(rows):
-            return
+        there = pc.is_in(rows.column("segment"), value_set=known)
+        missing = rows.filter(pc.invert(there)).column("key").to_pylist()
+        rows = rows.filter(there)
+        if len(rows):
+            self._load_columns(rows)
+        return [bytes.fromhex(key) for key in missing]
+
+    def _load_columns(self, rows: pa.Table) -> None:
         places = rows.column("segment").combine_chunks().dictionary_encode()
         numbers = [self.numbers[name] for name in places.dictionary.to_pylist()]
         homes = rows.column("fingerprint").combine_chunks().dictionary_encode()

@@ -309,14 +309,11 @@ class LanceStore:
             return  # not used in this forked process
         try:
             self.flush()
-            with self._writing:
-                self._writer.close()
             if self._upkeep is not None and self._upkeep.owner:
-                self._member.leave()
                 self._upkeep.look(again=True)
                 self._upkeep.run()
-                with self._writing:
-                    self._writer.close()  # again: something may have been moved
+            with self._writing:
+                self._writer.close()
         finally:
             self._member.leave()
             if self._upkeep is not None:

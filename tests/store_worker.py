@@ -1,0 +1,156 @@
+"""A process that works on a store as told by JSON lines, and tells what it did the same way.
+
+Run as a script by `tests/integration`. Its one argument: `path`, `name`, `settings` of the cache,
+`constants` of modules to be set (so that what takes minutes and megabytes takes a few entries),
+`clock` in seconds beside the true one. A line before each operation says what it is about to do,
+so that a killed worker's last operation is known too.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import random
+import sys
+import time
+from typing import Any
+
+from doubles import WordEmbedder
+
+from memora import CacheConfig, Memora
+from memora.pipeline import Request
+from memora.stores._records import content_of
+from memora.stores.lancedb import LanceStore
+
+CONTEXTS: list[dict[str, Any]] = [{"place": "a"}, {"place": "b"}]
+
+
+def tell(kind: str, **what: Any) -> None:
+    sys.stdout.write(json.dumps({"kind": kind, **what}) + "\n")
+    sys.stdout.flush()
+
+
+class Worker:
+    """One open cache; each public method is a command."""
+
+    def __init__(self, path: str, name: str, settings: dict[str, Any]) -> None:
+        self.name = name
+        config = CacheConfig(**({"db_uri": path, "max_entries": None} | settings))
+        self.cache = Memora(config, embedder=WordEmbedder())
+        store = self.cache._ports.store
+        assert isinstance(store, LanceStore)
+        self.disk = store
+        self.stored = 0
+
+    def store(self, key: str, place: int, size: int = 10) -> None:
+        self.stored += 1
+        number = f"{self.name} {self.stored}"
+        result = [key, place, number, "x" * size]
+        tell("storing", key=key, place=place, number=number, at=time.monotonic_ns())
+        entry_id = self.cache.store(key, CONTEXTS[place], result)
+        tell("stored", number=number, ok=entry_id is not None, at=time.monotonic_ns())
+
+    def delete(self, key: str, place: int) -> None:
+        """Delete what this process sees under a key, as an eviction does."""
+        with self.disk._writing:
+            view = self.disk._view
+            with view.lock:
+                slot = view.hot.slot(Request.of(key, CONTEXTS[place]).key)
+                if slot is None:
+                    return
+                stored, stamp = view.hot.key(slot), view.hot.stamp(slot)
+                segment, offset, length = view.hot.place(slot)
+                raw = view.segments[segment].read(offset, length)
+            content = content_of(raw, stored)
+            assert content is not None
+            number = self.cache._ports.codec.decode(content.payload)[2]
+            tell("deleting", key=key, place=place, number=number)
+            self.disk._delete([(stored, stamp)])
+        tell("deleted", key=key, place=place, number=number)
+
+    def look(self, key: str, place: int) -> None:
+        found = self.cache.lookup(key, CONTEXTS[place], 1.0)
+        tell(
+            "found",
+            key=key,
+            place=place,
+            reason=found.reason,
+            result=found.result if found.reason == "exact" else None,
+        )
+
+    def search(self, query: str, place: int) -> None:
+        found = self.cache.lookup(query, CONTEXTS[place], 0.5)
+        tell("answer", place=place, reason=found.reason, result=found.result)
+
+    def work(self, seed: int, steps: int, keys: list[str], size: int = 10) -> None:
+        chance = random.Random(seed)  # noqa: S311 - a reproducible course of events
+        for _ in range(steps):
+            key, place = chance.choice(keys), chance.randrange(2)
+            action = chance.choices(["store", "delete", "look", "search"], [6, 1, 2, 1])[0]
+            if action == "store":
+                self.store(key, place, size)
+            elif action == "delete":
+                self.delete(key, place)
+            elif action == "look":
+                self.look(key, place)
+            else:
+                self.search(f"{key} please", place)
+        tell("worked")
+
+    def dump(self, keys: list[str]) -> None:
+        """Tell what is stored under every key: its number."""
+        held = {}
+        for key in keys:
+            for place in range(2):
+                found = self.cache.lookup(key, CONTEXTS[place], 1.0)
+                if found.reason == "error":
+                    held[f"{key}/{place}"] = "error"
+                elif found.reason == "exact":
+                    assert found.result[:2] == [key, place]
+                    held[f"{key}/{place}"] = found.result[2]
+        stats = self.cache.get_stats()
+        tell("dump", held=held, count=stats["total_entries"], errors=stats["errors"])
+
+    def state(self) -> None:
+        upkeep = self.disk._upkeep
+        tell(
+            "state",
+            owner=upkeep is not None and upkeep.owner,
+            count=self.disk.count(),
+            errors=self.cache.get_stats()["errors"],
+            healthy=self.cache.health_check()["checks"]["database"]["ok"],
+        )
+
+    def limit(self, size: int | None) -> None:
+        """Let no file become larger than this: a disk that is full."""
+        import resource  # noqa: PLC0415 - not on Windows
+        import signal  # noqa: PLC0415
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        unlimited = resource.RLIM_INFINITY
+        soft = unlimited if size is None else size
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, unlimited))
+        tell("limited")
+
+    def close(self) -> None:
+        self.cache.close()
+        tell("closed")
+
+
+def main() -> None:
+    task = json.loads(sys.argv[1])
+    for name, value in task.get("constants", {}).items():
+        module, _, constant = name.rpartition(".")
+        setattr(importlib.import_module(module), constant, value)
+    if offset := task.get("clock", 0):
+        real = time.time_ns
+        time.time_ns = lambda: real() + int(offset * 1e9)
+    worker = Worker(task["path"], task["name"], task.get("settings", {}))
+    tell("ready")
+    for line in sys.stdin:
+        command, arguments = json.loads(line)
+        getattr(worker, command)(**arguments)
+
+
+if __name__ == "__main__":
+    main()
