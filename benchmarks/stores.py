@@ -51,8 +51,9 @@ class Run:
         count = arguments.blas_threads
         names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
         self.threads = {name: str(count) for name in names if count}
-        self.repeats = 1 if arguments.quick else REPEATS
-        self.rivals = ("memora",) if arguments.quick else ("memora", "mneme", "lancedb-batch")
+        brief = arguments.quick or arguments.brief
+        self.repeats = 1 if brief else REPEATS
+        self.rivals = ("memora",) if brief else ("memora", "mneme", "lancedb-batch")
         self.largest = LARGEST | (QUICK_LARGEST if arguments.quick else {})
         self.missing: dict[str, str] = {}
         self.cells: list[dict[str, Any]] = []
@@ -90,6 +91,7 @@ class Run:
         only = set(self.arguments.only)
         engines, scenes = only & set(ENGINES), only - set(ENGINES)
         asked = (not scenes or scene in scenes) and (not engines or engine in engines)
+        asked &= scene == "sizes" or engine in OURS or not self.arguments.brief
         return asked and self.available(engine)
 
     def cell(self, scene: str, spec: Spec, *, note: dict[str, Any] | None = None) -> bool:
@@ -111,7 +113,8 @@ class Run:
             env={**os.environ, **self.threads},
         )
         try:
-            out, errors = process.communicate(timeout=self.arguments.limit)
+            limit = LIMIT if spec.engine in OURS else self.arguments.limit
+            out, errors = process.communicate(timeout=limit)
             if process.returncode:
                 lines = errors.strip().splitlines() or [f"exit {process.returncode}"]
                 found["error"] = lines[-1][:300]
@@ -174,7 +177,10 @@ def sizes(run: Run, scale: list[int]) -> None:
     """Measure every engine against the number of entries."""
     for entries in scale:
         for engine in ENGINES:
-            if entries <= run.largest.get(engine, entries) and run.wanted("sizes", engine):
+            largest = entries if engine in OURS else run.arguments.peers_up_to or entries
+            if entries <= min(run.largest.get(engine, entries), largest) and run.wanted(
+                "sizes", engine
+            ):
                 run.build_and_serve("sizes", engine, entries)
 
 
@@ -301,6 +307,8 @@ def main() -> None:
     """Run every scene, and draw."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="1K and 10K entries only")
+    parser.add_argument("--brief", action="store_true", help="once each; peers by size only")
+    parser.add_argument("--peers-up-to", type=int, metavar="ENTRIES", help="for peers")
     parser.add_argument("--only", nargs="*", default=[], metavar="NAME", help="scenes or engines")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "stores.json")
     parser.add_argument("--corpus", type=Path, help="texts: JSONL or a text a line")
@@ -311,7 +319,7 @@ def main() -> None:
     parser.add_argument(
         "--blas-threads", type=int, default=1, help="of OpenBLAS and OpenMP; 0 for their defaults"
     )
-    parser.add_argument("--limit", type=int, default=LIMIT, help="seconds a cell may take")
+    parser.add_argument("--limit", type=int, default=LIMIT, help="seconds a peer's cell may take")
     arguments = parser.parse_args()
     known = {scene.__name__ for scene in SCENES} | set(ENGINES)
     if unknown := set(arguments.only) - known:

@@ -13,6 +13,7 @@ from memora import index as index_module
 from memora.context import canonical_context, exact_key
 from memora.errors import ClosedError
 from memora.model import Content, Entry
+from memora.stores import lancedb as lance_module
 from memora.stores.lancedb import LanceStore
 from memora.stores.memory import MemoryStore
 
@@ -437,3 +438,22 @@ def test_a_closed_store_on_disk_says_so(reopener: Callable[[Path], Store], tmp_p
         store.maintain(max_entries=1)
     with pytest.raises(ClosedError):
         store.check()
+
+
+def test_reopening_gives_every_entry_its_own_vector(
+    reopener: Callable[[Path], Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lance_module, "_LOAD_ROWS", 7)
+    vectors = np.random.default_rng(0).standard_normal((60, DIMENSION)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    store = reopener(tmp_path)
+    for i, vector in enumerate(vectors):
+        store.put(entry(f"q{i}"), Content(b""), vector=vector)
+    store.close()
+
+    store = reopener(tmp_path)
+    for i, vector in enumerate(vectors):
+        (match,) = store.search(vector, context=fingerprint(SQL), k=1, now=NOW)
+        assert match.entry.query == f"q{i}"
+        assert match.cosine == pytest.approx(1.0, abs=1e-5)
+    store.close()

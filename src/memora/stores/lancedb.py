@@ -412,17 +412,15 @@ class LanceStore:
             for start in range(0, len(keys), _LOAD_ROWS):
                 if self._stop.is_set():
                     return
-                part = slice(start, start + _LOAD_ROWS)
+                rows: list[int] = []
+                slots: list[int] = []
                 with view.lock:
-                    found = [
-                        (row, slot)
-                        for row, (key, stamp) in enumerate(
-                            zip(keys[part], stamps[part], strict=True)
-                        )
-                        if (slot := hot.slot(key)) is not None and hot.stamp(slot) == stamp
-                    ]
-                    rows = vectors[[row for row, _ in found]]
-                    hot.add_vectors([slot for _, slot in found], rows)
+                    for row in range(start, min(start + _LOAD_ROWS, len(keys))):
+                        slot = hot.slot(keys[row])
+                        if slot is not None and hot.stamp(slot) == stamps[row]:
+                            rows.append(row)
+                            slots.append(slot)
+                    hot.add_vectors(slots, vectors[rows])
                 time.sleep(0)
             if self._opened:
                 self._settle()  # or a large context would lie in RAM as it is
