@@ -48,6 +48,7 @@ _COMPACT_AT = 64
 _KEEP_SECONDS = 2.0
 _KEEP, _AT_ONCE, _NEVER = timedelta(seconds=1), timedelta(milliseconds=1), timedelta(days=36_500)
 # One is due as well where the data is twice what its rows take, and this.
+_REFINE = 8  # rows that are compared, for each that is asked for
 _CACHE_BYTES = 32 * 1024 * 1024
 _SPARE_BYTES = 2 * 1024 * 1024
 _TEXT_BYTES = 256
@@ -178,9 +179,10 @@ class EntryTable:
             )
             # A quantised index ranks by another scale than the cosine, so more are fetched, and
             # compared by their whole vectors.
-            found = found.nprobes(32).refine_factor(8) if self.has_index() else found
-            if self.has_index() and "HNSW" in self._index_kind():
-                found = found.ef(max(8 * k, 128))
+            for index in self._indices():
+                found = found.nprobes(32).refine_factor(_REFINE)
+                if "HNSW" in str(index.index_type).upper():
+                    found = found.ef(max(_REFINE * k, 128))
             rows: list[dict[str, Any]] = found.to_list()
             return rows
 
@@ -279,9 +281,6 @@ class EntryTable:
             "indexed_rows": stats.num_indexed_rows,
             "unindexed_rows": stats.num_unindexed_rows,
         }
-
-    def _index_kind(self) -> str:
-        return str(self._indices()[0].index_type).upper()
 
     def _indices(self) -> list[Any]:
         found: list[Any] = self._read("list indices", lambda: list(self._table.list_indices()))

@@ -125,10 +125,14 @@ class LanceStore:
         self._upkeep: Upkeep | None = None
         renew_after_fork(self)
         with faults(f"open {self._table.where}"):
-            self._join()  # first: what others clear away depends on who is there
-            self._load()
-            if graph is not None and len(self._view.hot) <= _LOAD_AT_ONCE:
-                self._load_vectors(self._view)
+            member = self._join()  # first: what others clear away depends on who is there
+            try:
+                self._load()
+                if graph is not None and len(self._view.hot) <= _LOAD_AT_ONCE:
+                    self._load_vectors(self._view)
+            except BaseException:
+                member.leave()
+                raise
         if lost := self._view.missing_entries:
             self.note("load", StoreError(f"{lost} entries are lost: their segments are missing"))
         self._opened = True
@@ -161,7 +165,7 @@ class LanceStore:
         view.graph = view.graph or "int8"
         self._begin_threads()
 
-    def _join(self) -> None:
+    def _join(self) -> Member:
         """Take a place among the processes on this store; the caller holds `_writing`, or all."""
         view = self._view
         member = Member(view.folder)
@@ -172,6 +176,7 @@ class LanceStore:
             )
         view.own = member.name
         self._member = member
+        return member
 
     def _begin_threads(self) -> None:
         self._threads = [
@@ -462,10 +467,12 @@ class LanceStore:
         return self._table.search(vector, context=context, k=k, now=now)
 
     def _create_due_index(self) -> None:
-        if self._index_at is None or self._table is None or self._table.has_index():
+        if self._index_at is None or self._table is None:
             return
         if self._table.count() >= max(self._index_at, MIN_INDEX_ROWS):
-            self._table.create_index()
+            if not self._table.has_index():
+                self._table.create_index()
+            self._index_at = None
 
     def _evict(self, limit: int | None) -> int:
         evicted = 0
