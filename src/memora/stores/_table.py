@@ -49,7 +49,7 @@ _KEEP_SECONDS = 2.0
 _KEEP, _AT_ONCE, _NEVER = timedelta(seconds=1), timedelta(milliseconds=1), timedelta(days=36_500)
 # One is due as well where the data is twice what its rows take, and this.
 _REFINE = 8  # rows that are compared, for each that is asked for
-_CACHE_BYTES = 32 * 1024 * 1024
+_CACHE_BYTES = 8 * 1024 * 1024
 _SPARE_BYTES = 2 * 1024 * 1024
 _TEXT_BYTES = 256
 # Below, LanceDB cannot train a quantised index.

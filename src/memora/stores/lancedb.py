@@ -20,6 +20,7 @@ from types import BuiltinFunctionType
 from typing import TYPE_CHECKING, Any
 
 import filelock
+import pyarrow as pa
 
 from memora._fork import renew_after_fork
 from memora.errors import ClosedError, CorruptEntryError, StoreError, StorePathError
@@ -430,6 +431,7 @@ class LanceStore:
             if self._opened:
                 self._settle()  # or a large context would lie in RAM as it is
         view.complete = True
+        pa.default_memory_pool().release_unused()  # what the scan took
 
     def _stored_vectors(self) -> Iterator[tuple[list[bytes], list[int], NDArray[np.float32]]]:
         """Read the vectors from the log, where the table cannot be used."""
