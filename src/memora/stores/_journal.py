@@ -111,10 +111,10 @@ if hasattr(os, "pread"):
 else:  # pragma: no cover - Windows
     _seeking = threading.Lock()
 
-    def _pread(descriptor: int, length: int, offset: int) -> bytes:
+    def _pread(fd: int, length: int, offset: int, /) -> bytes:
         with _seeking:
-            os.lseek(descriptor, offset, os.SEEK_SET)
-            return os.read(descriptor, length)
+            os.lseek(fd, offset, os.SEEK_SET)
+            return os.read(fd, length)
 
 
 class Member:

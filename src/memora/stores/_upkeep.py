@@ -134,10 +134,9 @@ class Upkeep:
     def look(self, *, again: bool = False) -> None:
         """See who else is there, and which segments nobody writes any more."""
         now = time.monotonic()
-        if now - self._looked_at < _LOOK_SECONDS and not again:
-            return
-        self._looked_at = now
-        self._members = living_members(self._folder)
+        if now - self._looked_at >= _LOOK_SECONDS or again:
+            self._looked_at = now
+            self._members = living_members(self._folder)
         with self.view.lock:
             known = sorted(self.view.segments.values(), key=lambda segment: segment.name)
         newest = {segment.writer: segment for segment in known}

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from cachetools import LRUCache
 
 from memora.model import Context
@@ -64,7 +63,8 @@ class LogView:
     def __init__(
         self, folder: Path, dimension: int, *, graph: GraphType | None, content_bytes: int
     ) -> None:
-        self.folder, self.dimension, self.graph = folder, dimension, graph
+        self.folder, self.dimension = folder, dimension
+        self.graph: GraphType | None = graph
         self.renew()
         self.hot = HotTable(dimension, exact=self.exact, graph=graph or "int8")
         self.segments: dict[int, Segment] = {}
@@ -286,10 +286,9 @@ class LogView:
         self.newest = int(rows.column("stamp")[-1].as_py())
         # A row whose segment is gone cannot be served. If its record has been moved, it comes
         # with the log.
-        known = pa.array(self.numbers.keys(), pa.string())
-        there = pc.is_in(rows.column("segment"), value_set=known)
-        missing = rows.filter(pc.invert(there)).column("key").to_pylist()
-        rows = rows.filter(there)
+        there = [name in self.numbers for name in rows.column("segment").to_pylist()]
+        missing = rows.filter(pa.array([not row for row in there])).column("key").to_pylist()
+        rows = rows.filter(pa.array(there))
         if len(rows):
             self._load_columns(rows)
         return [bytes.fromhex(key) for key in missing]

@@ -67,7 +67,8 @@ class HotTable:
         exact: Callable[[int], Vector] | None = None,
         graph: GraphType = "int8",
     ) -> None:
-        self._dimension, self._exact, self._graph = dimension, exact, graph
+        self._dimension, self._exact = dimension, exact
+        self._graph: GraphType = graph
         self._slots: OrderedDict[bytes, int] = OrderedDict()  # by key, in the order of storing
         self._free: list[int] = []
         self._homes: dict[int, _Home] = {}

@@ -98,7 +98,8 @@ class LanceStore:
         path = Path(path)
         _check_directory(path, create=create)
         _check_process()
-        self._durability, self._index_at = durability, index_at
+        self._durability: Durability = durability
+        self._index_at = index_at
         # Four looks a staleness: one may just have missed it, and takes its time. And often enough
         # not to be taken for one who stood still.
         self._interval = min(max_staleness_seconds, GRACE_SECONDS / 4) / 4
