@@ -727,3 +727,43 @@ def test_a_read_of_a_version_that_was_cleaned_up_is_tried_again(
 
 def _raise_other() -> None:
     raise RuntimeError("other")
+
+
+def test_a_relative_path_is_where_it_was_when_the_store_was_opened(
+    tmp_path: Path, embedder: WordEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with opened(Path("store"), embedder) as cache:
+        monkeypatch.chdir(tmp_path / "there")
+        assert cache.store("q", SQL, 1) is not None
+
+    assert not list((tmp_path / "there").iterdir())
+    with opened(tmp_path / "here" / "store", embedder) as cache:
+        assert served(cache, "q") == 1
+
+
+def test_an_entry_that_never_reached_the_table_costs_it_no_deletion(
+    tmp_path: Path, embedder: WordEmbedder
+) -> None:
+    with opened(tmp_path, embedder, **QUIET) as cache:
+        store = store_of(cache)
+        assert store._table is not None
+        deleted: list[bytes] = []
+        write = store._table.write
+        store._table.write = lambda rows, keys: (deleted.extend(keys), write(rows, keys))[1]  # type: ignore[method-assign]
+        cache.store("flushed", SQL, 1)
+        store.flush()
+        for query in ("never flushed", "last"):
+            cache.store(query, SQL, 1)
+        store.maintain(max_entries=1)
+        store.flush()
+
+        assert len(deleted) == 1
+    with opened(tmp_path, embedder, **QUIET) as cache:
+        assert [served(cache, query) for query in ("flushed", "never flushed", "last")] == [
+            None,
+            None,
+            1,
+        ]

@@ -48,6 +48,7 @@ _COMPACT_AT = 64
 _KEEP_SECONDS = 2.0
 _KEEP, _AT_ONCE, _NEVER = timedelta(seconds=1), timedelta(milliseconds=1), timedelta(days=36_500)
 # One is due as well where the data is twice what its rows take, and this.
+_DELETE_ROWS = 4000  # by one commit
 _REFINE = 8  # rows that are compared, for each that is asked for
 _CACHE_BYTES = 8 * 1024 * 1024
 _SPARE_BYTES = 2 * 1024 * 1024
@@ -201,8 +202,8 @@ class EntryTable:
                     .when_not_matched_insert_all()
                     .execute(self._arrow(rows), on_bad_vectors="null")
                 )
-            for at in range(0, len(deleted), 1000):
-                keys = ", ".join(_quoted(key.hex()) for key in deleted[at : at + 1000])
+            for at in range(0, len(deleted), _DELETE_ROWS):
+                keys = ", ".join(_quoted(key.hex()) for key in deleted[at : at + _DELETE_ROWS])
                 self._table.delete(f"key IN ({keys})")
             self._sync()
 

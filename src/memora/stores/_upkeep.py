@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from memora.stores._table import EntryTable
-    from memora.stores._view import LogView
+    from memora.stores._view import Deletion, LogView
     from memora.stores.hot import Place
 
 # When a flush is due: so many bytes of the log, an eighth of what is alive but between these, or so
@@ -98,6 +98,7 @@ class Upkeep:
             # What the last owner has written of the log, this one must have read before it writes.
             self.refresh()
             self.view.read()
+            self.view.distrust()
             self._table.forget_synced()
         except BaseException:
             self._lock.release()
@@ -127,9 +128,9 @@ class Upkeep:
         share = self.view.hot.live_bytes // (4 * max(len(self._members), 1))
         return min(max(share, smallest), largest)
 
-    def log_is_long(self) -> bool:
-        """Tell whether so much waits in the log that it should be flushed."""
-        return self._waiting() >= self._flush_bytes()
+    def backlog(self) -> float:
+        """Return how much of the log waits to be flushed; from 1 on it should be."""
+        return self._waiting() / self._flush_bytes()
 
     def look(self, *, again: bool = False) -> None:
         """See who else is there, and which segments nobody writes any more."""
@@ -199,14 +200,19 @@ class Upkeep:
             for key, deletion in deleted
             if key not in kept
             and old.done.get(deletion.segment, 0) < deletion.end
+            and self._may_be_stored(deletion, old)
             and not self._in_table(key, deletion.stamp)
         ]
         for name, at in done.items():
             if old.done.get(name, 0) < at and (number := view.numbers.get(name)) is not None:
                 view.segments[number].sync()
-        for start in range(0, len(fresh), _FLUSH_ROWS):
-            self._table.write(list(self._rows(fresh[start : start + _FLUSH_ROWS])), [])
-        self._table.write([], gone)
+        try:
+            for start in range(0, len(fresh), _FLUSH_ROWS):
+                self._table.write(list(self._rows(fresh[start : start + _FLUSH_ROWS])), [])
+            self._table.write([], gone)
+        except BaseException:
+            view.distrust()  # some of it may be there
+            raise
         # Never back: a former owner may have read further than this process has.
         self._save(
             Checkpoint(
@@ -216,6 +222,13 @@ class Upkeep:
             )
         )
         self._flushed_at = time.monotonic()
+
+    def _may_be_stored(self, deletion: Deletion, old: Checkpoint) -> bool:
+        """Tell whether the table may have a row of what was deleted; not if it was not flushed."""
+        if deletion.place is None:
+            return True
+        name, offset = deletion.place
+        return name not in self.view.numbers or offset < old.done.get(name, 0)
 
     def _in_table(self, key: bytes, deleted: int) -> bool:
         """Tell whether the row of a key is one that was put after a deletion, and flushed."""

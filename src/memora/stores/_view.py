@@ -47,6 +47,8 @@ class Deletion(NamedTuple):
     """Where its record ends."""
     at: float
     """When it was read; monotonic seconds."""
+    place: tuple[str, int] | None
+    """Segment and offset of the only record that the table may have a row of; None: who knows."""
 
 
 class LogView:
@@ -165,8 +167,12 @@ class LogView:
         slot = self.hot.slot(key)
         if record.entry is None:
             known = self.deleted.pop(key, None)
+            place = None
+            if known is None and slot is not None and not self.hot.known(slot):
+                where = self.hot.place(slot)
+                place = (self.segments[where.segment].name, where.offset)
             if known is None or known.stamp <= stamp:
-                known = Deletion(stamp, segment.name, end, time.monotonic())
+                known = Deletion(stamp, segment.name, end, time.monotonic(), place)
             self.deleted[key] = known
             if slot is not None and self.hot.stamp(slot) <= stamp:
                 self.remove(key)
@@ -181,7 +187,16 @@ class LogView:
         )
         if fresh is not None and slot is not None:
             self.contents.pop(slot, None)
+        if fresh is not None and dead is not None:
+            self.hot.mark(fresh)
         return fresh
+
+    def distrust(self) -> None:
+        """Take it that the table may have a row of every key: another has written it."""
+        with self.lock:
+            self.hot.mark()
+            for key, deletion in self.deleted.items():
+                self.deleted[key] = deletion._replace(place=None)
 
     def remove(self, key: bytes) -> None:
         """Forget an entry here."""

@@ -81,6 +81,7 @@ class HotTable:
         self._queries: list[str] = []
         self._ids = bytearray()
         self._indexed = bytearray()  # 1: the vector is in the context's index
+        self._known = bytearray()  # 1: the table may have a row of this key, whatever the place
         self._home = array("i")
         self._stamp = array("q")
         self._created = array("d")
@@ -118,6 +119,17 @@ class HotTable:
         """Return the key of a slot; empty where it is free."""
         return self._keys[slot]
 
+    def known(self, slot: int) -> bool:
+        """Tell whether the table may have a row of this key, even if this record is not flushed."""
+        return bool(self._known[slot])
+
+    def mark(self, slot: int | None = None) -> None:
+        """Note that the table may have a row of a slot's key; by default of every slot's."""
+        if slot is None:
+            self._known = bytearray(b"\1") * len(self._known)
+        else:
+            self._known[slot] = 1
+
     def holds(self, slot: int, stamp: int) -> bool:
         """Tell whether a slot holds what was put with a stamp."""
         return self._stamp[slot] == stamp and self._segment[slot] >= 0
@@ -150,6 +162,7 @@ class HotTable:
         slot = self._allocate()
         number, home = self._home_of(entry.context)
         self._slots[entry.key] = slot
+        self._known[slot] = old is not None
         self._keys[slot] = entry.key
         self._queries[slot] = entry.query
         self._ids[16 * slot : 16 * slot + 16] = bytes.fromhex(entry.id)
@@ -290,6 +303,7 @@ class HotTable:
         self._slots = OrderedDict(zip(keys, range(len(keys)), strict=True))
         self._keys, self._queries, self._ids = keys, queries, bytearray(ids)
         self._indexed = bytearray(len(keys))
+        self._known = bytearray(b"\1") * len(keys)
         self._home.frombytes(homes.tobytes())
         self._stamp.frombytes(stamps.tobytes())
         self._created.frombytes(created.tobytes())
@@ -304,6 +318,7 @@ class HotTable:
 
     def move(self, slot: int, place: Place) -> None:
         """Note that the record of an entry lies elsewhere now."""
+        self._known[slot] = 1
         self._count_live(self._segment[slot], -self._length[slot])
         self._segment[slot], self._offset[slot], self._length[slot] = place
         self._count_live(place.segment, place.length)
@@ -326,6 +341,7 @@ class HotTable:
             column.append(0)
         self._ids += bytes(16)
         self._indexed.append(0)
+        self._known.append(0)
         self._keys.append(b"")
         self._queries.append("")
         return len(self._keys) - 1

@@ -54,6 +54,10 @@ _LOAD_ROWS = 512  # under the lock: a millisecond
 _BATCH = 64  # of other things under the lock
 _SETTLE_ROWS = 4  # moved to a graph under the lock: a millisecond
 _SETTLE_SECONDS = 0.2  # of a round
+# A backlog, in flushes, from which storing gives way to the thread that flushes; or the log would
+# grow for as long as somebody stores faster than the table can follow.
+_BACKLOG = 8
+_BREATH_SECONDS = 0.005
 _EXTRA = 8  # rows a search of the table asks for beyond four times k, as some are outdated there
 
 
@@ -95,7 +99,7 @@ class LanceStore:
         max_staleness_seconds: float = 1.0,
         index_at: int | None = None,
     ) -> None:
-        path = Path(path)
+        path = Path(path).absolute()  # the application may change its directory
         _check_directory(path, create=create)
         _check_process()
         self._durability: Durability = durability
@@ -259,8 +263,10 @@ class LanceStore:
         evicted = self._evict(max_entries)
         self._limit = max_entries  # for what comes from other processes
         upkeep = self._upkeep
-        if upkeep is not None and upkeep.owner and upkeep.log_is_long():
+        if upkeep is not None and upkeep.owner and (backlog := upkeep.backlog()) >= 1:
             self._wake.set()
+            if backlog >= _BACKLOG:
+                time.sleep(_BREATH_SECONDS)
         for step in list(self._faults):
             if (fault := self._faults.pop(step, None)) is not None:
                 raise StoreError(f"in the background: {fault}") from fault
