@@ -248,7 +248,7 @@ WRONG: list[tuple[list[str], str]] = [
     (["replay", "empty.txt", "--format", "xml"], "expected jsonl, csv or text"),
     (["demo", "--threshold", "2"], "similarity_threshold=2.0: expected a number from 0 to 1"),
     (["lookup", "q", "--db", "nowhere"], "there is no directory 'nowhere'"),
-    (["lookup", "q", "--db", "."], "there is no table 'semantic_cache' in '.'"),
+    (["lookup", "q", "--db", "."], "there is no table 'semantic_cache' in '"),
     (["lookup", "q", "--db", "memory://"], "name a directory"),
     (["stats", "--db", "nowhere"], "there is no directory 'nowhere'"),
     (["stats", "--db", "redis://h"], "no other is supported by this version"),

@@ -99,8 +99,9 @@ class LanceStore:
         max_staleness_seconds: float = 1.0,
         index_at: int | None = None,
     ) -> None:
-        path = Path(path).absolute()  # the application may change its directory
+        path = Path(path)
         _check_directory(path, create=create)
+        path = path.absolute()  # the application may change its directory
         _check_process()
         self._durability: Durability = durability
         self._index_at = index_at
