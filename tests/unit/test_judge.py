@@ -13,12 +13,11 @@ from memora.model import Context, Entry, Match
 def match(cosine: float, query: str = "q") -> Match:
     entry = Entry(
         id=query,
-        key=query,
+        key=query.encode(),
         query=query,
         context=Context("{}", ""),
         created_at=0,
         expires_at=None,
-        metadata={},
     )
     return Match(entry, cosine)
 
