@@ -135,17 +135,19 @@ class Upkeep:
     def look(self, *, again: bool = False) -> None:
         """See who else is there, and which segments nobody writes any more."""
         now = time.monotonic()
-        if now - self._looked_at >= _LOOK_SECONDS or again:
-            self._looked_at = now
-            self._members = living_members(self._folder)
+        # First: whoever has written one of these was there before, and is there if he lives.
         with self.view.lock:
             known = sorted(self.view.segments.values(), key=lambda segment: segment.name)
+        looked = now - self._looked_at >= _LOOK_SECONDS or again
+        if looked:
+            self._looked_at = now
+            self._members = living_members(self._folder)
         newest = {segment.writer: segment for segment in known}
         ended = []
         for segment in known:
-            if segment.writer in self._members and newest[segment.writer] is segment:
-                segment.complete_since = None
-            elif segment.complete_since is None:
+            superseded = newest[segment.writer] is not segment
+            gone = looked and segment.writer not in self._members
+            if (superseded or gone) and segment.complete_since is None:
                 segment.complete_since = now
                 ended.append(segment)
         if not ended:

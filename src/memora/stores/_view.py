@@ -264,8 +264,13 @@ class LogView:
 
     def _apply_all(self, batch: list[tuple[_records.Record, int, int, int]]) -> None:
         with self.lock:
-            for record, number, offset, length in batch:
-                self.apply(record, number, offset, length)
+            fresh = [
+                record.stamp
+                for record, number, offset, length in batch
+                if self.apply(record, number, offset, length) is not None
+            ]
+            if fresh:  # or each process would take its own entries for the oldest, and evict them
+                self.hot.reorder(min(fresh))
         batch.clear()
         time.sleep(0)  # whoever waits for the lock, or for the interpreter
 

@@ -69,7 +69,7 @@ class HotTable:
     ) -> None:
         self._dimension, self._exact = dimension, exact
         self._graph: GraphType = graph
-        self._slots: OrderedDict[bytes, int] = OrderedDict()  # by key, in the order of storing
+        self._slots: OrderedDict[bytes, int] = OrderedDict()  # by key, by stamp
         self._free: list[int] = []
         self._homes: dict[int, _Home] = {}
         self._numbers: dict[str, int] = {}  # fingerprint -> number of its home
@@ -199,6 +199,16 @@ class HotTable:
     def oldest(self, n: int) -> list[bytes]:
         """Return the keys of the n entries stored longest ago."""
         return list(islice(self._slots, n))
+
+    def reorder(self, stamp: int) -> None:
+        """Sort the entries from a stamp on, where some have been added late."""
+        late = []
+        for key, slot in reversed(self._slots.items()):
+            if self._stamp[slot] < stamp:
+                break
+            late.append((self._stamp[slot], key))
+        for _, key in sorted(late):
+            self._slots.move_to_end(key)
 
     def search(
         self, vector: Vector, *, context: str, k: int, now: float
