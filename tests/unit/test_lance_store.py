@@ -575,6 +575,18 @@ def test_the_limit_is_kept_where_the_owner_only_reads(
         assert until(lambda: 0 < owner.get_stats()["total_entries"] <= 10)
 
 
+def test_the_limit_holds_also_for_a_process_that_has_stored_nothing(
+    tmp_path: Path, embedder: WordEmbedder
+) -> None:
+    staleness = {"max_staleness_seconds": 0.02}
+    with opened(tmp_path, embedder, max_entries=10, **staleness) as reader:
+        with opened(tmp_path, embedder, max_entries=None, **staleness) as writer:
+            for i in range(20):
+                writer.store(f"q{i}", SQL, i)
+        assert until(lambda: reader.get_stats()["total_entries"] == 10)
+        assert served(reader, "q19") == 19
+
+
 @pytest.mark.parametrize("flushed", [True, False], ids=["in the table", "in RAM"])
 def test_a_slot_that_is_used_again_during_a_search_is_never_another_contexts_answer(
     tmp_path: Path, embedder: WordEmbedder, monkeypatch: pytest.MonkeyPatch, *, flushed: bool

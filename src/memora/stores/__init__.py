@@ -44,6 +44,7 @@ def open_store(config: CacheConfig, *, embedder: Embedder, create: bool = True) 
         hot_index=config.hot_index,
         hot_payload_bytes=config.hot_payload_bytes,
         max_staleness_seconds=config.max_staleness_seconds,
+        max_entries=config.max_entries,
         index_at=config.index_threshold_entries if config.auto_create_index else None,
     )
 

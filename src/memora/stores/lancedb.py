@@ -76,6 +76,8 @@ class LanceStore:
             disk, and searches the table.
         hot_payload_bytes: Size of the cache of payloads in RAM.
         max_staleness_seconds: How late other processes' operations may be seen.
+        max_entries: What is kept until `maintain` says otherwise, also of what others store; None
+            for all.
         index_at: Rows at which the table's own index is created; None for never.
 
     Raises:
@@ -97,6 +99,7 @@ class LanceStore:
         hot_index: GraphType | str = "int8",
         hot_payload_bytes: int = 64 * 1024 * 1024,
         max_staleness_seconds: float = 1.0,
+        max_entries: int | None = None,
         index_at: int | None = None,
     ) -> None:
         path = Path(path)
@@ -124,7 +127,7 @@ class LanceStore:
         graph: Any = None if hot_index == "off" else hot_index
         self._view = LogView(folder, dimension, graph=graph, content_bytes=hot_payload_bytes)
         self._closed = self._opened = False
-        self._limit: int | None = None
+        self._limit = max_entries
         self._faults: dict[str, BaseException] = {}  # by step: not told yet
         self._failing: dict[str, BaseException] = {}  # by step: as of its last run
         self._quarantined = 0
