@@ -87,6 +87,7 @@ class Door:
             "db_uri": "memory://" if path is None else str(path),
             "max_entries": None,
             "similarity_threshold": THRESHOLD,
+            "judge": "off",  # what is measured is the engine, at one cosine for all
             "embedding_cache_size": 0,
             "log_level": "ERROR",
         }

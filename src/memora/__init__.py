@@ -10,13 +10,19 @@ from memora import errors
 if TYPE_CHECKING:
     from memora.cache import Memora
     from memora.config import CacheConfig
-    from memora.model import LookupResult
+    from memora.model import Evidence, Explanation, LookupResult
 
     __version__: str
 
-__all__ = ["CacheConfig", "LookupResult", "Memora", "errors"]
+__all__ = ["CacheConfig", "Evidence", "Explanation", "LookupResult", "Memora", "errors"]
 
-_HOMES = {"CacheConfig": "config", "LookupResult": "model", "Memora": "cache"}
+_HOMES = {
+    "CacheConfig": "config",
+    "Evidence": "model",
+    "Explanation": "model",
+    "LookupResult": "model",
+    "Memora": "cache",
+}
 
 
 if not TYPE_CHECKING:  # checkers see the names above, and no others

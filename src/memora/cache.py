@@ -19,9 +19,16 @@ from memora._log import make_logger
 from memora.codec import Codec
 from memora.config import CacheConfig
 from memora.embedders import CachedEmbedder, as_embedder, load_embedder
-from memora.errors import ArgumentError, ClosedError, ConfigError, SerializationError
+from memora.errors import (
+    ArgumentError,
+    ClosedError,
+    ConfigError,
+    JudgeError,
+    SerializationError,
+)
+from memora.judge import Judge
 from memora.metrics import Metrics, Operation
-from memora.model import LookupResult
+from memora.model import Explanation, LookupResult
 from memora.protocols import IndexedStore
 from memora.stores import open_store
 from memora.stores.memory import MemoryStore
@@ -90,6 +97,11 @@ class Memora:
             store=store,
             codec=Codec(),
             clock=lambda: float(clock()),
+            judge=Judge(
+                chosen.identity,
+                enabled=config.judge == "on",
+                cross_lingual=config.cross_lingual,
+            ),
         )
         self._closed = False
         self._warn_of_settings_without_effect()
@@ -111,7 +123,8 @@ class Memora:
             query: What is asked; not blank.
             context: What has to be equal: any JSON-like nesting, dates, enums, UUIDs, paths, sets,
                 dataclasses, pydantic models. None and {} are the same.
-            similarity_threshold: Least similarity of a hit, in [0, 1]; by default the setting.
+            similarity_threshold: Least probability, in [0, 1], that the stored result is right;
+                by default the setting.
 
         Returns:
             A hit or a miss, with its reason. If the cache itself fails, a miss with the reason
@@ -124,21 +137,13 @@ class Memora:
         """
         self._check_open()
         request = pipeline.Request.of(query, context)
-        threshold = (
-            self._config.similarity_threshold
-            if similarity_threshold is None
-            else _share("similarity_threshold", similarity_threshold)
-        )
+        threshold = self._threshold(similarity_threshold)
         try:
             with self._metrics.timed("lookup"):
                 found = pipeline.lookup(self._ports, request, threshold=threshold)
         except Exception as fault:  # noqa: BLE001 - whatever it is, it must not reach the application
-            self._report("lookup", fault)
-            return LookupResult(
-                is_hit=False,
-                reason="error",
-                explanation=f"the cache failed: {type(fault).__name__}: {fault}",
-            )
+            self._report("judge" if isinstance(fault, JudgeError) else "lookup", fault)
+            return LookupResult(is_hit=False, reason="error", explanation=_said(fault))
         self._metrics.count_lookup(found)
         self._log.debug(
             "cache_hit" if found else "cache_miss",
@@ -147,6 +152,45 @@ class Memora:
             entry_id=found.entry_id,
         )
         return found
+
+    def explain(
+        self,
+        query: str,
+        context: Mapping[str, Any] | None = None,
+        similarity_threshold: float | None = None,
+    ) -> Explanation:
+        """Tell what a lookup would do now, and why: all candidates that it would judge.
+
+        It is not counted as a lookup, and no result is decoded. `print` what it returns.
+
+        Args:
+            query: As for `lookup`.
+            context: As for `lookup`.
+            similarity_threshold: As for `lookup`.
+
+        Returns:
+            The decision, and up to five candidates. If the cache itself fails, the reason is
+            "error".
+
+        Raises:
+            QueryError: The query is not a text, or blank.
+            ContextError: The context holds a value without canonical form.
+            ArgumentError: The threshold is out of range.
+        """
+        self._check_open()
+        request = pipeline.Request.of(query, context)
+        threshold = self._threshold(similarity_threshold)
+        try:
+            return pipeline.explain(self._ports, request, threshold=threshold)
+        except Exception as fault:  # noqa: BLE001 - as of a lookup
+            self._log_fault("explain", fault)
+            return Explanation(
+                query=request.text,
+                is_hit=False,
+                reason="error",
+                explanation=_said(fault),
+                threshold=threshold,
+            )
 
     def store(
         self,
@@ -368,8 +412,16 @@ class Memora:
         if self._closed:
             raise ClosedError("this cache has been closed; open another one")
 
+    def _threshold(self, given: float | None) -> float:
+        if given is None:
+            return self._config.similarity_threshold
+        return _share("similarity_threshold", given)
+
     def _report(self, operation: Operation, fault: Exception) -> None:
         self._metrics.count_fault(operation)
+        self._log_fault(operation, fault)
+
+    def _log_fault(self, operation: str, fault: Exception) -> None:
         # A foreign message may quote the query, so it is for DEBUG only.
         self._log.error("cache_error", operation=operation, error_type=type(fault).__name__)
         self._log.debug("cache_error_details", operation=operation, exc_info=fault)
@@ -424,6 +476,10 @@ def _metadata(metadata: Mapping[str, Any] | None) -> str:
             f"{expected}, with text keys, and lists rather than tuples; got {metadata!r}"
         )
     return text
+
+
+def _said(fault: Exception) -> str:
+    return f"the cache failed: {type(fault).__name__}: {fault}"
 
 
 def _check(fault: Exception | None) -> dict[str, Any]:

@@ -89,7 +89,13 @@ class _Settings(BaseModel):
     use_onnx: Flag = True
     """Run the model on ONNX Runtime; False takes the sentence-transformers library (torch)."""
     similarity_threshold: Share = 0.85
-    """Least similarity of a hit, in [0, 1]; each lookup may pass its own."""
+    """Least probability that the stored answer is right, in [0, 1]; a lookup may pass its own."""
+    judge: Annotated[
+        Literal["on", "off"], BeforeValidator(_lower), Field(description="on or off")
+    ] = "on"
+    """Compare what the two texts say; off makes the similarity the bare cosine."""
+    cross_lingual: Flag = False
+    """Serve a query in one language what was stored under one in another."""
     db_uri: Text = "memory://"
     """`memory://`, or the path of a directory."""
     table_name: Annotated[

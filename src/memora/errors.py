@@ -1,9 +1,9 @@
 """The errors Memora raises, all of them.
 
 Two kinds meet a caller. An *argument* error is raised at the door, before anything has changed.
-A *fault* (store, embedder, codec) is raised only while a cache is being opened; later on the cache
-turns it into a miss, logs it, counts it and shows it in health, because a cache must never break
-the application around it.
+A *fault* (store, embedder, codec, judge) is raised only while a cache is being opened; later on the
+cache turns it into a miss, logs it, counts it and shows it in health, because a cache must never
+break the application around it.
 
     MemoraError
     ├── ConfigError (ValueError)
@@ -16,6 +16,7 @@ the application around it.
     ├── SerializationError (TypeError)
     ├── EmbedderError (RuntimeError)
     │   └── DimensionMismatchError (ValueError)
+    ├── JudgeError (RuntimeError)
     └── StoreError (OSError)
         ├── StorePathError
         ├── StoreFormatError (ValueError)
@@ -72,6 +73,10 @@ class EmbedderError(MemoraError, RuntimeError):
 
 class DimensionMismatchError(EmbedderError, ValueError):
     """The embedder's vectors have another dimension than it, or the store, said."""
+
+
+class JudgeError(MemoraError, RuntimeError):
+    """The judge failed, which refuses the lookup."""
 
 
 class StoreError(MemoraError, OSError):

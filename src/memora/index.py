@@ -5,6 +5,7 @@ The only arithmetic on stored vectors.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
@@ -192,6 +193,10 @@ class _Graph:
     def __init__(
         self, dimension: int, exact: Callable[[int], Vector] | None, dtype: GraphType
     ) -> None:
+        # usearch (its numkong 7.8), loaded before ONNX Runtime (1.32), ends the process at the
+        # import of the latter: a segmentation fault. The other order works.
+        with suppress(ImportError):
+            import onnxruntime  # noqa: F401, PLC0415 - see above
         from usearch.index import Index  # noqa: PLC0415 - most processes never need it
 
         self._index: Index = Index(

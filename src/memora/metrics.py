@@ -15,7 +15,7 @@ from memora._fork import renew_after_fork
 if TYPE_CHECKING:
     from memora.model import LookupResult
 
-Operation: TypeAlias = Literal["lookup", "store", "maintain"]
+Operation: TypeAlias = Literal["lookup", "judge", "store", "maintain"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 Stage: TypeAlias = Literal["lookup", "store", "embedding"]
 
@@ -74,7 +74,7 @@ class Metrics:
         with self._lock:
             self._recent.append(operation)
             self._faults[operation] += 1
-            if self._enabled and operation == "lookup":
+            if self._enabled and operation in {"lookup", "judge"}:  # a part of it, told apart
                 self._outcomes[False, "error"] += 1
 
     def recent(self) -> tuple[dict[Operation, int], int]:

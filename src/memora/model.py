@@ -1,15 +1,17 @@
-"""The values that flow through Memora. Frozen, without behaviour and without I/O."""
+"""The values that flow through Memora. Frozen, and without I/O."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from memora._show import duration, one_line, rounded
+
 Reason: TypeAlias = Literal[
     "exact",  # hit: the same text in the same context
-    "semantic",  # hit: the nearest entry of the context is similar enough
+    "semantic",  # hit: the stored answer is likely enough to be right
     "no_candidate",  # miss: nothing in this context can be compared
-    "below_threshold",  # miss: the nearest entry is not similar enough
+    "below_threshold",  # miss: no stored answer is likely enough to be right
     "unreadable",  # miss: the model cannot read all of the text, which was not stored as it is
     "error",  # miss: the cache itself failed; logged, counted, visible in health
 ]
@@ -60,14 +62,29 @@ class Match:
     """Cosine similarity to the query, in [-1, 1]."""
 
 
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Something in two texts that speaks against one answer for both."""
+
+    kind: str
+    """What differs: "numbers", "dates", "names", "negation", ..."""
+    detail: str
+    """How: the query's words / the stored query's words."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """The nearest entry of a lookup, served or not."""
+    """An entry that was judged, served or not."""
 
     entry_id: str
     query: str
     similarity: float
+    """Probability that its answer is right for the query, in [0, 1]; 1 is the same text."""
+    cosine: float
+    """Raw cosine similarity of the two texts, in [-1, 1]."""
     age_seconds: float
+    evidence: tuple[Evidence, ...] = ()
+    """What speaks against it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +105,9 @@ class LookupResult:
     similarity: float | None = None
     """What the threshold was compared with: 1.0 on an exact hit; None on a miss."""
     cosine: float | None = None
-    """Raw cosine similarity of a hit's query and the stored one."""
+    """Raw cosine similarity of the query and `nearest`'s, on hits and misses."""
+    evidence: tuple[Evidence, ...] = ()
+    """What speaks against `nearest`: on a miss, what refused it; few hits have any."""
     matched_query: str | None = None
     """The query the served entry was stored under."""
     age_seconds: float | None = None
@@ -97,7 +116,7 @@ class LookupResult:
     metadata: dict[str, Any] = field(default_factory=dict)
     """What was given to `store` with the served entry."""
     nearest: Candidate | None = None
-    """The nearest entry of the context, where one was compared: on a miss, what was refused."""
+    """The entry whose answer is most likely right: on a hit the served one, on a miss refused."""
 
     @property
     def is_miss(self) -> bool:
@@ -106,3 +125,36 @@ class LookupResult:
 
     def __bool__(self) -> bool:
         return self.is_hit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """What a lookup would do, and why. `print` it, or read its fields."""
+
+    query: str
+    is_hit: bool
+    reason: Reason
+    explanation: str
+    """The reason in words, with the numbers that decide."""
+    threshold: float
+    candidates: tuple[Candidate, ...] = ()
+    """What was judged, the most likely right first; one, the same text, for an exact hit."""
+
+    @property
+    def served(self) -> Candidate | None:
+        """The candidate whose result a lookup would return."""
+        return self.candidates[0] if self.is_hit else None
+
+    def __str__(self) -> str:
+        lines = [
+            f"{'hit' if self.is_hit else 'miss'} ({self.reason}): {one_line(self.query)}",
+            f"  {one_line(self.explanation, 400)}",
+        ]
+        for rank, one in enumerate(self.candidates, start=1):
+            verdict = "served" if one is self.served else "not served"
+            similarity, cosine = rounded(one.similarity), rounded(one.cosine)
+            age = duration(one.age_seconds)
+            lines.append(f"{rank}. {verdict}: {one_line(one.query)}")
+            lines.append(f"   similarity {similarity}, cosine {cosine}, {age} old")
+            lines += [f"   {one_line(f'{said.kind}: {said.detail}')}" for said in one.evidence]
+        return "\n".join(lines)

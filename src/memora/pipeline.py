@@ -9,20 +9,24 @@ from __future__ import annotations
 import json
 import uuid
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from memora.context import canonical_context, canonical_query, exact_key
-from memora.errors import SerializationError
-from memora.judge import Verdict, judge
-from memora.model import Candidate, Content, Context, Entry, LookupResult, Match
+from memora.errors import JudgeError, SerializationError
+from memora.judge import Verdict
+from memora.model import Candidate, Content, Context, Entry, Explanation, LookupResult, Match
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from memora.codec import Codec
+    from memora.judge import Judge
+    from memora.model import Evidence
     from memora.protocols import Clock, Embedder, Store, Vector
 
-_CANDIDATES = 1  # how many the judge sees: it compares no more than the nearest
+_CANDIDATES = 5  # how many the judge sees: the nearest is not always the one that is right
+_SAME_TEXT = "the same text in the same context"
 _UNREADABLE = (
     "the model cannot read all of the text (too long, or characters it does not know), "
     "so only the very same text matches"
@@ -37,6 +41,7 @@ class Ports:
     store: Store
     codec: Codec
     clock: Clock
+    judge: Judge
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,25 +60,56 @@ class Request:
 
 
 def lookup(ports: Ports, request: Request, *, threshold: float) -> LookupResult:
-    """Find a stored result that may stand in for a fresh one."""
+    """Find a stored result that may stand in for a fresh one.
+
+    Raises:
+        JudgeError: The judge failed.
+    """
     stored = ports.store.get(request.key, now=ports.clock())
     if stored is not None:
-        verdict = Verdict("exact", "the same text in the same context", Match(stored[0], 1.0), 1.0)
-        return _serve(ports, verdict, *stored)
-    vector = _embed(ports, request.text)
-    if vector is None:
+        return _serve(ports, Verdict("exact", _SAME_TEXT, Match(stored[0], 1.0), 1.0), *stored)
+    matches = _search(ports, request)
+    if matches is None:
         return LookupResult(is_hit=False, reason="unreadable", explanation=_UNREADABLE)
-    now = ports.clock()  # again: what expired while the text was embedded is not served
-    fingerprint = request.context.fingerprint
-    matches = ports.store.search(vector, context=fingerprint, k=_CANDIDATES, now=now)
-    verdict = judge(matches, threshold=threshold)
+    verdict = _judge(ports, request, matches, threshold)
     if not verdict.served or verdict.nearest is None:
         return _refuse(ports, verdict)
     # By key: if the query was stored again meanwhile, its newest result is served.
-    stored = ports.store.get(verdict.nearest.entry.key, now=now)
-    if stored is None or stored[0].context.fingerprint != fingerprint:
+    stored = ports.store.get(verdict.nearest.entry.key, now=ports.clock())
+    if stored is None or stored[0].context.fingerprint != request.context.fingerprint:
         return _gone()
     return _serve(ports, verdict, *stored)
+
+
+def explain(ports: Ports, request: Request, *, threshold: float) -> Explanation:
+    """Tell what `lookup` would do, with all that was judged; no result is decoded.
+
+    Raises:
+        JudgeError: The judge failed.
+    """
+    told = partial(Explanation, query=request.text, threshold=threshold)
+    stored = ports.store.get(request.key, now=ports.clock())
+    if stored is not None:
+        same = _candidate(ports, Match(stored[0], 1.0), 1.0)
+        return told(is_hit=True, reason="exact", explanation=_SAME_TEXT, candidates=(same,))
+    matches = _search(ports, request)
+    if matches is None:
+        return told(is_hit=False, reason="unreadable", explanation=_UNREADABLE)
+    verdict = _judge(ports, request, matches, threshold)
+    judged = ports.judge.assess(
+        request.text, [(match.entry.query, match.cosine) for match in matches]
+    )
+    candidates = [
+        _candidate(ports, match, one.similarity, one.evidence)
+        for match, one in zip(matches, judged, strict=True)
+    ]
+    candidates.sort(key=lambda one: -one.similarity)  # of two alike the nearer stays first
+    return told(
+        is_hit=verdict.served,
+        reason=verdict.reason,
+        explanation=verdict.explanation,
+        candidates=tuple(candidates),
+    )
 
 
 def store(  # noqa: PLR0913 - all that makes an entry
@@ -110,6 +146,24 @@ def store(  # noqa: PLR0913 - all that makes an entry
     return entry.id
 
 
+def _search(ports: Ports, request: Request) -> list[Match] | None:
+    """Return the nearest entries of the context; None if the model cannot read the query."""
+    vector = _embed(ports, request.text)
+    if vector is None:
+        return None
+    # The time anew: what expired while the text was embedded is not served.
+    return ports.store.search(
+        vector, context=request.context.fingerprint, k=_CANDIDATES, now=ports.clock()
+    )
+
+
+def _judge(ports: Ports, request: Request, matches: list[Match], threshold: float) -> Verdict:
+    try:
+        return ports.judge.decide(request.text, matches, threshold=threshold)
+    except Exception as fault:
+        raise JudgeError(f"{type(fault).__name__}: {fault}") from fault
+
+
 def _serve(ports: Ports, verdict: Verdict, entry: Entry, content: Content) -> LookupResult:
     return LookupResult(
         is_hit=True,
@@ -118,11 +172,12 @@ def _serve(ports: Ports, verdict: Verdict, entry: Entry, content: Content) -> Lo
         result=ports.codec.decode(content.payload),
         similarity=verdict.similarity,
         cosine=None if verdict.nearest is None else verdict.nearest.cosine,
+        evidence=verdict.evidence,
         matched_query=entry.query,
         age_seconds=_age(ports, entry),
         entry_id=entry.id,
         metadata={} if content.metadata == "{}" else json.loads(content.metadata),
-        nearest=_candidate(ports, verdict),
+        nearest=_nearest(ports, verdict),
     )
 
 
@@ -137,19 +192,28 @@ def _refuse(ports: Ports, verdict: Verdict) -> LookupResult:
         is_hit=False,
         reason=verdict.reason,
         explanation=verdict.explanation,
-        nearest=_candidate(ports, verdict),
+        cosine=None if verdict.nearest is None else verdict.nearest.cosine,
+        evidence=verdict.evidence,
+        nearest=_nearest(ports, verdict),
     )
 
 
-def _candidate(ports: Ports, verdict: Verdict) -> Candidate | None:
-    match, similarity = verdict.nearest, verdict.similarity
-    if match is None or similarity is None:
+def _nearest(ports: Ports, verdict: Verdict) -> Candidate | None:
+    if verdict.nearest is None or verdict.similarity is None:
         return None
+    return _candidate(ports, verdict.nearest, verdict.similarity, verdict.evidence)
+
+
+def _candidate(
+    ports: Ports, match: Match, similarity: float, evidence: tuple[Evidence, ...] = ()
+) -> Candidate:
     return Candidate(
         entry_id=match.entry.id,
         query=match.entry.query,
         similarity=similarity,
+        cosine=match.cosine,
         age_seconds=_age(ports, match.entry),
+        evidence=evidence,
     )
 
 

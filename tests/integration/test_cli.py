@@ -54,7 +54,8 @@ def log(tmp_path: Path) -> Path:
     return path
 
 
-def test_replay_counts_hits_and_the_wrong_ones(log: Path) -> None:
+def test_replay_counts_hits_and_the_wrong_ones(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMORA_JUDGE", "off")  # the bare cosine is wrong once
     report = json.loads(memora("replay", log, "--json", "--call-seconds", "10"))
 
     assert (report["queries"], report["contexts"], report["hits"]) == (6, 2, 3)
@@ -72,6 +73,19 @@ def test_replay_counts_hits_and_the_wrong_ones(log: Path) -> None:
     assert 15 < report["seconds_saved"] <= 20  # two right hits of ten seconds, less the lookups
 
 
+def test_examples_say_what_refused(log: Path) -> None:
+    log.write_text("\n".join(json.dumps(row) for row in LOG[3:]), "utf-8")
+
+    report = json.loads(memora("replay", log, "--json"))
+
+    refused = {example["query"]: example for example in report["refusals"]}
+    example = refused["What was revenue in March 2023?"]
+    assert example["evidence"] == [{"kind": "dates", "detail": "2023 / 2024"}]
+    assert example["similarity"] < example["cosine"]
+    assert example["verdict"] == "right"
+    assert "dates: 2023 /" in memora("replay", log)
+
+
 def test_replay_prints_a_table_for_people(log: Path) -> None:
     printed = memora("replay", log)
 
@@ -79,7 +93,45 @@ def test_replay_prints_a_table_for_people(log: Path) -> None:
         assert words in printed
     assert "Served by meaning" in printed
     assert "Refused" in printed
-    assert "below" in printed
+    assert "why" in printed
+
+
+def test_a_log_is_replayed_under_two_settings_side_by_side(log: Path) -> None:
+    arguments = ["replay", log, "--compare", "similarity_threshold=1"]
+    compared = json.loads(memora(*arguments, "--compare", "judge=off", "--json"))["compared"]
+
+    assert [side["settings"] for side in compared] == [
+        {"similarity_threshold": 0.85, "judge": "on"},
+        {"similarity_threshold": 1.0, "judge": "off"},
+    ]
+    first, second = (side["report"] for side in compared)
+    assert first["queries"] == second["queries"] == 6
+    assert (second["outcomes"].get("semantic", 0), second["hits"]) == (0, 1)
+    only, none = (side["served_by_this_only"] for side in compared)
+    assert none == {"right": 0, "wrong": 0, "unlabelled": 0, "examples": []}
+    assert only["right"] + only["wrong"] == first["hits"] - second["hits"]
+    assert only["examples"][0]["query"] == LOG[2]["query"]
+    assert only["examples"][0]["verdict"] == "right"
+    assert "is below the threshold 1.0" in only["examples"][0]["explanation"]
+
+
+def test_the_comparison_is_printed_as_a_table(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMORA_JUDGE", "off")
+
+    printed = memora("replay", log, "--compare", "judge=on")
+
+    for words in ("judge=off", "judge=on", "wrong hits", "answers reused", "lookup p50"):
+        assert words in printed
+    assert "Served with judge=off only: 1 wrong" in printed
+    assert "dates: 2023 /" in printed
+
+
+def test_a_setting_of_the_command_line_is_common_to_both_sides(log: Path) -> None:
+    arguments = ("--threshold", "0.5", "--limit", "4", "--compare", "judge=off", "--json")
+    compared = json.loads(memora("replay", log, *arguments))["compared"]
+
+    for side in compared:
+        assert (side["report"]["queries"], side["report"]["outcomes"]["exact"]) == (4, 1)
 
 
 def test_the_threshold_and_the_limit_are_options(log: Path) -> None:
@@ -236,6 +288,23 @@ def test_store_lookup_and_stats_work_on_a_path(tmp_path: Path) -> None:
     assert "total_entries" in memora("stats", "--db", tmp_path / "store")
 
 
+def test_explain_shows_what_a_lookup_would_do(tmp_path: Path) -> None:
+    store = ["--db", tmp_path / "store", "--context", '{"tenant": "acme"}']
+    memora("store", "What was revenue in March 2024?", "1.5", *store)
+
+    printed = memora("explain", "What was revenue in March 2023?", *store)
+    told = json.loads(memora("explain", "What was revenue in March 2023?", *store, "--json"))
+    low = json.loads(memora("explain", "revenue", *store, "--threshold", "0", "--json"))
+    same = memora("explain", "What was revenue in March 2024?", *store)
+
+    assert printed.splitlines()[0] == "miss (below_threshold): What was revenue in March 2023?"
+    assert "dates: 2023 / 2024" in printed
+    assert (told["is_hit"], told["threshold"]) == (False, 0.85)
+    assert told["candidates"][0]["evidence"] == [{"kind": "dates", "detail": "2023 / 2024"}]
+    assert (low["is_hit"], low["reason"], low["threshold"]) == (True, "semantic", 0)
+    assert same.startswith("hit (exact)")
+
+
 WRONG: list[tuple[list[str], str]] = [
     (["replay", "missing.jsonl"], "cannot read 'missing.jsonl': No such file or directory"),
     (["replay", "."], "cannot read '.'"),
@@ -246,6 +315,12 @@ WRONG: list[tuple[list[str], str]] = [
     (["replay", "log.csv", "--class", "intnt"], "no column 'intnt'"),
     (["replay", "log.txt", "--query", "q"], "no column 'q'; a text file has no columns"),
     (["replay", "empty.txt", "--format", "xml"], "expected jsonl, csv or text"),
+    (["replay", "log.txt", "--compare", "judge"], "expected SETTING=VALUE, such as judge=off"),
+    (["replay", "log.txt", "--compare", "judge=maybe"], "judge='maybe': expected on or off"),
+    (["replay", "log.txt", "--compare", "jugde=off"], "'jugde'; did you mean 'judge'?"),
+    (["replay", "log.txt", "--compare", "db_uri=x"], "both caches are in memory"),
+    (["replay", "log.txt", "--db", "s", "--compare", "judge=off"], "leave --db out"),
+    (["explain", "q", "--db", "nowhere"], "there is no directory 'nowhere'"),
     (["demo", "--threshold", "2"], "similarity_threshold=2.0: expected a number from 0 to 1"),
     (["lookup", "q", "--db", "nowhere"], "there is no directory 'nowhere'"),
     (["lookup", "q", "--db", "."], "there is no table 'semantic_cache' in '"),

@@ -252,7 +252,7 @@ def test_processes_agree_in_the_end(
     history = History()
     for process in processes.values():
         last = process.ask("dump", keys=keys)
-        assert last["errors"] == {"lookup": 0, "store": 0, "maintain": 0}
+        assert not any(last["errors"].values())
         assert last["count"] == len(agreed)
         history.add(process.told)
     assert history.failed == 0

@@ -96,7 +96,7 @@ def test_a_long_life_leaves_little_behind(tmp_path: Path, hot_index: str) -> Non
                 memory.append(memory_of_this_process())
         stats = cache.get_stats()
         assert stats["total_entries"] == LIMIT
-        assert stats["errors"] == {"lookup": 0, "store": 0, "maintain": 0}
+        assert not any(stats["errors"].values())
         assert cache.get_index_stats()["quarantined_entries"] == 0
         assert len(store._view.deleted) < 5 * LIMIT
         assert len(store._view.segments) < 60

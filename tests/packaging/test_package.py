@@ -34,7 +34,7 @@ def test_importing_memora_imports_nothing_heavy() -> None:
 
 
 def test_importing_the_public_names_leaves_engines_and_frames_alone() -> None:
-    loaded = modules_after("from memora import CacheConfig, LookupResult, Memora")
+    loaded = modules_after("from memora import CacheConfig, Explanation, LookupResult, Memora")
 
     assert loaded.isdisjoint({"lancedb", "onnxruntime", "pandas", "polars", "torch", "tokenizers"})
 
@@ -67,14 +67,16 @@ def test_torch_is_not_in_the_default_install() -> None:
     assert not any(need.startswith(("torch", "sentence", "pandas", "polars")) for need in core)
 
 
-@pytest.mark.parametrize("name", ["py.typed", "demo/queries.jsonl", "demo/README.md"])
+@pytest.mark.parametrize(
+    "name", ["py.typed", "demo/queries.jsonl", "demo/README.md", "judge/words/antonyms.txt"]
+)
 def test_data_is_shipped(name: str) -> None:
     assert files("memora").joinpath(name).is_file()
 
 
 # Lower rooms never import higher ones. A package stands for all its modules.
 ORDER = [
-    ["errors", "model", "protocols", "_log", "_fork"],
+    ["errors", "model", "protocols", "_log", "_fork", "_show"],
     ["context", "config", "judge", "metrics", "index"],
     ["codec", "embedders", "stores"],
     ["pipeline"],

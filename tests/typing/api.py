@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from memora import CacheConfig, LookupResult, Memora
+from memora import CacheConfig, Evidence, Explanation, LookupResult, Memora
 from memora.embedders import CachedEmbedder, FunctionEmbedder
 from memora.stores.memory import MemoryStore
 
@@ -47,6 +47,8 @@ def vectors(texts: list[str]) -> list[list[float]]:
 config: CacheConfig = CacheConfig(max_entries=None, ttl_seconds=60, eviction_policy="lru")
 CacheConfig(max_entries="many")  # type: ignore[arg-type]
 CacheConfig(eviction_policy="mru")  # type: ignore[arg-type]
+CacheConfig(judge="off", cross_lingual=True)
+CacheConfig(judge=False)  # type: ignore[arg-type]
 threshold: float = CacheConfig.load().similarity_threshold
 
 embedder: Embedder = Mine()
@@ -58,6 +60,10 @@ with Memora(config, embedder=embedder, store=store) as cache:
     similarity: float | None = found.similarity
     if found.nearest is not None:
         nearest: str = found.nearest.query
+        cosine: float = found.nearest.cosine
+    evidence: tuple[Evidence, ...] = found.evidence
+    told: Explanation = cache.explain("q", {"a": 1}, 0.9)
+    reasons: list[str] = [one.query for one in told.candidates if one is not told.served]
     entry_id: str | None = cache.store("q", None, result, {"cost": 1}, ttl=timedelta(minutes=1))
     cache.register_type(Answer, encode=lambda answer: answer.text, decode=Answer)
     stats: dict[str, Any] = cache.get_stats()

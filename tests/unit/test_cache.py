@@ -6,6 +6,7 @@ import gc
 import io
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from doubles import WordEmbedder
+from hypothesis import given
+from hypothesis import strategies as st
 
 from memora import CacheConfig, LookupResult, Memora
 from memora.embedders import FunctionEmbedder
@@ -28,7 +31,8 @@ from memora.errors import (
     QueryError,
     StoreError,
 )
-from memora.model import Content
+from memora.judge import Judge
+from memora.model import Content, Evidence
 from memora.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
@@ -37,10 +41,18 @@ if TYPE_CHECKING:
     from doubles import FakeClock
 
 SQL = {"agent": "sql", "db": "prod"}
+WORDS = ["total", "sales", "in", "Q3", "Q4", "2024", "not", "München", "5 km"]
+NO_FAULT = {"lookup": 0, "judge": 0, "store": 0, "maintain": 0}
 
 
 @pytest.fixture
 def cache(embedder: WordEmbedder, clock: FakeClock) -> Memora:
+    # The bare cosine: what is told apart is the judge's own test's.
+    return Memora(CacheConfig(judge="off"), embedder=embedder, clock=clock)
+
+
+@pytest.fixture
+def judging(embedder: WordEmbedder, clock: FakeClock) -> Memora:
     return Memora(CacheConfig(), embedder=embedder, clock=clock)
 
 
@@ -91,10 +103,168 @@ def test_a_dissimilar_text_is_a_miss_that_says_what_was_nearest(
     assert not found
     assert (found.similarity, found.entry_id, found.matched_query) == (None, None, None)
     assert found.nearest is not None
+    assert found.cosine == found.nearest.cosine == pytest.approx(found.nearest.similarity)
     assert (found.nearest.entry_id, found.nearest.query) == (entry_id, "total sales in march")
     assert found.nearest.age_seconds == 2
     assert found.nearest.similarity < 0.85
     assert "below the threshold 0.85" in found.explanation
+
+
+def test_a_miss_says_what_refused_it(judging: Memora) -> None:
+    judging.store("total sales in Q3 for all regions", SQL, 1)
+
+    found = judging.lookup("total sales in Q4 for all regions", SQL)
+
+    assert (found.is_miss, found.reason) == (True, "below_threshold")
+    assert found.evidence == (Evidence("dates", "Q4 / Q3"),)
+    assert found.explanation.endswith("the threshold 0.85: dates: Q4 / Q3")
+    assert found.nearest is not None
+    assert found.nearest.evidence == found.evidence
+    assert found.cosine == found.nearest.cosine
+    assert found.nearest.similarity < found.nearest.cosine
+
+
+def test_a_hit_says_what_speaks_against_it(judging: Memora) -> None:
+    judging.store("total sales in Q3 for all regions", SQL, 1)
+
+    found = judging.lookup("total sales in Q4 for all regions", SQL, 0.0)
+
+    assert (found.reason, found.evidence) == ("semantic", (Evidence("dates", "Q4 / Q3"),))
+    assert found.similarity is not None
+    assert found.cosine is not None
+    assert found.similarity < found.cosine
+
+
+def test_the_likeliest_of_the_nearest_is_served(judging: Memora) -> None:
+    judging.store("total sales in Q4 for all regions", SQL, "Q4")
+    judging.store("total sales for all the regions in Q3", SQL, "Q3")
+
+    found = judging.lookup("total sales in Q3 for all regions", SQL, 0.5)
+
+    assert found.result == "Q3"
+    told = judging.explain("total sales in Q3 for all regions", SQL, 0.5)
+    cosines = {one.query: one.cosine for one in told.candidates}
+    assert found.cosine == cosines["total sales for all the regions in Q3"]
+
+
+@given(st.lists(st.sampled_from(WORDS), min_size=1, max_size=6), st.floats(0, 1))
+def test_without_the_judge_similarity_and_cosine_are_equal(
+    words: list[str], threshold: float
+) -> None:
+    cache = Memora(CacheConfig(judge="off"), embedder=WordEmbedder())
+    cache.store("total sales in Q3", SQL, 1)
+
+    found = cache.lookup(" ".join(words), SQL, threshold)
+
+    assert found.nearest is not None
+    assert found.cosine is not None
+    assert found.evidence == ()
+    assert found.nearest.similarity == pytest.approx(max(found.cosine, 0.0), abs=1e-6)
+    assert found.is_hit == (found.nearest.similarity >= threshold)
+
+
+def test_a_judge_that_fails_refuses_and_is_reported(
+    judging: Memora, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise RecursionError("too deep")
+
+    judging.store("a private question", SQL, 1)
+    monkeypatch.setattr(Judge, "assess", fail)
+
+    found = judging.lookup("a private question indeed", SQL, 0.0)
+
+    assert (found.is_miss, found.reason) == (True, "error")
+    assert found.explanation == "the cache failed: JudgeError: RecursionError: too deep"
+    assert judging.lookup("a private question", SQL).reason == "exact"  # needs no judge
+    assert judging.get_stats()["errors"] == NO_FAULT | {"judge": 1}
+    assert judging.get_stats()["misses_by_reason"] == {"error": 1}
+    assert judging.health_check()["metrics"]["recent_errors"] == NO_FAULT | {"judge": 1}
+    logged = capsys.readouterr().err
+    assert "operation=judge" in re.sub(r"\x1b\[[0-9;]*m", "", logged)
+    assert "private" not in logged
+    for _ in range(5):
+        judging.lookup("a private question indeed", SQL, 0.0)
+    assert judging.health_check()["status"] == "unhealthy"
+
+
+def test_explain_tells_what_a_lookup_would_do(judging: Memora, clock: FakeClock) -> None:
+    judging.store("total sales in Q4 for all regions", SQL, "Q4")
+    entry_id = judging.store("total sales in Q3 for all the regions", SQL, "Q3")
+    clock.advance(90)
+    query = "total sales in Q3 for all regions"
+
+    told = judging.explain(query, SQL)
+    found = judging.lookup(query, SQL)
+
+    assert (told.query, told.threshold) == (query, 0.85)
+    assert (told.is_hit, told.reason) == (found.is_hit, found.reason) == (True, "semantic")
+    assert told.explanation == found.explanation
+    assert told.served == told.candidates[0] == found.nearest
+    assert told.served is not None
+    assert told.served.entry_id == entry_id
+    assert told.candidates[1].evidence == (Evidence("dates", "Q3 / Q4"),)
+    assert told.candidates[0].similarity > told.candidates[1].similarity
+    lines = str(told).splitlines()
+    assert lines[0] == f"hit (semantic): {query}"
+    assert lines[2] == "1. served: total sales in Q3 for all the regions"
+    assert lines[3].endswith(", 1 min 30 s old")
+    assert lines[4] == "2. not served: total sales in Q4 for all regions"
+    assert lines[6] == "   dates: Q3 / Q4"
+
+
+def test_explain_of_other_outcomes(judging: Memora) -> None:
+    assert judging.explain("total sales", SQL).reason == "no_candidate"
+    judging.store("total sales", SQL, 1)
+
+    same = judging.explain("total sales", SQL)
+    miss = judging.explain("total rainfall", SQL, 1)
+    unreadable = judging.explain("word " * 60, SQL)
+
+    assert (same.is_hit, same.reason, len(same.candidates)) == (True, "exact", 1)
+    assert (same.candidates[0].similarity, same.candidates[0].cosine) == (1.0, 1.0)
+    assert (miss.is_hit, miss.reason, miss.threshold) == (False, "below_threshold", 1.0)
+    assert miss.served is None
+    assert (unreadable.reason, unreadable.candidates) == ("unreadable", ())
+    assert judging.explain("total sales", {"other": 1}).candidates == ()
+
+
+def test_explain_counts_nothing_and_decodes_nothing(embedder: WordEmbedder) -> None:
+    store = MemoryStore(dimension=64)
+    cache = Memora(CacheConfig(), embedder=embedder, store=store)
+    cache.store("total sales", SQL, 1)
+    (slot,) = store._contents
+    store._contents[slot] = Content(b"damaged")
+
+    assert cache.explain("total sales", SQL).is_hit
+    assert cache.explain("total sales please", SQL, 0.1).is_hit
+
+    stats = cache.get_stats()
+    assert (stats["total_requests"], stats["errors"]) == (0, NO_FAULT)
+    assert stats["lookup_latency_ms"]["samples"] == 0
+
+
+def test_explain_survives_what_a_lookup_survives(
+    embedder: WordEmbedder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = Memora(CacheConfig(), embedder=embedder, store=BrokenStore("search"))
+
+    told = cache.explain("a private question", SQL)
+
+    assert (told.is_hit, told.reason) == (False, "error")
+    assert "the disk is on fire" in told.explanation
+    assert cache.get_stats()["errors"] == NO_FAULT
+    logged = capsys.readouterr().err
+    assert "cache_error" in logged
+    assert "private" not in logged
+
+
+def test_an_explanation_cannot_control_the_terminal(judging: Memora) -> None:
+    judging.store("hello \x1b]0;title\x07\nworld 'one'", None, 1)
+
+    printed = str(judging.explain("hello \x1b]0;title\x07\nworld 'two' in 2 \x9b days", None, 0.0))
+
+    assert all(line.isprintable() for line in printed.splitlines())
 
 
 def test_an_empty_context_has_no_candidate(cache: Memora) -> None:
@@ -346,6 +516,8 @@ def test_bad_arguments_of_lookup_are_refused_at_the_door(
     with pytest.raises(error, match=message) as caught:
         cache.lookup(*arguments)
     assert isinstance(caught.value, MemoraError)
+    with pytest.raises(error, match=message):
+        cache.explain(*arguments)
     assert cache.get_stats()["total_requests"] == 0
 
 
@@ -439,7 +611,7 @@ def test_a_failing_store_makes_a_lookup_a_miss_that_is_counted(
     assert (found.is_miss, found.reason) == (True, "error")
     assert "the disk is on fire" in found.explanation
     stats = cache.get_stats()
-    assert stats["errors"] == {"lookup": 1, "store": 0, "maintain": 0}
+    assert stats["errors"] == NO_FAULT | {"lookup": 1}
     assert stats["misses_by_reason"] == {"error": 1}
     logged = capsys.readouterr().err
     assert "cache_error" in logged
@@ -451,7 +623,7 @@ def test_a_failing_store_does_not_break_store(embedder: WordEmbedder) -> None:
     cache = Memora(CacheConfig(), embedder=embedder, store=BrokenStore("put"))
 
     assert cache.store("q", SQL, 1) is None
-    assert cache.get_stats()["errors"] == {"lookup": 0, "store": 1, "maintain": 0}
+    assert cache.get_stats()["errors"] == NO_FAULT | {"store": 1}
 
 
 def test_failing_housekeeping_leaves_what_was_stored(embedder: WordEmbedder) -> None:
@@ -459,7 +631,7 @@ def test_failing_housekeeping_leaves_what_was_stored(embedder: WordEmbedder) -> 
 
     assert cache.store("q", SQL, 1) is not None
     assert cache.lookup("q", SQL).result == 1
-    assert cache.get_stats()["errors"] == {"lookup": 0, "store": 0, "maintain": 1}
+    assert cache.get_stats()["errors"] == NO_FAULT | {"maintain": 1}
 
 
 def test_a_failing_embedder_breaks_nothing_and_shows_in_health(clock: FakeClock) -> None:
@@ -482,7 +654,7 @@ def test_a_failing_embedder_breaks_nothing_and_shows_in_health(clock: FakeClock)
     assert health["checks"]["embedding"]["ok"] is False
     assert "EmbedderError" in health["checks"]["embedding"]["error"]
     assert health["checks"]["database"] == {"ok": True, "error": None}
-    assert health["metrics"]["recent_errors"] == {"lookup": 1, "store": 1, "maintain": 0}
+    assert health["metrics"]["recent_errors"] == NO_FAULT | {"lookup": 1, "store": 1}
 
 
 @pytest.mark.parametrize(
@@ -546,7 +718,7 @@ def test_health_has_the_documented_shape(cache: Memora, clock: FakeClock) -> Non
         },
         "metrics": {
             "total_entries": 1,
-            "recent_errors": {"lookup": 0, "store": 0, "maintain": 0},
+            "recent_errors": NO_FAULT,
         },
         "timestamp": int(clock.now * 1000),
     }
@@ -639,6 +811,8 @@ def test_a_closed_cache_says_so(embedder: WordEmbedder) -> None:
 
     with pytest.raises(ClosedError, match="closed"):
         cache.lookup("q", SQL)
+    with pytest.raises(ClosedError):
+        cache.explain("q", SQL)
     with pytest.raises(ClosedError):
         cache.store("q", SQL, 1)
     assert cache.health_check()["status"] == "unhealthy"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
@@ -266,3 +268,14 @@ def test_a_context_that_has_become_small_has_no_graph() -> None:
         index.remove(slot)
     assert len(index) == 0
     assert index.search(vectors[299], k=1, alive=None) == []
+
+
+def test_a_graph_may_be_built_before_the_model_is_loaded() -> None:
+    # usearch loaded ahead of ONNX Runtime ends the process at the import of the latter.
+    code = (
+        "from memora.index import _Graph\n_Graph(8, None, 'int8')\n"
+        "import onnxruntime\nprint('alive')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout) == (0, "alive\n")

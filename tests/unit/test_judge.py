@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memora.judge import judge
-from memora.model import Context, Entry, Match
+from memora.judge import Judge, Verdict
+from memora.model import Context, Entry, Evidence, Match
+
+ALMOST_ONE = math.nextafter(1.0, 0.0)
+WITHOUT = Judge("words-1", enabled=False)  # the bare cosine
+UNCALIBRATED = Judge("words-1")
 
 
 def match(cosine: float, query: str = "q") -> Match:
@@ -20,6 +26,10 @@ def match(cosine: float, query: str = "q") -> Match:
         expires_at=None,
     )
     return Match(entry, cosine)
+
+
+def judge(matches: list[Match], *, threshold: float) -> Verdict:
+    return WITHOUT.decide("query", matches, threshold=threshold)
 
 
 @pytest.mark.parametrize(
@@ -58,11 +68,53 @@ def test_a_refusal_never_reads_as_if_it_had_reached_the_threshold() -> None:
     assert verdict.explanation == "similarity 0.849 is below the threshold 0.85"
 
 
-@given(st.floats(-1, 1), st.floats(0, 1), st.floats(0, 1))
+@given(st.sampled_from([WITHOUT, UNCALIBRATED]), st.floats(-1, 1), st.floats(0, 1), st.floats(0, 1))
 def test_a_higher_threshold_never_turns_a_miss_into_a_hit(
-    cosine: float, a: float, b: float
+    judge: Judge, cosine: float, a: float, b: float
 ) -> None:
     low, high = sorted((a, b))
+    found = [match(cosine, "sales in Q4")]
 
-    if judge([match(cosine)], threshold=high).served:
-        assert judge([match(cosine)], threshold=low).served
+    if judge.decide("sales in Q3", found, threshold=high).served:
+        assert judge.decide("sales in Q3", found, threshold=low).served
+
+
+@given(st.lists(st.floats(-1, 1.0001), min_size=1, max_size=5), st.floats(0, 1))
+def test_without_the_judge_the_similarity_is_the_cosine(
+    cosines: list[float], threshold: float
+) -> None:
+    matches = [match(cosine, f"numbers differ: {n}") for n, cosine in enumerate(cosines)]
+
+    judged = WITHOUT.assess("q", [(one.entry.query, one.cosine) for one in matches])
+    verdict = WITHOUT.decide("q", matches, threshold=threshold)
+
+    in_range = [min(max(cosine, 0.0), ALMOST_ONE) for cosine in cosines]
+    assert [one.similarity for one in judged] == in_range
+    assert [one.evidence for one in judged] == [()] * len(cosines)
+    assert (verdict.similarity, verdict.evidence) == (max(in_range), ())
+    assert verdict.served == (max(in_range) >= threshold)
+
+
+def test_what_differs_is_told_in_words() -> None:
+    verdict = UNCALIBRATED.decide("sales in Q3", [match(0.9, "sales in Q4")], threshold=0.85)
+
+    assert (verdict.served, verdict.reason) == (False, "below_threshold")
+    assert Evidence("dates", "Q3 / Q4") in verdict.evidence
+    assert "is below the threshold 0.85: dates: Q3 / Q4" in verdict.explanation
+
+
+def test_the_likeliest_candidate_decides_not_the_nearest() -> None:
+    near, right = match(0.9, "sales in Q4"), match(0.88, "Sales in Q3?")
+
+    verdict = UNCALIBRATED.decide("sales in Q3", [near, right], threshold=0.85)
+
+    assert (verdict.nearest, verdict.served, verdict.evidence) == (right, True, ())
+
+
+@given(st.floats(0, 1), st.sampled_from(["sales in Q4", "no sales in Q3", "sales in Q3 please"]))
+def test_for_a_model_that_is_not_calibrated_evidence_only_lowers_the_cosine(
+    cosine: float, stored: str
+) -> None:
+    (judged,) = UNCALIBRATED.assess("sales in Q3", [(stored, cosine)])
+
+    assert 0 <= judged.similarity <= cosine

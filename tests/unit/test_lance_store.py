@@ -341,7 +341,7 @@ def test_fragments_and_versions_do_not_pile_up(
         assert table.count_rows() == 5
         assert table.stats()["fragment_stats"]["num_fragments"] <= 10
         assert len(list((tmp_path / f"{TABLE}.lance" / "_versions").iterdir())) < 40
-        assert cache.get_stats()["errors"] == {"lookup": 0, "store": 0, "maintain": 0}
+        assert not any(cache.get_stats()["errors"].values())
     with opened(tmp_path, embedder, **QUIET) as cache:
         assert [served(cache, f"question number {i % names}") for i in range(55, 60)] == list(
             range(55, 60)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,10 +17,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 import memora
+from memora._show import one_line
 from memora.cache import Memora
 from memora.cli.querylog import Columns, Format, QueryLog
-from memora.cli.render import one_line, print_report
-from memora.cli.replay import Report, replay
+from memora.cli.render import print_comparison, print_report
+from memora.cli.replay import Replay
 from memora.config import CacheConfig
 from memora.embedders import load_embedder
 from memora.errors import ArgumentError
@@ -40,7 +41,8 @@ ModelName = Annotated[
     str | None, typer.Option("--model", help="Embedding model: packaged, directory or hub name.")
 ]
 Threshold = Annotated[
-    float | None, typer.Option(help="Least similarity of a hit, 0 to 1.", show_default="0.85")
+    float | None,
+    typer.Option(help="Least probability that a hit is right, 0 to 1.", show_default="0.85"),
 ]
 ContextOption = Annotated[str, typer.Option("--context", help="The context, as a JSON object.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
@@ -100,6 +102,13 @@ def replay_command(
     limit: Limit = None,
     call_seconds: CallSeconds = 1.0,
     examples: Examples = 4,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SETTING=VALUE",
+            help="Replay through a second cache too, which differs in this; may be repeated.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Replay a query log through a cache: what would it save, and what would it get wrong?"""
@@ -114,9 +123,28 @@ def replay_command(
         max_entries=max_entries or "none",
     )
     chosen: Format | None = log_format  # type: ignore[assignment] # checked above
-    with QueryLog(file, log_format=chosen, columns=columns) as log, Memora(config) as cache:
-        report = _replay(cache, log, limit=limit, examples=examples)
-    _finish(report, title=file.name, call_seconds=call_seconds, as_json=as_json)
+    configs = [config] if compare is None else [config, _changed(config, compare)]
+    with QueryLog(file, log_format=chosen, columns=columns) as log, ExitStack() as caches:
+        opened = [caches.enter_context(Memora(config)) for config in configs]
+        done = _replay(log, *opened, limit=limit, examples=examples)
+    if compare is None:
+        _finish(done, title=file.name, call_seconds=call_seconds, as_json=as_json)
+        return
+    changed = [change.partition("=")[0] for change in compare]
+    settings = [{name: getattr(config, name) for name in changed} for config in configs]
+    if as_json:
+        sides = [
+            {
+                "settings": chosen,
+                "report": report.as_dict(call_seconds=call_seconds),
+                "served_by_this_only": only.as_dict(),
+            }
+            for chosen, report, only in zip(settings, done.reports, done.only, strict=True)
+        ]
+        typer.echo(json.dumps({"compared": sides}, ensure_ascii=False))
+    else:
+        names = [" ".join(f"{name}={value}" for name, value in side.items()) for side in settings]
+        print_comparison(Console(), done, names=names, title=file.name, call_seconds=call_seconds)
 
 
 @app.command()
@@ -135,8 +163,8 @@ def demo(
         QueryLog(path, log_format=None, columns=Columns()) as log,
         Memora(config) as cache,
     ):
-        report = _replay(cache, log, limit=limit, examples=examples)
-    _finish(report, title="A day of agents", call_seconds=call_seconds, as_json=as_json)
+        done = _replay(log, cache, limit=limit, examples=examples)
+    _finish(done, title="A day of agents", call_seconds=call_seconds, as_json=as_json)
 
 
 @app.command()
@@ -169,6 +197,26 @@ def lookup(
         raise ArgumentError(found.explanation)
     if found.is_miss:
         raise typer.Exit(EXIT_MISS)
+
+
+@app.command()
+def explain(
+    query: str,
+    *,
+    db: Db,
+    context: ContextOption = "{}",
+    table: TableName = None,
+    model: ModelName = None,
+    threshold: Threshold = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a lookup would do in a store on disk, and all that it would judge."""
+    config = _config(db_uri=db, table_name=table, model_name=model, similarity_threshold=threshold)
+    with _existing(config) as cache:
+        told = cache.explain(query, _json_object("--context", context))
+    if told.reason == "error":
+        raise ArgumentError(told.explanation)
+    typer.echo(_readable(told) if as_json else str(told))
 
 
 @app.command()
@@ -229,8 +277,26 @@ def _existing(config: CacheConfig) -> Memora:
     return Memora(config, embedder=embedder, store=found)
 
 
-def _replay(cache: Memora, log: QueryLog, *, limit: int | None, examples: int) -> Report:
-    report = Report(examples=examples)
+def _changed(config: CacheConfig, changes: list[str]) -> CacheConfig:
+    """Return settings that differ in these; each is SETTING=VALUE, a value as in the environment.
+
+    Both caches are in memory: two in one directory would serve what the other stored.
+    """
+    if config.db_uri != "memory://":
+        raise ArgumentError("--compare replays into memory: leave --db out")
+    settings = {}
+    for change in changes:
+        name, given, value = change.partition("=")
+        if not given:
+            raise ArgumentError(f"--compare {change!r}: expected SETTING=VALUE, such as judge=off")
+        if name in {"db_uri", "table_name"}:
+            raise ArgumentError(f"--compare {change!r}: both caches are in memory")
+        settings[name] = value
+    return CacheConfig(**{**config.model_dump(exclude_unset=True), **settings})
+
+
+def _replay(log: QueryLog, *caches: Memora, limit: int | None, examples: int) -> Replay:
+    done = Replay(*caches, examples=examples)
     console = Console(stderr=True)
     progress = Progress(
         TextColumn("{task.description}"),
@@ -242,7 +308,7 @@ def _replay(cache: Memora, log: QueryLog, *, limit: int | None, examples: int) -
     )
     with progress if console.is_terminal else nullcontext():
         task = progress.add_task("replaying", total=limit or log.size)
-        for _ in replay(cache, log, report):
+        for report in done.run(log):
             share = report.hits / report.queries if report.queries else 0.0
             progress.update(
                 task,
@@ -251,12 +317,14 @@ def _replay(cache: Memora, log: QueryLog, *, limit: int | None, examples: int) -
             )
             if limit and report.queries >= limit:
                 break
+    report = done.reports[0]
     if not report.queries:
         raise ArgumentError(f"no query found; {report.first_problem or 'the file is empty'}")
-    return report
+    return done
 
 
-def _finish(report: Report, *, title: str, call_seconds: float, as_json: bool) -> None:
+def _finish(done: Replay, *, title: str, call_seconds: float, as_json: bool) -> None:
+    (report,) = done.reports
     if as_json:
         typer.echo(json.dumps(report.as_dict(call_seconds=call_seconds), ensure_ascii=False))
     else:
@@ -291,7 +359,7 @@ def _encodable(text: str) -> str:
 
 
 def _note(text: str) -> None:
-    Console(stderr=True, highlight=False).print(escape(one_line(text)), style="dim")
+    Console(stderr=True, highlight=False).print(escape(one_line(text, 400)), style="dim")
 
 
 def _disk_bytes(path: Path, table_name: str) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
 
+from memora._show import duration, one_line, rounded
 from memora.metrics import percentiles
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from memora.cli.replay import Example, Report
+    from memora.cli.replay import Example, Replay, Report
 
 
 def print_report(console: Console, report: Report, *, title: str, call_seconds: float) -> None:
@@ -30,6 +30,32 @@ def print_report(console: Console, report: Report, *, title: str, call_seconds: 
     _print_examples(console, "Served by meaning, the least similar", report.paraphrases)
     _print_examples(console, "Served wrongly, the most similar", report.mistakes)
     _print_examples(console, "Refused, the most similar", report.refusals)
+    _print_skipped(console, report)
+
+
+def print_comparison(
+    console: Console, replay: Replay, *, names: Sequence[str], title: str, call_seconds: float
+) -> None:
+    """Print the totals under two settings side by side, then what only one of the two served."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for name in names:
+        table.add_column(escape(name), justify="right")
+    columns = [
+        {row: value for row, value, _ in _totals(report, call_seconds)} for report in replay.reports
+    ]
+    for row in dict.fromkeys(row for column in columns for row in column):
+        table.add_row(row, *(column.get(row, "-") for column in columns))
+    console.print(table)
+    for name, only in zip(names, replay.only, strict=True):
+        counts = ", ".join(f"{n:,} {verdict}" for verdict, n in sorted(only.verdicts.items()))
+        _print_examples(
+            console, f"Served with {escape(name)} only: {counts}", only.examples, other=True
+        )
+    _print_skipped(console, replay.reports[0])
+
+
+def _print_skipped(console: Console, report: Report) -> None:
     if report.skipped_lines:
         console.print(
             f"[yellow]{report.skipped_lines} lines skipped;[/] first: "
@@ -67,14 +93,16 @@ def _totals(report: Report, call_seconds: float) -> list[tuple[str, str, str]]:
     rows.append(
         (
             "time saved",
-            _duration(report.seconds_saved(call_seconds)),
+            duration(report.seconds_saved(call_seconds)),
             f"if a call takes {call_seconds:g} s (--call-seconds)",
         )
     )
     return rows
 
 
-def _print_examples(console: Console, title: str, examples: Sequence[Example]) -> None:
+def _print_examples(
+    console: Console, title: str, examples: Sequence[Example], *, other: bool = False
+) -> None:
     if not examples:
         return
     labels = {"right": "[green]right[/]", "wrong": "[red]wrong[/]", "unlabelled": ""}
@@ -82,34 +110,25 @@ def _print_examples(console: Console, title: str, examples: Sequence[Example]) -
     table.add_column("query", ratio=3)
     table.add_column("nearest stored query", ratio=3)
     table.add_column("similarity", justify="right")
-    table.add_column("why", ratio=2)
+    table.add_column("why the other refused" if other else "why", ratio=2)
     if any(example.verdict != "unlabelled" for example in examples):
         table.add_column("label")
     for example in examples:
         table.add_row(
             escape(one_line(example.query)),
             escape(one_line(example.stored)),
-            f"{math.floor(example.similarity * 1000) / 1000:.3f}",
-            escape(example.explanation),
+            rounded(example.similarity),
+            escape(one_line(_why(example), 400)),
             labels[example.verdict],
         )
     console.print(table)
 
 
+def _why(example: Example) -> str:
+    # The evidence alone, where there is any: the similarity has a column of its own.
+    said = "; ".join(f"{one.kind}: {one.detail}" for one in example.evidence)
+    return said or example.explanation
+
+
 def _share(part: int, whole: int) -> str:
     return f"{part / whole:.1%}" if whole else "-"
-
-
-def _duration(seconds: float) -> str:
-    sign = "-" if seconds < 0 else ""
-    if abs(seconds) < 60:  # noqa: PLR2004 - seconds of a minute
-        return f"{sign}{abs(seconds):.1f} s"
-    minutes, rest = divmod(round(abs(seconds)), 60)
-    return f"{sign}{minutes} min {rest} s"
-
-
-def one_line(text: str, limit: int = 160) -> str:
-    """Return text for one line of a terminal: no line breaks, and nothing that would control it."""
-    line = " ".join(text.split())
-    line = "".join(character if character.isprintable() else "\ufffd" for character in line)
-    return line if len(line) <= limit else line[: limit - 1] + "…"

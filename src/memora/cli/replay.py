@@ -5,8 +5,8 @@ from __future__ import annotations
 import heapq
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from memora.cli.querylog import BadLine, Record
 from memora.context import canonical_context
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from memora.cache import Memora
-    from memora.model import LookupResult
+    from memora.model import Evidence, LookupResult
 
 _LABEL = "class"  # the metadata key under which a replayed entry carries its class
 
@@ -31,7 +31,9 @@ class Example:
     query: str
     stored: str
     similarity: float
+    cosine: float
     explanation: str
+    evidence: tuple[Evidence, ...]
     verdict: Verdict
     """Whether the decision, to serve or to refuse, was right."""
 
@@ -113,8 +115,10 @@ class Report:
         """
         return (self.hits - self.wrong_hits) * call_seconds - sum(self.lookup_seconds)
 
-    def count(self, record: Record, found: LookupResult, labels: Mapping[str, str | None]) -> None:
-        """Add one lookup."""
+    def count(
+        self, record: Record, found: LookupResult, labels: Mapping[str, str | None]
+    ) -> Example | None:
+        """Add one lookup; return it as an example, where it met a stored query."""
         self.queries += 1
         self.outcomes[found.reason] += 1
         classes = self._contexts.setdefault(canonical_context(record.context).fingerprint, set())
@@ -125,22 +129,27 @@ class Report:
         if found.is_hit and same is not None:
             self.labelled_hits += 1
             self.wrong_hits += not same
-        if found.nearest is None or found.reason == "exact":
-            return
+        if found.nearest is None:
+            return None
         right = None if same is None else same == found.is_hit
         example = Example(
             query=record.query,
             stored=found.nearest.query,
             similarity=found.nearest.similarity,
+            cosine=found.nearest.cosine,
             explanation=found.explanation,
+            evidence=found.evidence,
             verdict="unlabelled" if right is None else "right" if right else "wrong",
         )
         if found.is_miss:
             self._refusals.offer(example)
+        elif found.reason == "exact":
+            pass  # says nothing of the decision
         elif same is False:
             self._mistakes.offer(example)
         else:
             self._paraphrases.offer(example)
+        return example
 
     def skip(self, line: BadLine) -> None:
         """Add a line that is no query."""
@@ -169,32 +178,77 @@ class Report:
         }
 
 
-def replay(cache: Memora, log: Iterable[Record | BadLine], report: Report) -> Iterator[Report]:
-    """Look every query up and store it on a miss, as an application would; yield a line each."""
-    started = time.perf_counter()
-    labels: dict[str, str | None] = {}  # entry id -> class
-    for record in log:
-        try:
-            if isinstance(record, BadLine):
-                report.skip(record)
-            else:
-                _step(cache, record, report, labels)
-        except (QueryError, ContextError) as error:
-            report.skip(BadLine(record.line, str(error)))
-        report.elapsed_seconds = time.perf_counter() - started
-        yield report
+class OneSided:
+    """What one of two caches served and the other did not. Counts are of queries."""
+
+    def __init__(self, size: int) -> None:
+        self.verdicts: Counter[Verdict] = Counter()
+        self._examples = _Extremes(size, highest=True)
+
+    @property
+    def examples(self) -> list[Example]:
+        """The most similar first; their explanation and evidence are why the other refused."""
+        return self._examples.examples()
+
+    def count(self, served: Example, refused: LookupResult) -> None:
+        """Add one query."""
+        self.verdicts[served.verdict] += 1
+        why, evidence = refused.explanation, refused.evidence
+        if refused.nearest is not None and refused.nearest.query != served.stored:
+            why, evidence = f"it met {refused.nearest.query!r}: {why}", ()  # of other texts
+        self._examples.offer(replace(served, explanation=why, evidence=evidence))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the counts and examples as JSON values."""
+        counts = {verdict: self.verdicts[verdict] for verdict in get_args(Verdict)}
+        return counts | {"examples": [asdict(example) for example in self.examples]}
 
 
-def _step(cache: Memora, record: Record, report: Report, labels: dict[str, str | None]) -> None:
-    before = time.perf_counter()
-    found = cache.lookup(record.query, record.context)
-    report.lookup_seconds.append(time.perf_counter() - before)
-    report.count(record, found, labels)
-    if found.is_miss:
-        answer = record.label if record.answer is None else record.answer
-        entry_id = cache.store(record.query, record.context, answer, {_LABEL: record.label})
-        if entry_id is not None:
-            labels[entry_id] = record.label
+class Replay:
+    """One log through one cache, or through two at once."""
+
+    def __init__(self, *caches: Memora, examples: int) -> None:
+        self._caches = caches
+        self._labels: list[dict[str, str | None]] = [{} for _ in caches]  # entry id -> class
+        self.reports = [Report(examples=examples) for _ in caches]
+        self.only = [OneSided(examples) for _ in caches]  # what this one served and no other
+
+    def run(self, log: Iterable[Record | BadLine]) -> Iterator[Report]:
+        """Look each query up, store it on a miss, as an application would; yield once a line."""
+        started = time.perf_counter()
+        for record in log:
+            try:
+                if isinstance(record, BadLine):
+                    self._skip(record)
+                else:
+                    self._step(record)
+            except (QueryError, ContextError) as error:  # of the first cache, as of any
+                self._skip(BadLine(record.line, str(error)))
+            for report in self.reports:
+                report.elapsed_seconds = time.perf_counter() - started
+            yield self.reports[0]
+
+    def _skip(self, line: BadLine) -> None:
+        for report in self.reports:
+            report.skip(line)
+
+    def _step(self, record: Record) -> None:
+        outcomes = []
+        for cache, report, labels in zip(self._caches, self.reports, self._labels, strict=True):
+            before = time.perf_counter()
+            found = cache.lookup(record.query, record.context)
+            report.lookup_seconds.append(time.perf_counter() - before)
+            outcomes.append((found, report.count(record, found, labels)))
+            if found.is_miss:
+                answer = record.label if record.answer is None else record.answer
+                entry_id = cache.store(record.query, record.context, answer, {_LABEL: record.label})
+                if entry_id is not None:
+                    labels[entry_id] = record.label
+        for only, (found, example), (other, _) in zip(
+            self.only, outcomes, reversed(outcomes), strict=True
+        ):
+            if found.is_hit and other.is_miss and example is not None:
+                only.count(example, other)
 
 
 def _same(record: Record, found: LookupResult, labels: Mapping[str, str | None]) -> bool | None:

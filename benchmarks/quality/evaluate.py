@@ -1,0 +1,187 @@
+"""All numbers of one policy, for the benchmark and for whoever develops a judge."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from data import HANDWRITTEN, Pairs, load_pairs, load_stream
+from metrics import (
+    at_threshold,
+    auc,
+    calibration,
+    frontier,
+    pchr_auc,
+    summary,
+    traps,
+    wilson,
+)
+from replay import Replay, Scene
+from vectors import Vectors, default_cache, readable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+    from policies import Policy
+
+DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+SHIPPED = 0.85
+
+
+class Bench:
+    """The data and vectors of a session."""
+
+    def __init__(
+        self, data: Path = DATA, cache: Path | None = None, *, final: bool = False
+    ) -> None:
+        self.data, self.final = data, final
+        self.vectors = Vectors(cache or default_cache())
+        self._scenes: dict[str, Scene] = {}
+
+    def scene(self, name: str) -> Scene:
+        """Return a stream, ready to be replayed."""
+        if name not in self._scenes:
+            stream = load_stream(self.data, name, final=self.final)
+            vectors = self.vectors.of(stream.texts)
+            self._scenes[name] = Scene.of(stream, vectors, self.vectors.folder)
+        return self._scenes[name]
+
+    def replay(self, policy: Policy, name: str) -> Replay:
+        """Return a replay of a stream; scores are remembered as long as it is."""
+        return Replay(self.scene(name), policy)
+
+    def pairs(self, policy: Policy, name: str, *, default: float = SHIPPED) -> dict[str, Any]:
+        """Measure a policy on pairs: the only entry of a cache, and a query."""
+        suite = _pairs(self.data, name, self.final)
+        scores, known = self.pair_scores(policy, suite)
+        served = scores >= default
+        found = {
+            "n": len(suite),
+            "same": int(suite.same.sum()),
+            "unreadable": int((~known).sum()),
+            "auc": auc(scores[known], suite.same[known]),
+            **_served(served, suite.same),
+            "kinds": {},
+        }
+        kinds = np.array(suite.kinds)
+        if name == HANDWRITTEN:
+            for kind in sorted(set(suite.kinds)):
+                chosen = kinds == kind
+                found["kinds"][kind] = {
+                    "n": int(chosen.sum()),
+                    **_served(served[chosen], suite.same[chosen]),
+                }
+        return found
+
+    def pair_scores(
+        self, policy: Policy, suite: Pairs
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Return a score a pair, 0 where the model cannot read one side, and whether it can."""
+        one, other = self.vectors.of(suite.stored), self.vectors.of(suite.asked)
+        known = readable(one) & readable(other)
+        cosines = (one * other).sum(1)
+        scores = np.zeros(len(suite))
+        for at, (stored, asked) in enumerate(zip(suite.stored, suite.asked, strict=True)):
+            if stored == asked:
+                scores[at] = 1.0
+            elif known[at]:
+                scores[at] = policy.scores(asked, [(stored, float(cosines[at]))])[0]
+        return scores, known
+
+
+def measure(
+    replay: Replay,
+    *,
+    thresholds: Sequence[float] = (SHIPPED,),
+    default: float = SHIPPED,
+    wide: bool = False,
+) -> dict[str, Any]:
+    """Measure a policy on a stream.
+
+    Args:
+        replay: Of the one on the other.
+        thresholds: Where to report all numbers, whatever the error there.
+        default: Where calibration and traps are looked at.
+        wide: With P-CHR AUC, which takes longer.
+    """
+    points = frontier(replay, wide=wide)
+    outcome = replay.run(default)
+    found = summary(points)
+    found["at"] = {
+        f"{threshold:g}": at_threshold(replay.run(threshold).counts())
+        for threshold in dict.fromkeys((*thresholds, default))
+    }
+    found["calibration"] = calibration(outcome)
+    found["traps"] = traps(outcome)
+    if wide:
+        found["pchr_auc"] = pchr_auc(points)
+    return found
+
+
+@lru_cache(maxsize=16)
+def _pairs(data: Path, name: str, final: bool) -> Pairs:  # noqa: FBT001 - a key of the cache
+    return load_pairs(data, name, final=final)
+
+
+@lru_cache(maxsize=2)
+def bench(data: Path = DATA, cache: Path | None = None) -> Bench:
+    """Return what `evaluate` uses, kept for the next call."""
+    return Bench(data, cache)
+
+
+def evaluate(  # noqa: PLR0913 - a door for people
+    policy: Policy,
+    streams: Iterable[str] = ("mixed", "qqp", "traps", "banking77", "clinc150"),
+    *,
+    pairs: Iterable[str] = (HANDWRITTEN,),
+    default: float = SHIPPED,
+    data: Path = DATA,
+    cache: Path | None = None,
+) -> dict[str, Any]:
+    """Measure a policy, quickly enough to develop against.
+
+    Returns:
+        `streams` and `pairs`, each a dictionary by name; rates are shares of 1.
+    """
+    found = bench(data, cache)
+    return {
+        "streams": {name: measure(found.replay(policy, name), default=default) for name in streams},
+        "pairs": {name: found.pairs(policy, name, default=default) for name in pairs},
+    }
+
+
+def show(found: dict[str, Any], *, default: float = SHIPPED) -> None:
+    """Print the result of `evaluate`, one line a stream or suite, in per cent."""
+    print(
+        f"{'':12} H@0.5   H@1   H@2  rec@1  nAUC5 |  at {default:g}: hits  error  prec | ECE   t@1%"
+    )
+    for name, stream in found["streams"].items():
+        rates = [100 * stream[f"hits_at_{error}"] for error in ("0.5", "1", "2")]
+        point = stream["at"][f"{default:g}"]
+        print(
+            f"{name:12} {rates[0]:5.1f} {rates[1]:5.1f} {rates[2]:5.1f}  "
+            f"{100 * stream['recall_at_1']:5.1f}  {stream['nauc5']:.3f} | "
+            f"{100 * point['hit_rate']:14.1f}  {100 * point['error']:5.2f}  "
+            f"{point['precision']:.3f} | {stream['calibration']['ece']:.3f} "
+            f"{stream['threshold_at_1']:.4f}"
+        )
+    for name, suite in found["pairs"].items():
+        area = "-" if suite["auc"] is None else f"{suite['auc']:.4f}"
+        print(
+            f"{name:12} AUC {area}, served at {default:g}: {suite['served_same']} of "
+            f"{suite['same']} right, {suite['served_other']} of {suite['n'] - suite['same']} wrong"
+        )
+
+
+def _served(served: NDArray[np.bool_], same: NDArray[np.bool_]) -> dict[str, Any]:
+    right, wrong = int((served & same).sum()), int((served & ~same).sum())
+    return {
+        "served_same": right,
+        "of_same": int(same.sum()),
+        "served_other": wrong,
+        "of_other": int((~same).sum()),
+        "wrong_interval": wilson(wrong, int((~same).sum())),
+    }

@@ -1,0 +1,111 @@
+"""Vectors of texts by the packaged model, remembered on disk.
+
+A folder a model: `keys-N.npy` holds SHA-256 of texts, `vectors-N.npy` their vectors in the same
+order (zeros: the model cannot read the text). A run that meets new texts adds a pair of files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from memora.embedders import load_embedder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from memora.protocols import Embedder
+
+MODEL = "all-MiniLM-L6-v2"
+_BATCH = 256
+_TOLD = 5_000  # texts to embed, from which on it takes long enough to say so
+
+
+def default_cache() -> Path:
+    """Return the folder of this user's caches, below it ours."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "memora-benchmarks"
+
+
+def digest(text: str) -> bytes:
+    """Return what a text is remembered by."""
+    return hashlib.sha256(text.encode()).digest()[:16]
+
+
+def readable(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Tell which rows are vectors: the model could not read the others."""
+    found: NDArray[np.bool_] = np.any(vectors != 0, axis=1)
+    return found
+
+
+class Vectors:
+    """Looks vectors up, and has the model make those that are missing."""
+
+    def __init__(self, cache: Path, *, embedder: Embedder | None = None) -> None:
+        self._embedder = embedder or load_embedder(MODEL, use_onnx=True)
+        named = hashlib.sha256(self.identity.encode()).hexdigest()[:12]
+        self.folder = cache / f"{MODEL}-{named}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._rows: dict[bytes, tuple[int, int]] = {}
+        self._parts: list[NDArray[np.float32]] = []
+        for path in sorted(self.folder.glob("keys-*.npy")):
+            # Written last, and read first: then its vectors are complete.
+            vectors = np.load(path.with_name(path.name.replace("keys", "vectors")), mmap_mode="r")
+            self._join(np.load(path), vectors.view(np.ndarray))
+
+    @property
+    def identity(self) -> str:
+        """Of the model."""
+        return self._embedder.identity
+
+    @property
+    def dimension(self) -> int:
+        """Of a vector."""
+        return self._embedder.dimension
+
+    def of(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return a row a text; zeros where the model cannot read it in full."""
+        keys = [digest(text) for text in texts]
+        missing = {
+            key: text for key, text in zip(keys, texts, strict=True) if key not in self._rows
+        }
+        if missing:
+            self._make(missing)
+        found = np.empty((len(texts), self.dimension), np.float32)
+        for at, key in enumerate(keys):
+            part, row = self._rows[key]
+            found[at] = self._parts[part][row]
+        return found
+
+    def add(self, keys: Iterable[bytes], vectors: NDArray[np.float32]) -> None:
+        """Remember vectors that were made elsewhere by the very same model."""
+        array = np.array([np.frombuffer(key, np.uint8) for key in keys])
+        number = f"{len(list(self.folder.glob('keys-*.npy'))):04}-{os.getpid()}"
+        np.save(self.folder / f"vectors-{number}.npy", vectors)
+        np.save(self.folder / f"keys-{number}.npy", array)
+        self._join(array, vectors)
+
+    def _make(self, missing: dict[bytes, str]) -> None:
+        if len(missing) >= _TOLD:
+            print(f"embedding {len(missing):,} texts, once ...", file=sys.stderr, flush=True)
+        # Batches of one length: the model pads to the longest.
+        order = sorted(missing, key=lambda key: len(missing[key]))
+        made = np.zeros((len(order), self.dimension), np.float32)
+        for start in range(0, len(order), _BATCH):
+            batch = [missing[key] for key in order[start : start + _BATCH]]
+            for at, vector in enumerate(self._embedder.embed(batch), start):
+                if vector is not None:
+                    made[at] = vector
+        self.add(order, made)
+
+    def _join(self, keys: NDArray[np.uint8], vectors: NDArray[np.float32]) -> None:
+        part = len(self._parts)
+        self._parts.append(vectors)
+        self._rows |= {key.tobytes(): (part, row) for row, key in enumerate(keys)}

@@ -1,0 +1,32 @@
+"""Text for people: one line, nothing in it that controls a terminal."""
+
+from __future__ import annotations
+
+import math
+
+
+def one_line(text: str, limit: int = 160) -> str:
+    """Return text for one line of a terminal: no line breaks, and nothing that would control it."""
+    line = " ".join(text.split())
+    line = "".join(character if character.isprintable() else "\ufffd" for character in line)
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def rounded(value: float) -> str:
+    """Return a similarity or a cosine with three digits, rounded down.
+
+    A refused 0.8499 must not read as 0.850.
+    """
+    return f"{math.floor(value * 1000) / 1000:.3f}"
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in its largest units: 5.0 s, 3 min 20 s, 5 h 12 min, 3 d 4 h."""
+    sign = "-" if seconds < 0 else ""
+    if abs(seconds) < 60:  # noqa: PLR2004 - seconds of a minute
+        return f"{sign}{abs(seconds):.1f} s"
+    whole = round(abs(seconds))
+    for size, unit, part, below in ((86_400, "d", 3600, "h"), (3600, "h", 60, "min")):
+        if whole >= size:
+            return f"{sign}{whole // size} {unit} {whole % size // part} {below}"
+    return f"{sign}{whole // 60} min {whole % 60} s"

@@ -1,0 +1,128 @@
+"""The word lists, loaded once a process: readable text, one group a line, `#` for comments."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, NamedTuple
+
+import Stemmer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_stemmer = Stemmer.Stemmer("english", 0)
+
+MONTHS = {
+    name: number
+    for number, names in enumerate(
+        "jan january|feb february|mar march|apr april|may|jun june|jul july|aug august|"
+        "sep sept september|oct october|nov november|dec december".split("|"),
+        start=1,
+    )
+    for name in names.split()
+}
+WEEKDAYS = {
+    name: number
+    for number, names in enumerate(
+        "monday mon|tuesday tue tues|wednesday wed|thursday thu thurs|friday fri|saturday sat|"
+        "sunday sun".split("|"),
+        start=1,
+    )
+    for name in names.split()
+}
+SCALES = {
+    "hundred": 1e2, "k": 1e3, "thousand": 1e3, "lakh": 1e5, "m": 1e6, "mn": 1e6, "million": 1e6,
+    "crore": 1e7, "b": 1e9, "bn": 1e9, "billion": 1e9, "trillion": 1e12, "dozen": 12.0,
+}  # fmt: skip
+
+
+@cache
+def stem(word: str) -> str:
+    """Return the stem of a lower-case word."""
+    return str(_stemmer.stemWord(word))
+
+
+def _lines(name: str) -> Iterator[str]:
+    text = (files("memora.judge") / "words" / f"{name}.txt").read_text("utf-8")
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            yield line
+
+
+class Unit(NamedTuple):
+    dimension: str
+    factor: float
+
+
+def _units() -> dict[str, Unit]:
+    units = {}
+    for line in _lines("units"):
+        dimension, factor, *names = line.split()
+        for name in names:
+            units[name] = Unit(dimension, float(factor))
+    return units
+
+
+UNITS = _units()
+
+
+_LAST_OF_OURS = "season"  # in the file of siblings
+
+
+class Relations(NamedTuple):
+    """What is known of words, all by stem."""
+
+    antonyms: dict[str, frozenset[str]]
+    synonyms: dict[str, frozenset[int]]
+    """Numbers of the groups a word is in."""
+    siblings: dict[str, frozenset[int]]
+    exclusive: dict[str, int]
+    """The groups of siblings that are ours, as bits: stronger than WordNet's synonyms."""
+    kinds: list[str]
+    """Names of the groups of siblings."""
+    rarity: dict[str, float]
+    """0 for a word of every other text, 1 for one that is hardly ever used."""
+
+
+def _groups(name: str) -> tuple[dict[str, frozenset[int]], list[str]]:
+    found: dict[str, set[int]] = {}
+    kinds = []
+    for number, line in enumerate(_lines(name)):
+        kind, colon, members = line.partition(":")
+        kinds.append(kind if colon else "")
+        for word in (members if colon else line).split():
+            found.setdefault(stem(word), set()).add(number)
+    return {word: frozenset(numbers) for word, numbers in found.items()}, kinds
+
+
+@cache
+def relations() -> Relations:
+    """Load the lists; some tens of milliseconds, at the first text that is analysed."""
+    antonyms: dict[str, set[str]] = {}
+    for line in _lines("antonyms"):
+        left, right = ({stem(word) for word in side.split()} for side in line.split("|"))
+        for one in left:
+            antonyms.setdefault(one, set()).update(right)
+        for one in right:
+            antonyms.setdefault(one, set()).update(left)
+    siblings, kinds = _groups("siblings")
+    ours = kinds.index(_LAST_OF_OURS) + 1
+    exclusive = {
+        word: sum(1 << number for number in numbers if number < ours)
+        for word, numbers in siblings.items()
+    }
+    rarity: dict[str, float] = {}
+    for line in _lines("frequency"):
+        level, *words = line.split()
+        for word in words:
+            key = stem(word)
+            rarity[key] = min(rarity.get(key, 1.0), int(level) / 20)
+    return Relations(
+        {word: frozenset(others) for word, others in antonyms.items()},
+        _groups("synonyms")[0],
+        siblings,
+        exclusive,
+        kinds,
+        rarity,
+    )
