@@ -141,10 +141,8 @@ def living_members(folder: Path) -> set[str]:
         lock = filelock.FileLock(path)
         try:
             lock.acquire(blocking=False)
-        except filelock.Timeout:
+        except OSError:  # a `filelock.Timeout` is one; with another, who knows
             alive.add(path.name.removesuffix(".lock"))
-        except OSError:
-            alive.add(path.name.removesuffix(".lock"))  # who knows
         else:
             with suppress(OSError):
                 path.unlink()
