@@ -166,7 +166,8 @@ class Writer:
         self._broken = False  # the segment ends in what a failed write has left
         self._appended = 0  # bytes of all segments
         self._synced = 0
-        self._lost = 0  # up to where a sync has failed: the system reports it only once
+        # Where a sync has failed, from -> up to: the system reports it only once.
+        self._lost: dict[int, int] = {}
         self._syncing = False
         self._sync_ended = threading.Condition()
 
@@ -229,17 +230,20 @@ class Writer:
             with self._sync_ended:
                 while self._syncing and self._synced < target:
                     self._sync_ended.wait()
+                # First: a later segment may have been synced before this caller woke.
+                if any(start < target <= end for start, end in self._lost.items()):
+                    raise StoreError("the disk has refused a sync of the log")
                 if self._synced >= target:
                     return
-                if self._lost >= target:
-                    raise StoreError("the disk has refused a sync of the log")
                 self._syncing = True
                 upto, file = self._appended, self._file
             try:
                 if file is not None:
                     _fdatasync(file.fileno())
             except OSError as error:
-                self._lost, self._broken = self._appended, True
+                with self._sync_ended:
+                    self._lost[self._synced] = self._appended
+                self._broken = True
                 raise StoreError(f"cannot sync the log: {error}") from error
             else:
                 self._synced = upto
