@@ -30,6 +30,8 @@ Durability: TypeAlias = Literal["memory", "process", "power"]
 
 MAGIC = b"MEMORA LOG 2\n\x00\x00\x00"
 """The first bytes of a segment; the records follow."""
+CHECKPOINT = "checkpoint.json"
+"""Name of the file that `write_checkpoint` replaces."""
 
 # Records held back by durability "memory", at most: beyond, a store waits for the file.
 _PENDING_BYTES = 64 * 1024 * 1024
@@ -324,9 +326,6 @@ def _disk_faults(operation: str) -> Iterator[None]:
         raise StoreError(f"cannot {operation}: {error.strerror or error}") from error
 
 
-_CHECKPOINT = "checkpoint.json"
-
-
 class Checkpoint(NamedTuple):
     """Which records of the log the table reflects."""
 
@@ -348,10 +347,11 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
     Raises:
         StoreError: The file is there and cannot be opened.
     """
-    path = folder / _CHECKPOINT
+    path = folder / CHECKPOINT
     try:
         found = json.loads(path.read_bytes())
-        return Checkpoint(*({str(k): int(v) for k, v in found[part].items()} for part in _PARTS))
+        parts = (found[name].items() for name in Checkpoint._fields)
+        return Checkpoint(*({str(k): int(v) for k, v in part} for part in parts))
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -360,16 +360,13 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
         return None
 
 
-_PARTS = Checkpoint._fields
-
-
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Replace the checkpoint, wholly or not at all, on the disk.
 
     Raises:
         StoreError: The disk is full, or the like; the old one stays.
     """
-    path = folder / _CHECKPOINT
+    path = folder / CHECKPOINT
     fresh = path.with_suffix(".new")
     with _disk_faults("write the checkpoint"):
         with fresh.open("w") as file:

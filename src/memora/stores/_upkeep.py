@@ -15,6 +15,7 @@ import filelock
 
 from memora.stores import _records
 from memora.stores._journal import (
+    CHECKPOINT,
     MAGIC,
     Checkpoint,
     living_members,
@@ -115,7 +116,7 @@ class Upkeep:
         """Read the checkpoint, if its owner has changed it."""
         changed_at = 0
         with suppress(OSError):
-            changed_at = (self._folder / "checkpoint.json").stat().st_mtime_ns
+            changed_at = (self._folder / CHECKPOINT).stat().st_mtime_ns
         if changed_at != self._read_at:
             self._read_at = changed_at
             found = read_checkpoint(self._folder)
