@@ -134,16 +134,6 @@ class VectorIndex:
             self._graph.add(self._slots[start : self._count], self._vectors[start : self._count])
             self._truncate(start)
 
-    def vector(self, slot: int) -> Vector | None:
-        """Return the vector of a slot; None where it is unknown, or no longer readable."""
-        for graph in self._graphs():
-            if slot in graph:
-                return graph.exact(slot)
-        for row in self._rows(slot):
-            copy: Vector = self._vectors[row].copy()
-            return copy
-        return None
-
     def _graphs(self) -> list[_Graph]:
         return [graph for graph in (self._graph, self._worn) if graph is not None]
 
