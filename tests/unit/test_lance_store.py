@@ -26,7 +26,7 @@ from memora.errors import (
     StoreFormatError,
     StorePathError,
 )
-from memora.stores import _table, _upkeep, open_store
+from memora.stores import _guards, _table, _upkeep, open_store
 from memora.stores import lancedb as lance_module
 from memora.stores._journal import read_checkpoint
 from memora.stores.lancedb import LanceStore
@@ -693,7 +693,7 @@ def test_what_store_acknowledged_survives_kill_9(tmp_path: Path, embedder: WordE
 def test_others_that_open_for_ever_are_an_error_not_a_hang(
     tmp_path: Path, embedder: WordEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lance_module, "_PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(_guards, "_PATIENCE_SECONDS", 0.05)
     (tmp_path / f"{TABLE}.log").mkdir()
     with (
         filelock.FileLock(tmp_path / f"{TABLE}.log" / "open.lock"),
