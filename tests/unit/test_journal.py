@@ -17,11 +17,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def store(writer: Writer) -> None:
+def append(writer: Writer) -> int:
     record = b"a record"
     writer.segment(len(record), limit=1000)
     writer.append([record])
-    writer.sync()
+    return writer.appended
+
+
+def store(writer: Writer) -> None:
+    writer.sync(append(writer))
 
 
 def refuse(_: int) -> None:
@@ -43,16 +47,15 @@ def test_who_wakes_late_from_a_failed_sync_is_told_though_a_later_one_succeeded(
             woken = super().wait(timeout)
             store(writer)
             if fails_again:
-                writer.segment(1, limit=1000)
-                writer.append([b"x"])
+                appended = append(writer)
                 disk(refuse)
                 with pytest.raises(StoreError, match="cannot sync the log"):
-                    writer.sync()
+                    writer.sync(appended)
             return woken
 
     def refuse_with_a_waiter(_: int) -> None:
         disk(lambda _: None)
-        waiters.append(pool.submit(writer.sync))
+        waiters.append(pool.submit(writer.sync, writer.appended))
         assert waiting.wait(20)
         raise OSError("the disk refuses")
 
@@ -67,4 +70,25 @@ def test_who_wakes_late_from_a_failed_sync_is_told_though_a_later_one_succeeded(
             store(writer)
         with pytest.raises(StoreError, match="has refused a sync"):
             waiters[0].result(20)
+    writer.close()
+
+
+@pytest.mark.parametrize("others_go_on", [False, True])
+def test_what_joins_a_segment_whose_sync_has_failed_is_lost_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, others_go_on: bool
+) -> None:
+    writer = Writer(tmp_path, "member", durability="power")
+    with monkeypatch.context() as patch:
+        patch.setattr(_journal, "_fdatasync", lambda _: None)
+        store(writer)
+        patch.setattr(_journal, "_fdatasync", refuse)
+        with pytest.raises(StoreError, match="cannot sync the log"):
+            store(writer)
+    writer.append([b"to the segment asked for before"])
+    joined = writer.appended
+    if others_go_on:
+        store(writer)
+    with pytest.raises(StoreError, match="has refused a sync"):
+        writer.sync(joined)
+    store(writer)
     writer.close()

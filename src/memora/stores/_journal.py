@@ -165,10 +165,12 @@ class Writer:
         self._segment: Segment | None = None
         self._size = 0
         self._pending_bytes = 0
-        self._broken = False  # the segment ends in what a failed write has left
-        self._appended = 0  # bytes of all segments
+        self._broken = False  # a write to the segment, or a sync of it, has failed
+        self.appended = 0
+        """Bytes appended to all segments: after `append`, what to `sync` up to."""
         self._synced = 0
-        # Where a sync has failed, from -> up to: the system reports it only once.
+        # Where a sync has failed, from -> up to: the system reports it only once. What joins the
+        # broken segment is lost with it, so the last has no end before another segment begins.
         self._lost: dict[int, int] = {}
         self._syncing = False
         self._sync_ended = threading.Condition()
@@ -204,7 +206,7 @@ class Writer:
             except StoreError:
                 self._broken = True
                 raise
-        self._appended += at - self._size
+        self.appended += at - self._size
         self._size = at
         return offsets
 
@@ -221,13 +223,16 @@ class Writer:
         segment.pending.clear()
         self._pending_bytes = 0
 
-    def sync(self) -> None:
-        """Return once all that was appended before is on the disk; concurrent callers share.
+    def sync(self, target: int) -> None:
+        """Return once what was appended up to a target is on the disk; concurrent callers share.
+
+        Args:
+            target: `appended`, read under the lock of the append: later, it may lie in another
+                segment, which says nothing of the caller's.
 
         Raises:
             StoreError: The disk refuses.
         """
-        target = self._appended
         while True:
             with self._sync_ended:
                 while self._syncing and self._synced < target:
@@ -238,13 +243,13 @@ class Writer:
                 if self._synced >= target:
                     return
                 self._syncing = True
-                upto, file = self._appended, self._file
+                upto, file = self.appended, self._file
             try:
                 if file is not None:
                     _fdatasync(file.fileno())
             except OSError as error:
                 with self._sync_ended:
-                    self._lost[self._synced] = self._appended
+                    self._lost[self._synced] = sys.maxsize
                 self._broken = True
                 raise StoreError(f"cannot sync the log: {error}") from error
             else:
@@ -274,7 +279,7 @@ class Writer:
     def _begin(self) -> None:
         self.write_out()
         if self._file is not None and self._durability == "power" and not self._broken:
-            self.sync()
+            self.sync(self.appended)
         path = self._folder / f"{self._member}-{self._number:06d}.log"
         self._number += 1  # also where it fails: a name is used once
         with _disk_faults("begin a segment of the log"):
@@ -292,10 +297,12 @@ class Writer:
                     path.unlink()
                 raise
         segment.own, segment.written = True, len(MAGIC)
-        self._segment, self._broken = segment, False
+        self._segment = segment
         with self._sync_ended:
             while self._syncing:  # the old file
                 self._sync_ended.wait()
+            self._broken = False
+            self._lost = {start: min(end, self.appended) for start, end in self._lost.items()}
             if self._file is not None:
                 self._file.close()
             self._file = file

@@ -249,8 +249,9 @@ class LanceStore:
                 slot = view.apply(record, number, offset, len(raw))
                 if slot is not None:
                     view.cache(slot, content)
+            appended = self._writer.appended
         if self._durability == "power":
-            self._writer.sync()
+            self._writer.sync(appended)
 
     def maintain(self, *, max_entries: int | None) -> int:
         self._check()
