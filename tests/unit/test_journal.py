@@ -92,3 +92,36 @@ def test_what_joins_a_segment_whose_sync_has_failed_is_lost_with_it(
         writer.sync(joined)
     store(writer)
     writer.close()
+
+
+@pytest.mark.parametrize("disk_refuses", [False, True])
+def test_what_came_before_a_failed_write_is_synced_before_another_segment_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, disk_refuses: bool
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    def disk(descriptor: int) -> None:
+        synced.append(descriptor)
+        if disk_refuses and descriptor == old:
+            refuse(descriptor)
+
+    synced: list[int] = []
+    writer = Writer(tmp_path, "member", durability="power")
+    appended = append(writer)
+    assert writer._file is not None
+    old = writer._file.fileno()
+    with monkeypatch.context() as patch:
+        patch.setattr(_journal, "_write_all", full)
+        with pytest.raises(StoreError, match="No space left"):
+            append(writer)
+    monkeypatch.setattr(_journal, "_fdatasync", disk)
+    store(writer)  # goes on in another segment
+    assert synced[0] == old
+    if disk_refuses:
+        with pytest.raises(StoreError, match="has refused a sync"):
+            writer.sync(appended)
+    else:
+        writer.sync(appended)
+    assert synced.count(old) == 1
+    writer.close()

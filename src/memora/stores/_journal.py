@@ -278,8 +278,11 @@ class Writer:
 
     def _begin(self) -> None:
         self.write_out()
-        if self._file is not None and self._durability == "power" and not self._broken:
-            self.sync(self.appended)
+        if self._file is not None and self._durability == "power":
+            # Also after a failed write: what came before it is whole. Where the disk refuses, or
+            # has refused, each caller whose record is lost is told by its own `sync`.
+            with suppress(StoreError):
+                self.sync(self.appended)
         path = self._folder / f"{self._member}-{self._number:06d}.log"
         self._number += 1  # also where it fails: a name is used once
         with _disk_faults("begin a segment of the log"):
