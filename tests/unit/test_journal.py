@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -102,15 +103,15 @@ def test_what_came_before_a_failed_write_is_synced_before_another_segment_begins
         raise OSError(28, "No space left on device")
 
     def disk(descriptor: int) -> None:
-        synced.append(descriptor)
-        if disk_refuses and descriptor == old:
+        synced.append(os.fstat(descriptor).st_ino)
+        if disk_refuses and synced[-1] == old:
             refuse(descriptor)
 
     synced: list[int] = []
     writer = Writer(tmp_path, "member", durability="power")
     appended = append(writer)
     assert writer._file is not None
-    old = writer._file.fileno()
+    old = os.fstat(writer._file.fileno()).st_ino
     with monkeypatch.context() as patch:
         patch.setattr(_journal, "_write_all", full)
         with pytest.raises(StoreError, match="No space left"):
@@ -124,4 +125,72 @@ def test_what_came_before_a_failed_write_is_synced_before_another_segment_begins
     else:
         writer.sync(appended)
     assert synced.count(old) == 1
+    writer.close()
+
+
+@pytest.mark.parametrize("disk_refuses", [False, True])
+def test_who_had_appended_when_the_log_is_closed_is_told_how_the_sync_of_it_went(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, disk_refuses: bool
+) -> None:
+    def disk(descriptor: int) -> None:
+        synced.append(descriptor)
+        if disk_refuses:
+            refuse(descriptor)
+
+    synced: list[int] = []
+    writer = Writer(tmp_path, "member", durability="power")
+    store(writer)
+    appended = append(writer)
+    monkeypatch.setattr(_journal, "_fdatasync", disk)
+    writer.close()
+    if disk_refuses:
+        with pytest.raises(StoreError, match="has refused a sync"):
+            writer.sync(appended)
+    else:
+        writer.sync(appended)
+    assert len(synced) == 1
+
+
+def test_closing_waits_for_a_sync_in_flight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Telling(threading.Condition):
+        def wait(self, timeout: float | None = None) -> bool:
+            waiting.set()
+            return super().wait(timeout)
+
+    def close_meanwhile(descriptor: int) -> None:
+        monkeypatch.setattr(_journal, "_fdatasync", os.fsync)
+        closing.append(pool.submit(writer.close))
+        closing[0].add_done_callback(lambda _: waiting.set())
+        assert waiting.wait(20)
+        os.fsync(descriptor)  # which is still this file's
+
+    waiting = threading.Event()
+    closing: list[Future[None]] = []
+    writer = Writer(tmp_path, "member", durability="power")
+    writer._sync_ended = Telling()
+    appended = append(writer)
+    with ThreadPoolExecutor() as pool:
+        monkeypatch.setattr(_journal, "_fdatasync", close_meanwhile)
+        writer.sync(appended)
+        closing[0].result(20)
+
+
+def test_nothing_joins_a_segment_whose_sync_by_the_upkeep_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = Writer(tmp_path, "member", durability="process")
+    append(writer)
+    segment = writer.current
+    assert segment is not None
+    segment.sync()
+    append(writer)
+    assert writer.current is segment
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse)
+        with pytest.raises(OSError, match="the disk refuses"):
+            segment.sync()
+    append(writer)
+    assert writer.current is not segment
     writer.close()

@@ -58,6 +58,8 @@ class Segment:
         """Whether its file has been deleted; it is still open here."""
         self.damaged_at: int | None = None
         """Where an unreadable record begins; what follows it is lost."""
+        self.broken = False
+        """Whether a write or a sync of it has failed: what joined it might be lost too."""
         self._descriptor = os.open(path, os.O_RDONLY)
 
     def __del__(self) -> None:
@@ -104,8 +106,16 @@ class Segment:
             at += length
 
     def sync(self) -> None:
-        """Have the file on the disk."""
-        os.fsync(self._descriptor)
+        """Have the file on the disk.
+
+        Raises:
+            OSError: The disk refuses; the next call may say nothing of what is lost.
+        """
+        try:
+            os.fsync(self._descriptor)
+        except OSError:
+            self.broken = True
+            raise
 
 
 if hasattr(os, "pread"):
@@ -165,7 +175,6 @@ class Writer:
         self._segment: Segment | None = None
         self._size = 0
         self._pending_bytes = 0
-        self._broken = False  # a write to the segment, or a sync of it, has failed
         self.appended = 0
         """Bytes appended to all segments: after `append`, what to `sync` up to."""
         self._synced = 0
@@ -178,7 +187,7 @@ class Writer:
     def segment(self, size: int, *, limit: int) -> Segment:
         """Return the segment that the next record of so many bytes goes to; maybe a new one."""
         full = self._size + size > limit and self._size > len(MAGIC)
-        if self._segment is None or full or self._broken:
+        if self._segment is None or full or self._segment.broken:
             self._begin()
         assert self._segment is not None  # noqa: S101 - begun above
         return self._segment
@@ -204,7 +213,7 @@ class Writer:
             try:
                 self._write(self._size, b"".join(records))
             except StoreError:
-                self._broken = True
+                segment.broken = True
                 raise
         self.appended += at - self._size
         self._size = at
@@ -242,15 +251,16 @@ class Writer:
                     raise StoreError("the disk has refused a sync of the log")
                 if self._synced >= target:
                     return
+                upto, file, segment = self.appended, self._file, self._segment
+                # Of a segment that has ended, all is synced or lost.
+                assert file is not None and segment is not None  # noqa: S101, PT018
                 self._syncing = True
-                upto, file = self.appended, self._file
             try:
-                if file is not None:
-                    _fdatasync(file.fileno())
+                _fdatasync(file.fileno())
             except OSError as error:
                 with self._sync_ended:
                     self._lost[self._synced] = sys.maxsize
-                self._broken = True
+                segment.broken = True
                 raise StoreError(f"cannot sync the log: {error}") from error
             else:
                 self._synced = upto
@@ -270,19 +280,27 @@ class Writer:
         return self._segment
 
     def close(self) -> None:
-        """Write what is held back, and end the segment."""
+        """Write what is held back, and end the segment.
+
+        Raises:
+            StoreError: The disk is full, or the like; it is still held back.
+        """
         self.write_out()
-        if self._file is not None:
+        if self._file is None:
+            return
+        if self._durability == "power":
+            # Also after a failed write: what came before it is whole. Where the disk refuses, or
+            # has refused, each caller whose record is lost is told by its own `sync`. No sync is
+            # left in flight: one that is reaches up to here, or is waited for.
+            with suppress(StoreError):
+                self.sync(self.appended)
+        with self._sync_ended:
+            self._lost = {start: min(end, self.appended) for start, end in self._lost.items()}
             self._file.close()
             self._file = self._segment = None
 
     def _begin(self) -> None:
-        self.write_out()
-        if self._file is not None and self._durability == "power":
-            # Also after a failed write: what came before it is whole. Where the disk refuses, or
-            # has refused, each caller whose record is lost is told by its own `sync`.
-            with suppress(StoreError):
-                self.sync(self.appended)
+        self.close()
         path = self._folder / f"{self._member}-{self._number:06d}.log"
         self._number += 1  # also where it fails: a name is used once
         with _disk_faults("begin a segment of the log"):
@@ -300,15 +318,7 @@ class Writer:
                     path.unlink()
                 raise
         segment.own, segment.written = True, len(MAGIC)
-        self._segment = segment
-        with self._sync_ended:
-            while self._syncing:  # the old file
-                self._sync_ended.wait()
-            self._broken = False
-            self._lost = {start: min(end, self.appended) for start, end in self._lost.items()}
-            if self._file is not None:
-                self._file.close()
-            self._file = file
+        self._file, self._segment = file, segment
         self._size = len(MAGIC)
 
     def _write(self, offset: int, data: bytes) -> None:

@@ -507,14 +507,15 @@ class LanceStore:
             view = self._view
             number, offsets = self._append([raw for _, _, raw in records])
             with view.lock:
-                for (slot, stamp, raw), offset in zip(records, offsets, strict=True):
-                    if view.hot.holds(slot, stamp):
-                        view.hot.move(slot, Place(number, offset, len(raw)))
                 segment = view.segments[number]
                 segment.position = offsets[-1] + len(records[-1][2])
-            # On the disk before the segment goes where they were.
             self._writer.write_out()
+        # On the disk before the segment can go where they were: it can when nothing lives there.
         segment.sync()
+        with view.lock:
+            for (slot, stamp, raw), offset in zip(records, offsets, strict=True):
+                if view.hot.holds(slot, stamp):
+                    view.hot.move(slot, Place(number, offset, len(raw)))
 
     def _quarantine(self, key: bytes, stamp: int) -> None:
         """Drop an entry whose record is damaged, here and for all."""
