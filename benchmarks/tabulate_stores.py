@@ -68,6 +68,11 @@ def table(header: str, rows: Iterable[Iterable[str]]) -> list[str]:
     return [f"| {header} |", f"|{marks}", *lines, ""] if lines else []
 
 
+def section(title: str, lines: list[str]) -> list[str]:
+    """Return the lines under a heading; none without lines, where a scene was not run."""
+    return [f"## {title}", "", *lines] if lines else []
+
+
 def pair(cells: list[Cell], *path: str) -> str:
     """Print p50 / p99."""
     low, high = middle(cells, *path, "p50"), middle(cells, *path, "p99")
@@ -249,29 +254,15 @@ def report(found: dict[str, Any], plots: list[str]) -> str:
         "",
         *(f"![{name}]({name})" for name in plots),
         "",
-        "## Entries",
-        "",
-        *of_sizes(cells),
-        "## Contexts",
-        "",
-        *of_variants(cells, "contexts", "contexts"),
-        "## Payload sizes",
-        "",
-        *of_variants(cells, "payloads", "payload"),
-        "## Memory",
-        "",
-        *of_memory(cells),
-        "## Durability",
-        "",
-        *of_durability(cells),
-        "## Threads, a writer, processes",
-        "",
-        *of_company(cells),
-        "## Churn",
-        "",
-        *of_churn(cells),
+        *section("Entries", of_sizes(cells)),
+        *section("Contexts", of_variants(cells, "contexts", "contexts")),
+        *section("Payload sizes", of_variants(cells, "payloads", "payload")),
+        *section("Memory", of_memory(cells)),
+        *section("Durability", of_durability(cells)),
+        *section("Threads, a writer, processes", of_company(cells)),
+        *section("Churn", of_churn(cells)),
     ]
     if failed or found["missing"]:
         absent = [f"- {name}: {why}" for name, why in found["missing"].items()]
-        lines += ["## Not measured", "", *absent, *failed, ""]
+        lines += section("Not measured", [*absent, *failed, ""])
     return "\n".join(lines)

@@ -371,17 +371,11 @@ def test_the_nearest_of_many_is_found(
     store.close()
 
 
-@pytest.fixture(params=ON_DISK)
-def reopener(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[Path], Store]:
-    if request.param in GRAPHS:
-        monkeypatch.setattr(index_module, "_GRAPH_AT", 1)
-        monkeypatch.setattr(index_module, "_TAIL", 0)
-    return ON_DISK[request.param]
+on_disk_only = pytest.mark.parametrize("opener", ON_DISK, indirect=True)
 
 
-def test_reopening_keeps_everything(reopener: Callable[[Path], Store], tmp_path: Path) -> None:
+@on_disk_only
+def test_reopening_keeps_everything(opener: Callable[[Path], Store], tmp_path: Path) -> None:
     stored = {
         "plain": (entry("plain"), Content(b"\x00\xff", '{"a":[1,null]}'), unit(1)),
         "other": (entry("other", {"x": "ünïcode"}), Content(b""), unit(0, 1)),
@@ -389,7 +383,7 @@ def test_reopening_keeps_everything(reopener: Callable[[Path], Store], tmp_path:
         "no vector": (entry("no vector"), Content(b"long"), None),
         "replaced": (entry("replaced", at=NOW + 1), Content(b"new"), unit(1, 0, 1)),
     }
-    store = reopener(tmp_path)
+    store = opener(tmp_path)
     store.put(entry("evicted"), Content(b"evicted"), vector=unit(1))
     store.put(entry("replaced"), Content(b"old"), vector=unit(1))
     for one, content, vector in stored.values():
@@ -398,7 +392,7 @@ def test_reopening_keeps_everything(reopener: Callable[[Path], Store], tmp_path:
     store.close()
 
     for _ in range(2):
-        store = reopener(tmp_path)
+        store = opener(tmp_path)
         assert store.count() == 5
         assert store.get(entry("evicted").key, now=NOW) is None
         for one, content, _vector in stored.values():
@@ -412,20 +406,22 @@ def test_reopening_keeps_everything(reopener: Callable[[Path], Store], tmp_path:
         store.close()
 
 
-def test_age_is_kept_over_reopening(reopener: Callable[[Path], Store], tmp_path: Path) -> None:
+@on_disk_only
+def test_age_is_kept_over_reopening(opener: Callable[[Path], Store], tmp_path: Path) -> None:
     for i in range(5):
-        store = reopener(tmp_path)
+        store = opener(tmp_path)
         store.put(entry(f"q{i}", at=NOW - i), Content(b""), vector=unit(1))
         store.close()
 
-    store = reopener(tmp_path)
+    store = opener(tmp_path)
     assert store.maintain(max_entries=2) == 3
     assert left(store) == {"q3", "q4"}
     store.close()
 
 
-def test_a_closed_store_on_disk_says_so(reopener: Callable[[Path], Store], tmp_path: Path) -> None:
-    store = reopener(tmp_path)
+@on_disk_only
+def test_a_closed_store_on_disk_says_so(opener: Callable[[Path], Store], tmp_path: Path) -> None:
+    store = opener(tmp_path)
     store.close()
 
     with pytest.raises(ClosedError):
@@ -440,18 +436,19 @@ def test_a_closed_store_on_disk_says_so(reopener: Callable[[Path], Store], tmp_p
         store.check()
 
 
+@on_disk_only
 def test_reopening_gives_every_entry_its_own_vector(
-    reopener: Callable[[Path], Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    opener: Callable[[Path], Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lance_module, "_LOAD_ROWS", 7)
     vectors = np.random.default_rng(0).standard_normal((60, DIMENSION)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    store = reopener(tmp_path)
+    store = opener(tmp_path)
     for i, vector in enumerate(vectors):
         store.put(entry(f"q{i}"), Content(b""), vector=vector)
     store.close()
 
-    store = reopener(tmp_path)
+    store = opener(tmp_path)
     for i, vector in enumerate(vectors):
         (match,) = store.search(vector, context=fingerprint(SQL), k=1, now=NOW)
         assert match.entry.query == f"q{i}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -26,7 +27,7 @@ from memora.errors import (
     StoreFormatError,
     StorePathError,
 )
-from memora.stores import _table, _upkeep, open_store
+from memora.stores import _guards, _table, _upkeep, open_store
 from memora.stores import lancedb as lance_module
 from memora.stores._journal import read_checkpoint
 from memora.stores.lancedb import LanceStore
@@ -442,6 +443,44 @@ def test_the_living_of_mostly_dead_segments_are_moved(
 
 
 @pytest.mark.usefixtures("small_segments")
+@pytest.mark.parametrize("durability", ["memory", "process", "power"])
+def test_nothing_is_deleted_that_could_not_be_synced_where_it_was_moved(
+    tmp_path: Path, embedder: WordEmbedder, monkeypatch: pytest.MonkeyPatch, durability: str
+) -> None:
+    def refuse(descriptor: int) -> None:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(5, "Input/output error")
+
+    settings = QUIET | {"durability": durability, "hot_payload_bytes": 0}
+    expected = {f"q{i}": i for i in range(0, 100, 10)}
+    with opened(tmp_path, embedder, **settings) as cache:
+        for i in range(100):
+            cache.store(f"q{i}" if i % 10 == 0 else f"other {i % 3}", SQL, i)
+        store, upkeep = store_of(cache), upkeep_of(cache)
+        store.flush()
+        upkeep.look()
+        hot, files = store._view.hot, store._view.segments
+        sources = {files[number].path for number in hot.live if files[number].complete_since}
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", refuse)
+            with pytest.raises(OSError, match="Input/output error"):
+                upkeep._move_living()
+        copied = everything(tmp_path)
+        upkeep._move_living()  # not again and again, while the disk may still refuse
+        assert everything(tmp_path) == copied
+        upkeep._clear_away()
+        assert sources <= set(segments(tmp_path))
+
+        tidy(cache)
+
+        assert not sources <= set(segments(tmp_path))
+        assert {query: served(cache, query) for query in expected} == expected
+        assert cache.get_index_stats()["quarantined_entries"] == 0
+    with opened(tmp_path, embedder, **settings) as cache:
+        assert {query: served(cache, query) for query in expected} == expected
+
+
+@pytest.mark.usefixtures("small_segments")
 def test_a_segment_is_not_deleted_while_others_may_not_have_read_it(
     tmp_path: Path, embedder: WordEmbedder
 ) -> None:
@@ -693,7 +732,7 @@ def test_what_store_acknowledged_survives_kill_9(tmp_path: Path, embedder: WordE
 def test_others_that_open_for_ever_are_an_error_not_a_hang(
     tmp_path: Path, embedder: WordEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lance_module, "_PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(_guards, "_PATIENCE_SECONDS", 0.05)
     (tmp_path / f"{TABLE}.log").mkdir()
     with (
         filelock.FileLock(tmp_path / f"{TABLE}.log" / "open.lock"),

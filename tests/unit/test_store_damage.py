@@ -12,7 +12,7 @@ import pytest
 from memora import CacheConfig, Memora
 from memora.errors import StoreError
 from memora.pipeline import Request
-from memora.stores import _records, _upkeep
+from memora.stores import _journal, _records, _upkeep
 from memora.stores import lancedb as lance_module
 from memora.stores._journal import MAGIC
 from memora.stores.lancedb import LanceStore
@@ -473,3 +473,32 @@ def test_a_write_that_fails_half_way_leaves_no_entry(
         assert cache.lookup("apple", SQL).result == 1
         assert cache.lookup("cedar", SQL).result == 3
         assert cache.lookup("bread", SQL, 1.0).is_hit == (durability == "memory")
+
+
+def test_who_comes_late_to_a_failed_sync_is_told_though_others_have_gone_on(
+    tmp_path: Path, embedder: WordEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    class HandingOver:
+        """Lets others store between the append of the first and its sync."""
+
+        def __enter__(self) -> None:
+            lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            lock.release()
+            monkeypatch.setattr(store, "_writing", lock)
+            with monkeypatch.context() as patch:
+                patch.setattr(_journal, "_fdatasync", refuse)
+                assert cache.store("bread", SQL, 2) is None
+            assert cache.store("cedar", SQL, 3) is not None
+
+    with opened(tmp_path, embedder, durability="power") as cache:
+        store = store_of(cache)
+        lock = store._writing
+        monkeypatch.setattr(store, "_writing", HandingOver())
+        assert cache.store("apple", SQL, 1) is None
+        assert store._writing is lock
+        assert len(segments(tmp_path)) == 2

@@ -30,6 +30,8 @@ Durability: TypeAlias = Literal["memory", "process", "power"]
 
 MAGIC = b"MEMORA LOG 2\n\x00\x00\x00"
 """The first bytes of a segment; the records follow."""
+CHECKPOINT = "checkpoint.json"
+"""Name of the file that `write_checkpoint` replaces."""
 
 # Records held back by durability "memory", at most: beyond, a store waits for the file.
 _PENDING_BYTES = 64 * 1024 * 1024
@@ -56,6 +58,8 @@ class Segment:
         """Whether its file has been deleted; it is still open here."""
         self.damaged_at: int | None = None
         """Where an unreadable record begins; what follows it is lost."""
+        self.broken = False
+        """Whether a write or a sync of it has failed: what joined it might be lost too."""
         self._descriptor = os.open(path, os.O_RDONLY)
 
     def __del__(self) -> None:
@@ -102,8 +106,16 @@ class Segment:
             at += length
 
     def sync(self) -> None:
-        """Have the file on the disk."""
-        os.fsync(self._descriptor)
+        """Have the file on the disk.
+
+        Raises:
+            OSError: The disk refuses; the next call may say nothing of what is lost.
+        """
+        try:
+            os.fsync(self._descriptor)
+        except OSError:
+            self.broken = True
+            raise
 
 
 if hasattr(os, "pread"):
@@ -141,10 +153,8 @@ def living_members(folder: Path) -> set[str]:
         lock = filelock.FileLock(path)
         try:
             lock.acquire(blocking=False)
-        except filelock.Timeout:
+        except OSError:  # a `filelock.Timeout` is one; with another, who knows
             alive.add(path.name.removesuffix(".lock"))
-        except OSError:
-            alive.add(path.name.removesuffix(".lock"))  # who knows
         else:
             with suppress(OSError):
                 path.unlink()
@@ -165,17 +175,19 @@ class Writer:
         self._segment: Segment | None = None
         self._size = 0
         self._pending_bytes = 0
-        self._broken = False  # the segment ends in what a failed write has left
-        self._appended = 0  # bytes of all segments
+        self.appended = 0
+        """Bytes appended to all segments: after `append`, what to `sync` up to."""
         self._synced = 0
-        self._lost = 0  # up to where a sync has failed: the system reports it only once
+        # Where a sync has failed, from -> up to: the system reports it only once. What joins the
+        # broken segment is lost with it, so the last has no end before another segment begins.
+        self._lost: dict[int, int] = {}
         self._syncing = False
         self._sync_ended = threading.Condition()
 
     def segment(self, size: int, *, limit: int) -> Segment:
         """Return the segment that the next record of so many bytes goes to; maybe a new one."""
         full = self._size + size > limit and self._size > len(MAGIC)
-        if self._segment is None or full or self._broken:
+        if self._segment is None or full or self._segment.broken:
             self._begin()
         assert self._segment is not None  # noqa: S101 - begun above
         return self._segment
@@ -201,9 +213,9 @@ class Writer:
             try:
                 self._write(self._size, b"".join(records))
             except StoreError:
-                self._broken = True
+                segment.broken = True
                 raise
-        self._appended += at - self._size
+        self.appended += at - self._size
         self._size = at
         return offsets
 
@@ -220,28 +232,35 @@ class Writer:
         segment.pending.clear()
         self._pending_bytes = 0
 
-    def sync(self) -> None:
-        """Return once all that was appended before is on the disk; concurrent callers share.
+    def sync(self, target: int) -> None:
+        """Return once what was appended up to a target is on the disk; concurrent callers share.
+
+        Args:
+            target: `appended`, read under the lock of the append: later, it may lie in another
+                segment, which says nothing of the caller's.
 
         Raises:
             StoreError: The disk refuses.
         """
-        target = self._appended
         while True:
             with self._sync_ended:
                 while self._syncing and self._synced < target:
                     self._sync_ended.wait()
+                # First: a later segment may have been synced before this caller woke.
+                if any(start < target <= end for start, end in self._lost.items()):
+                    raise StoreError("the disk has refused a sync of the log")
                 if self._synced >= target:
                     return
-                if self._lost >= target:
-                    raise StoreError("the disk has refused a sync of the log")
+                upto, file, segment = self.appended, self._file, self._segment
+                # Of a segment that has ended, all is synced or lost.
+                assert file is not None and segment is not None  # noqa: S101, PT018
                 self._syncing = True
-                upto, file = self._appended, self._file
             try:
-                if file is not None:
-                    _fdatasync(file.fileno())
+                _fdatasync(file.fileno())
             except OSError as error:
-                self._lost, self._broken = self._appended, True
+                with self._sync_ended:
+                    self._lost[self._synced] = sys.maxsize
+                segment.broken = True
                 raise StoreError(f"cannot sync the log: {error}") from error
             else:
                 self._synced = upto
@@ -261,16 +280,27 @@ class Writer:
         return self._segment
 
     def close(self) -> None:
-        """Write what is held back, and end the segment."""
+        """Write what is held back, and end the segment.
+
+        Raises:
+            StoreError: The disk is full, or the like; it is still held back.
+        """
         self.write_out()
-        if self._file is not None:
+        if self._file is None:
+            return
+        if self._durability == "power":
+            # Also after a failed write: what came before it is whole. Where the disk refuses, or
+            # has refused, each caller whose record is lost is told by its own `sync`. No sync is
+            # left in flight: one that is reaches up to here, or is waited for.
+            with suppress(StoreError):
+                self.sync(self.appended)
+        with self._sync_ended:
+            self._lost = {start: min(end, self.appended) for start, end in self._lost.items()}
             self._file.close()
             self._file = self._segment = None
 
     def _begin(self) -> None:
-        self.write_out()
-        if self._file is not None and self._durability == "power" and not self._broken:
-            self.sync()
+        self.close()
         path = self._folder / f"{self._member}-{self._number:06d}.log"
         self._number += 1  # also where it fails: a name is used once
         with _disk_faults("begin a segment of the log"):
@@ -288,13 +318,7 @@ class Writer:
                     path.unlink()
                 raise
         segment.own, segment.written = True, len(MAGIC)
-        self._segment, self._broken = segment, False
-        with self._sync_ended:
-            while self._syncing:  # the old file
-                self._sync_ended.wait()
-            if self._file is not None:
-                self._file.close()
-            self._file = file
+        self._file, self._segment = file, segment
         self._size = len(MAGIC)
 
     def _write(self, offset: int, data: bytes) -> None:
@@ -322,9 +346,6 @@ def _disk_faults(operation: str) -> Iterator[None]:
         raise StoreError(f"cannot {operation}: {error.strerror or error}") from error
 
 
-_CHECKPOINT = "checkpoint.json"
-
-
 class Checkpoint(NamedTuple):
     """Which records of the log the table reflects."""
 
@@ -346,10 +367,11 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
     Raises:
         StoreError: The file is there and cannot be opened.
     """
-    path = folder / _CHECKPOINT
+    path = folder / CHECKPOINT
     try:
         found = json.loads(path.read_bytes())
-        return Checkpoint(*({str(k): int(v) for k, v in found[part].items()} for part in _PARTS))
+        parts = (found[name].items() for name in Checkpoint._fields)
+        return Checkpoint(*({str(k): int(v) for k, v in part} for part in parts))
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -358,16 +380,13 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
         return None
 
 
-_PARTS = Checkpoint._fields
-
-
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Replace the checkpoint, wholly or not at all, on the disk.
 
     Raises:
         StoreError: The disk is full, or the like; the old one stays.
     """
-    path = folder / _CHECKPOINT
+    path = folder / CHECKPOINT
     fresh = path.with_suffix(".new")
     with _disk_faults("write the checkpoint"):
         with fresh.open("w") as file:

@@ -15,6 +15,7 @@ import filelock
 
 from memora.stores import _records
 from memora.stores._journal import (
+    CHECKPOINT,
     MAGIC,
     Checkpoint,
     living_members,
@@ -54,8 +55,8 @@ class Upkeep:
         view: What this process knows.
         table: Where it is flushed to.
         name: This member's name.
-        move: Appends raw records of slots and stamps to the log again, notes their places, and
-            has them on the disk.
+        move: Appends raw records of slots and stamps to the log again, has them on the disk, and
+            notes their places.
         damaged: Is told the key and the stamp of an entry whose record cannot be read.
     """
 
@@ -115,7 +116,7 @@ class Upkeep:
         """Read the checkpoint, if its owner has changed it."""
         changed_at = 0
         with suppress(OSError):
-            changed_at = (self._folder / "checkpoint.json").stat().st_mtime_ns
+            changed_at = (self._folder / CHECKPOINT).stat().st_mtime_ns
         if changed_at != self._read_at:
             self._read_at = changed_at
             found = read_checkpoint(self._folder)
@@ -269,12 +270,12 @@ class Upkeep:
     def _compact(self) -> None:
         self._table.maintain(alone=self._members <= {self._name})
 
-    def _waiting(self) -> int:
+    def _waiting(self, *, broken_only: bool = False) -> int:
         done = self.view.checkpoint.done
         return sum(
             max(min(segment.position, segment.written) - done.get(segment.name, len(MAGIC)), 0)
             for segment in list(self.view.segments.values())
-            if not segment.vanished
+            if not segment.vanished and (segment.broken or not broken_only)
         )
 
     def _save(self, checkpoint: Checkpoint) -> None:
@@ -283,6 +284,8 @@ class Upkeep:
 
     def _move_living(self) -> None:
         """Write the living records of mostly dead segments again, so that these can go."""
+        if self._waiting(broken_only=True):
+            return  # the disk refuses: until a flush succeeds, copies would only pile up
         moved = 0
         while moved < _MOVE_BYTES and (worst := self._worst_segment()) is not None:
             moved += self.view.hot.live[worst]

@@ -8,24 +8,19 @@ that no operation sets back, because each is later than all that its process has
 
 from __future__ import annotations
 
-import atexit
-import gc
-import os
 import threading
 import time
 import weakref
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from types import BuiltinFunctionType
 from typing import TYPE_CHECKING, Any
 
-import filelock
 import pyarrow as pa
 
 from memora._fork import renew_after_fork
-from memora.errors import ClosedError, CorruptEntryError, StoreError, StorePathError
+from memora.errors import ClosedError, CorruptEntryError, StoreError
 from memora.model import Match
-from memora.stores import _records
+from memora.stores import _guards, _records
 from memora.stores._journal import Member, Writer
 from memora.stores._table import MIN_INDEX_ROWS, EntryTable, Stamp, faults
 from memora.stores._upkeep import Upkeep
@@ -43,11 +38,7 @@ if TYPE_CHECKING:
     from memora.protocols import Vector
     from memora.stores._journal import Durability
 
-# How long opening waits for others that open, and closing for its own threads.
-_PATIENCE_SECONDS = 10.0
-# LanceDB's threads touch the interpreter for a moment after a call has returned, and abort the
-# process if it is gone by then (seen in one exit of five, right after a call).
-_EXIT_SECONDS = 0.05
+_PATIENCE_SECONDS = 10.0  # how long closing waits for its own threads
 # Rows whose vectors are loaded before a store opens; more are loaded behind it.
 _LOAD_AT_ONCE = 100_000
 _LOAD_ROWS = 512  # under the lock: a millisecond
@@ -103,9 +94,9 @@ class LanceStore:
         index_at: int | None = None,
     ) -> None:
         path = Path(path)
-        _check_directory(path, create=create)
+        _guards.check_directory(path, create=create)
         path = path.absolute()  # the application may change its directory
-        _check_process()
+        _guards.check_process()
         self._durability: Durability = durability
         self._index_at = index_at
         # Four looks a staleness: one may just have missed it, and takes its time. And often enough
@@ -119,10 +110,10 @@ class LanceStore:
             self._table = EntryTable(path, table_name, stamp, create=False)
         with faults(f"make the log in {str(folder)!r}"):
             if self._table is None:
-                _check_ours(path)
+                _guards.check_ours(path)
             folder.mkdir(exist_ok=True)
         if self._table is None:
-            with _opening(folder):
+            with _guards.opening(folder):
                 self._table = EntryTable(path, table_name, stamp, create=True)
         graph: Any = None if hot_index == "off" else hot_index
         self._view = LogView(folder, dimension, graph=graph, content_bytes=hot_payload_bytes)
@@ -147,7 +138,7 @@ class LanceStore:
             self.note("load", StoreError(f"{lost} entries are lost: their segments are missing"))
         self._opened = True
         self._begin_threads()
-        _open_stores.add(self)
+        _guards.open_stores.add(self)
 
     def hold(self, timeout: float, /) -> bool:
         return self._view.lock.acquire(timeout=timeout)
@@ -165,8 +156,7 @@ class LanceStore:
             return
         # LanceDB hangs or crashes in a process forked from one that used it. The log and the
         # entries in RAM are all that answers need; another process keeps the table.
-        _unregister_lancedb()
-        _inherited.append((self._member, self._upkeep, self._writer, self._table))
+        _guards.leave_to_parent(self._member, self._upkeep, self._writer, self._table)
         self._member = self._upkeep = self._table = None
         view = self._view
         view.own = None
@@ -259,8 +249,9 @@ class LanceStore:
                 slot = view.apply(record, number, offset, len(raw))
                 if slot is not None:
                     view.cache(slot, content)
+            appended = self._writer.appended
         if self._durability == "power":
-            self._writer.sync()
+            self._writer.sync(appended)
 
     def maintain(self, *, max_entries: int | None) -> int:
         self._check()
@@ -317,7 +308,7 @@ class LanceStore:
         if self._closed:
             return
         self._closed = True
-        _open_stores.discard(self)
+        _guards.open_stores.discard(self)
         self._stop.set()
         self._wake.set()
         for thread in self._threads:
@@ -516,14 +507,15 @@ class LanceStore:
             view = self._view
             number, offsets = self._append([raw for _, _, raw in records])
             with view.lock:
-                for (slot, stamp, raw), offset in zip(records, offsets, strict=True):
-                    if view.hot.holds(slot, stamp):
-                        view.hot.move(slot, Place(number, offset, len(raw)))
                 segment = view.segments[number]
                 segment.position = offsets[-1] + len(records[-1][2])
-            # On the disk before the segment goes where they were.
             self._writer.write_out()
+        # On the disk before the segment can go where they were: it can when nothing lives there.
         segment.sync()
+        with view.lock:
+            for (slot, stamp, raw), offset in zip(records, offsets, strict=True):
+                if view.hot.holds(slot, stamp):
+                    view.hot.move(slot, Place(number, offset, len(raw)))
 
     def _quarantine(self, key: bytes, stamp: int) -> None:
         """Drop an entry whose record is damaged, here and for all."""
@@ -548,27 +540,6 @@ class LanceStore:
 
     def _stamp(self) -> int:
         return max(time.time_ns(), self._view.newest + 1)
-
-
-_open_stores: weakref.WeakSet[LanceStore] = weakref.WeakSet()
-_inherited: list[object] = []  # from parents: never to be finalised in a child
-
-
-def _unregister_lancedb() -> None:
-    """Let a forked child exit: LanceDB would wait for threads that the fork did not copy."""
-    for function in gc.get_objects():
-        if isinstance(function, BuiltinFunctionType) and function.__name__ == "shutdown_runtime":
-            atexit.unregister(function)
-
-
-@atexit.register
-def _close_all() -> None:
-    # Before the interpreter goes: LanceDB must not be cut off in the middle of a call.
-    for store in list(_open_stores):
-        with suppress(Exception):
-            store.close()
-    if os.getpid() in _users:
-        time.sleep(_EXIT_SECONDS)
 
 
 def _repeat(
@@ -599,59 +570,3 @@ def _repeat(
     thread = threading.Thread(target=loop, name="memora-store", daemon=True)
     thread.start()
     return thread
-
-
-@contextmanager
-def _opening(folder: Path) -> Iterator[None]:
-    """Let one process at a time look for a table and make it."""
-    with faults("open the store"):
-        try:
-            with filelock.FileLock(folder / "open.lock", timeout=_PATIENCE_SECONDS):
-                yield
-        except filelock.Timeout as error:
-            raise StoreError(
-                f"others have been opening this store for {_PATIENCE_SECONDS:.0f} s"
-            ) from error
-
-
-def _check_directory(path: Path, *, create: bool) -> None:
-    try:
-        if create:
-            path.mkdir(parents=True, exist_ok=True)
-        is_there, writable = path.is_dir(), os.access(path, os.W_OK | os.X_OK)
-    except (OSError, ValueError) as error:  # a null character is a ValueError
-        reason = getattr(error, "strerror", None) or error
-        raise StorePathError(f"cannot store in {str(path)!r}: {reason}; check db_uri") from error
-    if not is_there:
-        raise StorePathError(f"there is no directory {str(path)!r}; check db_uri")
-    if not writable:
-        raise StorePathError(f"the directory {str(path)!r} is not writable; check db_uri")
-
-
-def _check_ours(path: Path) -> None:
-    """Refuse to begin a store among somebody's files."""
-    others = [
-        entry.name
-        for entry in path.iterdir()
-        if not entry.name.startswith(".")
-        and entry.name != "lost+found"
-        and entry.suffix not in {".lance", ".log"}
-    ]
-    if others:
-        raise StorePathError(
-            f"the directory {str(path)!r} is not a store, it holds {min(others)!r}; "
-            "set db_uri to a new or an empty directory"
-        )
-
-
-_users: set[int] = set()  # the process that uses LanceDB, and the one it was forked from
-
-
-def _check_process() -> None:
-    """Refuse to open LanceDB in a process forked from one that used it: it hangs or crashes."""
-    _users.add(os.getpid())
-    if len(_users) > 1:
-        raise StoreError(
-            "a store cannot be opened in this process, which was forked from one that uses "
-            "LanceDB: open it before the fork, or start workers by spawn or forkserver"
-        )

@@ -1,0 +1,108 @@
+"""What LanceDB and its directory ask of a process: before it opens a store, forked, at its exit."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import os
+import time
+import weakref
+from contextlib import contextmanager, suppress
+from types import BuiltinFunctionType
+from typing import TYPE_CHECKING
+
+import filelock
+
+from memora.errors import StoreError, StorePathError
+from memora.stores._table import faults
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from memora.protocols import Store
+
+_PATIENCE_SECONDS = 10.0  # how long opening waits for others that open
+# LanceDB's threads touch the interpreter for a moment after a call has returned, and abort the
+# process if it is gone by then (seen in one exit of five, right after a call).
+_EXIT_SECONDS = 0.05
+
+open_stores: weakref.WeakSet[Store] = weakref.WeakSet()
+"""Are closed when the process exits."""
+_users: set[int] = set()  # the process that uses LanceDB, and the one it was forked from
+_inherited: list[object] = []  # from parents: never to be finalised in a child
+
+
+def check_directory(path: Path, *, create: bool) -> None:
+    """Refuse a directory that is not there or cannot be written; make it if that is wanted."""
+    try:
+        if create:
+            path.mkdir(parents=True, exist_ok=True)
+        is_there, writable = path.is_dir(), os.access(path, os.W_OK | os.X_OK)
+    except (OSError, ValueError) as error:  # a null character is a ValueError
+        reason = getattr(error, "strerror", None) or error
+        raise StorePathError(f"cannot store in {str(path)!r}: {reason}; check db_uri") from error
+    if not is_there:
+        raise StorePathError(f"there is no directory {str(path)!r}; check db_uri")
+    if not writable:
+        raise StorePathError(f"the directory {str(path)!r} is not writable; check db_uri")
+
+
+def check_ours(path: Path) -> None:
+    """Refuse to begin a store among somebody's files."""
+    others = [
+        entry.name
+        for entry in path.iterdir()
+        if not entry.name.startswith(".")
+        and entry.name != "lost+found"
+        and entry.suffix not in {".lance", ".log"}
+    ]
+    if others:
+        raise StorePathError(
+            f"the directory {str(path)!r} is not a store, it holds {min(others)!r}; "
+            "set db_uri to a new or an empty directory"
+        )
+
+
+def check_process() -> None:
+    """Refuse to open LanceDB in a process forked from one that used it: it hangs or crashes."""
+    _users.add(os.getpid())
+    if len(_users) > 1:
+        raise StoreError(
+            "a store cannot be opened in this process, which was forked from one that uses "
+            "LanceDB: open it before the fork, or start workers by spawn or forkserver"
+        )
+
+
+@contextmanager
+def opening(folder: Path) -> Iterator[None]:
+    """Let one process at a time look for a table and make it."""
+    with faults("open the store"):
+        try:
+            with filelock.FileLock(folder / "open.lock", timeout=_PATIENCE_SECONDS):
+                yield
+        except filelock.Timeout as error:
+            raise StoreError(
+                f"others have been opening this store for {_PATIENCE_SECONDS:.0f} s"
+            ) from error
+
+
+def leave_to_parent(*parts: object) -> None:
+    """Keep what a forked child has of its parent's LanceDB, and let the child exit.
+
+    LanceDB would wait for threads that the fork did not copy.
+    """
+    for function in gc.get_objects():
+        if isinstance(function, BuiltinFunctionType) and function.__name__ == "shutdown_runtime":
+            atexit.unregister(function)
+    _inherited.append(parts)
+
+
+@atexit.register
+def _close_all() -> None:
+    # Before the interpreter goes: LanceDB must not be cut off in the middle of a call.
+    for store in list(open_stores):
+        with suppress(Exception):
+            store.close()
+    if os.getpid() in _users:
+        time.sleep(_EXIT_SECONDS)
