@@ -11,16 +11,19 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from memora.judge._calibration import Calibration
-from memora.judge._compare import compare
+from memora._show import rounded
+from memora.judge._calibration import DEFAULT_CALIBRATION, Calibration, calibrated_models
+from memora.judge._compare import KINDS, compare
 from memora.judge._text import analyse
+from memora.model import Evidence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from memora.model import Evidence, Match
+    from memora.judge._text import Text
+    from memora.model import Match
 
-__all__ = ["Assessment", "Judge", "Verdict"]
+__all__ = ["KINDS", "Assessment", "Judge", "Verdict"]
 
 _ALMOST_ONE = math.nextafter(1.0, 0.0)
 
@@ -52,14 +55,14 @@ class Verdict:
 
 
 class Judge:
-    """Decides over the candidates of lookups; holds no state but its calibration.
+    """Decides over the candidates of lookups; holds no state but its weights.
 
     Args:
-        model: Identity of the embedder that the cosines come from. For a model that has not been
-            calibrated, evidence only lowers the cosine.
+        model: Identity of the embedder that the cosines come from: a name, and what follows a
+            colon. Where the named model has no calibration, evidence only lowers the cosine.
         enabled: Without, a candidate's similarity is its cosine.
         cross_lingual: Whether a candidate in another language than the query may be served.
-        without: A kind of evidence to leave out, for ablations.
+        without: A kind of evidence to leave out, for ablations; see `KINDS`.
     """
 
     def __init__(
@@ -70,21 +73,34 @@ class Judge:
         cross_lingual: bool = False,
         without: str | None = None,
     ) -> None:
+        name = model.split(":")[0]
         self._enabled = enabled
         self._cross_lingual = cross_lingual
-        self._calibration = Calibration.of(model)
+        self._ignored = KINDS[without] if without else ()
+        self._calibrated = name in calibrated_models()
+        self._weights = Calibration.of(name if self._calibrated else DEFAULT_CALIBRATION)
 
     def assess(self, query: str, candidates: Sequence[tuple[str, float]]) -> list[Assessment]:
         """Judge stored queries with their cosines, nearest first; one assessment each, in order."""
         if not self._enabled:
-            return [Assessment(min(max(cosine, 0.0), _ALMOST_ONE), ()) for _, cosine in candidates]
+            return [Assessment(_inside(cosine), ()) for _, cosine in candidates]
         text = analyse(query)
-        found = []
-        for stored, cosine in candidates:
-            comparison = compare(text, analyse(stored))
-            probability = self._calibration.probability(comparison.features, cosine)
-            found.append(Assessment(min(probability, _ALMOST_ONE), tuple(comparison.conflicts)))
-        return found
+        return [self._assess(text, analyse(stored), cosine) for stored, cosine in candidates]
+
+    def _assess(self, query: Text, stored: Text, cosine: float) -> Assessment:
+        features, evidence = compare(query, stored)
+        for name in self._ignored:
+            features.pop(name, None)
+        if "languages" in features and not self._cross_lingual:
+            languages = Evidence("language", f"{query.language} / {stored.language}")
+            return Assessment(0.0, (languages, *evidence))
+        if self._calibrated:
+            similarity = self._weights.probability(features, cosine)
+            if "foreign" in features:  # the calibration is of English texts
+                similarity = min(similarity, cosine)
+        else:
+            similarity = self._weights.lowered(features, cosine)
+        return Assessment(_inside(similarity), tuple(evidence))
 
     def decide(self, query: str, matches: Sequence[Match], *, threshold: float) -> Verdict:
         """Decide over the candidates of one lookup.
@@ -95,7 +111,8 @@ class Judge:
             threshold: Least similarity to serve, in [0, 1].
         """
         if not matches:
-            return Verdict("no_candidate", "nothing comparable is stored in this context", None, None)
+            nothing = "nothing comparable is stored in this context"
+            return Verdict("no_candidate", nothing, None, None)
         assessments = self.assess(query, [(match.entry.query, match.cosine) for match in matches])
         best = max(range(len(matches)), key=lambda at: assessments[at].similarity)
         return _verdict(matches[best], assessments[best], threshold)
@@ -106,15 +123,16 @@ def _verdict(match: Match, assessment: Assessment, threshold: float) -> Verdict:
     served = similarity >= threshold
     said = "; ".join(f"{one.kind}: {one.detail}" for one in evidence)
     explanation = (
-        f"similarity {_shown(similarity)} "
+        f"similarity {rounded(similarity)} "
         f"{'reaches' if served else 'is below'} the threshold {threshold}"
-        f"{': ' + said if said else ''}"
+        f"{'; ' + said if said else ''}"
     )
     return Verdict(
         "semantic" if served else "below_threshold", explanation, match, similarity, evidence
     )
 
 
-def _shown(similarity: float) -> str:
-    # Rounded down: a refused 0.8499 must not read as 0.850.
-    return f"{math.floor(similarity * 1000) / 1000:.3f}"
+def _inside(similarity: float) -> float:
+    # Below 0 is simply not similar. 1 is kept for the same text, so that a threshold of 1 serves
+    # nothing else.
+    return min(max(similarity, 0.0), _ALMOST_ONE)

@@ -43,7 +43,7 @@ _TOKENS = re.compile(
     r"|(?P<flag>(?<![\w-])--[A-Za-z][\w-]*)"
     r"|(?P<ordinal>\b\d{1,9}(?:st|nd|rd|th)\b)"
     r"|(?P<id>\b[A-Za-z]{1,12}[-_]?\d[\w-]*(?:\.\d+)*\+*|\b\d+[-_](?:\d+[-_])*[A-Za-z][\w-]*"
-    r"|\b[A-Za-z]+_[\w]+)"
+    r"|\b\d+[A-Za-z]+\d\w*|\b[A-Za-z]+_[\w]+)"
     r"|(?P<short>'\d{2}\b)"
     r"|(?P<decade>\b(?:1[0-9]|20)?\d0'?s\b)"
     r"|(?P<number>\d{1,30}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?)"
@@ -106,8 +106,9 @@ def _read(tokens: list[Token], at: int) -> tuple[list[Atom], int]:  # noqa: PLR0
             return [Atom("year", _DECADES[lower], text)], 1
         if lower in RELATIVE:
             return [Atom("day", lower, text)], 1
-        if lower == "fiscal" and after.lower == "year":
-            return [], 0
+        if lower == "fiscal":
+            used = 1 + (after.lower == "year")
+            return [Atom("period", "fiscal", "fiscal year")], used
         if lower in UNITS and UNITS[lower].dimension in _BARE:
             return [Atom("unit", _currency(tokens, at) or _unit(lower), text)], 1
         return [], 0
@@ -128,7 +129,8 @@ def _read(tokens: list[Token], at: int) -> tuple[list[Atom], int]:  # noqa: PLR0
         if match := _HALF.fullmatch(lower):
             return [Atom("period", f"h{match[1]}", text)], 1
         if match := _FISCAL.fullmatch(lower):
-            return [Atom("year", match[1][-4:] if len(match[1]) > 2 else f"20{match[1]}", text)], 1  # noqa: PLR2004
+            year = match[1] if len(match[1]) > 2 else f"20{match[1]}"  # noqa: PLR2004
+            return [Atom("period", "fiscal", text), Atom("year", year, text)], 1
         return [Atom("identifier", lower, text)], 1
     if kind == "iso":
         year, month, day = text.split("-")
@@ -267,6 +269,6 @@ _BARE = {
 }  # fmt: skip
 # Words that may begin an atom.
 _STARTS = (
-    MONTHS.keys() | WEEKDAYS.keys() | RELATIVE | _DECADES.keys()
+    MONTHS.keys() | WEEKDAYS.keys() | RELATIVE | _DECADES.keys() | {"fiscal"}
     | {name for name, unit in UNITS.items() if unit.dimension in _BARE and len(name) > 1 and name not in {"cup", "foot", "yard", "ton", "kilo"}}
 )  # fmt: skip

@@ -1,21 +1,110 @@
-"""From evidence to a probability: an additive model, its weights in readable files."""
+"""From evidence to a probability: an additive model, its weights in readable files.
+
+Each feature adds to the log odds by a piecewise-linear function of its own, so that what a piece
+of evidence costs can be read off the file. `training/train.py` in the repository fits them.
+"""
 
 from __future__ import annotations
 
+import json
 import math
-from typing import TYPE_CHECKING
+from bisect import bisect_right
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+_FOLDER = "calibrations"
+DEFAULT_CALIBRATION = "all-MiniLM-L6-v2"
+"""Whose weights stand for those of a model that has none."""
+_LEAST = 1e-6  # a probability, where its log odds are needed
+
+
+class Curve:
+    """A piecewise-linear function, constant beyond its first and last point."""
+
+    __slots__ = ("_first", "_last", "_slopes", "_xs", "_ys")
+
+    def __init__(self, points: Sequence[tuple[float, float]]) -> None:
+        self._xs = [float(x) for x, _ in points]
+        self._ys = [float(y) for _, y in points]
+        pairs = zip(points, points[1:], strict=False)
+        self._slopes = [(y1 - y0) / (x1 - x0) for (x0, y0), (x1, y1) in pairs]
+
+    def __call__(self, x: float) -> float:
+        at = bisect_right(self._xs, x) - 1
+        if at < 0:
+            return self._ys[0]
+        if at >= len(self._slopes):
+            return self._ys[-1]
+        return self._ys[at] + self._slopes[at] * (x - self._xs[at])
 
 
 class Calibration:
-    """Weights of the evidence, fitted for one embedding model."""
+    """Weights of the evidence, fitted for the cosines of one embedding model."""
+
+    def __init__(self, weights: Mapping[str, Any]) -> None:
+        terms = {name: Curve(points) for name, points in weights["terms"].items()}
+        self._cosine = terms.pop("cosine")
+        self._terms = terms
+        self._bridge: Mapping[str, float] = weights["bridge"]
+        self._reach = self._cosine(weights["reach"])
+        self._intercept = float(weights["intercept"])
+        self._log_odds = Curve([(z, _log_odds(p)) for z, p in weights["probability"]])
 
     @classmethod
+    @cache
     def of(cls, model: str) -> Calibration:
-        return cls()
+        """Return the packaged calibration of a model, by its name."""
+        path = files("memora.judge") / _FOLDER / f"{model}.json"
+        return cls(json.loads(path.read_text("utf-8")))
 
     def probability(self, features: Mapping[str, float], cosine: float) -> float:
-        """Return the probability that the stored answer is right."""
-        return cosine * math.exp(-sum(features[n] for n in ("numbers", "dates", "identifiers")))
+        """Return the probability that one answer is right for both texts.
+
+        Args:
+            features: What differs; see `_compare.KINDS`.
+            cosine: Of the calibrated model, in [-1, 1].
+        """
+        near = self._cosine(cosine)
+        total, bridged = self._intercept + near, 0.0
+        for name, value in features.items():
+            if name in self._terms:
+                total += self._terms[name](value)
+            elif name in self._bridge:
+                bridged += self._bridge[name] * value
+        if near < self._reach:
+            # What two texts share counts as far as the model sees too little likeness in them.
+            total += min(bridged, 1.0) * (self._reach - near)
+        return _probability(self._log_odds(total))
+
+    def lowered(self, features: Mapping[str, float], cosine: float) -> float:
+        """Return a cosine of any model, lowered by what speaks against the candidate."""
+        against = sum(
+            min(self._terms[name](value), 0.0)
+            for name, value in features.items()
+            if name in self._terms
+        )
+        if not against:
+            return cosine
+        return min(cosine, _probability(_log_odds(cosine) + against))
+
+
+@cache
+def calibrated_models() -> frozenset[str]:
+    """Return the names of the models that have a calibration of their own."""
+    folder = files("memora.judge") / _FOLDER
+    return frozenset(
+        file.name.removesuffix(".json") for file in folder.iterdir() if file.name.endswith(".json")
+    )
+
+
+def _log_odds(probability: float) -> float:
+    inside = min(max(probability, _LEAST), 1.0 - _LEAST)
+    return math.log(inside / (1.0 - inside))
+
+
+def _probability(log_odds: float) -> float:
+    return 1.0 / (1.0 + math.exp(-log_odds))

@@ -31,7 +31,7 @@ _NEGATORS = frozenset(
 _LIGHT = frozenset(
     "explain describe tell give show list name find see know want need like help asked ask asking "
     "question wondering wonder trying guess mean sort kind kinda honestly basically whatever actually "
-    "exactly really buddy quick please kindly cheers um uh erm hmm well okay ok so right lol btw "
+    "really buddy quick please kindly cheers um uh erm hmm well okay ok so right lol btw "
     "currently possibly good morning afternoon evening hope look provide return display way "
     "thing stuff much bit lot analyze analyse analysis data info information figures overview".split()
 )
@@ -39,7 +39,7 @@ _LIGHT_WEIGHT = 0.1
 _STOPS = {
     "es": "el los las un una unos de del que qué cómo cuál cuánto cuántos es son para por con en mi y al lo se".split(),
     "fr": "le les un une des du de que quel quelle quels est sont pour avec dans mon ma et je puis comment combien au".split(),
-    "de": "der die das ein eine einen den dem des ist sind wie was wer ich mein meine für mit im und zu auf von wann".split(),
+    "de": "der die das ein eine einen den dem des ist sind wie was wer ich mein meine für mit im und zu auf von wann in an hat haben kann nicht welche welcher wird man bei".split(),
     "pt": "o os um uma de do da que qual quanto quantos é são para por com em meu minha e ao como no na".split(),
     "it": "il lo gli un una di del della che qual quale quanto è sono per con in mio mia e al come nel".split(),
     "nl": "de het een van is zijn hoe wat wie ik mijn voor met in en op te welke hoeveel".split(),
@@ -53,7 +53,7 @@ _CONTRACTIONS = {
     "isnt": "is not", "arent": "are not", "wasnt": "was not", "werent": "were not", "havent": "have not",
     "hasnt": "has not", "hadnt": "had not", "wouldnt": "would not", "couldnt": "could not",
     "shouldnt": "should not", "whats": "what is", "hows": "how is", "wheres": "where is", "whos": "who is",
-    "im": "i am", "ive": "i have", "thats": "that is", "cannot": "can not", "can't": "can not",
+    "ive": "i have", "thats": "that is", "cannot": "can not", "can't": "can not",
     "won't": "will not", "shan't": "shall not",
 }  # fmt: skip
 _ASKS = re.compile(
@@ -66,6 +66,13 @@ _QUESTIONS = {
     "what year": "when", "what date": "when", "what day": "when", "whom": "who", "whose": "who",
     "which": "what",
 }  # fmt: skip
+_BOUNDS = re.compile(
+    r"\b(?:(?P<ge>at least|or (?:more|later|above|higher|greater)|no (?:less|fewer|earlier)|on or after)"
+    r"|(?P<le>at most|or (?:less|fewer|earlier|below|lower)|up to|no (?:more|later)|on or before)"
+    r"|(?P<gt>more than|over|above|greater than|exceed\w*|later than|after|(?:long|old|high|bigg|larg)er than)"
+    r"|(?P<lt>less than|fewer than|under|below|earlier than|before|(?:short|young|low|small)er than)"
+    r"|(?P<eq>exactly|precisely))\b"
+)
 _HYPHEN = re.compile(r"(?<=[a-z])-(?=[a-z])")
 _QUOTED = re.compile(r"\"([^\"]{1,400})\"|`([^`]{1,400})`|(?<!\w)'([^']{1,200})'(?!\w)")
 # What is said around a question and does not change its answer.
@@ -101,6 +108,10 @@ class Text(NamedTuple):
     names: frozenset[str]
     """Stems that look like names."""
     quoted: frozenset[str]
+    bounds: frozenset[str]
+    """What is said of its numbers and dates: more, at least, less, at most, exactly."""
+    targets: frozenset[str]
+    """What stands behind a "to"."""
     negations: int
     passive: bool
     question: str
@@ -162,6 +173,11 @@ def analyse(text: str) -> Text:
         shown.setdefault(base, piece.text)
         if place and piece.text[0].isupper() and not shouting:
             names.add(base)
+    targets = set()
+    for before, after, last in zip(sequence, sequence[1:], [*sequence[2:], ""]):
+        if before == "to":
+            targets.add(last if after in {"a", "an", "the"} else after)
+    bounds = {match.lastgroup or "" for match in _BOUNDS.finditer(body.lower())} if atoms else set()
     language = _language(mixed)
     asked = _ASKS.search(body.lower())
     question = ""
@@ -182,6 +198,8 @@ def analyse(text: str) -> Text:
         language,
         frozenset(names),
         quoted,
+        frozenset(bounds),
+        frozenset(targets),
         negations,
         "by" in function and bool(function.keys() & {"is", "are", "was", "were", "been", "be"}),
         question,
@@ -192,6 +210,7 @@ def analyse(text: str) -> Text:
 
 def _language(pieces: list[Token | Atom]) -> str:
     """Tell a language by its small words, or its script."""
+    rarity = relations().rarity
     seen: Counter[str] = Counter()
     for piece in pieces:
         if isinstance(piece, Atom):
@@ -200,11 +219,12 @@ def _language(pieces: list[Token | Atom]) -> str:
             seen["cjk"] += 1
         elif piece.lower[0] > "\u024f":
             seen[unicodedata.name(piece.lower[0], "?").split(" ")[0].lower()] += 1
-        elif piece.lower in _STOP or piece.lower in _light():
-            seen["en"] += 1
-        elif piece.lower in _FOREIGN:
-            for language, words in _STOPS.items():
-                seen[language] += piece.lower in words
+        else:
+            small = piece.lower in _STOP or piece.lower in _light()
+            seen["en"] += 2 if small else stem(piece.lower) in rarity
+            if piece.lower in _FOREIGN:
+                for language, words in _STOPS.items():
+                    seen[language] += 2 * (piece.lower in words)
     if not seen:
         return ""
     (language, most), *others = seen.most_common(2)
@@ -253,7 +273,7 @@ def _open(tokens: list[Token]) -> list[Token]:
             opened += [token._replace(text=part, lower=part) for part in _CONTRACTIONS[lower].split()]
         elif token.text in _COUNTRIES:
             opened += [Token("word", word.title(), word) for word in _COUNTRIES[token.text]]
-        elif lower.endswith("n't"):
+        elif lower.endswith("n't") and len(lower) > 3:  # noqa: PLR2004 - "n't" alone is a slip
             opened += [
                 token._replace(text=lower[:-3], lower=lower[:-3]),
                 token._replace(text="not", lower="not"),
