@@ -1,4 +1,4 @@
-"""Runs the Python examples of README.md and docs/ under pytest; `#>` lines say what is printed."""
+"""Runs the Python examples of README.md and docs/ under pytest; `# >` lines say what is printed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class PrintedPython:
-    """Runs a block, and compares what it prints with its `#>` lines; `...` stands for anything."""
+    """Runs a block, and compares what it prints with its `# >` lines; `...` stands for anything."""
 
     def __init__(self) -> None:
         self._run = PythonEvaluator()
@@ -31,7 +31,7 @@ class PrintedPython:
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             self._run(example)
-        expected = re.findall(r"^ *#> (.*)$", example.parsed, flags=re.MULTILINE)
+        expected = re.findall(r"^ *# ?> (.*)$", example.parsed, flags=re.MULTILINE)
         pattern = "\n".join(re.escape(line).replace(r"\.\.\.", ".*") for line in expected)
         if expected and not re.fullmatch(pattern, printed.getvalue().rstrip("\n")):
             return f"printed {printed.getvalue()!r}, expected {expected!r}"

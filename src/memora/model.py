@@ -12,6 +12,7 @@ Reason: TypeAlias = Literal[
     "semantic",  # hit: the stored answer is likely enough to be right
     "no_candidate",  # miss: nothing in this context can be compared
     "below_threshold",  # miss: no stored answer is likely enough to be right
+    "other_language",  # miss: what is near is in another language, and cross_lingual is off
     "unreadable",  # miss: the model cannot read all of the text, which was not stored as it is
     "error",  # miss: the cache itself failed; logged, counted, visible in health
 ]

@@ -117,7 +117,7 @@ def test_a_miss_says_what_refused_it(judging: Memora) -> None:
 
     assert (found.is_miss, found.reason) == (True, "below_threshold")
     assert found.evidence == (Evidence("dates", "Q4 / Q3"),)
-    assert found.explanation.endswith("the threshold 0.85: dates: Q4 / Q3")
+    assert found.explanation.endswith("the threshold 0.85; dates: Q4 / Q3")
     assert found.nearest is not None
     assert found.nearest.evidence == found.evidence
     assert found.cosine == found.nearest.cosine

@@ -14,6 +14,7 @@ from memora.model import Context, Entry, Evidence, Match
 ALMOST_ONE = math.nextafter(1.0, 0.0)
 WITHOUT = Judge("words-1", enabled=False)  # the bare cosine
 UNCALIBRATED = Judge("words-1")
+CALIBRATED = Judge("all-MiniLM-L6-v2:onnx:sha256=00")
 
 
 def match(cosine: float, query: str = "q") -> Match:
@@ -100,7 +101,7 @@ def test_what_differs_is_told_in_words() -> None:
 
     assert (verdict.served, verdict.reason) == (False, "below_threshold")
     assert Evidence("dates", "Q3 / Q4") in verdict.evidence
-    assert "is below the threshold 0.85: dates: Q3 / Q4" in verdict.explanation
+    assert "is below the threshold 0.85; dates: Q3 / Q4" in verdict.explanation
 
 
 def test_the_likeliest_candidate_decides_not_the_nearest() -> None:
@@ -118,3 +119,60 @@ def test_for_a_model_that_is_not_calibrated_evidence_only_lowers_the_cosine(
     (judged,) = UNCALIBRATED.assess("sales in Q3", [(stored, cosine)])
 
     assert 0 <= judged.similarity <= cosine
+
+
+def similarity(judge: Judge, query: str, stored: str, cosine: float) -> float:
+    (judged,) = judge.assess(query, [(stored, cosine)])
+    return judged.similarity
+
+
+@given(
+    st.floats(-1, 1), st.floats(-1, 1), st.sampled_from(["sales in Q4", "What were Q3 revenues?"])
+)
+def test_a_higher_cosine_never_lowers_the_similarity(a: float, b: float, stored: str) -> None:
+    low, high = sorted((a, b))
+
+    assert similarity(CALIBRATED, "Analyze Q3 sales", stored, low) <= similarity(
+        CALIBRATED, "Analyze Q3 sales", stored, high
+    )
+
+
+def test_evidence_outweighs_a_high_cosine_and_wording_a_low_one() -> None:
+    assert similarity(CALIBRATED, "Analyze Q4 sales data", "Analyze Q3 sales data", 0.905) < 0.1
+    assert similarity(CALIBRATED, "What were Q3 revenues?", "Analyze Q3 sales data", 0.591) > 0.85
+
+
+def test_a_kind_of_evidence_can_be_left_out() -> None:
+    without = Judge("all-MiniLM-L6-v2", without="dates")
+
+    assert similarity(without, "sales in Q3", "sales in Q4", 0.9) > 0.5
+    assert similarity(without, "sales in 3 shops", "sales in 4 shops", 0.9) < 0.2
+
+
+SPANISH, ENGLISH = "¿Cómo cancelo mi suscripción?", "How do I cancel my subscription?"
+
+
+def test_another_language_is_never_served_unless_asked() -> None:
+    refused = CALIBRATED.decide(SPANISH, [match(1.0, ENGLISH)], threshold=0.0)
+
+    assert (refused.served, refused.reason) == (False, "other_language")
+    assert refused.evidence[0] == Evidence("language", "es / en")
+    assert refused.explanation == "the nearest is in another language (es / en)"
+    asked = Judge("all-MiniLM-L6-v2", cross_lingual=True)
+    assert asked.decide(SPANISH, [match(1.0, ENGLISH)], threshold=0.5).served
+
+
+def test_a_candidate_in_another_language_does_not_hide_one_that_may_be_served() -> None:
+    matches = [match(0.99, ENGLISH), match(0.9, "¿Cómo cancelo la suscripción?")]
+
+    verdict = CALIBRATED.decide(SPANISH, matches, threshold=0.5)
+
+    assert (verdict.served, verdict.nearest) == (True, matches[1])
+
+
+@given(st.floats(0, 1))
+def test_in_other_languages_a_judged_similarity_is_never_above_the_cosine(cosine: float) -> None:
+    stored = "Welche Kunden haben im Jahr 2023 bezahlt?"
+
+    assert similarity(CALIBRATED, "Welche Kunden bezahlten 2023?", stored, cosine) <= cosine
+    assert similarity(CALIBRATED, stored.replace("2023", "2024"), stored, 0.97) < 0.5

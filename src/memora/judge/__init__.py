@@ -35,13 +35,15 @@ class Assessment:
     similarity: float
     """Probability that the stored answer is right, in [0, 1)."""
     evidence: tuple[Evidence, ...]
+    barred: bool = False
+    """Whether it may not be served at any threshold: it is in another language."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What was decided on one lookup, and why."""
 
-    reason: Literal["exact", "semantic", "below_threshold", "no_candidate"]
+    reason: Literal["exact", "semantic", "below_threshold", "other_language", "no_candidate"]
     explanation: str
     nearest: Match | None
     """The candidate that is most likely right."""
@@ -73,7 +75,7 @@ class Judge:
         cross_lingual: bool = False,
         without: str | None = None,
     ) -> None:
-        name = model.split(":")[0]
+        name = model.partition(":")[0].removeprefix("sentence-transformers/")
         self._enabled = enabled
         self._cross_lingual = cross_lingual
         self._ignored = KINDS[without] if without else ()
@@ -89,17 +91,17 @@ class Judge:
 
     def _assess(self, query: Text, stored: Text, cosine: float) -> Assessment:
         features, evidence = compare(query, stored)
-        for name in self._ignored:
-            features.pop(name, None)
-        if "languages" in features and not self._cross_lingual:
-            languages = Evidence("language", f"{query.language} / {stored.language}")
-            return Assessment(0.0, (languages, *evidence))
+        if self._ignored:
+            features = {name: x for name, x in features.items() if name not in self._ignored}
         if self._calibrated:
             similarity = self._weights.probability(features, cosine)
             if "foreign" in features:  # the calibration is of English texts
                 similarity = min(similarity, cosine)
         else:
             similarity = self._weights.lowered(features, cosine)
+        if "languages" in features and not self._cross_lingual:
+            languages = Evidence("language", f"{query.language} / {stored.language}")
+            return Assessment(_inside(similarity), (languages, *evidence), barred=True)
         return Assessment(_inside(similarity), tuple(evidence))
 
     def decide(self, query: str, matches: Sequence[Match], *, threshold: float) -> Verdict:
@@ -114,12 +116,18 @@ class Judge:
             nothing = "nothing comparable is stored in this context"
             return Verdict("no_candidate", nothing, None, None)
         assessments = self.assess(query, [(match.entry.query, match.cosine) for match in matches])
-        best = max(range(len(matches)), key=lambda at: assessments[at].similarity)
+        best = max(
+            range(len(matches)),
+            key=lambda at: (not assessments[at].barred, assessments[at].similarity),
+        )
         return _verdict(matches[best], assessments[best], threshold)
 
 
 def _verdict(match: Match, assessment: Assessment, threshold: float) -> Verdict:
     similarity, evidence = assessment.similarity, assessment.evidence
+    if assessment.barred:
+        languages = f"the nearest is in another language ({evidence[0].detail})"
+        return Verdict("other_language", languages, match, similarity, evidence)
     served = similarity >= threshold
     said = "; ".join(f"{one.kind}: {one.detail}" for one in evidence)
     explanation = (

@@ -7,9 +7,12 @@ quarter", "$10k" and "ten thousand dollars" are the same one.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from memora.judge._words import MONTHS, SCALES, UNITS, WEEKDAYS
+from memora.judge._words import MONTHS, SCALES, UNITS, WEEKDAYS, word_set
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Atom(NamedTuple):
@@ -29,20 +32,28 @@ class Token(NamedTuple):
     lower: str
 
 
-# Order matters: the longest reading first. No repetition nests in another one over the same
-# characters, so a scan is linear.
+_Found = tuple[tuple[Atom, ...], int]
+"""What was read, and from how many tokens; nothing from none."""
+
+# Order matters: the longest reading first, but for the words that no other reading can begin with,
+# which are most of any text. Every repetition is bounded, or ends where no other may begin on the
+# same characters, so that a scan is linear.
 _TOKENS = re.compile(
-    r"(?P<mail>[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,5})"
+    r"\s?(?:"
+    r"(?P<plain>[A-Za-z]+(?=[\s,?!]|$))"
+    r"|(?P<mail>(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,5})"
     r"|(?P<link>https?://[^\s<>\"']{1,300}|www\.[^\s<>\"']{1,300})"
-    r"|(?P<iso>\b\d{4}-\d{2}-\d{2}\b)"
+    r"|(?P<iso>\b\d{4}(?:-\d{1,2}-|/\d{1,2}/)\d{1,2}\b|\b\d{4}-(?:0[1-9]|1[0-2])\b(?!-))"
     r"|(?P<slash>\b\d{1,2}/\d{1,2}/\d{2,4}\b)"
+    r"|(?P<fraction>\b[1-9]/[2-9]\b(?!/))"
     r"|(?P<point>\b\d{1,2}\.\d{1,2}\.\d{4}\b)"
     r"|(?P<clock>\b\d{1,2}:\d{2}(?::\d{2})?\b)"
     r"|(?P<version>\bv?\d+(?:\.\d+){2,5}\b|\bv\d+(?:\.\d+)?\b)"
     r"|(?P<path>(?:~|\.{1,2})?/[\w.-]+(?:/[\w.-]+)+|\b[A-Za-z]:\\[\w.\\-]+)"
     r"|(?P<flag>(?<![\w-])--[A-Za-z][\w-]*)"
     r"|(?P<ordinal>\b\d{1,9}(?:st|nd|rd|th)\b)"
-    r"|(?P<id>\b[A-Za-z]{1,12}[-_]?\d[\w-]*(?:\.\d+)*\+*|\b\d+[-_](?:\d+[-_])*[A-Za-z][\w-]*"
+    r"|(?P<id>\b[A-Za-z]{1,12}[-_]?\d[\w-]*(?:\.\d+)*\+*"
+    r"|\b\d{1,20}[-_](?:\d{1,20}[-_]){0,8}[A-Za-z][\w-]*"
     r"|\b\d+[A-Za-z]+\d\w*|\b[A-Za-z]+_[\w]+)"
     r"|(?P<short>'\d{2}\b)"
     r"|(?P<decade>\b(?:1[0-9]|20)?\d0'?s\b)"
@@ -50,157 +61,324 @@ _TOKENS = re.compile(
     r"|(?P<dotted>\b[A-Za-z_]\w*(?:\.[A-Za-z_]\w+)+(?:\(\))?)"
     r"|(?P<symbol>[A-Za-z](?:\+\+|\#)|°[CFcf]?|%|[$€£¥₹])"
     r"|(?P<wide>[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af])"
-    r"|(?P<word>[^\W\d_]+(?:'[^\W\d_]+)?)"
+    r"|(?P<word>[^\W\d_]+(?:'[^\W\d_]+)?))"
 )
-_QUARTER = re.compile(r"(?:q|quarter)([1-4])", re.IGNORECASE)
-_HALF = re.compile(r"h([12])", re.IGNORECASE)
-_FISCAL = re.compile(r"fy(\d{2}|\d{4})", re.IGNORECASE)
+_PERIOD = re.compile(r"(?:(\d{4})[-_]?)?(?:(?:q|quarter)([1-4])|h([12]))(?:[-_]?(\d{4}))?")
+_FISCAL = re.compile(r"fy(\d{2}|\d{4})")
+_NAMED_MONTH = re.compile(r"(?:(\d{1,2})[-_])?([a-z]{3,9})[-_](\d{2}|\d{4})")
 
-_MONEY = {"$", "€", "£", "¥", "₹"}
-_MONEY_NAMES = {"US": "USD", "us": "USD", "canadian": "CAD", "australian": "AUD", "swiss": "CHF"}
-RELATIVE = {"today", "tomorrow", "yesterday", "tonight"}
-_YEARS = range(1000, 2200)
-_CENTURY = 100
+_YEARS = range(1000, 2200)  # four digits that are a year, if nothing speaks against it
+_PIVOT = 69  # two digits from here on are of the 20th century, as POSIX reads them
+_LAST_MONTH = 12
+_DAY_DIGITS = 2
+_SHORT_DAY = 3  # letters; "sun" and "sat" are words, unless in capitals
+# A float keeps 15 digits, of which twelve survive a conversion of units. Longer numbers, most of
+# them of an order or an account, are compared as they are written.
+_EXACT_DIGITS = 12
+
+_MOST_SCALES = 3  # "2 hundred thousand million"
+
+_VERSION = word_set("version versions release")
+# What has versions: 3.10 is not 3.1 there.
+_VERSIONED = word_set(
+    "python java node ruby php go django react angular kubernetes postgres postgresql mysql ubuntu"
+)
+
+_MONEY = frozenset("$€£¥₹")
+_CURRENCIES = {"US": "USD", "us": "USD", "canadian": "CAD", "australian": "AUD", "swiss": "CHF"}
+_DEGREES = {"c": "celsius", "f": "fahrenheit"}
+_HALVES = frozenset(("am", "pm"))
+_RELATIVE = word_set("today tomorrow yesterday tonight")
+_DECADES = {
+    name: f"19{digit}0s"
+    for digit, name in enumerate(
+        ("twenties", "thirties", "forties", "fifties", "sixties", "seventies", "eighties",
+         "nineties"), start=2
+    )
+}  # fmt: skip
+# Months that are words as well, or parts of them, in small letters.
+_DOUBTFUL_MONTHS = word_set("may march mar jan dec sep oct")
+_BEFORE_MONTHS = word_set("in of since until")
+# Dimensions whose units say something without a number: "in dollars".
+_BARE = word_set(
+    "celsius fahrenheit kelvin USD EUR GBP JPY INR CHF percent length mass volume data speed power "
+    "pressure"
+)
+_OTHER_MEANINGS = word_set("cup foot yard ton kilo")
+_NO_UNITS = word_set("in second")  # after a number: "5 in all", "2 second hand phones"
+_STARTS = (
+    MONTHS.keys() | WEEKDAYS.keys() | _RELATIVE | _DECADES.keys() | {"fiscal"}
+    | {
+        name for name, unit in UNITS.items()
+        if unit.dimension in _BARE and len(name) > 1 and name not in _OTHER_MEANINGS
+    }
+)  # fmt: skip
+"""Words that may begin an atom."""
+
+_NOTHING: _Found = ((), 0)
+_END = Token("", "", "")
+_LOOKAHEAD = 3 + _MOST_SCALES  # tokens
 
 
 def tokens_of(text: str) -> list[Token]:
     """Split into tokens, in order; what is none of them is dropped."""
-    return [
-        Token(match.lastgroup or "", found := match.group(), found.lower())
-        for match in _TOKENS.finditer(text)
-    ]
+    tokens = []
+    for match in _TOKENS.finditer(text):
+        kind = match.lastgroup or ""
+        found = match[kind]
+        tokens.append(Token("word" if kind == "plain" else kind, found, found.lower()))
+    return tokens
 
 
 def take_atoms(tokens: list[Token]) -> tuple[list[Atom], list[Token | Atom]]:
     """Return the atoms, and the sequence with every atom in place of its tokens."""
     atoms: list[Atom] = []
     sequence: list[Token | Atom] = []
+    padded = [*tokens, *[_END] * _LOOKAHEAD]
     at = 0
     while at < len(tokens):
         token = tokens[at]
-        if token.kind == "word" and token.lower not in _STARTS:
+        found, used = _NOTHING
+        if token.kind != "word" or token.lower in _STARTS:
+            read = _READERS.get(token.kind)
+            if read:
+                found, used = read(padded, at)
+        if found:
+            atoms += found
+            sequence += found
+            at += used
+        else:
             sequence.append(token)
             at += 1
-            continue
-        found, used = _read(tokens, at)
-        if not found:
-            sequence.append(token)
-            at += 1
-            continue
-        atoms += found
-        sequence += found
-        at += used
     return atoms, sequence
 
 
-def _read(tokens: list[Token], at: int) -> tuple[list[Atom], int]:  # noqa: PLR0911, PLR0912, C901
-    token = tokens[at]
-    kind, text, lower = token
-    after = tokens[at + 1] if at + 1 < len(tokens) else _NONE
-    if kind == "word":
-        if lower in MONTHS:
-            return _month(tokens, at)
-        if lower in WEEKDAYS and (text[0].isupper() or len(lower) > 3):  # noqa: PLR2004 - "sun"
-            return [Atom("weekday", str(WEEKDAYS[lower]), text)], 1
-        if lower in _DECADES:
-            return [Atom("year", _DECADES[lower], text)], 1
-        if lower in RELATIVE:
-            return [Atom("day", lower, text)], 1
-        if lower == "fiscal":
-            used = 1 + (after.lower == "year")
-            return [Atom("period", "fiscal", "fiscal year")], used
-        if lower in UNITS and UNITS[lower].dimension in _BARE:
-            return [Atom("unit", _currency(tokens, at) or _unit(lower), text)], 1
-        return [], 0
-    if kind == "ordinal":
-        number = lower[:-2].lstrip("0") or "0"
-        if after.lower in {"quarter", "half"}:
-            return [Atom("period", after.lower[0] + number, f"{text} {after.text}")], 2
-        if after.lower == "of" and at + 2 < len(tokens) and tokens[at + 2].lower in MONTHS:
-            found, used = _month(tokens, at + 2)
-            return [Atom("day", number, text), *found], used + 2
-        if after.lower in MONTHS:
-            found, used = _month(tokens, at + 1)
-            return [Atom("day", number, text), *found], used + 1
-        return [Atom("number", number, text)], 1
-    if kind == "id":
-        if match := _QUARTER.fullmatch(lower):
-            return [Atom("period", f"q{match[1]}", text)], 1
-        if match := _HALF.fullmatch(lower):
-            return [Atom("period", f"h{match[1]}", text)], 1
-        if match := _FISCAL.fullmatch(lower):
-            year = match[1] if len(match[1]) > 2 else f"20{match[1]}"  # noqa: PLR2004
-            return [Atom("period", "fiscal", text), Atom("year", year, text)], 1
-        return [Atom("identifier", lower, text)], 1
-    if kind == "iso":
-        year, month, day = text.split("-")
-        return _date(year, month, day, text), 1
-    if kind == "slash":
-        month, day, year = text.split("/")
-        if int(month) > 12:  # noqa: PLR2004 - then it is the day
-            month, day = day, month
-        return _date(year if len(year) > 2 else f"20{year}", month, day, text), 1  # noqa: PLR2004
-    if kind == "point":
-        day, month, year = text.split(".")
-        return _date(year, month, day, text), 1
-    if kind == "clock":
-        return _clock(text, after)
-    if kind in {"mail", "link", "path", "flag", "dotted"}:
-        return [Atom("identifier", lower.rstrip(".,;:!?)"), text)], 1
-    if kind == "version":
-        return [Atom("version", lower.lstrip("v"), text)], 1
-    if kind == "symbol":
-        if text in _MONEY and after.kind == "number":
-            found, used = _number(tokens, at + 1)
-            value = found[0].value.split(" ")[0]
-            return [Atom("number", f"{value} {UNITS[text].dimension}", text + found[0].shown)], used + 1
-        if lower in UNITS:
-            return [Atom("unit", _unit(lower), text)], 1
-        return ([Atom("identifier", lower, text)], 1) if text[0].isalpha() else ([], 0)
-    if kind == "number":
-        return _number(tokens, at)
-    if kind == "decade":
-        return [Atom("year", f"{text.rstrip('s').rstrip(_APOSTROPHE)[-2:]}s", text)], 1
-    if kind == "short":
-        return [Atom("year", f"20{text[1:]}", text)], 1
-    return [], 0
+def _one(kind: str, value: str, shown: str, used: int = 1) -> _Found:
+    return (Atom(kind, value, shown),), used
 
 
-def _number(tokens: list[Token], at: int) -> tuple[list[Atom], int]:  # noqa: PLR0911
+def _word(tokens: list[Token], at: int) -> _Found:
+    _, text, lower = tokens[at]
+    if lower in MONTHS:
+        return _month(tokens, at)
+    if lower in WEEKDAYS:
+        named = text[0].isupper() or len(lower) > _SHORT_DAY
+        return _one("weekday", str(WEEKDAYS[lower]), text) if named else _NOTHING
+    if lower == "fiscal":
+        return _one("period", "fiscal", "fiscal year", 1 + (tokens[at + 1].lower == "year"))
+    if lower in UNITS:
+        if currency := _currency_before(tokens, at):
+            return _one("unit", currency, f"{tokens[at - 1].text} {text}")
+        return _one("unit", _unit(lower), text)
+    return _one("year" if lower in _DECADES else "day", _DECADES.get(lower, lower), text)
+
+
+def _month(tokens: list[Token], at: int) -> _Found:
+    """Read a month, and the day behind it; nothing where it is another word, such as "may"."""
+    (_, text, lower), after = tokens[at], tokens[at + 1]
+    is_day = after.kind == "ordinal" or (after.kind == "number" and len(after.text) <= _DAY_DIGITS)
+    if lower in _DOUBTFUL_MONTHS and not (
+        is_day
+        or (text[0].isupper() and (at or after.kind == "number"))
+        or (at and (tokens[at - 1].lower in _BEFORE_MONTHS or tokens[at - 1].kind == "number"))
+    ):
+        return _NOTHING
+    month = Atom("month", str(MONTHS[lower]), text)
+    if is_day:
+        return (month, Atom("day", after.lower.rstrip("stndrh").lstrip("0"), after.text)), 2
+    return (month,), 1
+
+
+def _ordinal(tokens: list[Token], at: int) -> _Found:
+    (_, text, lower), after = tokens[at], tokens[at + 1]
+    number = lower[:-2].lstrip("0") or "0"
+    if after.lower in {"quarter", "half"}:
+        return _one("period", after.lower[0] + number, f"{text} {after.text}", 2)
+    ahead = 2 if after.lower == "of" else 1
+    if tokens[at + ahead].lower in MONTHS:
+        found, used = _month(tokens, at + ahead)
+        return (Atom("day", number, text), *found), ahead + used
+    return _one("number", number, text)
+
+
+def _identifier(tokens: list[Token], at: int) -> _Found:
+    _, text, lower = tokens[at]
+    if match := _PERIOD.fullmatch(lower):
+        before, quarter, half, after = match.groups()
+        period = Atom("period", f"q{quarter}" if quarter else f"h{half}", text)
+        year = before or after
+        return ((period, Atom("year", year, text)) if year else (period,)), 1
+    if match := _FISCAL.fullmatch(lower):
+        return (Atom("period", "fiscal", text), Atom("year", _year(match[1]), text)), 1
+    if (match := _NAMED_MONTH.fullmatch(lower)) and match[2] in MONTHS:
+        day = (match[1],) if match[1] else ()
+        return _date(text, _year(match[3]), str(MONTHS[match[2]]), *day)
+    return _one("identifier", lower, text)
+
+
+def _iso(tokens: list[Token], at: int) -> _Found:
     text = tokens[at].text
-    digits = text.replace(",", "")
-    shown, used = text, 1
-    after = tokens[at + 1] if at + 1 < len(tokens) else _NONE
-    if len(digits) == 4 and digits.isdigit() and int(digits) in _YEARS and "," not in text:  # noqa: PLR2004, SIM102
-        if after.lower not in UNITS or after.lower == "second":
-            return [Atom("year", digits, text)], 1
-    if after.lower in MONTHS and len(digits) <= 2:  # noqa: PLR2004 - 5 March
-        found, more = _month(tokens, at + 1)
-        return [Atom("day", digits.lstrip("0"), text), *found], 1 + more
-    value = float(digits) if len(digits) <= 300 else float("inf")  # noqa: PLR2004 - beyond a float
-    while after.lower in SCALES and (after.lower not in UNITS or after.text.isupper()):
-        value *= SCALES[after.lower]
+    year, month, *day = re.split("[-/]", text)
+    return _date(text, year, month, *day)
+
+
+def _slash(tokens: list[Token], at: int) -> _Found:
+    """Read a date as American, unless it can only be of the rest of the world."""
+    text = tokens[at].text
+    month, day, year = text.split("/")
+    if int(month) > _LAST_MONTH:
+        month, day = day, month
+    return _date(text, _year(year), month, day)
+
+
+def _point(tokens: list[Token], at: int) -> _Found:
+    text = tokens[at].text
+    day, month, year = text.split(".")
+    return _date(text, year, month, day)
+
+
+def _date(text: str, year: str, month: str, *day: str) -> _Found:
+    date = Atom("year", year, text), Atom("month", month.lstrip("0"), text)
+    return (*date, *(Atom("day", one.lstrip("0"), text) for one in day)), 1
+
+
+def _year(digits: str) -> str:
+    """Write a year's century out."""
+    if len(digits) > 2:  # noqa: PLR2004 - "99" has two
+        return digits
+    return f"{19 if int(digits) >= _PIVOT else 20}{digits}"
+
+
+def _short(tokens: list[Token], at: int) -> _Found:
+    text = tokens[at].text
+    return _one("year", _year(text[1:]), text)
+
+
+def _decade(tokens: list[Token], at: int) -> _Found:
+    _, text, lower = tokens[at]
+    digits = lower.rstrip("s").rstrip("'")
+    if len(digits) == 2:  # noqa: PLR2004 - "90s": as its name has it; the twenties are 1920s
+        digits = ("20" if digits < "20" else "19") + digits
+    return _one("year", f"{digits}s", text)
+
+
+def _clock(tokens: list[Token], at: int) -> _Found:
+    (_, text, _), after = tokens[at], tokens[at + 1]
+    hour, minute, *seconds = text.split(":")
+    time = ":".join([minute, *(second for second in seconds if second != "00")])
+    if after.lower in _HALVES:
+        return _one("number", f"{_hour(hour, after.lower)}:{time}", f"{text} {after.text}", 2)
+    return _one("number", f"{int(hour)}:{time}", text)
+
+
+def _hour(hour: str, half: str) -> int:
+    return int(hour) % 12 + (12 if half == "pm" else 0)
+
+
+def _address(tokens: list[Token], at: int) -> _Found:
+    _, text, lower = tokens[at]
+    return _one("identifier", lower.rstrip(".,;:!?)"), text)
+
+
+def _version(tokens: list[Token], at: int) -> _Found:
+    _, text, lower = tokens[at]
+    return _one("version", lower.lstrip("v"), text)
+
+
+def _symbol(tokens: list[Token], at: int) -> _Found:
+    (_, text, lower), after = tokens[at], tokens[at + 1]
+    if text in _MONEY and after.kind == "number":
+        amount = _amount(tokens, at + 1, money=True)
+        used = 1 + amount.used
+        currency = UNITS[text].dimension
+        last = tokens[at + used].lower
+        if last in UNITS and UNITS[last].dimension == currency:  # "$5 dollars"
+            used += 1
+        return _one("number", f"{amount.exact} {currency}", text + amount.shown, used)
+    if lower in UNITS:
+        return _one("unit", _unit(lower), text)
+    return _one("identifier", lower, text) if text[0].isalpha() else _NOTHING
+
+
+class _Amount(NamedTuple):
+    exact: str
+    shown: str
+    used: int
+
+
+def _amount(tokens: list[Token], at: int, *, money: bool = False) -> _Amount:
+    """Read digits and the words that scale them; "m" is a million only of money, or as "M"."""
+    text, after = tokens[at].text, tokens[at + 1]
+    digits, shown, used, scale = text.replace(",", ""), text, 1, 1.0
+    if after.kind == "fraction" and len(digits) <= _DAY_DIGITS and digits.isdigit():  # "1 1/2"
+        digits, shown, used = f"{int(digits) + _divided(after):g}", f"{text} {after.text}", 2
+    elif tokens[at].kind == "fraction":
+        digits = f"{_divided(tokens[at]):g}"
+    while (
+        used <= _MOST_SCALES
+        and (after := tokens[at + used]).lower in SCALES
+        and (money or after.text.isupper() or after.lower not in UNITS)
+    ):
+        scale *= SCALES[after.lower]
         shown, used = f"{shown} {after.text}", used + 1
-        after = tokens[at + used] if at + used < len(tokens) else _NONE
-    exact = digits if value == float("inf") else f"{value:.12g}"
-    if after.lower in {"am", "pm"} and used == 1:
-        return [Atom("number", f"{_hour(int(float(digits)), after.lower)}:00", f"{shown} {after.text}")], 2
+    return _Amount(_times(digits, scale), shown, used)
+
+
+def _divided(fraction: Token) -> float:
+    upper, lower = fraction.text.split("/")
+    return int(upper) / int(lower)
+
+
+def _times(digits: str, factor: float) -> str:
+    """Multiply; what is longer than a float is exact stays as it is written."""
+    if len(digits) > _EXACT_DIGITS:
+        digits = digits.lstrip("0") or "0"
+        return digits if factor == 1 else f"{digits}*{factor:g}"
+    value = float(digits) * factor
+    return f"{value:.0f}" if value.is_integer() else f"{value:.12g}"
+
+
+def _number(tokens: list[Token], at: int) -> _Found:
+    text = tokens[at].text
+    before, after = tokens[at - 1] if at else _END, tokens[at + 1]
+    if before.lower in _VERSION or ("." in text and before.lower in _VERSIONED):
+        return _one("version", text, text)
+    if len(text) == 4 and text.isdigit() and int(text) in _YEARS:  # noqa: PLR2004 - a year's digits
+        if after.lower not in UNITS or after.lower == "second":
+            return _one("year", text, text)
+    elif len(text) <= _DAY_DIGITS and after.lower in MONTHS:
+        found, more = _month(tokens, at + 1)
+        return (Atom("day", text.lstrip("0"), text), *found), 1 + more
+    elif after.lower in _HALVES:
+        hour, _, minute = text.partition(".")
+        if len(hour) <= 2 and len(minute) in {0, 2}:  # noqa: PLR2004 - "5" or "5.30"
+            time = f"{_hour(hour, after.lower)}:{minute or '00'}"
+            return _one("number", time, f"{text} {after.text}", 2)
+    return _quantity(tokens, at)
+
+
+def _quantity(tokens: list[Token], at: int) -> _Found:
+    """Read an amount, and the unit or the currency it is of."""
+    exact, shown, used = _amount(tokens, at)
+    after, further = tokens[at + used], tokens[at + used + 1]
+    both = f"{shown} {after.text} {further.text}"
     if after.text == "°" or after.lower in {"degree", "degrees"}:
-        further = tokens[at + used + 1] if at + used + 1 < len(tokens) else _NONE
-        name = {"c": "celsius", "f": "fahrenheit"}.get(further.lower, further.lower)
+        name = _DEGREES.get(further.lower, further.lower)
         if name in UNITS:
-            return [Atom("number", f"{exact} {UNITS[name].dimension}", f"{shown} {further.text}")], used + 2
-    if after.lower in UNITS and after.lower not in {"in", "second"}:
-        dimension, factor = UNITS[after.lower]
+            return _one("number", f"{exact} {UNITS[name].dimension}", both, used + 2)
+    currency = _CURRENCIES.get(after.text) or _CURRENCIES.get(after.lower)
+    if currency and further.lower in UNITS:
+        return _one("number", f"{exact} {currency}", both, used + 2)
+    if after.lower in UNITS and after.lower not in _NO_UNITS:
+        if after.text in _MONEY and further.kind == "number":  # it is of the next number
+            return _one("number", exact, shown, used)
+        unit = UNITS[after.lower]
+        dimension = unit.dimension
         if dimension.isupper():
-            dimension = _currency(tokens, at + used) or dimension
-        return [Atom("number", f"{value * factor:.12g} {dimension}", f"{shown} {after.text}")], used + 1
-    further = tokens[at + used + 1] if at + used + 1 < len(tokens) else _NONE
-    if after.text in _MONEY_NAMES or after.lower in _MONEY_NAMES and further.lower in UNITS:
-        name = _MONEY_NAMES.get(after.text) or _MONEY_NAMES[after.lower]
-        if further.lower in UNITS:
-            return [Atom("number", f"{exact} {name}", f"{shown} {after.text} {further.text}")], used + 2
-    return [Atom("number", exact, shown)], used
+            dimension = _currency_before(tokens, at + used) or dimension
+        value = _times(exact, unit.factor)
+        return _one("number", f"{value} {dimension}", f"{shown} {after.text}", used + 1)
+    return _one("number", exact, shown, used)
 
 
 def _unit(name: str) -> str:
@@ -208,67 +386,17 @@ def _unit(name: str) -> str:
     return dimension if dimension.isupper() else f"{factor:g} {dimension}"
 
 
-def _currency(tokens: list[Token], at: int) -> str | None:
+def _currency_before(tokens: list[Token], at: int) -> str | None:
     """Return the currency that the word before names: "Canadian dollars"."""
     if not at:
         return None
     before = tokens[at - 1]
-    return _MONEY_NAMES.get(before.text) or _MONEY_NAMES.get(before.lower)
+    return _CURRENCIES.get(before.text) or _CURRENCIES.get(before.lower)
 
 
-def _month(tokens: list[Token], at: int) -> tuple[list[Atom], int]:
-    token = tokens[at]
-    after = tokens[at + 1] if at + 1 < len(tokens) else _NONE
-    is_day = after.kind == "ordinal" or (after.kind == "number" and len(after.text) <= 2)  # noqa: PLR2004
-    if token.lower in {"may", "march", "mar", "jan", "dec", "sep", "oct"} and not (
-        is_day or token.text[0].isupper() and (at or after.kind == "number") or _dated(tokens, at)
-    ):
-        return [], 0
-    month = Atom("month", str(MONTHS[token.lower]), token.text)
-    if is_day:
-        return [month, Atom("day", after.text.rstrip("stndrh").lstrip("0"), after.text)], 2
-    return [month], 1
-
-
-def _dated(tokens: list[Token], at: int) -> bool:
-    """Return whether a number or a preposition of time stands before: "in may", "5 march"."""
-    return at > 0 and (tokens[at - 1].lower in {"in", "of", "since", "until"} or tokens[at - 1].kind == "number")
-
-
-def _date(year: str, month: str, day: str, text: str) -> list[Atom]:
-    return [
-        Atom("year", year, text),
-        Atom("month", month.lstrip("0"), text),
-        Atom("day", day.lstrip("0"), text),
-    ]
-
-
-def _clock(text: str, after: Token) -> tuple[list[Atom], int]:
-    hour, _, rest = text.partition(":")
-    half = after.lower if after.lower in {"am", "pm"} else ""
-    return [Atom("number", f"{_hour(int(hour), half)}:{rest}", f"{text} {half}".strip())], 1 + bool(half)
-
-
-def _hour(hour: int, half: str) -> int:
-    if half:
-        return hour % 12 + (12 if half == "pm" else 0)
-    return hour
-
-
-_APOSTROPHE = "'"
-_DECADES = {
-    name: f"{digit}0s"
-    for digit, name in enumerate(
-        "twenties thirties forties fifties sixties seventies eighties nineties".split(), start=2
-    )
-}
-_NONE = Token("", "", "")
-_BARE = {
-    "celsius", "fahrenheit", "kelvin", "USD", "EUR", "GBP", "JPY", "INR", "CHF", "percent",
-    "length", "mass", "volume", "data", "speed", "power", "pressure",
+_READERS: dict[str, Callable[[list[Token], int], _Found]] = {
+    "word": _word, "ordinal": _ordinal, "id": _identifier, "iso": _iso, "slash": _slash,
+    "point": _point, "clock": _clock, "mail": _address, "link": _address, "path": _address,
+    "flag": _address, "dotted": _address, "version": _version, "symbol": _symbol,
+    "number": _number, "fraction": _quantity, "decade": _decade, "short": _short,
 }  # fmt: skip
-# Words that may begin an atom.
-_STARTS = (
-    MONTHS.keys() | WEEKDAYS.keys() | RELATIVE | _DECADES.keys() | {"fiscal"}
-    | {name for name, unit in UNITS.items() if unit.dimension in _BARE and len(name) > 1 and name not in {"cup", "foot", "yard", "ton", "kilo"}}
-)  # fmt: skip

@@ -11,6 +11,7 @@ import math
 from bisect import bisect_right
 from functools import cache
 from importlib.resources import files
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Curve:
     def __init__(self, points: Sequence[tuple[float, float]]) -> None:
         self._xs = [float(x) for x, _ in points]
         self._ys = [float(y) for _, y in points]
-        pairs = zip(points, points[1:], strict=False)
+        pairs = pairwise(points)
         self._slopes = [(y1 - y0) / (x1 - x0) for (x0, y0), (x1, y1) in pairs]
 
     def __call__(self, x: float) -> float:

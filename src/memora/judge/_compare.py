@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from rapidfuzz.distance import OSA
 
-from memora.judge._text import weight_of
-from memora.judge._words import relations
+from memora.judge._text import ARTICLES, LIGHT_WEIGHT, MOST_CHARACTERS, weight_of
+from memora.judge._words import relations, word_set
 from memora.model import Evidence
 
 if TYPE_CHECKING:
@@ -20,10 +21,10 @@ KINDS: dict[str, tuple[str, ...]] = {
     "dates": ("dates", "anchored"),
     "units": ("units",),
     "identifiers": ("identifiers",),
-    "names": ("names", "name_extra"),
+    "names": ("names",),
     "polarity": ("polarity", "polarity_loose"),
     "words": ("substitution", "insertion"),
-    "wording": ("explained", "covered"),
+    "wording": ("explained",),
     "siblings": ("siblings",),
     "question": ("question",),
     "quantifiers": ("quantifiers",),
@@ -38,30 +39,55 @@ KINDS: dict[str, tuple[str, ...]] = {
 # Words left over on a side that are paired with the other side's: more would cost time, and texts
 # that differ in more are not repeats.
 _MOST_WORDS = 24
+_MOST_SHOWN = 4  # words of a side, in evidence
+_MOST_SHOWN_ATOMS = 3
+_MOST_SHOWN_ORDER = 6  # pieces of a side that is turned round
+
+# Up to this share of both texts' weight, divided into 1, what they have in common still counts:
+# little for a word such as "not", which decides only between texts that are otherwise alike, and
+# less for synonyms, which say that all is covered.
+_DECISIVE = 1.5
+_COVERING = 3.0
+_ANCHORED = 1.5  # a common date makes up for a share of what is not covered
+_ENOUGH_REWORDED = 3  # words that are the same in other words; more explain no more
+_FRAME_POWER = 3  # one word changed in an otherwise equal sentence changes what is meant
+
 _DATES = frozenset(("year", "month", "day", "weekday", "period"))
 _ATOM_KINDS = {
     "number": "numbers", "date": "dates", "identifier": "identifiers", "version": "identifiers",
     "unit": "units",
 }  # fmt: skip
-_QUANTIFIERS = frozenset("all every each any some both either only most".split())
-_MODALS = frozenset("will would should must may might did can could".split())
-_DIRECTIONS = frozenset(
-    "on before after from to into out with about up down off over under".split()
-)
+# Of the small words; others, such as "all" and "under", are compared as words.
+_QUANTIFIERS = word_set("any some only")
+_MODALS = word_set("will would should must may might did can could")
+_DIRECTIONS = word_set("on from to into out with about up off over")
 _NEGATING_PREFIXES = ("un", "in", "im", "ir", "il", "dis", "non", "de", "mis")
+_LEAST_NEGATED = 3  # letters
 _SPECIFIC_QUESTIONS = frozenset((
     "why", "when", "where", "who", "how", "how many", "how much", "how long", "how often",
     "how old", "how far", "how big", "whether",
 ))  # fmt: skip
+_BOUND_NAMES = {"ge": "at least", "le": "at most", "gt": "more", "lt": "less", "eq": "exactly"}
+_UNDERSTOOD = frozenset(("", "en"))  # languages
+
 # "A and B" is "B and A"; "A to B" is not "B to A", unless the two are compared.
-_SYMMETRIC = frozenset("and or vs versus".split())
-_COMPARING = frozenset("compar differ mix combin relat similar versus vs equal better".split())
-_LINKS = frozenset("with to from between than".split())
-_PREPOSITIONS = frozenset("in on at for from by of to with between since until per during".split())
-_ARTICLES = frozenset(("a", "an", "the"))
-_LONGEST_SWAP = 40  # pieces that are searched for a swap
+_SYMMETRIC = word_set("and or vs versus")
+_COMPARING = word_set("compar differ mix combin relat similar versus vs equal better")
+_LINKS = word_set("with to from between than")
+_PREPOSITIONS = word_set("in on at for from by of to with between since until per during")
+_LEAST_SWAP, _LONGEST_SWAP = 3, 40  # pieces that are searched for a swap
 _LONGEST_PART = 5  # pieces of a part that changed places
+
 _POUND = 453.59237  # grams; the table's mass is in grams
+_ROUNDING = 1e-9
+_KIBIS = [1.024**power for power in (1, 2, 3, 4)]  # a thousand bytes or 1,024, up to tera
+
+_ACRONYM = range(2, 6)  # letters
+_SMALL_WORD = range(4, 8)  # letters of a small word that may be misspelt
+_LEAST_SLIP = 4  # letters; shorter words are too near to others
+_LEAST_STRANGE_SLIP = 6  # the same, where neither word is known
+_LONG_WORD = 8  # letters; may have two slips
+_MOST_SLIPS = 2
 
 
 class Comparison(NamedTuple):
@@ -83,32 +109,25 @@ def compare(a: Text, b: Text) -> Comparison:
     start, end = _ends(a.sequence, b.sequence)
     frame = (start + end) / max(len(a.sequence), len(b.sequence), 1)
     _compare_atoms(a, b, found)
-
-    left = [word for word, count in a.content.items() if count > b.content.get(word, 0)]
-    right = [word for word, count in b.content.items() if count > a.content.get(word, 0)]
+    left, right = _lacking(a, b), _lacking(b, a)
     opposites, reworded = _pair(a, b, left, right, found)
     left_weight, right_weight = sum(map(weight_of, left)), sum(map(weight_of, right))
     total = a.weight + b.weight
     share = (left_weight + right_weight) / total if total else 0.0
-    # A word such as "not" or "before" decides between texts that are otherwise alike; in a long
-    # story beside a short question it does not.
-    near = max(0.0, 1.0 - 1.5 * share)
-    foreign = not {a.language, b.language} <= {"", "en"}
-    if foreign:
-        # The word lists are English: of other languages only what is exact is compared.
-        features["foreign"] = 1.0
-        features["languages"] = float(a.language != b.language and "" not in {a.language, b.language})
-    else:
-        covered = max(0.0, 1.0 - 3.0 * share)
-        features["covered"] = covered
-        features["explained"] = covered * min(reworded, 3) / 3
+    near = max(0.0, 1.0 - _DECISIVE * share)
+    if {a.language, b.language} <= _UNDERSTOOD:
+        covered = max(0.0, 1.0 - _COVERING * share)
+        features["explained"] = covered * min(reworded, _ENOUGH_REWORDED) / _ENOUGH_REWORDED
         if any(kind in _DATES and (kind, value) in b.atoms for kind, value in a.atoms):
-            features["anchored"] = min(1.0, 1.5 * covered)
-        features["substitution"] = frame**3 * min(left_weight, right_weight)
+            features["anchored"] = min(1.0, _ANCHORED * covered)
+        features["substitution"] = frame**_FRAME_POWER * min(left_weight, right_weight)
         features["insertion"] = frame * abs(left_weight - right_weight)
         _compare_names(a, b, left, right, found)
-    negation = a.negations - b.negations
-    if (negation + opposites) % 2:
+    else:
+        # The word lists are English: of other languages only what is exact is compared.
+        features["foreign"] = 1.0
+        features["languages"] = float(a.language != b.language and bool(a.language and b.language))
+    if (a.negations - b.negations + opposites) % 2:
         features["polarity"] = near * frame
         features["polarity_loose"] = near * (1.0 - frame)
         if not opposites:
@@ -118,19 +137,20 @@ def compare(a: Text, b: Text) -> Comparison:
     if a.bounds and b.bounds and a.bounds.isdisjoint(b.bounds):
         features["bounds"] = 1.0
         found.evidence.append(Evidence("bounds", f"{_bounds(a)} / {_bounds(b)}"))
-    middle = a.sequence[start : len(a.sequence) - end], b.sequence[start : len(b.sequence) - end]
-    compared = bool(_COMPARING & a.content.keys())
-    if a.passive == b.passive and _swapped(*middle, compared=compared):
-        features["order"] = 1.0
-        one, other = (" ".join(part[:6]) for part in middle)
-        found.evidence.append(Evidence("order", f"{one} / {other}"))
-    elif not compared and _turned(a, b):
-        features["order"] = 1.0
-        shown = f"to {_some(sorted(a.targets))} / to {_some(sorted(b.targets))}"
-        found.evidence.append(Evidence("order", shown))
-    if not found.evidence and (left or right):
-        found.evidence.append(_wording(a, b, left, right))
-    return found
+    _compare_order(a, b, slice(start, -end or None), found)
+    if a.rest != b.rest:  # as if one word were another
+        features["substitution"] = features.get("substitution", 0.0) + 1.0
+        differ = f"the texts differ after {MOST_CHARACTERS:,} characters"
+        found.evidence.append(Evidence("words", differ))
+    if not found.evidence:
+        _tell_words(a, b, left, right, found)
+    return Comparison({name: value for name, value in features.items() if value}, found.evidence)
+
+
+def _lacking(text: Text, other: Text) -> list[str]:
+    """Return the stems that a text has more often than the other."""
+    there = other.content
+    return [word for word, count in text.content.items() if count > there.get(word, 0)]
 
 
 def _compare_atoms(a: Text, b: Text, found: Comparison) -> None:
@@ -143,24 +163,41 @@ def _compare_atoms(a: Text, b: Text, found: Comparison) -> None:
             if (kind, value) not in others:
                 group, key = ("date", f"{kind} {value}") if kind in _DATES else (kind, value)
                 only.setdefault(group, ({}, {}))[side][key] = shown
+    if "number" in only and "date" in only:
+        _drop_years(only["number"], only["date"])
     if "number" in only:
         _drop_equal_numbers(*only["number"])
     for kind, (one, other) in only.items():
         if one and other:
             name = _ATOM_KINDS[kind]
             found.features[name] = found.features.get(name, 0.0) + min(len(one), len(other))
-            found.evidence.append(Evidence(name, f"{_some(one.values())} / {_some(other.values())}"))
+            shown = f"{_some(one.values())} / {_some(other.values())}"
+            found.evidence.append(Evidence(name, shown))
     sides = {bool(one) for one, other in only.values() if bool(one) != bool(other)}
     if len(sides) > 1:  # "in 2019" against "for 5 years"
         found.features["numbers"] = found.features.get("numbers", 0.0) + 1.0
 
 
+def _drop_years(
+    numbers: tuple[dict[str, str], dict[str, str]], dates: tuple[dict[str, str], dict[str, str]]
+) -> None:
+    """Drop numbers that look like a year on one side, as "1000" beside "1k"."""
+    for years, others in zip(dates, reversed(numbers), strict=True):
+        for key in list(years):
+            kind, _, year = key.partition(" ")
+            same = [value for value in others if value.partition(" ")[0] == year]
+            if kind == "year" and same:
+                del years[key], others[same[0]]
+
+
 def _drop_equal_numbers(one: dict[str, str], other: dict[str, str]) -> None:
     """Drop numbers that are equal but for a unit that one side leaves out or writes otherwise."""
+    matches = list(other)[:_MOST_WORDS]
     for value in list(one)[:_MOST_WORDS]:
-        for match in list(other)[:_MOST_WORDS]:
+        for match in matches:
             if _equal(value, match):
                 del one[value], other[match]
+                matches.remove(match)
                 break
 
 
@@ -168,18 +205,24 @@ def _equal(one: str, other: str) -> bool:
     (x, _, unit), (y, _, other_unit) = one.partition(" "), other.partition(" ")
     if ":" in x or ":" in y:  # a time of day
         return x.removesuffix(":00") == y.removesuffix(":00")
-    first, second = float(x), float(y)
-    units = {unit, other_unit}
-    if units == {"percent", ""}:
-        part, whole = (second, first) if unit else (first, second)
-        return part == whole or abs(part - whole / 100) < 1e-9  # noqa: PLR2004 - 0.25 or 25
-    if "" in units:
-        return first == second
-    if units == {"data"}:
-        return 0.9 * second < first < 1.1 * second  # a thousand, or 1,024
-    if units == {"mass", "GBP"}:  # pounds: the scanner takes them for a weight
+    if "*" in x or "*" in y:
+        return x == y and not (unit and other_unit)
+    if unit and other_unit:
+        return _same_measure(float(x), unit, float(y), other_unit)
+    if "percent" in {unit, other_unit}:
+        part, whole = (float(y), float(x)) if unit else (float(x), float(y))
+        return part == whole or abs(part - whole / 100) < _ROUNDING  # 0.25 or 25
+    # A float keeps fewer digits than an account's number has.
+    return x == y if x.isdigit() and y.isdigit() else float(x) == float(y)
+
+
+def _same_measure(first: float, unit: str, second: float, other_unit: str) -> bool:
+    if unit == other_unit == "data":
+        low, high = sorted((first, second))
+        return any(abs(high - low * kibi) < _ROUNDING * high for kibi in _KIBIS)
+    if {unit, other_unit} == {"mass", "GBP"}:  # pounds: the scanner takes them for a weight
         weight, money = (first, second) if unit == "mass" else (second, first)
-        return abs(weight / _POUND - money) <= 1e-6 * money  # noqa: PLR2004
+        return abs(weight / _POUND - money) <= _ROUNDING * money
     return False
 
 
@@ -205,26 +248,54 @@ def _pair_words(
 ) -> tuple[int, int]:
     known = relations()
     opposites = reworded = 0
+    others = right[:_MOST_WORDS]
+    nothing: frozenset[int] = frozenset()
     for word in left[:_MOST_WORDS]:
-        synonyms = known.synonyms.get(word, frozenset())
-        antonyms = known.antonyms.get(word, frozenset())
-        for other in right[:_MOST_WORDS]:
-            if other in antonyms or _is_negated(word, other):
+        antonyms = known.antonyms.get(word, ())
+        synonyms = known.synonyms.get(word, nothing)
+        familiar, ending = word in known.rarity, word[-_LEAST_NEGATED:]
+        for other in others:
+            if other in antonyms or (other.endswith(ending) and _is_negated(word, other)):
                 opposites += 1
-                shown = f"{_show(a, [word])} / {_show(b, [other])}"
+                shown = f"{a.shown[word]} / {b.shown[other]}"
                 found.evidence.append(Evidence("opposites", shown))
-            elif not synonyms.isdisjoint(known.synonyms.get(other, ())):
+            elif not synonyms.isdisjoint(known.synonyms.get(other, nothing)):
                 if known.exclusive.get(word, 0) & known.exclusive.get(other, 0):
                     continue  # "second" and "minute" are also words for a moment
                 reworded += 1
-            elif _is_slip(a, word, b, other):
-                reworded += 1
-            else:
+            elif (familiar and other in known.rarity) or not _is_slip(a, word, b, other):
                 continue
+            else:
+                reworded += 1
             left.remove(word)
             right.remove(other)
+            others.remove(other)
             break
     return opposites, reworded
+
+
+def _is_negated(one: str, other: str) -> bool:
+    """Return whether one word is the other with a negating prefix."""
+    short, long = (one, other) if len(one) < len(other) else (other, one)
+    prefix = long[: -len(short)]
+    return len(short) >= _LEAST_NEGATED and prefix in _NEGATING_PREFIXES and long.endswith(short)
+
+
+def _is_slip(a: Text, word: str, b: Text, match: str) -> bool:
+    """Return whether one of two words, not both of them known, is a slip of the pen."""
+    one, other = a.shown[word].lower(), b.shown[match].lower()
+    longest = max(len(one), len(other))
+    if longest < _LEAST_SLIP or abs(len(one) - len(other)) > _MOST_SLIPS:
+        return False
+    known = relations().rarity
+    # Two names, or two words that nobody knows, may well be two things.
+    if (word not in known and match not in known) or (word in a.names and match in b.names):
+        return longest >= _LEAST_STRANGE_SLIP and one[0] == other[0] and _distance(one, other) <= 1
+    return _distance(one, other) <= (1 if longest < _LONG_WORD else _MOST_SLIPS)
+
+
+def _distance(one: str, other: str) -> int:
+    return OSA.distance(one, other, score_cutoff=_MOST_SLIPS)
 
 
 def _expand(words: list[str], text: Text, others: list[str], other: Text) -> int:
@@ -233,27 +304,24 @@ def _expand(words: list[str], text: Text, others: list[str], other: Text) -> int
     for word in words[:_MOST_WORDS]:
         shown = text.shown[word]
         parts: Sequence[str] = ()
-        if 2 <= len(shown) <= 5 and (shown.isupper() or word not in known):  # noqa: PLR2004
+        if len(shown) in _ACRONYM and (shown.isupper() or word not in known):
             at = other.initials.find(shown.lower())
             if at >= 0:
                 parts = [part for part in other.sequence[at : at + len(shown)] if part in others]
                 acronyms += bool(parts)
         if not parts and word not in known:
             parts = _apart(word, other.sequence)
-            if not parts:
-                continue
-        elif not parts:
-            continue
-        words.remove(word)
-        for part in parts:
-            if part in others:
-                others.remove(part)
+        if parts:
+            words.remove(word)
+            for part in parts:
+                if part in others:
+                    others.remove(part)
     return acronyms
 
 
 def _apart(word: str, sequence: Sequence[str]) -> tuple[str, ...]:
     """Return two neighbours that make up a word: "check" and "out"."""
-    for first, second in zip(sequence, sequence[1:], strict=False):
+    for first, second in pairwise(sequence):
         if word.startswith(first) and first + second == word:
             return first, second
     return ()
@@ -263,13 +331,11 @@ def _drop_slips(words: list[str], other: Text) -> int:
     """Drop misspelt small words: "shoud" where the other text has "should"."""
     known, slips = relations().rarity, 0
     for word in words[:_MOST_WORDS]:
-        if word in known or not 4 <= len(word) <= 7:  # noqa: PLR2004 - as long as small words are
-            continue
-        if any(
-            abs(len(small) - len(word)) < 2 and OSA.distance(word, small, score_cutoff=1) == 1  # noqa: PLR2004
+        if word not in known and len(word) in _SMALL_WORD and any(
+            OSA.distance(word, small, score_cutoff=1) == 1
             for small in other.function
-            if len(small) > 3  # noqa: PLR2004
-        ):
+            if len(small) >= _SMALL_WORD.start
+        ):  # fmt: skip
             words.remove(word)
             slips += 1
     return slips
@@ -280,28 +346,28 @@ def _compare_siblings(
 ) -> None:
     """Look for words that exclude each other: two colours, two rooms, two cities."""
     known = relations()
-    for word in left[:_MOST_WORDS]:
-        groups = known.siblings.get(word)
-        if not groups:
-            continue
-        for other in right[:_MOST_WORDS]:
-            if common := groups & known.siblings.get(other, frozenset()):
-                found.features["siblings"] = found.features.get("siblings", 0.0) + 1.0
-                shown = f"{_show(a, [word])} / {_show(b, [other])}"
-                found.evidence.append(Evidence(known.kinds[min(common)], shown))
-                break
+    left = [word for word in left[:_MOST_WORDS] if word in known.siblings]
+    right = [word for word in right[:_MOST_WORDS] if word in known.siblings]
+    matched: set[str] = set()
+    count = 0
+    for word in left:
+        groups = known.siblings[word]
+        others = [other for other in right if not groups.isdisjoint(known.siblings[other])]
+        if others:
+            count += 1
+            kind = known.kinds[min(groups & known.siblings[others[0]])]
+            found.evidence.append(Evidence(kind, f"{a.shown[word]} / {b.shown[others[0]]}"))
+            matched.update(others)
+    if count:
+        found.features["siblings"] = float(min(count, len(matched)))
 
 
-def _compare_names(
-    a: Text, b: Text, left: list[str], right: list[str], found: Comparison
-) -> None:
+def _compare_names(a: Text, b: Text, left: list[str], right: list[str], found: Comparison) -> None:
     one = [word for word in left if word in a.names]
     other = [word for word in right if word in b.names]
     if one and other:
         found.features["names"] = 1.0
         found.evidence.append(Evidence("names", f"{_show(a, one)} / {_show(b, other)}"))
-    elif one or other:
-        found.features["name_extra"] = 1.0
 
 
 def _compare_questions(a: Text, b: Text, weight: float, found: Comparison) -> None:
@@ -323,12 +389,8 @@ def _compare_small_words(a: Text, b: Text, weight: float, found: Comparison) -> 
         found.evidence.append(Evidence("quantifiers", shown))
 
 
-def _wording(a: Text, b: Text, left: list[str], right: list[str]) -> Evidence:
-    """Say what differs where nothing else is known of it."""
-    if left and right:
-        return Evidence("words", f"{_show(a, left[:4])} / {_show(b, right[:4])}")
-    text, words = (a, left) if left else (b, right)
-    return Evidence("words", f"only one of them says {_show(text, words[:4])}")
+def _bounds(text: Text) -> str:
+    return _some(sorted(_BOUND_NAMES[bound] for bound in text.bounds))
 
 
 def _ends(one: Sequence[str], other: Sequence[str]) -> tuple[int, int]:
@@ -343,14 +405,30 @@ def _ends(one: Sequence[str], other: Sequence[str]) -> tuple[int, int]:
     return start, end
 
 
+def _compare_order(a: Text, b: Text, differing: slice, found: Comparison) -> None:
+    one, other = a.sequence[differing], b.sequence[differing]
+    compared = not (_COMPARING.isdisjoint(a.content) and _COMPARING.isdisjoint(b.content))
+    if a.passive == b.passive and _swapped(one, other, compared=compared):
+        shown = f"{_spell(a, one)} / {_spell(b, other)}"
+    elif not compared and _turned(a, b):
+        shown = f"to {_spell(a, sorted(a.targets))} / to {_spell(b, sorted(b.targets))}"
+    else:
+        return
+    found.features["order"] = 1.0
+    found.evidence.append(Evidence("order", shown))
+
+
 def _swapped(one: Sequence[str], other: Sequence[str], *, compared: bool) -> bool:
     """Return whether two parts changed places around a middle that is not symmetric."""
-    one = [piece for piece in one if piece not in _ARTICLES]
-    other = [piece for piece in other if piece not in _ARTICLES]
+    one = [piece for piece in one if piece not in ARTICLES]
+    other = [piece for piece in other if piece not in ARTICLES]
     size = len(one)
-    if size != len(other) or not 3 <= size <= _LONGEST_SWAP or sorted(one) != sorted(other):  # noqa: PLR2004
+    if size != len(other) or not _LEAST_SWAP <= size <= _LONGEST_SWAP:
+        return False
+    if sorted(one) != sorted(other):
         return False
     symmetric = _SYMMETRIC | _LINKS if compared else _SYMMETRIC
+    swapped = False
     for first in range(1, min(size - 2, _LONGEST_PART) + 1):
         if other[size - first :] != one[:first]:
             continue
@@ -360,10 +438,15 @@ def _swapped(one: Sequence[str], other: Sequence[str], *, compared: bool) -> boo
                 continue
             if one[0] in _PREPOSITIONS or one[size - last] in _PREPOSITIONS:
                 return False  # a part took its preposition along
-            if {one[0].split(" ")[0], one[-1].split(" ")[0]} & _DATES:
+            if any(map(_is_date, one[:first] + one[size - last :])) or symmetric >= set(middle):
                 return False
-            return not symmetric.issuperset(middle)
-    return False
+            swapped = True
+    return swapped
+
+
+def _is_date(piece: str) -> bool:
+    kind, atom, _ = piece.partition(" ")
+    return bool(atom) and kind in _DATES
 
 
 def _turned(a: Text, b: Text) -> bool:
@@ -376,39 +459,29 @@ def _turned(a: Text, b: Text) -> bool:
     )
 
 
-def _bounds(text: Text) -> str:
-    names = {"ge": "at least", "le": "at most", "gt": "more", "lt": "less", "eq": "exactly"}
-    return _some(sorted(names[bound] for bound in text.bounds))
-
-
-def _is_slip(a: Text, word: str, b: Text, match: str) -> bool:
-    """Return whether one of two words is a slip of the pen for the other."""
-    rarity = relations().rarity
-    known = (word in rarity) + (match in rarity)
-    one, other = a.shown[word].lower(), b.shown[match].lower()
-    longest = max(len(one), len(other))
-    if known == 2 or longest < 4 or abs(len(one) - len(other)) > 2:  # noqa: PLR2004
-        return False
-    # Two names, or two words that nobody knows, may well be two things.
-    if not known or (word in a.names and match in b.names):
-        return longest > 5 and one[0] == other[0] and _distance(one, other) <= 1  # noqa: PLR2004
-    return _distance(one, other) <= (1 if longest < 8 else 2)  # noqa: PLR2004
-
-
-def _distance(one: str, other: str) -> int:
-    return OSA.distance(one, other, score_cutoff=2)
-
-
-def _is_negated(one: str, other: str) -> bool:
-    """Return whether one word is the other with a negating prefix."""
-    short, long = (one, other) if len(one) < len(other) else (other, one)
-    prefix = long[: -len(short)]
-    return len(short) > 2 and prefix in _NEGATING_PREFIXES and long.endswith(short)  # noqa: PLR2004
+def _tell_words(a: Text, b: Text, left: list[str], right: list[str], found: Comparison) -> None:
+    """Say what differs where nothing else is known of it, unless it says nothing."""
+    one = [word for word in left if weight_of(word) > LIGHT_WEIGHT]
+    other = [word for word in right if weight_of(word) > LIGHT_WEIGHT]
+    if one and other:
+        found.evidence.append(Evidence("words", f"{_show(a, one)} / {_show(b, other)}"))
+    elif one or other:
+        shown = _show(a, one) or _show(b, other)
+        found.evidence.append(Evidence("words", f"only one of them says {shown}"))
 
 
 def _show(text: Text, words: Iterable[str]) -> str:
-    return " ".join(text.shown[word] for word in words)
+    return " ".join([text.shown[word] for word in words][:_MOST_SHOWN])
+
+
+def _spell(text: Text, pieces: Iterable[str]) -> str:
+    """Write pieces of a sequence as they stand in the text, as far as it tells."""
+    words = []
+    for piece in pieces:
+        kind, _, value = piece.partition(" ")
+        words.append(text.atoms.get((kind, value)) or text.shown.get(piece, piece))
+    return " ".join(words[:_MOST_SHOWN_ORDER])
 
 
 def _some(words: Iterable[str]) -> str:
-    return ", ".join(list(words)[:3])
+    return ", ".join(list(dict.fromkeys(words))[:_MOST_SHOWN_ATOMS])

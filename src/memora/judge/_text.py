@@ -6,60 +6,116 @@ import re
 import unicodedata
 from collections import Counter
 from functools import cache, lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from text_to_num import alpha2digit
 
 from memora.judge._atoms import Atom, Token, take_atoms, tokens_of
-from memora.judge._words import relations, stem
+from memora.judge._words import UNITS, relations, stem, word_set
 
-# What is read of a text. A model reads less: MiniLM 256 tokens.
-_MOST_CHARACTERS = 8_000
-_STOP = frozenset(
-    "a an the this that these those of in on at to for from by as is are was were be been being am do does did "
-    "done have has had having will would shall should can could may might must i me my mine we us our you your yours "
-    "he him his she her it its they them their and or but if then than so such there here what which who whom whose "
-    "how why when where with about into onto upon out up off over just also too very really please kindly "
-    "hi hello hey thanks thank some any only ever get got let s d ll re ve m t it's there's".split()
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+MOST_CHARACTERS = 8_000
+"""How much of a text is read word by word; of the rest only whether it is the same."""
+
+# Texts that are kept analysed. What is long takes a hundred times the memory.
+_SHORT = 1_000
+_KEPT_SHORT = 4_096
+_KEPT_LONG = 64
+# Marks that combine are sorted in quadratic time, so the text is normalised in pieces.
+_PIECE = 500
+
+_STOP = word_set(
+    "a an the this that these those of in on at to for from by as is are was were be been being am "
+    "do does did done have has had having will would shall should can could may might must i me my "
+    "mine we us our you your yours he him his she her it its they them their and or but if then "
+    "than so such there here what which who whom whose how why when where with about into onto "
+    "upon out up off over just also too very really please kindly hi hello hey thanks thank some "
+    "any only ever get got let s d ll re ve m t it's there's"
 )
-_NEGATORS = frozenset(
-    "not no never without none nothing nobody neither nor cannot except excluding "
+_NO = word_set("not no never without none nothing nobody neither nor cannot except excluding")
+_NEGATORS = _NO | word_set(
     "nicht kein keine keinen keiner nie niemals ohne pas jamais rien aucun aucune sans nunca sin "
-    "nada ningún ninguna não nem sem non mai senza niet geen nooit zonder".split()
+    "nada ningún ninguna não nem sem non mai senza niet geen nooit zonder"
 )
 # What is said in asking, whatever is asked.
-_LIGHT = frozenset(
+_LIGHT = word_set(
     "explain describe tell give show list name find see know want need like help asked ask asking "
-    "question wondering wonder trying guess mean sort kind kinda honestly basically whatever actually "
-    "really buddy quick please kindly cheers um uh erm hmm well okay ok so right lol btw "
-    "currently possibly good morning afternoon evening hope look provide return display way "
-    "thing stuff much bit lot analyze analyse analysis data info information figures overview".split()
+    "question wondering wonder trying guess mean sort kind kinda honestly basically whatever "
+    "actually really buddy quick please kindly cheers um uh erm hmm well okay ok so right lol btw "
+    "currently possibly good morning afternoon evening hope look provide return display way thing "
+    "stuff much bit lot analyze analyse analysis data info information figures overview"
 )
-_LIGHT_WEIGHT = 0.1
+LIGHT_WEIGHT = 0.1
+"""How much a word says that says nothing."""
 _STOPS = {
-    "es": "el los las un una unos de del que qué cómo cuál cuánto cuántos es son para por con en mi y al lo se".split(),
-    "fr": "le les un une des du de que quel quelle quels est sont pour avec dans mon ma et je puis comment combien au".split(),
-    "de": "der die das ein eine einen den dem des ist sind wie was wer ich mein meine für mit im und zu auf von wann in an hat haben kann nicht welche welcher wird man bei".split(),
-    "pt": "o os um uma de do da que qual quanto quantos é são para por com em meu minha e ao como no na".split(),
-    "it": "il lo gli un una di del della che qual quale quanto è sono per con in mio mia e al come nel".split(),
-    "nl": "de het een van is zijn hoe wat wie ik mijn voor met in en op te welke hoeveel".split(),
-}  # fmt: skip
-_FOREIGN = {word: language for language, words in _STOPS.items() for word in words}
-_AUXILIARIES = frozenset(
-    "is are was were do does did can could should would will has have had may might must am shall".split()
+    "es": word_set(
+        "el los las un una unos de del que qué cómo cuál cuánto cuántos es son para por con en mi "
+        "y al lo se quiero puedo tengo está hay dónde cuándo"
+    ),
+    "fr": word_set(
+        "le les un une des du de que quel quelle quels est sont pour avec dans mon ma et je puis "
+        "comment combien au ne pas vous nous sur cette"
+    ),
+    "de": word_set(
+        "der die das ein eine einen den dem des ist sind wie was wer ich mein meine für mit im und "
+        "zu auf von wann in an hat haben kann nicht welche welcher wird man bei"
+    ),
+    "pt": word_set(
+        "o os um uma de do da que qual quanto quantos é são para por com em meu minha e ao como no "
+        "na"
+    ),
+    "it": word_set(
+        "il lo gli un una di del della che qual quale quanto è sono per con in mio mia e al come "
+        "nel"
+    ),
+    "nl": word_set("de het een van is zijn hoe wat wie ik mijn voor met in en op te welke hoeveel"),
+}
+_FOREIGN = {
+    word: tuple(language for language, words in _STOPS.items() if word in words)
+    for word in frozenset[str]().union(*_STOPS.values())
+}
+_SURE = 2  # what a small word says of the language; any other English word says 1
+_LAST_LATIN = "\u024f"
+_AUXILIARIES = word_set(
+    "is are was were do does did can could should would will has have had may might must am shall"
 )
 _CONTRACTIONS = {
-    "dont": "do not", "doesnt": "does not", "didnt": "did not", "cant": "can not", "wont": "will not",
-    "isnt": "is not", "arent": "are not", "wasnt": "was not", "werent": "were not", "havent": "have not",
-    "hasnt": "has not", "hadnt": "had not", "wouldnt": "would not", "couldnt": "could not",
-    "shouldnt": "should not", "whats": "what is", "hows": "how is", "wheres": "where is", "whos": "who is",
-    "ive": "i have", "thats": "that is", "cannot": "can not", "can't": "can not",
-    "won't": "will not", "shan't": "shall not",
+    "dont": "do not", "doesnt": "does not", "didnt": "did not", "cant": "can not",
+    "wont": "will not", "isnt": "is not", "arent": "are not", "wasnt": "was not",
+    "werent": "were not", "havent": "have not", "hasnt": "has not", "hadnt": "had not",
+    "wouldnt": "would not", "couldnt": "could not", "shouldnt": "should not", "whats": "what is",
+    "hows": "how is", "wheres": "where is", "whos": "who is", "ive": "i have", "thats": "that is",
+    "cannot": "can not", "can't": "can not", "won't": "will not", "shan't": "shall not",
 }  # fmt: skip
+_ENDINGS = frozenset(("'s", "'re", "'ve", "'ll", "'d", "'m"))  # of a word that is read without
+_COUNTRIES = {
+    "US": ("united", "states"), "USA": ("united", "states"), "UK": ("united", "kingdom"),
+}  # fmt: skip
+# Number words, as far as they are left on their own; "one" is more often a pronoun.
+_SMALL = {
+    word: str(number)
+    for number, word in enumerate(
+        ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+    )
+}
+# Which text2num leaves, as they have other meanings.
+_ORDINALS = {"first": "1st", "second": "2nd"}
+_PERIODS = frozenset(("quarter", "half"))
+_BEFORE_PRONOUN = word_set(
+    "which this that the no any some every each does do can should could would will must may if is "
+    "another other only best good has"
+)
+ARTICLES = frozenset(("a", "an", "the"))
+_BEING = word_set("is are was were been be")
+
 _ASKS = re.compile(
-    r"\b(how (?:many|much|long|often|old|far|big|tall|fast|large|come|early|late)|why|when|where|whom?|whose|how"
+    r"\b(how (?:many|much|long|often|old|far|big|tall|fast|large|come|early|late)"
+    r"|why|when|where|whom?|whose|how"
     r"|for what reasons?|what(?: is| are)? the reasons?|what time|what (?:year|date|day)"
-    r"|what(?: is| are)? the (?:best |easiest |right |proper |correct )?(?:way|method|procedure)s?|what|which)\b"
+    r"|what(?: is| are)? the (?:best |easiest |right |proper |correct )?"
+    r"(?:way|method|procedure)s?|what|which)\b"
 )
 _QUESTIONS = {
     "how come": "why", "for what reason": "why", "for what reasons": "why", "what time": "when",
@@ -67,23 +123,35 @@ _QUESTIONS = {
     "which": "what",
 }  # fmt: skip
 _BOUNDS = re.compile(
-    r"\b(?:(?P<ge>at least|or (?:more|later|above|higher|greater)|no (?:less|fewer|earlier)|on or after)"
+    r"\b(?:(?P<ge>at least|or (?:more|later|above|higher|greater)|no (?:less|fewer|earlier)"
+    r"|on or after)"
     r"|(?P<le>at most|or (?:less|fewer|earlier|below|lower)|up to|no (?:more|later)|on or before)"
-    r"|(?P<gt>more than|over|above|greater than|exceed\w*|later than|after|(?:long|old|high|bigg|larg)er than)"
-    r"|(?P<lt>less than|fewer than|under|below|earlier than|before|(?:short|young|low|small)er than)"
+    r"|(?P<gt>more than|over|above|greater than|exceed\w*|later than|after"
+    r"|(?:long|old|high|bigg|larg)er than)"
+    r"|(?P<lt>less than|fewer than|under|below|earlier than|before"
+    r"|(?:short|young|low|small)er than)"
     r"|(?P<eq>exactly|precisely))\b"
 )
 _HYPHEN = re.compile(r"(?<=[a-z])-(?=[a-z])")
-_QUOTED = re.compile(r"\"([^\"]{1,400})\"|`([^`]{1,400})`|(?<!\w)'([^']{1,200})'(?!\w)")
+# A number behind which text2num would take the scale for a number of its own.
+_SCALED = re.compile(r"(?<=\d) (?=(?:hundred|thousand|million|billion|trillion)\b)", re.IGNORECASE)
+_AFTER_DIGIT = re.compile(r"(?<=\d)(?=[\u00bc-\u00be])")  # "1½" is no 11/2
+_FOREIGN_DIGIT = re.compile(r"(?![0-9])\d")
+_QUOTES = str.maketrans("\u2018\u2019\u201c\u201d\u2044", "''\"\"/")
 # What is said around a question and does not change its answer.
 _WRAPPERS = re.compile(
-    r"^(?:\[[^\]]{1,60}\] *)?(?:you are (?:a|an) [^.:]{1,80}\. *)?(?:(?:please )?answer (?:the (?:following )?)?(?:user's )?question[^.:]{0,60}[.:] *)?"
+    r"^(?:\[[^\]]{1,60}\] *)?(?:you are (?:a|an) [^.:]{1,80}\. *)?"
+    r"(?:(?:please )?answer (?:the (?:following )?)?(?:user's )?question[^.:]{0,60}[.:] *)?"
     r"(?:(?:user|question|query|prompt|q|human) *: *)?"
-    r"(?:(?:hi|hello|hey|good (?:morning|afternoon|evening)|greetings|dear)(?: there| buddy| all| everyone| team| friend| sir)?\b[ ,.!]*)?"
-    r"(?:(?:i hope (?:you are|you're|this finds you) (?:doing )?well|quick (?:one|question)|sorry to bother you)[ ,.!:]*)?"
+    r"(?:(?:hi|hello|hey|good (?:morning|afternoon|evening)|greetings|dear)"
+    r"(?: there| buddy| all| everyone| team| friend| sir)?\b[ ,.!]*)?"
+    r"(?:(?:i hope (?:you are|you're|this finds you) (?:doing )?well|quick (?:one|question)"
+    r"|sorry to bother you)[ ,.!:]*)?"
     r"(?:(?:ok|okay|so|well|right|um|uh|erm|basically|like|actually|to be honest)\b[ ,]*){0,6}"
-    r"(?:(?:i (?:was|am|'m) (?:just )?wondering(?: if you (?:could|can) tell me)?|i(?:'d| would) (?:like|love) to know"
-    r"|i (?:want|need) to know|(?:can|could|would|will) you (?:please |kindly )?(?:tell me|explain|help me(?: to)?|let me know|give me|show me)"
+    r"(?:(?:i (?:was|am|'m) (?:just )?wondering(?: if you (?:could|can) tell me)?"
+    r"|i(?:'d| would) (?:like|love) to know|i (?:want|need) to know"
+    r"|(?:can|could|would|will) you (?:please |kindly )?"
+    r"(?:tell me|explain|help me(?: to)?|let me know|give me|show me)"
     r"|(?:please |kindly )?(?:tell me|let me know)|do you know|please|kindly)\b[ ,:]*){0,3}",
 )
 
@@ -107,17 +175,29 @@ class Text(NamedTuple):
     """"en", another code, the name of a script, or "" where the text does not tell."""
     names: frozenset[str]
     """Stems that look like names."""
-    quoted: frozenset[str]
     bounds: frozenset[str]
     """What is said of its numbers and dates: more, at least, less, at most, exactly."""
     targets: frozenset[str]
     """What stands behind a "to"."""
     negations: int
     passive: bool
+    """Whether it has a "by" and a form of "be"."""
     question: str
+    """What it asks for, such as "how many"; "whether" of yes or no, "" of nothing."""
     initials: str
     """First letters of the words, to read acronyms by."""
-    words: int
+    rest: int
+    """A hash of what is too long to be read, 0 of nothing."""
+
+
+def analyse(text: str) -> Text:
+    """Take a text apart, in time linear in what of it is read."""
+    return _kept_short(text) if len(text) <= _SHORT else _kept_long(text)
+
+
+def weight_of(word: str) -> float:
+    """How much a stem says, from 0 to 1; a word nobody knows says most."""
+    return _weights().get(word, 1.0)
 
 
 @cache
@@ -125,162 +205,186 @@ def _light() -> frozenset[str]:
     return frozenset(stem(word) for word in _LIGHT)
 
 
-def weight_of(word: str) -> float:
-    """How much a stem says, from 0 to 1; a word nobody knows says most."""
-    return _LIGHT_WEIGHT if word in _light() else relations().rarity.get(word, 1.0)
+@cache
+def _weights() -> dict[str, float]:
+    return relations().rarity | dict.fromkeys(_light(), LIGHT_WEIGHT)
 
 
-@lru_cache(maxsize=4096)
-def analyse(text: str) -> Text:
-    """Take a text apart. Linear in its length, of which no more than 8,000 characters are read."""
-    plain = unicodedata.normalize("NFKC", text[:_MOST_CHARACTERS]).replace("\u2019", "'")
-    plain = plain.replace("\u2018", "'").replace("\u201c", '"').replace("\u201d", '"')
-    quoted = frozenset(
-        " ".join((a or b or c).lower().split()) for a, b, c in _QUOTED.findall(plain)
-    ) if '"' in plain or "`" in plain or "'" in plain else frozenset()
-    counted = _count(_HYPHEN.sub(" ", plain) if "-" in plain else plain)
-    start = _WRAPPERS.match(counted.lower())
-    body = counted[start.end() :] if start else counted
-    if not body.strip(" .?!"):
-        body = counted
-    atoms, mixed = take_atoms(_open(tokens_of(body)))
+def _analyse(text: str) -> Text:
+    body, lower = _unwrap(_count(_plain(text)))
+    atoms, pieces = take_atoms(_open(tokens_of(body)))
+    shouting = body.isupper()
     sequence: list[str] = []
-    content: Counter[str] = Counter()
-    function: Counter[str] = Counter()
+    content: dict[str, int] = {}
+    function: dict[str, int] = {}
     shown: dict[str, str] = {}
     names: set[str] = set()
-    initials: list[str] = []
     negations = 0
-    shouting = body.isupper()
-    for place, piece in enumerate(mixed):
-        if isinstance(piece, Atom):
-            sequence.append(f"{piece.kind} {piece.value}")
-            initials.append(piece.shown[0].lower())
-            continue
-        lower = piece.lower
-        initials.append(lower[0])
-        if lower in _NEGATORS:
-            negations += 1
-            sequence.append("not")
-            continue
-        if lower in _STOP:
-            function[lower] += 1
-            sequence.append(lower)
-            continue
-        base = stem(lower[:-2] if lower.endswith("'s") else lower)
-        sequence.append(base)
-        content[base] += 1
-        shown.setdefault(base, piece.text)
-        if place and piece.text[0].isupper() and not shouting:
-            names.add(base)
-    targets = set()
-    for before, after, last in zip(sequence, sequence[1:], [*sequence[2:], ""]):
-        if before == "to":
-            targets.add(last if after in {"a", "an", "the"} else after)
-    bounds = {match.lastgroup or "" for match in _BOUNDS.finditer(body.lower())} if atoms else set()
-    language = _language(mixed)
-    asked = _ASKS.search(body.lower())
-    question = ""
-    if asked:
-        question = asked.group()
-        question = _QUESTIONS.get(question, question)
-        if question.startswith("what"):
-            question = "why" if "reason" in question else "how" if question != "what" else "what"
-    elif mixed and not isinstance(mixed[0], Atom) and mixed[0].lower in _AUXILIARIES:
-        question = "whether"
-    return Text(
-        tuple(sequence),
-        content,
-        function,
-        shown,
-        sum(weight_of(word) for word in content),
-        {(atom.kind, atom.value): atom.shown for atom in atoms},
-        language,
-        frozenset(names),
-        quoted,
-        frozenset(bounds),
-        frozenset(targets),
-        negations,
-        "by" in function and bool(function.keys() & {"is", "are", "was", "were", "been", "be"}),
-        question,
-        "".join(initials),
-        len(sequence),
-    )
-
-
-def _language(pieces: list[Token | Atom]) -> str:
-    """Tell a language by its small words, or its script."""
-    rarity = relations().rarity
-    seen: Counter[str] = Counter()
     for piece in pieces:
         if isinstance(piece, Atom):
+            sequence.append(f"{piece.kind} {piece.value}")
             continue
-        if piece.kind == "wide":
-            seen["cjk"] += 1
-        elif piece.lower[0] > "\u024f":
-            seen[unicodedata.name(piece.lower[0], "?").split(" ")[0].lower()] += 1
+        word = piece.lower
+        if word in _NEGATORS:
+            negations += 1
+            sequence.append("not")
+        elif word in _STOP:
+            function[word] = function.get(word, 0) + 1
+            sequence.append(word)
         else:
-            small = piece.lower in _STOP or piece.lower in _light()
-            seen["en"] += 2 if small else stem(piece.lower) in rarity
-            if piece.lower in _FOREIGN:
-                for language, words in _STOPS.items():
-                    seen[language] += 2 * (piece.lower in words)
-    if not seen:
-        return ""
-    (language, most), *others = seen.most_common(2)
-    return language if not others or most > others[0][1] else ""
+            base = stem(word)
+            if sequence and not shouting and piece.text[0].isupper():
+                names.add(base)
+            content[base] = content.get(base, 0) + 1
+            shown.setdefault(base, piece.text)
+            sequence.append(base)
+    weights = _weights()
+    return Text(
+        sequence=tuple(sequence),
+        content=content,
+        function=function,
+        shown=shown,
+        weight=sum([weights.get(word, 1.0) for word in content]),
+        atoms={(atom.kind, atom.value): atom.shown for atom in atoms},
+        language=_language(pieces),
+        names=frozenset(names),
+        bounds=_bounds(lower) if atoms else frozenset(),
+        targets=_targets(sequence) if "to" in function else frozenset(),
+        negations=negations,
+        passive="by" in function and not _BEING.isdisjoint(function),
+        question=_question(lower, pieces),
+        initials="".join([
+            piece.shown[0].lower()[0] if isinstance(piece, Atom) else piece.lower[0]
+            for piece in pieces
+        ]),
+        rest=hash(text[MOST_CHARACTERS:]) if len(text) > MOST_CHARACTERS else 0,
+    )  # fmt: skip
+
+
+_kept_short = lru_cache(maxsize=_KEPT_SHORT)(_analyse)
+_kept_long = lru_cache(maxsize=_KEPT_LONG)(_analyse)
+
+
+def forget() -> None:
+    """Drop the texts that are kept analysed."""
+    _kept_short.cache_clear()
+    _kept_long.cache_clear()
+
+
+def _plain(text: str) -> str:
+    """Write letters, digits and quotation marks in one way, as far as the text is read."""
+    text = text[:MOST_CHARACTERS]
+    if not text.isascii():
+        text = _AFTER_DIGIT.sub(" ", text)
+        pieces = (text[at : at + _PIECE] for at in range(0, len(text), _PIECE))
+        text = "".join(unicodedata.normalize("NFKC", piece) for piece in pieces)
+        text = text[:MOST_CHARACTERS].translate(_QUOTES)  # some characters stand for twenty
+        text = _FOREIGN_DIGIT.sub(lambda match: str(int(match[0])), text)
+    return _HYPHEN.sub(" ", text) if "-" in text else text
 
 
 def _count(text: str) -> str:
     """Write number words as digits."""
     try:
-        return str(alpha2digit(text, "en"))
-    except ValueError:
+        return str(alpha2digit(_SCALED.sub("", text), "en"))
+    except ValueError:  # half a surrogate pair
         return text
 
 
-_COUNTRIES = {
-    "US": ("united", "states"), "USA": ("united", "states"), "UK": ("united", "kingdom"),
-}  # fmt: skip
-_PRONOUN_AFTER = frozenset(
-    "which this that the no any some every each does do can should would could will must may if is "
-    "another other only best good has".split()
-)
-
-
-def _counts(before: list[Token]) -> bool:
-    """Return whether "one" after these is a number, and not a pronoun."""
-    return not before or before[-1].lower not in _PRONOUN_AFTER
-
-
-_SMALL = {"zero": "0"} | {
-    word: str(number)
-    for number, word in enumerate("two three four five six seven eight nine ten".split(), start=2)
-}
+def _unwrap(text: str) -> tuple[str, str]:
+    """Return the text without what is said around it, and that in lower case."""
+    lower = text.lower()
+    start = _WRAPPERS.match(lower)
+    if start and len(lower) == len(text):  # "İ" is two letters in lower case
+        body = text[start.end() :]
+        if body.strip(" .?!"):
+            return body, lower[start.end() :]
+    return text, lower
 
 
 def _open(tokens: list[Token]) -> list[Token]:
     """Write contractions out, and the small numbers that are left as words."""
     opened: list[Token] = []
-    for token in tokens:
-        lower = token.lower
-        if token.kind != "word":
+    for at, token in enumerate(tokens):
+        kind, text, lower = token
+        if kind != "word":
             opened.append(token)
-        elif lower in _SMALL or (lower == "one" and _counts(opened)):
-            number = _SMALL.get(lower, "1")
+        elif lower in _ORDINALS and _next(tokens, at) in _PERIODS:
+            opened.append(Token("ordinal", text, _ORDINALS[lower]))
+        elif lower in _SMALL and (lower != "one" or _counts(opened)):
+            number = _SMALL[lower]
             opened.append(Token("number", number, number))
         elif lower in _CONTRACTIONS:
-            opened += [token._replace(text=part, lower=part) for part in _CONTRACTIONS[lower].split()]
-        elif token.text in _COUNTRIES:
-            opened += [Token("word", word.title(), word) for word in _COUNTRIES[token.text]]
-        elif lower.endswith("n't") and len(lower) > 3:  # noqa: PLR2004 - "n't" alone is a slip
-            opened += [
-                token._replace(text=lower[:-3], lower=lower[:-3]),
-                token._replace(text="not", lower="not"),
-            ]
-        elif "'" in lower and lower[lower.index("'") :] in {"'s", "'re", "'ve", "'ll", "'d", "'m"}:
-            cut = lower.index("'")
-            opened.append(token._replace(text=token.text[:cut], lower=lower[:cut]))
-        else:
+            opened += [Token(kind, part, part) for part in _CONTRACTIONS[lower].split()]
+        elif text in _COUNTRIES and not _is_money(_next(tokens, at)):  # "US dollars"
+            opened += [Token(kind, word.title(), word) for word in _COUNTRIES[text]]
+        elif "'" not in lower:
             opened.append(token)
+        elif lower.endswith("n't") and lower != "n't":
+            verb = lower[: -len("n't")]
+            opened += [Token(kind, verb, verb), Token(kind, "not", "not")]
+        else:
+            cut = lower.index("'")
+            ending = lower[cut:] in _ENDINGS
+            opened.append(Token(kind, text[:cut], lower[:cut]) if ending else token)
     return opened
+
+
+def _next(tokens: list[Token], at: int) -> str:
+    return tokens[at + 1].lower if at + 1 < len(tokens) else ""
+
+
+def _is_money(word: str) -> bool:
+    return word in UNITS and UNITS[word].dimension.isupper()
+
+
+def _counts(before: list[Token]) -> bool:
+    """Return whether "one" after these is a number, and not a pronoun."""
+    return not before or before[-1].lower not in _BEFORE_PRONOUN
+
+
+def _targets(sequence: list[str]) -> frozenset[str]:
+    found = set()
+    for at, piece in enumerate(sequence[:-1]):
+        if piece == "to":
+            behind = at + 2 if sequence[at + 1] in ARTICLES else at + 1
+            found.update(sequence[behind : behind + 1])
+    return frozenset(found)
+
+
+def _bounds(lower: str) -> frozenset[str]:
+    return frozenset(match.lastgroup or "" for match in _BOUNDS.finditer(lower))
+
+
+def _question(lower: str, pieces: Sequence[Token | Atom]) -> str:
+    asked = _ASKS.search(lower)
+    if not asked:
+        first = pieces[0] if pieces else None
+        return "whether" if isinstance(first, Token) and first.lower in _AUXILIARIES else ""
+    question = _QUESTIONS.get(asked[0], asked[0])
+    if question == "what" or not question.startswith("what"):
+        return question
+    return "why" if "reason" in question else "how"
+
+
+def _language(pieces: Iterable[Token | Atom]) -> str:
+    """Tell a language by its small words, or its script."""
+    light, known = _light(), relations().rarity
+    seen: Counter[str] = Counter()
+    for piece in pieces:
+        if isinstance(piece, Atom):
+            continue
+        kind, _, word = piece
+        if kind == "wide":
+            seen["cjk"] += 1
+        elif word[0] > _LAST_LATIN:
+            seen[unicodedata.name(word[0], "?").split(" ", 1)[0].lower()] += 1
+        else:
+            small = word in _STOP or word in light or word in _NO
+            seen["en"] += _SURE if small else stem(word) in known
+            for language in _FOREIGN.get(word, ()):
+                seen[language] += _SURE
+    if not seen:
+        return ""
+    (language, most), *others = seen.most_common(2)
+    return language if most > (others[0][1] if others else 0) else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,35 +11,47 @@ import Stemmer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_stemmer = Stemmer.Stemmer("english", 0)
+_stemmer = Stemmer.Stemmer("english", 0)  # keeps none itself
 
-MONTHS = {
-    name: number
-    for number, names in enumerate(
-        "jan january|feb february|mar march|apr april|may|jun june|jul july|aug august|"
-        "sep sept september|oct october|nov november|dec december".split("|"),
-        start=1,
-    )
-    for name in names.split()
-}
-WEEKDAYS = {
-    name: number
-    for number, names in enumerate(
-        "monday mon|tuesday tue tues|wednesday wed|thursday thu thurs|friday fri|saturday sat|"
-        "sunday sun".split("|"),
-        start=1,
-    )
-    for name in names.split()
-}
+_LONGEST_WORD = 40  # characters; what is longer is no word, has no stem, and is not kept
+_STEMS = 65_536  # kept: the lists have 15,000
+
+
+def word_set(words: str) -> frozenset[str]:
+    """Return the words of a line."""
+    return frozenset(words.split())
+
+
+def _numbered(names: str) -> dict[str, int]:
+    """Number groups of names from 1."""
+    return {
+        name: number
+        for number, group in enumerate(names.split("|"), start=1)
+        for name in group.split()
+    }
+
+
+MONTHS = _numbered(
+    "jan january|feb february|mar march|apr april|may|jun june|jul july|aug august|"
+    "sep sept september|oct october|nov november|dec december"
+)
+WEEKDAYS = _numbered(
+    "monday mon|tuesday tue tues|wednesday wed|thursday thu thurs|friday fri|saturday sat|"
+    "sunday sun"
+)
 SCALES = {
     "hundred": 1e2, "k": 1e3, "thousand": 1e3, "lakh": 1e5, "m": 1e6, "mn": 1e6, "million": 1e6,
     "crore": 1e7, "b": 1e9, "bn": 1e9, "billion": 1e9, "trillion": 1e12, "dozen": 12.0,
 }  # fmt: skip
 
 
-@cache
 def stem(word: str) -> str:
     """Return the stem of a lower-case word."""
+    return _stem(word) if len(word) <= _LONGEST_WORD else word
+
+
+@lru_cache(maxsize=_STEMS)
+def _stem(word: str) -> str:
     return str(_stemmer.stemWord(word))
 
 
@@ -51,8 +63,12 @@ def _lines(name: str) -> Iterator[str]:
 
 
 class Unit(NamedTuple):
+    """What a name of a unit stands for."""
+
     dimension: str
+    """What it measures: "length"; a currency's code in capitals."""
     factor: float
+    """How many of the dimension's base units."""
 
 
 def _units() -> dict[str, Unit]:
@@ -65,9 +81,8 @@ def _units() -> dict[str, Unit]:
 
 
 UNITS = _units()
-
-
 _LAST_OF_OURS = "season"  # in the file of siblings
+_RAREST = 20  # the highest level in the file of frequencies
 
 
 class Relations(NamedTuple):
@@ -117,7 +132,7 @@ def relations() -> Relations:
         level, *words = line.split()
         for word in words:
             key = stem(word)
-            rarity[key] = min(rarity.get(key, 1.0), int(level) / 20)
+            rarity[key] = min(rarity.get(key, 1.0), int(level) / _RAREST)
     return Relations(
         {word: frozenset(others) for word, others in antonyms.items()},
         _groups("synonyms")[0],
