@@ -74,6 +74,10 @@ class Bench:
                     "n": int(chosen.sum()),
                     **_served(served[chosen], suite.same[chosen]),
                 }
+            found["scores"] = [
+                [float(score), bool(same)]
+                for score, same in zip(scores[known], suite.same[known], strict=True)
+            ]
         return found
 
     def pair_scores(

@@ -133,7 +133,7 @@ def page(plt: Any, path: Path, panels: list[tuple[str, Callable[[Any], None]]]) 
         figure.legend(handles.values(), handles, loc="lower center", ncol=4, frameon=False)
         bottom = 0.12 / rows + 0.03 * -(-len(handles) // 4)
     figure.tight_layout(rect=(0, bottom, 1, 1))
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=80, pil_kwargs={"optimize": True})
     plt.close(figure)
     return path.name
 

@@ -61,7 +61,8 @@ class _Judged:
 
     def scores(self, query: str, candidates: Sequence[tuple[str, float]]) -> list[float]:
         """Return the probabilities that the stored answers are right."""
-        return [one.similarity for one in self._judge.assess(query, candidates)]
+        assessed = self._judge.assess(query, candidates)
+        return [0.0 if one.barred else one.similarity for one in assessed]
 
 
 def judge_policy(without: str | None = None) -> Policy:

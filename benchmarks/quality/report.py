@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 PLOTS = "quality-{}.png"
+OURS = "memora"
 _HEAD = (
     "# Memora Replay\n\n"
     "How many queries a cache answers rightly, and wrongly. Every stream starts with an empty "
@@ -118,12 +119,28 @@ def _default(found: dict[str, Any]) -> list[str]:
     default = f"{found['about']['default']:g}"
     rows = [_point(name, policy, of["at"][default]) for name, policy, of in _streams(found)]
     head = [f"## At the shipped threshold, {default}", ""]
+    others = [
+        [
+            name,
+            *(
+                f"{percent(point['hit_rate'])} / {percent(point['error'], 2)}"
+                f" / {percent(point['precision'])}"
+                for _, point in sorted(stream["policies"][OURS]["at"].items())
+            ),
+        ]
+        for name, stream in found["streams"].items()
+        if OURS in stream["policies"] and name in ENGLISH
+    ]
+    first: dict[str, Any] = next(iter(found["streams"].values()), {"policies": {}})
+    heads = sorted(first["policies"].get(OURS, {"at": {}})["at"])
+    more = table("stream" + "".join(f" | {head}" for head in heads), others)
+    told = ["The judge at other thresholds: hits / error / precision, in %.", "", *more]
     note = (
         "*Unknown*: nobody has labelled the pair; counted as a hit, and neither as right nor wrong."
         " arena_hard holds distinct prompts only: every hit is wrong. parakqc_ko (Korean) and"
         " xsid_multi (nine languages) are beyond an English model."
     )
-    return [*head, *table(_POINT, rows, 2), note, ""]
+    return [*head, *table(_POINT, rows, 2), note, "", *(told if more else [])]
 
 
 _POINT = (
