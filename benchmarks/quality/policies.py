@@ -49,7 +49,7 @@ class Cosine:
         return [min(max(cosine, 0.0), _ALMOST_ONE) for _, cosine in candidates]
 
 
-KINDS: tuple[str, ...] = tuple(getattr(judge, "KINDS", ()))
+KINDS: tuple[str, ...] = tuple(judge.KINDS)
 """The kinds of evidence that `judge_policy` can leave out."""
 
 
