@@ -171,7 +171,7 @@ def _measured(name: str, size: int, draw: random.Random) -> list[str]:
         policy.evict(1)
 
     stored = _median(store)
-    present = [usage.key for usage in policy.state().usages]
+    present = policy.state().keys
     leaving = iter(draw.choices(present, k=CALLS))
 
     def withdraw() -> None:
@@ -185,7 +185,7 @@ def _measured(name: str, size: int, draw: random.Random) -> list[str]:
     once = _once(lambda: policy.evict(1))
     kept = _once(policy.state)
     state, again = policy.state(), make_policy(name)
-    present = [usage.key for usage in state.usages]
+    present = state.keys
     restored = _once(lambda: again.restore(state, present=present))
     gc.enable()
     cells = [f"{1e6 * seconds:.2f}" for seconds in (used, stored, withdrawn)]

@@ -16,13 +16,14 @@ question that is popular, not the answer.
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import repeat
 from math import isfinite
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from memora.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 _MAX_FREQUENCY = 3  # S3-FIFO: two bits
 _SMALL_SHARE = 10  # S3-FIFO: a tenth of the entries
@@ -42,17 +43,28 @@ class Usage(NamedTuple):
 
 
 class State(NamedTuple):
-    """All that a policy knows, to be kept and given back."""
+    """All that a policy knows, to be kept and given back: by column, as it is copied under a lock.
+
+    A column that is empty has the default of `Usage` everywhere.
+    """
 
     policy: str
-    usages: tuple[Usage, ...]
+    keys: tuple[bytes, ...]
     """In the order of storing; with LRU of use, with S3-FIFO the small queue before the main."""
+    uses: tuple[int, ...] = ()
+    costs: tuple[float, ...] = ()
+    ranks: tuple[float, ...] = ()
     newest: Usage | None = None
     """The entry beside the order."""
     ghosts: tuple[bytes, ...] = ()
     """S3-FIFO: what has left the small queue, first to be forgotten first."""
     level: float = 0.0
     """Cost-aware: the rank of what has left last."""
+
+    def usages(self) -> Iterator[Usage]:
+        """Iterate over the entries in the order, without the newest."""
+        columns = (self.uses or repeat(0), self.costs or repeat(1.0), self.ranks or repeat(0.0))
+        return map(Usage, self.keys, *columns)
 
 
 @runtime_checkable
@@ -117,9 +129,6 @@ class FIFO:
     def __init__(self) -> None:
         self._order: OrderedDict[bytes, None] = OrderedDict()
 
-    def __len__(self) -> int:
-        return len(self._order)
-
     def admit(self, key: bytes, /, *, cost: float = 1.0) -> None:
         """Put the entry last."""
         _check(cost)
@@ -139,7 +148,7 @@ class FIFO:
 
     def state(self) -> State:
         """Return the order."""
-        return State(self.name, tuple(map(Usage, self._order)))
+        return State(self.name, tuple(self._order))
 
     def restore(self, state: State | None, /, *, present: Iterable[bytes]) -> None:
         """Begin with the order of a state."""
@@ -167,9 +176,6 @@ class _Sheltering:
     def __init__(self) -> None:
         self._newest: Usage | None = None
         self._begin(None)
-
-    def __len__(self) -> int:
-        return self._size() + (self._newest is not None)
 
     def admit(self, key: bytes, /, *, cost: float = 1.0) -> None:
         """Make the entry the newest; what was the newest takes its place in the order."""
@@ -214,7 +220,7 @@ class _Sheltering:
         self._newest = None
         self._begin(ours)
         take = self._insert if ours is None else self._put_back
-        for usage in _all(state) if ours is None else ours.usages:
+        for usage in _all(state) if ours is None else ours.usages():
             if missing.pop(usage.key, True) is None:
                 take(usage if ours else usage._replace(rank=0.0))
         if ours and ours.newest and missing.pop(ours.newest.key, True) is None:
@@ -272,9 +278,15 @@ class S3FIFO(_Sheltering):
 
     def state(self) -> State:
         """Return the queues."""
-        small = [Usage(key, uses) for key, uses in self._small.items()]
-        main = [Usage(key, uses, rank=1.0) for key, uses in self._main.items()]
-        return State(self.name, (*small, *main), self._newest, tuple(self._ghosts))
+        items = [*self._small.items(), *self._main.items()]
+        return State(
+            self.name,
+            keys=tuple([key for key, _ in items]),
+            uses=tuple([uses for _, uses in items]),
+            ranks=(0.0,) * len(self._small) + (1.0,) * len(self._main),
+            newest=self._newest,
+            ghosts=tuple(self._ghosts),
+        )
 
     def _size(self) -> int:
         return len(self._small) + len(self._main)
@@ -354,8 +366,16 @@ class _Ranked(_Sheltering):
 
     def state(self) -> State:
         """Return uses, costs and ranks."""
-        usages = (Usage(n.key, n.uses, n.cost, n.rank) for n in self._nodes.values())
-        return State(self.name, tuple(usages), self._newest, level=self._level)
+        nodes = self._nodes.values()
+        return State(
+            self.name,
+            keys=tuple(self._nodes),
+            uses=tuple([node.uses for node in nodes]),
+            costs=tuple([node.cost for node in nodes]),
+            ranks=tuple([node.rank for node in nodes]),
+            newest=self._newest,
+            level=self._level,
+        )
 
     def _rank(self, uses: int, cost: float) -> float:
         """Return a number that no use makes smaller."""
@@ -465,10 +485,11 @@ def make_policy(name: str) -> DurablePolicy:
     return POLICIES[name]()
 
 
-def _all(state: State | None) -> tuple[Usage, ...]:
-    if state is None:
-        return ()
-    return state.usages if state.newest is None else (*state.usages, state.newest)
+def _all(state: State | None) -> Iterator[Usage]:
+    if state is not None:
+        yield from state.usages()
+        if state.newest is not None:
+            yield state.newest
 
 
 def _check(cost: float) -> None:
