@@ -10,18 +10,32 @@ from memora import errors
 if TYPE_CHECKING:
     from memora.cache import Memora
     from memora.config import CacheConfig
-    from memora.model import Evidence, Explanation, LookupResult
+    from memora.model import AvailabilityCheck, Evidence, Explanation, LookupResult, Selected
+    from memora.scheduler import CleanupScheduler
 
     __version__: str
 
-__all__ = ["CacheConfig", "Evidence", "Explanation", "LookupResult", "Memora", "errors"]
+__all__ = [
+    "AvailabilityCheck",
+    "CacheConfig",
+    "CleanupScheduler",
+    "Evidence",
+    "Explanation",
+    "LookupResult",
+    "Memora",
+    "Selected",
+    "errors",
+]
 
 _HOMES = {
+    "AvailabilityCheck": "model",
     "CacheConfig": "config",
+    "CleanupScheduler": "scheduler",
     "Evidence": "model",
     "Explanation": "model",
     "LookupResult": "model",
     "Memora": "cache",
+    "Selected": "model",
 }
 
 

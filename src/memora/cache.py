@@ -7,17 +7,20 @@ away from the application.
 from __future__ import annotations
 
 import json
-import math
+import random
 import time
-from collections.abc import Mapping
-from datetime import timedelta
+from collections.abc import Iterable, Mapping
+from math import inf, isfinite
 from numbers import Real
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from memora import pipeline
+from memora import lifecycle, pipeline
+from memora._clock import SteadyClock
+from memora._durations import seconds
 from memora._log import make_logger
 from memora.codec import Codec
 from memora.config import CacheConfig
+from memora.context import canonical_context, canonical_query, exact_key
 from memora.embedders import CachedEmbedder, as_embedder, load_embedder
 from memora.errors import (
     ArgumentError,
@@ -28,17 +31,23 @@ from memora.errors import (
 )
 from memora.judge import Judge
 from memora.metrics import Metrics, Operation
-from memora.model import Explanation, LookupResult
+from memora.model import AvailabilityCheck, Explanation, LookupResult
 from memora.protocols import IndexedStore
+from memora.scheduler import CleanupScheduler
+from memora.selection import Selection
 from memora.stores import open_store
 from memora.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import timedelta
     from types import TracebackType
 
     from typing_extensions import Self
 
+    from memora.eviction import EvictionPolicy
+    from memora.lifecycle import Found
+    from memora.model import Selected
     from memora.protocols import Clock, Embedder, Store
 
 T = TypeVar("T")
@@ -47,6 +56,7 @@ T = TypeVar("T")
 # failure: one fault in a young cache is not an outage.
 _UNHEALTHY_ERROR_RATE = 0.1
 _UNHEALTHY_ERRORS = 5
+_CLEANUP_SECONDS = 300.0  # between two runs of the scheduler, where nobody says
 
 
 class Memora:
@@ -56,8 +66,9 @@ class Memora:
         config: Settings; without one, `CacheConfig.load()`.
         embedder: An `Embedder`, or any callable from a list of texts to vectors, instead of the
             model that the settings name.
-        store: A store instead of the one that the settings name.
-        clock: Seconds since the epoch.
+        store: A store instead of the one that the settings name; it evicts as it was told.
+        eviction_policy: An empty policy instead of the one that the settings name.
+        clock: Seconds since the epoch. Time in the cache never goes back: see the guide.
 
     Raises:
         ConfigError: A setting is wrong, or needs an optional dependency that is missing.
@@ -71,6 +82,7 @@ class Memora:
         *,
         embedder: Embedder | Callable[[list[str]], Any] | None = None,
         store: Store | None = None,
+        eviction_policy: EvictionPolicy | None = None,
         clock: Clock = time.time,
     ) -> None:
         if config is None:
@@ -84,8 +96,9 @@ class Memora:
             if embedder is None
             else as_embedder(embedder)
         )
+        steady = SteadyClock(clock)
         if store is None:
-            store = open_store(config, embedder=chosen)
+            store = open_store(config, embedder=chosen, policy=eviction_policy, clock=steady)
         self._metrics = Metrics(enabled=config.enable_metrics)
         self._embedder = chosen
         self._ports = pipeline.Ports(
@@ -96,13 +109,15 @@ class Memora:
             ),
             store=store,
             codec=Codec(),
-            clock=lambda: float(clock()),
+            clock=steady,
             judge=Judge(
                 chosen.identity,
                 enabled=config.judge == "on",
                 cross_lingual=config.cross_lingual,
             ),
         )
+        self._scheduler: CleanupScheduler | None = None
+        self._scheduling = False  # whether its thread should be there
         self._closed = False
         self._warn_of_settings_without_effect()
 
@@ -116,6 +131,8 @@ class Memora:
         query: str,
         context: Mapping[str, Any] | None = None,
         similarity_threshold: float | None = None,
+        *,
+        max_age: float | str | timedelta | None = None,
     ) -> LookupResult:
         """Find a stored result for a query that means the same, in exactly the same context.
 
@@ -125,6 +142,7 @@ class Memora:
                 dataclasses, pydantic models. None and {} are the same.
             similarity_threshold: Least probability, in [0, 1], that the stored result is right;
                 by default the setting.
+            max_age: Only what was stored at most so long ago: seconds, a timedelta, or "10m".
 
         Returns:
             A hit or a miss, with its reason. If the cache itself fails, a miss with the reason
@@ -133,14 +151,15 @@ class Memora:
         Raises:
             QueryError: The query is not a text, or blank.
             ContextError: The context holds a value without canonical form.
-            ArgumentError: The threshold is out of range.
+            ArgumentError: The threshold or the age is out of range.
         """
         self._check_open()
         request = pipeline.Request.of(query, context)
         threshold = self._threshold(similarity_threshold)
+        oldest = inf if max_age is None else seconds("max_age", max_age)
         try:
             with self._metrics.timed("lookup"):
-                found = pipeline.lookup(self._ports, request, threshold=threshold)
+                found = pipeline.lookup(self._ports, request, threshold=threshold, max_age=oldest)
         except Exception as fault:  # noqa: BLE001 - whatever it is, it must not reach the application
             self._report("judge" if isinstance(fault, JudgeError) else "lookup", fault)
             return LookupResult(is_hit=False, reason="error", explanation=_said(fault))
@@ -152,6 +171,40 @@ class Memora:
             entry_id=found.entry_id,
         )
         return found
+
+    def check_availability(
+        self,
+        query: str,
+        context: Mapping[str, Any] | None = None,
+        similarity_threshold: float | None = None,
+        *,
+        max_age: float | str | timedelta | None = None,
+    ) -> AvailabilityCheck:
+        """Tell whether a lookup would hit now; no result is read, nothing is counted as used.
+
+        Args:
+            query: As for `lookup`.
+            context: As for `lookup`.
+            similarity_threshold: As for `lookup`.
+            max_age: As for `lookup`.
+
+        Returns:
+            Available or not. If the cache itself fails, not.
+
+        Raises:
+            QueryError: The query is not a text, or blank.
+            ContextError: The context holds a value without canonical form.
+            ArgumentError: The threshold or the age is out of range.
+        """
+        self._check_open()
+        request = pipeline.Request.of(query, context)
+        threshold = self._threshold(similarity_threshold)
+        oldest = inf if max_age is None else seconds("max_age", max_age)
+        try:
+            return pipeline.check(self._ports, request, threshold=threshold, max_age=oldest)
+        except Exception as fault:  # noqa: BLE001 - as of a lookup
+            self._report("lookup", fault)
+            return AvailabilityCheck(available=False)
 
     def explain(
         self,
@@ -199,7 +252,11 @@ class Memora:
         result: Any,
         metadata: Mapping[str, Any] | None = None,
         *,
-        ttl: float | timedelta | None = None,
+        ttl: float | str | timedelta | None = None,
+        stale_ttl: float | str | timedelta | None = None,
+        sliding: bool | None = None,
+        tags: str | Iterable[str] | None = None,
+        cost: float | None = None,
     ) -> str | None:
         """Store a result for a query in its context, replacing what was stored for the same two.
 
@@ -208,7 +265,12 @@ class Memora:
             context: As for `lookup`.
             result: Any value that the codec can give back exactly; see `register_type`.
             metadata: JSON values, returned with each hit.
-            ttl: How long the entry lives, in seconds or as a timedelta; by default the setting.
+            ttl: How long the entry lives: seconds, a timedelta, or "10m"; by default the setting.
+            stale_ttl: How long after that it is still served, with `is_stale` set.
+            sliding: Whether the TTL counts from the last hit instead.
+            tags: What the result depends on, such as "doc:42"; see `invalidate` and `outdate`.
+            cost: What computing the result took, in any unit, the same for all; by default
+                `metadata["cost"]`, else 1. The eviction policy "cost" keeps what was dear.
 
         Returns:
             The entry's id; None where nothing was stored, because the result cannot be serialised
@@ -217,12 +279,24 @@ class Memora:
         Raises:
             QueryError: The query is not a text, or blank.
             ContextError: The context holds a value without canonical form.
-            ArgumentError: The metadata is not JSON, or the TTL is not above 0.
+            ArgumentError: The metadata is not JSON, a duration is not above 0, a tag is not a text,
+                or the cost is below 0.
         """
         self._check_open()
         request = pipeline.Request.of(query, context)
         copied = _metadata(metadata)
-        ttl_seconds = self._config.ttl_seconds if ttl is None else _seconds("ttl", ttl)
+        config = self._config
+        lifetime = pipeline.Lifetime(
+            ttl_seconds=self._with_jitter(
+                config.ttl_seconds if ttl is None else seconds("ttl", ttl)
+            ),
+            stale_seconds=(config.stale_ttl_seconds or 0.0)
+            if stale_ttl is None
+            else seconds("stale_ttl", stale_ttl),
+            sliding=config.sliding_ttl if sliding is None else sliding,
+            tags=_tags(tags),
+            cost=_cost(cost, metadata),
+        )
         try:
             with self._metrics.timed("store"):
                 entry_id = pipeline.store(
@@ -230,8 +304,8 @@ class Memora:
                     request,
                     result,
                     metadata=copied,
-                    ttl_seconds=ttl_seconds,
-                    max_payload_bytes=self._config.max_payload_bytes,
+                    lifetime=lifetime,
+                    max_payload_bytes=_least(config.max_payload_bytes, config.max_bytes),
                 )
         except SerializationError as error:
             self._metrics.count_skip()
@@ -245,6 +319,217 @@ class Memora:
         self._log.debug("cache_store", entry_id=entry_id)
         self._maintain()
         return entry_id
+
+    @overload
+    def invalidate(  # noqa: D418 - checkers show this one
+        self,
+        query: str | None = None,
+        context: Mapping[str, Any] | None = None,
+        older_than_seconds: float | str | timedelta | None = None,
+        *,
+        context_contains: Mapping[str, Any] | None = None,
+        tags: str | Iterable[str] | None = None,
+        entry_id: str | None = None,
+        similarity_threshold: float | None = None,
+        dry_run: Literal[False] = False,
+    ) -> int: ...
+
+    @overload
+    def invalidate(
+        self,
+        query: str | None = None,
+        context: Mapping[str, Any] | None = None,
+        older_than_seconds: float | str | timedelta | None = None,
+        *,
+        context_contains: Mapping[str, Any] | None = None,
+        tags: str | Iterable[str] | None = None,
+        entry_id: str | None = None,
+        similarity_threshold: float | None = None,
+        dry_run: Literal[True],
+    ) -> list[Selected]: ...
+
+    def invalidate(
+        self,
+        query: str | None = None,
+        context: Mapping[str, Any] | None = None,
+        older_than_seconds: float | str | timedelta | None = None,
+        *,
+        context_contains: Mapping[str, Any] | None = None,
+        tags: str | Iterable[str] | None = None,
+        entry_id: str | None = None,
+        similarity_threshold: float | None = None,
+        dry_run: bool = False,
+    ) -> int | list[Selected]:
+        """Delete the entries that meet all criteria; without any criterion, none.
+
+        Args:
+            query: The exact text; with `similarity_threshold` also what means the same.
+            context: The exact context; {} is the empty one.
+            older_than_seconds: Stored longer ago than this: seconds, a timedelta, or "10m".
+            context_contains: Part of the context: each of its keys, with an equal value, where a
+                mapping is equal to one that contains it.
+            tags: Stored with one of these tags, or more.
+            entry_id: As `store` returned it, and lookups do.
+            similarity_threshold: In [0, 1]. Entries go whose similarity to the query, as judged or
+                as a cosine, reaches it: rather one too many than one that stays.
+            dry_run: Delete nothing, and return what would go.
+
+        Returns:
+            How many entries were deleted; with `dry_run` which would be, the most similar first,
+            else the oldest.
+
+        Raises:
+            QueryError: The query is not a text, or blank.
+            ContextError: A context holds a value without canonical form.
+            ArgumentError: Another criterion is out of range, or the model cannot read the query.
+            StoreError: The store failed; what was to go may still be there.
+            EmbedderError: The model failed; nothing was deleted.
+        """
+        self._check_open()
+        criteria = (query, context, older_than_seconds, context_contains, tags, entry_id)
+        if all(one is None for one in criteria):
+            if similarity_threshold is not None:
+                raise ArgumentError("similarity_threshold needs a query to compare with")
+            return [] if dry_run else 0
+        found = self._find(
+            query,
+            context,
+            older_than_seconds,
+            context_contains=context_contains,
+            tags=tags,
+            entry_id=entry_id,
+            similarity_threshold=similarity_threshold,
+        )
+        if dry_run:
+            return [one.shown() for one in found]
+        deleted = lifecycle.withdraw(self._ports, found)
+        self._log.debug("cache_invalidate", entries=deleted)
+        return deleted
+
+    def entries(
+        self,
+        query: str | None = None,
+        context: Mapping[str, Any] | None = None,
+        older_than_seconds: float | str | timedelta | None = None,
+        *,
+        context_contains: Mapping[str, Any] | None = None,
+        tags: str | Iterable[str] | None = None,
+        entry_id: str | None = None,
+        similarity_threshold: float | None = None,
+    ) -> list[Selected]:
+        """Return the entries that meet all criteria and have not ended; without any, all.
+
+        Args:
+            query: As for `invalidate`.
+            context: As for `invalidate`.
+            older_than_seconds: As for `invalidate`.
+            context_contains: As for `invalidate`.
+            tags: As for `invalidate`.
+            entry_id: As for `invalidate`.
+            similarity_threshold: As for `invalidate`.
+
+        Returns:
+            The most similar first, else the oldest.
+
+        Raises:
+            MemoraError: As by `invalidate`.
+        """
+        self._check_open()
+        found = self._find(
+            query,
+            context,
+            older_than_seconds,
+            context_contains=context_contains,
+            tags=tags,
+            entry_id=entry_id,
+            similarity_threshold=similarity_threshold,
+            now=self._ports.clock(),
+        )
+        return [one.shown() for one in found]
+
+    def outdate(self, *tags: str) -> None:
+        """Have every entry that was stored with one of these tags before now miss, at once.
+
+        For sources that have changed: O(1) a tag, however many entries there are. They are removed
+        in the background. To learn how many, `invalidate` them.
+
+        Raises:
+            ArgumentError: A tag is not a text, or blank.
+            StoreError: The store failed; some of the entries may still be served.
+        """
+        self._check_open()
+        for tag in _tags(tags):
+            self._ports.store.outdate(tag)
+            self._log.debug("cache_outdate")
+
+    def clear(self) -> int:
+        """Delete all entries; return how many.
+
+        Raises:
+            StoreError: The store failed; some may still be there.
+        """
+        self._check_open()
+        return lifecycle.withdraw(self._ports, lifecycle.find(self._ports, Selection()))
+
+    def cleanup_expired(self) -> int:
+        """Remove the entries that have expired, and the outdated; return how many.
+
+        None of them is served in any case: this makes room.
+
+        Raises:
+            StoreError: The store failed; some may still be there.
+        """
+        self._check_open()
+        removed = lifecycle.sweep(self._ports)
+        self._log.debug("cache_cleanup", entries=removed)
+        return removed
+
+    def start_scheduler(
+        self,
+        interval_seconds: float | str | timedelta | None = None,
+        initial_delay_seconds: float = 60.0,
+    ) -> None:
+        """Call `cleanup_expired` in the background from now on; a second start only warns.
+
+        The thread does not keep the process alive, goes on when a cleanup fails, is started again
+        in a forked child, and ends with `close`.
+
+        Args:
+            interval_seconds: Between two cleanups; by default `cleanup_interval_seconds`, or else
+                five minutes.
+            initial_delay_seconds: Before the first.
+
+        Raises:
+            ArgumentError: A number is out of range.
+        """
+        self._check_open()
+        if interval_seconds is None:
+            interval_seconds = self._config.cleanup_interval_seconds or _CLEANUP_SECONDS
+        scheduler = self._scheduler
+        if scheduler is not None and scheduler.stats()["running"]:
+            self._log.warning("scheduler_already_running")
+            return
+        self._scheduler = CleanupScheduler(
+            self._clean,
+            interval_seconds=seconds("interval_seconds", interval_seconds),
+            initial_delay_seconds=initial_delay_seconds,
+            clock=self._ports.clock,
+            report=self._report_cleanup,
+        )
+        self._scheduling = self._scheduler.start()
+
+    def stop_scheduler(self, timeout: float = 5.0) -> None:
+        """Stop cleaning up in the background; wait so many seconds for what is under way."""
+        self._scheduling = False
+        if self._scheduler is not None and not self._scheduler.stop(timeout):
+            self._log.warning("scheduler_still_running", timeout=timeout)
+
+    def get_scheduler_stats(self) -> dict[str, Any] | None:
+        """Return running, interval_seconds, total_runs, total_deleted, last_run_time and errors.
+
+        None where it was never started. Also `last_error`: the type of the last one.
+        """
+        return None if self._scheduler is None else self._scheduler.stats()
 
     def register_type(
         self,
@@ -283,6 +568,8 @@ class Memora:
             "embedding_dim": self._ports.embedder.dimension,
             "model": self._ports.embedder.identity,
             "ttl_seconds": self._config.ttl_seconds,
+            "max_bytes": self._config.max_bytes,
+            "scheduler": self.get_scheduler_stats(),
             "storage": self._config.db_uri,
             "index_created": self._index_created(),
             **self._metrics.snapshot(),
@@ -302,6 +589,7 @@ class Memora:
             "ok": failed < _UNHEALTHY_ERRORS or rate < _UNHEALTHY_ERROR_RATE,
             "details": f"Error rate: {rate:.1%} ({failed}/{recent})",
         }
+        checks["scheduler"] = self._check_scheduler()
         healthy = not self._closed and all(check["ok"] for check in checks.values())
         return {
             "status": "healthy" if healthy else "unhealthy",
@@ -357,9 +645,10 @@ class Memora:
         return {"total_entries": self._count()[0], **stats}
 
     def close(self) -> None:
-        """Release the store, its table brought up to date. Idempotent."""
+        """Stop the scheduler, and release the store, its table up to date. Idempotent."""
         if not self._closed:
             self._closed = True
+            self.stop_scheduler()
             self._ports.store.close()
 
     def __enter__(self) -> Self:
@@ -375,12 +664,83 @@ class Memora:
 
     def _maintain(self) -> None:
         try:
-            evicted = self._ports.store.maintain(max_entries=self._config.max_entries)
+            evicted = self._ports.store.maintain(
+                max_entries=self._config.max_entries,
+                max_bytes=self._config.max_bytes,
+                now=self._ports.clock(),
+            )
         except Exception as fault:  # noqa: BLE001 - what was stored is stored all the same
             self._report("maintain", fault)
             return
         if evicted:
             self._log.debug("cache_evict", entries=evicted)
+
+    def _find(
+        self,
+        query: str | None,
+        context: Mapping[str, Any] | None,
+        older_than_seconds: float | str | timedelta | None,
+        *,
+        context_contains: Mapping[str, Any] | None,
+        tags: str | Iterable[str] | None,
+        entry_id: str | None,
+        similarity_threshold: float | None,
+        now: float = lifecycle.ALL_TIMES,
+    ) -> list[Found]:
+        """Validate criteria, and return what meets them."""
+        threshold = _optional_share("similarity_threshold", similarity_threshold)
+        text = None if query is None else canonical_query(query)
+        if threshold is not None and text is None:
+            raise ArgumentError("similarity_threshold needs a query to compare with")
+        if entry_id is not None and not isinstance(entry_id, str):
+            raise ArgumentError(f"entry_id must be a text, got {entry_id!r}")
+        place = None if context is None else canonical_context(context)
+        exact = text is not None and threshold is None
+        before = inf
+        if older_than_seconds is not None:
+            before = self._ports.clock() - _age("older_than_seconds", older_than_seconds)
+        selection = Selection(
+            key=exact_key(text, place) if exact and text and place else None,
+            query=text if exact else None,
+            entry_id=entry_id,
+            fingerprint=None if place is None else place.fingerprint,
+            contains=None
+            if context_contains is None
+            else canonical_context(context_contains).canonical,
+            tags=frozenset(_tags(tags)),
+            before=before,
+        )
+        return lifecycle.find(
+            self._ports,
+            selection,
+            meaning=None if exact else text,
+            threshold=threshold or 0.0,
+            now=now,
+        )
+
+    def _with_jitter(self, ttl_seconds: float | None) -> float | None:
+        jitter = self._config.ttl_jitter
+        if ttl_seconds is None or not jitter:
+            return ttl_seconds
+        # Never later than the TTL, and not at once.
+        return ttl_seconds * (1 - min(jitter * random.random(), 0.999))  # noqa: S311 - no secret
+
+    def _clean(self) -> int:
+        return 0 if self._closed else self.cleanup_expired()
+
+    def _report_cleanup(self, fault: Exception) -> None:
+        self._report("cleanup", fault)
+
+    def _check_scheduler(self) -> dict[str, Any]:
+        stats = self.get_scheduler_stats()
+        if stats is None:
+            return {"ok": True, "details": "not started"}
+        runs = f"{stats['total_runs']} runs, {stats['errors']} failed"
+        running = bool(stats["running"])
+        return {
+            "ok": running or not self._scheduling,
+            "details": f"{'running' if running else 'stopped'}: {runs}",
+        }
 
     def _count(self) -> tuple[int | None, Exception | None]:
         try:
@@ -429,8 +789,6 @@ class Memora:
     def _warn_of_settings_without_effect(self) -> None:
         in_ram = isinstance(self._ports.store, MemoryStore)
         ignored = {
-            "eviction_policy": self._config.eviction_policy != "fifo",
-            "cleanup_interval_seconds": self._config.cleanup_interval_seconds is not None,
             # In RAM only, nothing is kept and nothing is on disk.
             "durability": in_ram and self._config.durability != "process",
             "hot_index": in_ram and self._config.hot_index == "off",
@@ -445,14 +803,47 @@ def _share(name: str, value: float) -> float:
     return float(value)
 
 
-def _seconds(name: str, value: float | timedelta) -> float:
-    seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if not (_is_number(seconds) and 0 < seconds < math.inf):
-        raise ArgumentError(f"{name} must be a number of seconds above 0, got {value!r}")
-    try:
-        return float(seconds)
-    except OverflowError:
-        raise ArgumentError(f"{name} is too large: {value!r}") from None
+def _optional_share(name: str, value: float | None) -> float | None:
+    return None if value is None else _share(name, value)
+
+
+def _age(name: str, value: float | str | timedelta) -> float:
+    # Also 0: everything that was stored before now.
+    return 0.0 if _is_number(value) and value == 0 else seconds(name, value)
+
+
+def _tags(tags: str | Iterable[str] | None) -> tuple[str, ...]:
+    """Return tags sorted, each once; a text is one tag."""
+    expected = "tags must be texts that are not blank, such as 'doc:42'"
+    if tags is None:
+        return ()
+    if isinstance(tags, str):
+        tags = (tags,)
+    if isinstance(tags, Mapping) or not isinstance(tags, Iterable):
+        raise ArgumentError(f"{expected}; got {tags!r}")
+    found = list(tags)
+    for tag in found:
+        if not isinstance(tag, str) or not tag.strip():
+            raise ArgumentError(f"{expected}; got {tag!r}")
+        try:
+            tag.encode()
+        except UnicodeEncodeError:
+            raise ArgumentError(f"{expected}, and UTF-8; got {tag!r}") from None
+    return tuple(sorted(set(found)))
+
+
+def _cost(cost: float | None, metadata: Mapping[str, Any] | None) -> float:
+    if cost is None:
+        said = (metadata or {}).get("cost")
+        # Somebody's own metadata may mean something else by it.
+        return float(said) if _is_number(said) and isfinite(said) and said >= 0 else 1.0
+    if not (_is_number(cost) and isfinite(cost) and cost >= 0):
+        raise ArgumentError(f"cost must be a finite number, 0 or more, got {cost!r}")
+    return float(cost)
+
+
+def _least(*limits: int | None) -> int | None:
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _is_number(value: object) -> bool:

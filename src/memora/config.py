@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from memora._durations import seconds
 from memora._log import make_logger
 from memora.errors import ConfigError
 
@@ -33,6 +34,10 @@ def _boolean(value: Any) -> Any:
     if not isinstance(value, bool):
         raise ValueError("not a boolean")  # noqa: TRY004 - pydantic's way
     return value
+
+
+def _duration(value: Any) -> Any:
+    return value if value is None else seconds("duration", value)
 
 
 def _optional(value: Any) -> Any:
@@ -72,9 +77,9 @@ OptionalCount = Annotated[
     Field(description="a whole number, 1 or more, or none"),
 ]
 OptionalSeconds = Annotated[
-    Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)] | None,
+    Annotated[float, BeforeValidator(_duration), Field(gt=0, allow_inf_nan=False)] | None,
     BeforeValidator(_optional),
-    Field(description="a number of seconds above 0, or none"),
+    Field(description="a number of seconds above 0, a text such as 10m or 1h30m, or none"),
 ]
 Text = Annotated[str, Field(strict=True, pattern=r"\S", description="a text that is not blank")]
 
@@ -109,7 +114,13 @@ class _Settings(BaseModel):
     enable_metrics: Flag = True
     """Count hits, misses and latencies for `get_stats`; faults are always counted."""
     ttl_seconds: OptionalSeconds = None
-    """How long an entry lives, from storing it; None is for ever."""
+    """How long an entry lives, from storing it, in seconds or as "10m"; None is for ever."""
+    ttl_jitter: Share = 0.0
+    """Share of its TTL by which an entry may end earlier, at random: not all at one moment."""
+    sliding_ttl: Flag = False
+    """Count the TTL from the last hit instead."""
+    stale_ttl_seconds: OptionalSeconds = None
+    """How long after its TTL an entry is still served, with `is_stale` set."""
     log_level: Annotated[
         Literal["DEBUG", "INFO", "WARNING", "ERROR"],
         BeforeValidator(_upper),
@@ -119,12 +130,20 @@ class _Settings(BaseModel):
     """Log JSON lines instead of text for people."""
     max_entries: OptionalCount = 1000
     """How many entries are kept; None is unlimited."""
+    max_bytes: OptionalCount = None
+    """How many bytes all entries may take: texts, vectors, results; None is unlimited."""
     eviction_policy: Annotated[
-        Literal["fifo", "lru", "lfu"],
+        Literal["fifo", "lru", "lfu", "s3fifo", "cost"],
         BeforeValidator(_lower),
-        Field(description="fifo, lru or lfu"),
+        Field(description="fifo, lru, lfu, s3fifo or cost"),
     ] = "fifo"
-    """Who leaves when `max_entries` is reached; this version evicts first in, first out."""
+    """Who leaves when a limit is reached; see the guide."""
+    flush_interval_seconds: Annotated[
+        float,
+        BeforeValidator(_number),
+        Field(ge=0.1, le=3600, description="a number of seconds from 0.1 to 3600"),
+    ] = 5.0
+    """How often the use of entries is written, on disk: what `kill -9` may lose of it."""
     durability: Annotated[
         Literal["memory", "process", "power"],
         BeforeValidator(_lower),
@@ -152,7 +171,7 @@ class _Settings(BaseModel):
     index_threshold_entries: Count = 256
     """Entries from which the table is indexed; LanceDB needs 256 at least."""
     cleanup_interval_seconds: OptionalSeconds = None
-    """Not used by this version, which has no scheduler."""
+    """How often the scheduler removes expired entries, once it is started."""
     max_payload_bytes: OptionalCount = 256 * 1024 * 1024
     """Largest encoded result that is stored; None is unlimited."""
     embedding_cache_size: Annotated[
@@ -174,6 +193,18 @@ class CacheConfig(_Settings):
         def __init__(self, **settings: Any) -> None:
             with _explained(prefix=""):
                 super().__init__(**settings)
+            self._check_limits()
+
+    def _check_limits(self) -> None:
+        whole = self.max_bytes
+        if whole is not None and "max_payload_bytes" in self.model_fields_set:
+            largest = self.max_payload_bytes
+            if largest is None or largest > whole:
+                raise ConfigError(
+                    f"max_payload_bytes={largest!r} and max_bytes={whole!r}: expected "
+                    "max_payload_bytes to be at most max_bytes, as a larger result could never "
+                    "be kept"
+                )
 
     @classmethod
     def load(cls) -> CacheConfig:

@@ -114,6 +114,14 @@ class VectorIndex:
         found.sort(key=lambda pair: -pair[1])
         return found[:k]
 
+    def vector(self, slot: int) -> Vector | None:
+        """Return a copy of the vector of a slot; None where it is not here, or damaged."""
+        for graph in self._graphs():
+            if slot in graph:
+                found = graph.exact(slot)
+                return None if found is None else found.copy()
+        return next((self._vectors[row].copy() for row in self._rows(slot)), None)
+
     @property
     def settled(self) -> bool:
         """Whether there is nothing for `settle` to do."""

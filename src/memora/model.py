@@ -42,6 +42,14 @@ class Entry:
     """Seconds since the epoch."""
     expires_at: float | None
     """Seconds since the epoch; None never expires."""
+    stale_seconds: float = 0.0
+    """How long after `expires_at` it may still be served, as stale."""
+    sliding_seconds: float | None = None
+    """Each hit moves `expires_at` to so long after it; None where that is fixed."""
+    tags: tuple[str, ...] = ()
+    """Sorted, each once."""
+    cost: float = 1.0
+    """What computing the result took, in any unit, the same for all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +60,19 @@ class Content:
     """The result, encoded by `memora.codec`."""
     metadata: str = "{}"
     """A JSON object."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """An entry as a store holds it."""
+
+    entry: Entry
+    uses: int
+    """How often it has been served, as far as this process knows; also what it replaced."""
+    last_used_at: float | None
+    """Seconds since the epoch."""
+    bytes: int
+    """What it takes in the store: texts, vector, metadata and payload."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +134,10 @@ class LookupResult:
     """The query the served entry was stored under."""
     age_seconds: float | None = None
     """How long ago the served entry was stored."""
+    ttl_remaining_seconds: float | None = None
+    """How long the served entry still is fresh; None for ever, 0 where it is stale."""
+    is_stale: bool = False
+    """Whether the served entry has expired, and is in its `stale_ttl`: serve it, and refresh it."""
     entry_id: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     """What was given to `store` with the served entry."""
@@ -126,6 +151,44 @@ class LookupResult:
 
     def __bool__(self) -> bool:
         return self.is_hit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AvailabilityCheck:
+    """Whether a lookup would hit now, without its result. True in a boolean context if so."""
+
+    available: bool
+    age_seconds: float | None = None
+    """How long ago the entry was stored; None where there is none, as in the other fields."""
+    ttl_remaining_seconds: float | None = None
+    """How long it still is fresh; None also where it never expires, 0 where it is stale."""
+    similarity: float | None = None
+
+    def __bool__(self) -> bool:
+        return self.available
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selected:
+    """An entry that an invalidation concerns, or that a listing shows."""
+
+    entry_id: str
+    query: str
+    context: str
+    """In canonical form: JSON."""
+    created_at: float
+    """Seconds since the epoch."""
+    expires_at: float | None
+    """Seconds since the epoch; None never."""
+    tags: tuple[str, ...]
+    uses: int
+    last_used_at: float | None
+    """Seconds since the epoch."""
+    bytes: int
+    similarity: float | None = None
+    """To the query that was asked for: probability that its answer is right for it, in [0, 1]."""
+    cosine: float | None = None
+    """Raw cosine similarity to that query, in [-1, 1]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,12 +10,22 @@ import json
 import uuid
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from memora.context import canonical_context, canonical_query, exact_key
 from memora.errors import JudgeError, SerializationError
 from memora.judge import Verdict
-from memora.model import Candidate, Content, Context, Entry, Explanation, LookupResult, Match
+from memora.model import (
+    AvailabilityCheck,
+    Candidate,
+    Content,
+    Context,
+    Entry,
+    Explanation,
+    LookupResult,
+    Match,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,16 +69,29 @@ class Request:
         return cls(text, canonical, exact_key(text, canonical))
 
 
-def lookup(ports: Ports, request: Request, *, threshold: float) -> LookupResult:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lifetime:
+    """How long an entry lives, and what else decides when it goes."""
+
+    ttl_seconds: float | None = None
+    stale_seconds: float = 0.0
+    sliding: bool = False
+    tags: tuple[str, ...] = ()
+    cost: float = 1.0
+
+
+def lookup(
+    ports: Ports, request: Request, *, threshold: float, max_age: float = inf
+) -> LookupResult:
     """Find a stored result that may stand in for a fresh one.
 
     Raises:
         JudgeError: The judge failed.
     """
     stored = ports.store.get(request.key, now=ports.clock())
-    if stored is not None:
+    if stored is not None and _age(ports, stored[0]) <= max_age:
         return _serve(ports, Verdict("exact", _SAME_TEXT, Match(stored[0], 1.0), 1.0), *stored)
-    matches = _search(ports, request)
+    matches = _search(ports, request, max_age)
     if matches is None:
         return LookupResult(is_hit=False, reason="unreadable", explanation=_UNREADABLE)
     verdict = _judge(ports, request, matches, threshold)
@@ -81,6 +104,32 @@ def lookup(ports: Ports, request: Request, *, threshold: float) -> LookupResult:
     return _serve(ports, verdict, *stored)
 
 
+def check(
+    ports: Ports, request: Request, *, threshold: float, max_age: float = inf
+) -> AvailabilityCheck:
+    """Tell whether `lookup` would hit; no content is read, and no use is counted.
+
+    Raises:
+        JudgeError: The judge failed.
+    """
+    entry = ports.store.peek(request.key, now=ports.clock())
+    similarity: float | None = 1.0
+    if entry is None or _age(ports, entry) > max_age:
+        matches = _search(ports, request, max_age)
+        if matches is None:
+            return AvailabilityCheck(available=False)
+        verdict = _judge(ports, request, matches, threshold)
+        if not verdict.served or verdict.nearest is None:
+            return AvailabilityCheck(available=False)
+        entry, similarity = verdict.nearest.entry, verdict.similarity
+    return AvailabilityCheck(
+        available=True,
+        age_seconds=_age(ports, entry),
+        ttl_remaining_seconds=_remaining(ports, entry),
+        similarity=similarity,
+    )
+
+
 def explain(ports: Ports, request: Request, *, threshold: float) -> Explanation:
     """Tell what `lookup` would do, with all that was judged; no result is decoded.
 
@@ -88,9 +137,9 @@ def explain(ports: Ports, request: Request, *, threshold: float) -> Explanation:
         JudgeError: The judge failed.
     """
     told = partial(Explanation, query=request.text, threshold=threshold)
-    stored = ports.store.get(request.key, now=ports.clock())
-    if stored is not None:
-        same = _candidate(ports, Match(stored[0], 1.0), 1.0)
+    entry = ports.store.peek(request.key, now=ports.clock())
+    if entry is not None:
+        same = _candidate(ports, Match(entry, 1.0), 1.0)
         return told(is_hit=True, reason="exact", explanation=_SAME_TEXT, candidates=(same,))
     matches = _search(ports, request)
     if matches is None:
@@ -118,7 +167,7 @@ def store(  # noqa: PLR0913 - all that makes an entry
     result: Any,
     *,
     metadata: str,
-    ttl_seconds: float | None,
+    lifetime: Lifetime,
     max_payload_bytes: int | None,
 ) -> str:
     """Store a result, in place of any under the same text and context; return the entry's id.
@@ -129,8 +178,8 @@ def store(  # noqa: PLR0913 - all that makes an entry
     payload = ports.codec.encode(result)  # first: what cannot be stored costs no embedding
     if max_payload_bytes is not None and len(payload) > max_payload_bytes:
         raise SerializationError(
-            f"the result takes {len(payload):,} bytes, more than max_payload_bytes="
-            f"{max_payload_bytes:,}"
+            f"the result takes {len(payload):,} bytes, more than the {max_payload_bytes:,} that "
+            "max_payload_bytes and max_bytes allow"
         )
     vector = _embed(ports, request.text)
     now = ports.clock()
@@ -140,20 +189,28 @@ def store(  # noqa: PLR0913 - all that makes an entry
         query=request.text,
         context=request.context,
         created_at=now,
-        expires_at=None if ttl_seconds is None else now + ttl_seconds,
+        expires_at=None if lifetime.ttl_seconds is None else now + lifetime.ttl_seconds,
+        stale_seconds=0.0 if lifetime.ttl_seconds is None else lifetime.stale_seconds,
+        sliding_seconds=lifetime.ttl_seconds if lifetime.sliding else None,
+        tags=lifetime.tags,
+        cost=lifetime.cost,
     )
     ports.store.put(entry, Content(payload, metadata), vector=vector)
     return entry.id
 
 
-def _search(ports: Ports, request: Request) -> list[Match] | None:
+def _search(ports: Ports, request: Request, max_age: float = inf) -> list[Match] | None:
     """Return the nearest entries of the context; None if the model cannot read the query."""
     vector = _embed(ports, request.text)
     if vector is None:
         return None
-    # The time anew: what expired while the text was embedded is not served.
+    now = ports.clock()  # anew: what expired while the text was embedded is not served
     return ports.store.search(
-        vector, context=request.context.fingerprint, k=_CANDIDATES, now=ports.clock()
+        vector,
+        context=request.context.fingerprint,
+        k=_CANDIDATES,
+        now=now,
+        since=now - max_age,
     )
 
 
@@ -165,16 +222,21 @@ def _judge(ports: Ports, request: Request, matches: list[Match], threshold: floa
 
 
 def _serve(ports: Ports, verdict: Verdict, entry: Entry, content: Content) -> LookupResult:
+    result = ports.codec.decode(content.payload)
+    ports.store.touch(entry.key, now=ports.clock())  # only what is served counts as used
+    remaining = _remaining(ports, entry)
     return LookupResult(
         is_hit=True,
         reason=verdict.reason,
         explanation=verdict.explanation,
-        result=ports.codec.decode(content.payload),
+        result=result,
         similarity=verdict.similarity,
         cosine=None if verdict.nearest is None else verdict.nearest.cosine,
         evidence=verdict.evidence,
         matched_query=entry.query,
         age_seconds=_age(ports, entry),
+        ttl_remaining_seconds=remaining,
+        is_stale=remaining == 0,
         entry_id=entry.id,
         metadata={} if content.metadata == "{}" else json.loads(content.metadata),
         nearest=_nearest(ports, verdict),
@@ -220,6 +282,14 @@ def _candidate(
 def _age(ports: Ports, entry: Entry) -> float:
     # A clock set back does not make an entry of the future.
     return max(ports.clock() - entry.created_at, 0.0)
+
+
+def _remaining(ports: Ports, entry: Entry) -> float | None:
+    """Return how long an entry is fresh, used now; 0 where it is stale, None for ever."""
+    if entry.expires_at is None:
+        return None
+    left = max(entry.expires_at - ports.clock(), 0.0)
+    return left if entry.sliding_seconds is None or not left else entry.sliding_seconds
 
 
 def _embed(ports: Ports, text: str) -> Vector | None:

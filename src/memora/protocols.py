@@ -1,18 +1,20 @@
 """What users may implement: the ports of the pipeline, and the array types they speak.
 
-Protocols only. Five methods at most each; batch first; positional-only for the subject.
+Protocols only; batch first; positional-only for the subject.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from math import inf
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from memora.model import Content, Entry, Match
+    from memora.model import Content, Entry, Holding, Match
+    from memora.selection import Selection
 
 Vector: TypeAlias = NDArray[np.float32]
 """Shape (dimension,), float32, unit length."""
@@ -51,18 +53,24 @@ class Embedder(Protocol):
         ...
 
 
-class Store(Protocol):
-    """Entries, their vectors and contents, each under its exact key.
-
-    Writes are atomic and visible to the next read of any thread. No read returns an entry that has
-    expired at `now`, was replaced or has left. Called from many threads at once.
-    """
+class StoreReader(Protocol):
+    """What a store tells of its entries; nothing is changed by it, no use is counted."""
 
     def get(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
         """Return the entry stored under exactly this key, and its content, in one read."""
         ...
 
-    def search(self, vector: Vector, /, *, context: str, k: int, now: float) -> list[Match]:
+    def peek(self, key: bytes, /, *, now: float) -> Entry | None:
+        """Return the entry stored under exactly this key; its content is not read."""
+        ...
+
+    def fetch(self, key: bytes, /, *, now: float) -> tuple[Entry, Content, Vector | None] | None:
+        """Return all that was put under exactly this key."""
+        ...
+
+    def search(
+        self, vector: Vector, /, *, context: str, k: int, now: float, since: float = -inf
+    ) -> list[Match]:
         """Return the k entries of one context nearest to a unit vector, best first.
 
         Args:
@@ -70,11 +78,29 @@ class Store(Protocol):
             context: Fingerprint of the context; no other context's entries are considered.
             k: How many at most.
             now: Seconds since the epoch.
+            since: Entries stored earlier are passed over; seconds since the epoch.
 
         Returns:
             Matches with their exact cosine similarity, highest first.
         """
         ...
+
+    def select(self, selection: Selection, /, *, now: float) -> list[Holding]:
+        """Return the entries that meet all criteria, the longest stored first.
+
+        Also what other processes had stored when the call began. With `now` 0, at the epoch, the
+        ended ones that are still held are among them.
+        """
+        ...
+
+
+class Store(StoreReader, Protocol):
+    """Entries, their vectors and contents, each under its exact key.
+
+    Writes are atomic and visible to the next read of any thread. No read returns an entry that has
+    ended at `now` (expired, and its time as a stale one over), was replaced, outdated by its tags,
+    or has left. Called from many threads at once.
+    """
 
     def put(self, entry: Entry, content: Content, /, *, vector: Vector | None) -> None:
         """Add an entry in place of any with the same key; a None vector is never searched.
@@ -83,18 +109,41 @@ class Store(Protocol):
         """
         ...
 
-    def maintain(self, *, max_entries: int | None) -> int:
-        """Drop the entries put longest ago beyond `max_entries`, and do other due housekeeping.
+    def touch(self, key: bytes, /, *, now: float, times: int = 1) -> None:
+        """Take note that an entry has been served: who is evicted, and sliding ends, follow."""
+        ...
 
-        Called after each `put`, so cheap where nothing is due. Returns how many entries left.
+    def discard(self, entries: Iterable[Entry], /) -> int:
+        """Delete entries, unless they have been replaced since; return how many.
+
+        Returns once that is as durable as a `put`.
+        """
+        ...
+
+    def outdate(self, tag: str, /) -> None:
+        """Have all entries of a tag that were put before miss, at once; as durable as a `put`.
+
+        O(1), however many they are; they are removed in the background.
+        """
+        ...
+
+    def maintain(self, *, max_entries: int | None, max_bytes: int | None = None, now: float) -> int:
+        """Evict what is beyond the limits, and do other due housekeeping.
+
+        Called after each `put`, so cheap where nothing is due. Ended entries leave before others.
+        Returns how many entries left.
 
         Raises:
             StoreError: Also for what has failed in the background since the last call.
         """
         ...
 
+    def sweep(self, *, now: float, limit: int) -> int:
+        """Remove up to so many entries that have ended, or been outdated; return how many."""
+        ...
+
     def count(self) -> int:
-        """Return how many entries are held, expired ones included."""
+        """Return how many entries are held, ended ones included."""
         ...
 
     def check(self) -> None:

@@ -3,34 +3,48 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from memora.errors import ConfigError
+from memora.eviction import make_policy
 
 if TYPE_CHECKING:
     from memora.config import CacheConfig
     from memora.index import GraphType
-    from memora.protocols import Embedder, Store
+    from memora.eviction import EvictionPolicy
+    from memora.protocols import Clock, Embedder, Store
 
 __all__ = ["local_path", "open_store"]
 
 MEMORY = "memory://"
 
 
-def open_store(config: CacheConfig, *, embedder: Embedder, create: bool = True) -> Store:
+def open_store(
+    config: CacheConfig,
+    *,
+    embedder: Embedder,
+    create: bool = True,
+    policy: EvictionPolicy | None = None,
+    clock: Clock = time.time,
+) -> Store:
     """Open the store that `db_uri` names: `memory://`, a path, or `file://` and an absolute path.
+
+    A policy takes the place of the one that the settings name.
 
     Raises:
         ConfigError: The URI is of another kind.
         StoreError: See `memora.stores.lancedb.LanceStore`.
     """
+    if policy is None and config.eviction_policy != "fifo":  # which stores know without one
+        policy = make_policy(config.eviction_policy)
     if config.db_uri == MEMORY:
         from memora.stores.memory import MemoryStore  # noqa: PLC0415 - one store's imports only
 
         graph: GraphType = "int8" if config.hot_index == "off" else config.hot_index
-        return MemoryStore(dimension=embedder.dimension, graph=graph)
+        return MemoryStore(dimension=embedder.dimension, graph=graph, policy=policy)
     path = local_path(config.db_uri)
     from memora.stores.lancedb import LanceStore  # noqa: PLC0415 - one store's imports only
 
@@ -45,6 +59,10 @@ def open_store(config: CacheConfig, *, embedder: Embedder, create: bool = True) 
         hot_payload_bytes=config.hot_payload_bytes,
         max_staleness_seconds=config.max_staleness_seconds,
         max_entries=config.max_entries,
+        max_bytes=config.max_bytes,
+        policy=policy,
+        flush_interval_seconds=config.flush_interval_seconds,
+        clock=clock,
         index_at=config.index_threshold_entries if config.auto_create_index else None,
     )
 

@@ -6,6 +6,7 @@ changed is never taken for one.
 
 from __future__ import annotations
 
+import json
 import math
 import struct
 import zlib
@@ -15,15 +16,19 @@ import numpy as np
 
 from memora.context import fingerprint_of
 from memora.model import Content, Context, Entry
+from memora.stores.hot import Uses
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from memora.protocols import Vector
 
-PUT, DELETE = 1, 2
+PUT, DELETE, USE, OUTDATE = 1, 2, 3, 4
 
-# checksum | kind | texts: context, query, metadata | floats of the vector | payload | stamp | key
-# | id | created | expires (infinite: never)
-_HEADER = struct.Struct("<I Bxxx IIII Qq 16s16s dd")
+# checksum | kind | texts: context, query, metadata, tags | floats of the vector | payload | stamp
+# | key | id | created | expires (infinite: never) | stale, sliding (negative: no) | cost
+_HEADER = struct.Struct("<I Bxxx IIIII Qq 16s16s dd ddd")
+_USES = np.dtype([("key", "V16"), ("times", "<u4"), ("last", "<f8")])
 _CHECKSUM = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size
 
@@ -35,9 +40,15 @@ class Record(NamedTuple):
     stamp: int
     """Order of all operations of all processes; see `memora.stores.lancedb`."""
     key: bytes
-    entry: Entry | None
-    vector: Vector | None
-    content: Content | None
+    """Of what was put or deleted."""
+    entry: Entry | None = None
+    """What was put, and the next two."""
+    vector: Vector | None = None
+    content: Content | None = None
+    uses: Mapping[bytes, Uses] = {}
+    """What was used, since it was last said."""
+    tag: str = ""
+    """What was outdated."""
 
 
 def pack_put(stamp: int, entry: Entry, content: Content, vector: Vector | None) -> bytes:
@@ -45,26 +56,47 @@ def pack_put(stamp: int, entry: Entry, content: Content, vector: Vector | None) 
     context = entry.context.canonical.encode()
     query = entry.query.encode()
     metadata = content.metadata.encode()
+    tags = json.dumps(entry.tags).encode() if entry.tags else b""
     floats = b"" if vector is None else vector.astype("<f4", copy=False).tobytes()
     header = _HEADER.pack(
-        *(0, PUT, len(context), len(query), len(metadata), len(floats) // 4, len(content.payload)),
+        *(0, PUT, len(context), len(query), len(metadata), len(tags)),
+        *(len(floats) // 4, len(content.payload)),
         *(stamp, entry.key, bytes.fromhex(entry.id), entry.created_at),
         math.inf if entry.expires_at is None else entry.expires_at,
+        *(entry.stale_seconds, -1.0 if entry.sliding_seconds is None else entry.sliding_seconds),
+        entry.cost,
     )
-    return _sealed(b"".join((header, floats, context, query, metadata, content.payload)))
+    return _sealed(b"".join((header, floats, context, query, metadata, tags, content.payload)))
 
 
 def pack_delete(stamp: int, key: bytes) -> bytes:
     """Return the record of a deletion: of what was stored under a key up to a stamp."""
-    return _sealed(_HEADER.pack(0, DELETE, 0, 0, 0, 0, 0, stamp, key, bytes(16), 0.0, math.inf))
+    return _plain(DELETE, stamp, key=key)
+
+
+def pack_uses(stamp: int, uses: Mapping[bytes, Uses]) -> bytes:
+    """Return the record of how often and when last entries were served since the last such."""
+    rows = np.array([(key, *one) for key, one in uses.items()], _USES)
+    return _plain(USE, stamp, payload=rows.tobytes())
+
+
+def pack_outdate(stamp: int, tag: str) -> bytes:
+    """Return the record by which everything of a tag up to a stamp is outdated."""
+    return _plain(OUTDATE, stamp, payload=tag.encode())
+
+
+def _plain(kind: int, stamp: int, *, key: bytes = bytes(16), payload: bytes = b"") -> bytes:
+    numbers = (0.0, math.inf, 0.0, -1.0, 1.0)
+    header = _HEADER.pack(0, kind, 0, 0, 0, 0, 0, len(payload), stamp, key, bytes(16), *numbers)
+    return _sealed(header + payload)
 
 
 def length_at(data: bytes | memoryview, at: int) -> int | None:
     """Return how long the record at an offset says it is; None where its header is not whole."""
     if at + HEADER_BYTES > len(data):
         return None
-    _, _, context, query, metadata, floats, payload, *_ = _HEADER.unpack_from(data, at)
-    return int(HEADER_BYTES + 4 * floats + context + query + metadata + payload)
+    _, _, context, query, metadata, tags, floats, payload, *_ = _HEADER.unpack_from(data, at)
+    return int(HEADER_BYTES + 4 * floats + context + query + metadata + tags + payload)
 
 
 def unpack(data: bytes | memoryview) -> Record | None:
@@ -72,17 +104,25 @@ def unpack(data: bytes | memoryview) -> Record | None:
     view = memoryview(data)
     if length_at(view, 0) != len(view):
         return None
-    checksum, kind, context, query, metadata, floats, _, stamp, key, id_, created, expires = (
+    checksum, kind, context, query, metadata, tags, floats, _, stamp, key, id_, *numbers = (
         _HEADER.unpack_from(view)
     )
     if zlib.crc32(view[_CHECKSUM.size :]) != checksum:
         return None
-    if kind == DELETE:
-        return Record(kind, stamp, key, None, None, None)
+    if kind == USE:
+        rows = np.frombuffer(view[HEADER_BYTES:], _USES).tolist()
+        return Record(kind, stamp, key, uses={name: Uses(times, at) for name, times, at in rows})
+    if kind == OUTDATE:
+        return Record(kind, stamp, key, tag=str(view[HEADER_BYTES:], "utf-8"))
+    if kind != PUT:  # a deletion
+        return Record(kind, stamp, key)
+    created, expires, stale, sliding, cost = numbers
     at = HEADER_BYTES + 4 * floats
     vector = np.frombuffer(view, "<f4", floats, HEADER_BYTES) if floats else None
     canonical = str(view[at : (at := at + context)], "utf-8")
     text = str(view[at : (at := at + query)], "utf-8")
+    said = str(view[at : (at := at + metadata)], "utf-8")
+    labels = str(view[at : (at := at + tags)], "utf-8")
     entry = Entry(
         id=id_.hex(),
         key=key,
@@ -90,20 +130,23 @@ def unpack(data: bytes | memoryview) -> Record | None:
         context=Context(canonical, fingerprint_of(canonical)),
         created_at=created,
         expires_at=None if expires == math.inf else expires,
+        stale_seconds=stale,
+        sliding_seconds=None if sliding < 0 else sliding,
+        tags=tuple(json.loads(labels)) if labels else (),
+        cost=cost,
     )
-    json = str(view[at : (at := at + metadata)], "utf-8")
-    return Record(kind, stamp, key, entry, vector, Content(bytes(view[at:]), json))
+    return Record(kind, stamp, key, entry, vector, Content(bytes(view[at:]), said))
 
 
 def content_of(data: bytes, key: bytes) -> Content | None:
     """Return the content of the record of a key; None where it is damaged, or another's."""
     if length_at(data, 0) != len(data):
         return None
-    checksum, _, context, query, metadata, floats, _, _, found, *_ = _HEADER.unpack_from(data)
+    checksum, _, context, query, metadata, tags, floats, _, _, found, *_ = _HEADER.unpack_from(data)
     if found != key or zlib.crc32(memoryview(data)[_CHECKSUM.size :]) != checksum:
         return None
     at = HEADER_BYTES + 4 * floats + context + query
-    return Content(data[at + metadata :], data[at : at + metadata].decode())
+    return Content(data[at + metadata + tags :], data[at : at + metadata].decode())
 
 
 def vector_of(data: bytes, dimension: int) -> Vector:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from array import array
 from collections import OrderedDict, defaultdict
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,16 +17,19 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memora.index import VectorIndex
-from memora.model import Entry
+from memora.model import Entry, Holding
+from memora.stores._expiry import ExpiryQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from memora.eviction import EvictionPolicy
     from memora.index import GraphType
     from memora.model import Context
     from memora.protocols import Vector
+    from memora.selection import Selection
 
 
 class Place(NamedTuple):
@@ -36,7 +40,12 @@ class Place(NamedTuple):
     length: int
 
 
-NOWHERE = Place(0, 0, 0)
+class Uses(NamedTuple):
+    """How an entry has been used."""
+
+    times: int
+    last: float
+    """Seconds since the epoch."""
 
 
 @dataclass(slots=True)
@@ -58,6 +67,8 @@ class HotTable:
         exact: Reads the vector of a slot from where it is stored, so that large contexts need
             not keep it in RAM; None keeps it.
         graph: Type of the vectors in the graphs of large contexts.
+        late_seconds: How late a use by another process may be heard of: entries whose end slides
+            are held for so long after it.
     """
 
     def __init__(
@@ -66,8 +77,11 @@ class HotTable:
         *,
         exact: Callable[[int], Vector] | None = None,
         graph: GraphType = "int8",
+        late_seconds: float = 0.0,
     ) -> None:
         self._dimension, self._exact = dimension, exact
+        self._policy: EvictionPolicy | None = None  # without one, first in, first out
+        self._late_seconds = late_seconds
         self._graph: GraphType = graph
         self._slots: OrderedDict[bytes, int] = OrderedDict()  # by key, by stamp
         self._free: list[int] = []
@@ -76,6 +90,18 @@ class HotTable:
         self._next_number = 0
         self._unsettled: dict[int, VectorIndex] = {}  # by number of the home
         self._expiring = 0  # entries with an end: where there are none, no search looks at ends
+        self._queue = ExpiryQueue()
+        # Of the few that have any, by slot.
+        self._tags: dict[int, tuple[str, ...]] = {}
+        self._stale: dict[int, float] = {}
+        self._sliding: dict[int, float] = {}
+        self._costs: dict[int, float] = {}
+        self._tagged: defaultdict[str, set[int]] = defaultdict(set)
+        self._epochs: dict[str, int] = {}  # tag -> stamp: what was put before it is outdated
+        # Tags with outdated entries that are still here -> slots that `ended` has to look at; None
+        # before it gets there. Where there are none, no search looks at tags.
+        self._outdated: dict[str, list[int] | None] = {}
+        self._uses: dict[int, Uses] = {}
         # Columns.
         self._keys: list[bytes] = []
         self._queries: list[str] = []
@@ -86,6 +112,7 @@ class HotTable:
         self._stamp = array("q")
         self._created = array("d")
         self._expires = array("d")
+        self._ends = array("d")  # when it is not even served as stale
         self._segment = array("i")  # -1 in a free slot
         self._offset = array("q")
         self._length = array("q")
@@ -109,11 +136,31 @@ class HotTable:
             context=self._homes[self._home[slot]].context,
             created_at=self._created[slot],
             expires_at=None if expires == inf else expires,
+            stale_seconds=self._stale.get(slot, 0.0),
+            sliding_seconds=self._sliding.get(slot),
+            tags=self._tags.get(slot, ()),
+            cost=self._costs.get(slot, 1.0),
+        )
+
+    def holding(self, slot: int) -> Holding:
+        """Return the entry in a slot, and what is known of its use."""
+        uses = self._uses.get(slot)
+        return Holding(
+            entry=self.entry(slot),
+            uses=uses.times if uses else 0,
+            last_used_at=uses.last if uses else None,
+            bytes=self._length[slot],
         )
 
     def alive(self, slot: int, now: float) -> bool:
-        """Tell whether the entry in a slot has not expired."""
-        return self._expires[slot] > now
+        """Tell whether the entry in a slot has not ended, and is not outdated."""
+        return self._ends[slot] > now and not self._is_outdated(slot)
+
+    def _is_outdated(self, slot: int) -> bool:
+        if not self._outdated or slot not in self._tags:
+            return False
+        stamp = self._stamp[slot]
+        return any(self._epochs.get(tag, -1) >= stamp for tag in self._tags[slot])
 
     def key(self, slot: int) -> bytes:
         """Return the key of a slot; empty where it is free."""
@@ -158,7 +205,9 @@ class HotTable:
                 if self._id(old) == entry.id:
                     self.move(old, place)
                 return None
-            self.remove(entry.key)
+        uses = None if old is None else self._uses.get(old)
+        if old is not None:
+            self._take_out(entry.key)
         slot = self._allocate()
         number, home = self._home_of(entry.context)
         self._slots[entry.key] = slot
@@ -170,7 +219,17 @@ class HotTable:
         self._stamp[slot] = stamp
         self._created[slot] = entry.created_at
         self._expires[slot] = inf if entry.expires_at is None else entry.expires_at
-        self._expiring += entry.expires_at is not None
+        self._ends[slot] = self._expires[slot] + entry.stale_seconds
+        self._note_rest(slot, entry)
+        if entry.expires_at is not None:
+            self._expiring += 1
+            self._queue.add(slot, self._ends[slot])
+            if self._queue.overgrown(len(self._slots)):
+                self._queue.load(np.frombuffer(self._ends))
+        if uses is not None:  # it is the question that is popular, not the answer
+            self._uses[slot] = uses
+        if self._policy is not None:
+            self._policy.admit(entry.key, cost=entry.cost)
         self._segment[slot], self._offset[slot], self._length[slot] = place
         self._count_live(place.segment, place.length)
         home.entries += 1
@@ -178,8 +237,30 @@ class HotTable:
             self.add_vector(slot, vector)
         return slot
 
+    def _note_rest(self, slot: int, entry: Entry) -> None:
+        if entry.stale_seconds:
+            self._stale[slot] = entry.stale_seconds
+        if entry.sliding_seconds is not None:
+            self._sliding[slot] = entry.sliding_seconds
+        if entry.cost != 1.0:
+            self._costs[slot] = entry.cost
+        if entry.tags:
+            self._tag(slot, entry.tags)
+
+    def _tag(self, slot: int, tags: tuple[str, ...]) -> None:
+        self._tags[slot] = tags
+        for tag in tags:
+            self._tagged[tag].add(slot)
+            if self._epochs.get(tag, -1) >= self._stamp[slot]:  # another process's, read late
+                self._outdated.setdefault(tag, None)
+
     def remove(self, key: bytes) -> int | None:
         """Forget the entry of a key; return the slot that is free now."""
+        if self._policy is not None:
+            self._policy.remove(key)
+        return self._take_out(key)
+
+    def _take_out(self, key: bytes) -> int | None:
         slot = self._slots.pop(key, None)
         if slot is None:
             return None
@@ -193,12 +274,114 @@ class HotTable:
         self._expiring -= self._expires[slot] != inf
         self._count_live(self._segment[slot], -self._length[slot])
         self._keys[slot], self._queries[slot], self._segment[slot] = b"", "", -1
+        self._ends[slot] = inf
+        for tag in self._tags.pop(slot, ()):
+            self._tagged[tag].discard(slot)
+            if not self._tagged[tag]:
+                del self._tagged[tag]
+        for column in (self._stale, self._sliding, self._costs, self._uses):
+            column.pop(slot, None)
         self._free.append(slot)
         return slot
 
-    def oldest(self, n: int) -> list[bytes]:
-        """Return the keys of the n entries stored longest ago."""
-        return list(islice(self._slots, n))
+    def use(self, key: bytes, uses: Uses) -> bool:
+        """Take note that an entry has been served; False where it is not there."""
+        slot = self._slots.get(key)
+        if slot is None or uses.times <= 0:
+            return False
+        known = self._uses.get(slot, Uses(0, uses.last))
+        last = max(known.last, uses.last)
+        self._uses[slot] = Uses(known.times + uses.times, last)
+        if self._policy is not None:
+            self._policy.touch(key, times=uses.times)
+        sliding = self._sliding.get(slot)
+        if sliding is not None and last <= self._expires[slot]:  # not what is served as stale
+            # The queue still has its former end; whoever looks at it then finds this one.
+            self._expires[slot] = max(self._expires[slot], last + sliding)
+            self._ends[slot] = self._expires[slot] + self._stale.get(slot, 0.0)
+        return True
+
+    def used(self) -> dict[bytes, Uses]:
+        """Return what is known of the use of each entry that has been used."""
+        return {self._keys[slot]: uses for slot, uses in self._uses.items()}
+
+    def outdate(self, tag: str, stamp: int) -> None:
+        """Have the entries of a tag that were put up to a stamp miss. O(1)."""
+        if self._epochs.get(tag, -1) < stamp:
+            self._epochs[tag] = stamp
+            if tag in self._tagged:
+                self._outdated[tag] = None
+
+    @property
+    def outdated(self) -> set[str]:
+        """The tags with outdated entries that may still be here."""
+        return set(self._outdated)
+
+    def exceeds(self, max_entries: int | None, max_bytes: int | None) -> bool:
+        """Tell whether there is more than a limit allows; None is no limit."""
+        return (max_entries is not None and len(self) > max_entries) or (
+            max_bytes is not None and self.live_bytes > max_bytes and len(self) > 0
+        )
+
+    def victims(self, n: int) -> list[bytes]:
+        """Return the keys of the n entries, at most, that are to be evicted first.
+
+        A policy forgets whom it has chosen: `spare` gives it back who stays after all.
+        """
+        chosen = [] if self._policy is None else self._policy.evict(n)
+        # A policy of somebody's may be mistaken about who is there, and the limit is still kept.
+        return [key for key in chosen if key in self._slots] or list(islice(self._slots, n))
+
+    def spare(self, keys: Iterable[bytes]) -> None:
+        """Have entries that were to be evicted stay."""
+        for key in keys:
+            if self._policy is not None and (slot := self._slots.get(key)) is not None:
+                self._policy.admit(key, cost=self._costs.get(slot, 1.0))
+
+    def ended(self, now: float, limit: int, *, present: bool = False) -> list[bytes]:
+        """Return the keys of up to so many entries that have ended, or are outdated.
+
+        Those of the last second only where `present`; see `ExpiryQueue.due`.
+        """
+        found: dict[bytes, None] = {}
+        later: list[tuple[int, float]] = []
+        while len(found) < limit and (
+            due := self._queue.due(now, limit - len(found), present=present)
+        ):
+            for slot in due:
+                end = self._ends[slot] + (self._late_seconds if slot in self._sliding else 0.0)
+                if end <= now:
+                    found[self._keys[slot]] = None
+                elif end < inf:
+                    later.append((slot, end))
+        for slot, end in later:
+            self._queue.add(slot, end)
+        for tag in list(self._outdated):
+            if len(found) >= limit:
+                break
+            for slot in self._outdated_of(tag, limit - len(found)):
+                found[self._keys[slot]] = None
+        return list(found)
+
+    def _outdated_of(self, tag: str, limit: int) -> list[int]:
+        epoch, tagged = self._epochs[tag], self._tagged.get(tag, set())
+        slots = self._outdated[tag]
+        if not slots:
+            # Anew, as those of the last round may not have been removed; when there are none left,
+            # the tag needs no looking at any more.
+            slots = [slot for slot in tagged if self._stamp[slot] <= epoch]
+            if not slots:
+                del self._outdated[tag]
+                return []
+            self._outdated[tag] = slots
+        taken, slots[-limit:] = slots[-limit:], []
+        return [slot for slot in taken if slot in tagged and self._stamp[slot] <= epoch]
+
+    def unsure(self, keys: Iterable[bytes]) -> None:
+        """Note that entries that `ended` returned could not be removed."""
+        for key in keys:
+            if (slot := self._slots.get(key)) is not None and self._ends[slot] < inf:
+                self._queue.add(slot, self._ends[slot])
 
     def reorder(self, stamp: int) -> None:
         """Sort the entries from a stamp on, where some have been added late."""
@@ -211,14 +394,61 @@ class HotTable:
             self._slots.move_to_end(key)
 
     def search(
-        self, vector: Vector, *, context: str, k: int, now: float
+        self, vector: Vector, *, context: str, k: int, now: float, since: float = -inf
     ) -> list[tuple[int, float]]:
-        """Return up to k (slot, cosine) pairs of a context, not expired at `now`, best first."""
+        """Return up to k (slot, cosine) pairs of a context, alive at `now`, best first."""
         if (number := self._numbers.get(context)) is None:
             return []
-        ends = np.frombuffer(self._expires) if self._expiring else None
-        alive = None if ends is None else lambda slots: ends[slots] > now
+        alive = None
+        if self._expiring or self._outdated or since > -inf:
+            alive = partial(self._which, now=now, since=since)
         return self._homes[number].index.search(vector, k=k, alive=alive)
+
+    def _which(self, slots: NDArray[np.int64], *, now: float, since: float) -> NDArray[np.bool_]:
+        """Tell of each slot whether its entry is alive, and not stored too early."""
+        found: NDArray[np.bool_] = np.frombuffer(self._ends)[slots] > now
+        if since > -inf:
+            found &= np.frombuffer(self._created)[slots] >= since
+        if self._outdated:
+            found &= [not self._is_outdated(slot) for slot in slots.tolist()]
+        return found
+
+    def select(self, selection: Selection) -> list[tuple[int, int]]:
+        """Return (slot, stamp) of all entries that meet the criteria, the oldest first."""
+        if selection.key is not None:
+            few = [slot for slot in [self._slots.get(selection.key)] if slot is not None]
+        elif selection.entry_id is not None:
+            try:
+                id_ = np.frombuffer(bytes.fromhex(selection.entry_id), "V16")
+            except ValueError:  # no id at all
+                return []
+            same = np.flatnonzero(np.frombuffer(self._ids, "V16") == id_)
+            few = [slot for slot in same.tolist() if self._segment[slot] >= 0]
+        elif selection.tags:
+            few = list(set().union(*(self._tagged.get(tag, ()) for tag in selection.tags)))
+        else:
+            return self._select_all(selection)
+        found = [slot for slot in few if selection.takes(self.entry(slot))]
+        return sorted(((slot, self._stamp[slot]) for slot in found), key=lambda pair: pair[1])
+
+    def _select_all(self, selection: Selection) -> list[tuple[int, int]]:
+        """Do so by columns: an object for each of a million entries would take seconds."""
+        mask = np.frombuffer(self._segment, np.int32) >= 0
+        mask &= np.frombuffer(self._created) < selection.before
+        if selection.fingerprint is not None or selection.contains is not None:
+            homes = [n for n, home in self._homes.items() if selection.takes_context(home.context)]
+            mask &= np.isin(np.frombuffer(self._home, np.int32), homes)
+        slots = np.flatnonzero(mask)
+        stamps = np.frombuffer(self._stamp, np.int64)[slots]
+        order = np.argsort(stamps, kind="stable")
+        found = list(zip(slots[order].tolist(), stamps[order].tolist(), strict=True))
+        if selection.query is not None:
+            found = [pair for pair in found if self._queries[pair[0]] == selection.query]
+        return found
+
+    def vector(self, slot: int) -> Vector | None:
+        """Return the vector of a slot, if it has one and it is in RAM."""
+        return self._homes[self._home[slot]].index.vector(slot) if self._indexed[slot] else None
 
     def add_vector(self, slot: int, vector: Vector) -> None:
         """Make an entry searchable, unless it is."""
@@ -287,6 +517,7 @@ class HotTable:
         stamps: NDArray[np.int64],
         created: NDArray[np.float64],
         expires: NDArray[np.float64],
+        rest: Mapping[int, Entry],
         segments: NDArray[np.int32],
         offsets: NDArray[np.int64],
         lengths: NDArray[np.int64],
@@ -302,6 +533,7 @@ class HotTable:
             stamps: Stamps, ascending.
             created: Seconds since the epoch.
             expires: Seconds since the epoch; infinite never.
+            rest: Entries with tags, a cost, a sliding end or time as stale ones, by position.
             segments: Where the records lie.
             offsets: The same.
             lengths: The same.
@@ -318,13 +550,34 @@ class HotTable:
         self._stamp.frombytes(stamps.tobytes())
         self._created.frombytes(created.tobytes())
         self._expires.frombytes(expires.tobytes())
+        self._ends.frombytes(expires.tobytes())
         self._segment.frombytes(segments.tobytes())
         self._offset.frombytes(offsets.tobytes())
         self._length.frombytes(lengths.tobytes())
         self._expiring = int(np.count_nonzero(np.isfinite(expires)))
+        for slot, entry in rest.items():
+            self._ends[slot] += entry.stale_seconds
+            self._note_rest(slot, entry)
+        self._queue.load(np.frombuffer(self._ends))
         sums = np.bincount(segments, weights=lengths)
         for segment, size in enumerate(sums):
             self._count_live(segment, int(size))
+
+    def follow_policy(self, policy: EvictionPolicy | None) -> None:
+        """Have an empty policy choose from now on; it is told who was stored and used, in order."""
+        self._policy = policy
+        if policy is None:
+            return
+        stored, used = range(2)  # of one moment, in this order
+        events = [(self._created[slot], stored, slot) for slot in self._slots.values()]
+        events += [
+            (max(uses.last, self._created[slot]), used, slot) for slot, uses in self._uses.items()
+        ]
+        for _, event, slot in sorted(events, key=lambda event: event[:2]):  # else as stored
+            if event == stored:
+                policy.admit(self._keys[slot], cost=self._costs.get(slot, 1.0))
+            else:
+                policy.touch(self._keys[slot], times=self._uses[slot].times)
 
     def move(self, slot: int, place: Place) -> None:
         """Note that the record of an entry lies elsewhere now."""
@@ -345,7 +598,7 @@ class HotTable:
     def _allocate(self) -> int:
         if self._free:
             return self._free.pop()
-        for column in (self._home, self._stamp, self._created, self._expires):
+        for column in (self._home, self._stamp, self._created, self._expires, self._ends):
             column.append(0)
         for column in (self._segment, self._offset, self._length):
             column.append(0)

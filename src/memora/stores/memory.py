@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import threading
+from math import inf
 from typing import TYPE_CHECKING
 
 from memora._fork import renew_after_fork
 from memora.model import Match
-from memora.stores.hot import NOWHERE, HotTable
+from memora.stores.hot import HotTable, Place, Uses
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from memora.eviction import EvictionPolicy
     from memora.index import GraphType
-    from memora.model import Content, Entry
+    from memora.model import Content, Entry, Holding
     from memora.protocols import Vector
+    from memora.selection import Selection
 
 # Rows that a `put` helps to move to the graph of a large context: more than it adds, so that none
 # waits for long.
 _SETTLE_ROWS = 2
+_BATCH = 64  # entries removed, or listed, under the lock at once
+# Outdated entries that a `put` helps to remove: more than it adds, as above.
+_SWEEP_ROWS = 4
 
 
 class MemoryStore:
@@ -24,10 +32,22 @@ class MemoryStore:
 
     Payloads are kept encoded, so that nobody can change a stored result by changing the object
     that was stored or served.
+
+    Args:
+        dimension: Length of the vectors.
+        graph: Type of the vectors in the graphs of large contexts.
+        policy: Chooses who is evicted; None: first in, first out.
     """
 
-    def __init__(self, *, dimension: int, graph: GraphType = "int8") -> None:
+    def __init__(
+        self,
+        *,
+        dimension: int,
+        graph: GraphType = "int8",
+        policy: EvictionPolicy | None = None,
+    ) -> None:
         self._hot = HotTable(dimension, graph=graph)
+        self._hot.follow_policy(policy)
         self._contents: dict[int, Content] = {}  # by slot
         self._stamp = 0
         renew_after_fork(self)
@@ -43,32 +63,100 @@ class MemoryStore:
 
     def get(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
         with self._lock:
-            slot = self._hot.slot(key)
-            if slot is None or not self._hot.alive(slot, now):
-                return None
-            return self._hot.entry(slot), self._contents[slot]
+            slot = self._alive(key, now)
+            return None if slot is None else (self._hot.entry(slot), self._contents[slot])
 
-    def search(self, vector: Vector, /, *, context: str, k: int, now: float) -> list[Match]:
+    def peek(self, key: bytes, /, *, now: float) -> Entry | None:
         with self._lock:
-            found = self._hot.search(vector, context=context, k=k, now=now)
+            slot = self._alive(key, now)
+            return None if slot is None else self._hot.entry(slot)
+
+    def fetch(self, key: bytes, /, *, now: float) -> tuple[Entry, Content, Vector | None] | None:
+        with self._lock:
+            slot = self._alive(key, now)
+            if slot is None:
+                return None
+            return self._hot.entry(slot), self._contents[slot], self._hot.vector(slot)
+
+    def search(
+        self, vector: Vector, /, *, context: str, k: int, now: float, since: float = -inf
+    ) -> list[Match]:
+        with self._lock:
+            found = self._hot.search(vector, context=context, k=k, now=now, since=since)
             return [Match(self._hot.entry(slot), cosine) for slot, cosine in found]
 
+    def select(self, selection: Selection, /, *, now: float) -> list[Holding]:
+        with self._lock:
+            found = self._hot.select(selection)
+        holdings: list[Holding] = []
+        for start in range(0, len(found), _BATCH):
+            with self._lock:
+                holdings += [
+                    self._hot.holding(slot)
+                    for slot, stamp in found[start : start + _BATCH]
+                    if self._hot.holds(slot, stamp) and self._hot.alive(slot, now)
+                ]
+        return holdings
+
     def put(self, entry: Entry, content: Content, /, *, vector: Vector | None) -> None:
+        size = (
+            len(content.payload)
+            + len(content.metadata.encode())
+            + len(entry.query.encode())
+            + len(entry.context.canonical.encode())
+            + (0 if vector is None else vector.nbytes)
+        )
         with self._lock:
             self._stamp += 1
-            self._remove(entry.key)
-            slot = self._hot.put(entry, vector, stamp=self._stamp, place=NOWHERE)
-            if slot is not None:
-                self._contents[slot] = content
+            if (old := self._hot.slot(entry.key)) is not None:
+                del self._contents[old]
+            slot = self._hot.put(entry, vector, stamp=self._stamp, place=Place(0, 0, size))
+            assert slot is not None  # noqa: S101 - its stamp is the newest
+            self._contents[slot] = content
 
-    def maintain(self, *, max_entries: int | None) -> int:
+    def touch(self, key: bytes, /, *, now: float, times: int = 1) -> None:
         with self._lock:
-            surplus = 0 if max_entries is None else max(len(self._hot) - max_entries, 0)
-            for key in self._hot.oldest(surplus):
+            self._hot.use(key, Uses(times, now))
+
+    def discard(self, entries: Iterable[Entry], /) -> int:
+        discarded = 0
+        for entry in entries:
+            with self._lock:
+                slot = self._hot.slot(entry.key)
+                if slot is not None and self._hot.entry(slot).id == entry.id:
+                    self._remove(entry.key)
+                    discarded += 1
+        return discarded
+
+    def outdate(self, tag: str, /) -> None:
+        with self._lock:
+            self._hot.outdate(tag, self._stamp)
+
+    def maintain(self, *, max_entries: int | None, max_bytes: int | None = None, now: float) -> int:
+        with self._lock:
+            hot = self._hot
+            left = hot.ended(-inf, _SWEEP_ROWS) if hot.outdated else []
+            for key in left:
                 self._remove(key)
-            if (index := self._hot.unsettled()) is not None:
+            while hot.exceeds(max_entries, max_bytes):
+                for key in hot.ended(now, 1) or hot.victims(1):
+                    self._remove(key)
+                    left.append(key)
+            if (index := hot.unsettled()) is not None:
                 index.settle(_SETTLE_ROWS)
-            return surplus
+            return len(left)
+
+    def sweep(self, *, now: float, limit: int) -> int:
+        removed = 0
+        while removed < limit:
+            with self._lock:
+                ended = self._hot.ended(now, min(limit - removed, _BATCH), present=True)
+                for key in ended:
+                    self._remove(key)
+            if not ended:
+                break
+            removed += len(ended)
+        return removed
 
     def count(self) -> int:
         return len(self._hot)
@@ -78,6 +166,10 @@ class MemoryStore:
 
     def close(self) -> None:
         """Nothing to release."""
+
+    def _alive(self, key: bytes, now: float) -> int | None:
+        slot = self._hot.slot(key)
+        return slot if slot is not None and self._hot.alive(slot, now) else None
 
     def _remove(self, key: bytes) -> None:
         if (slot := self._hot.remove(key)) is not None:

@@ -1,0 +1,59 @@
+"""Durations as people and programs write them."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from math import inf
+from numbers import Real
+
+from memora.errors import ArgumentError
+
+# Our own: timelength reads "10M" as months and "-5m" as five minutes, pytimeparse has no types and
+# no "500ms", and pydantic reads ISO 8601 only.
+_SECONDS = {"w": 604_800.0, "d": 86_400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_NUMBER = r"\d+(?:\.\d+)?"
+_PARTS = "".join(rf"(?:(?P<{unit}>{_NUMBER})\s*{unit}\s*)?" for unit in _SECONDS)
+_TEXT = re.compile(rf"\s*(?:(?P<plain>{_NUMBER}(?:e[+-]?\d+)?)\s*|{_PARTS})", re.ASCII | re.I)
+
+
+def seconds(name: str, value: float | str | timedelta) -> float:
+    """Return a duration in seconds: above 0 and finite.
+
+    Args:
+        name: What to call it in an error.
+        value: Seconds, a timedelta, or text: "90" is seconds, "1h30m" and "1 H 30 M" are amounts of
+            w, d, h, m, s and ms, the largest first. Months and years have no fixed length.
+
+    Raises:
+        ArgumentError: It is anything else.
+    """
+    try:
+        found = _read(value)
+    except OverflowError:
+        raise ArgumentError(f"{name} is too large: {value!r}") from None
+    if not 0 < found < inf:
+        raise ArgumentError(
+            f"{name} must be a number of seconds above 0, got {value!r}; "
+            "a timedelta or a text such as '90s', '10m' or '1h30m' will do as well"
+        )
+    return found
+
+
+def _read(value: object) -> float:
+    """Return seconds; 0 for what is no duration."""
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, str):
+        return _read_text(value)
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return float(value)
+    return 0.0
+
+
+def _read_text(text: str) -> float:
+    if (match := _TEXT.fullmatch(text)) is None:
+        return 0.0
+    amounts = match.groupdict(default="0")
+    plain = float(amounts.pop("plain"))
+    return plain + sum(float(amount) * _SECONDS[unit] for unit, amount in amounts.items())

@@ -1,0 +1,140 @@
+"""What becomes of entries: which are listed, withdrawn, outdated or removed.
+
+Faults are raised: who withdraws an answer has to know if it was not withdrawn.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from memora.errors import ArgumentError
+from memora.model import Selected
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from memora.model import Holding, Match
+    from memora.pipeline import Ports
+    from memora.protocols import Vector
+    from memora.selection import Selection
+
+ALL_TIMES = 0.0
+"""As `now` of a store's reads: also what has ended, and is still held."""
+
+_SEARCHED = 256  # entries of a context that are compared at first; four times as many if all fit
+# Of a context, those that are judged: the judge also accepts what the cosine alone would not.
+_JUDGED = 64
+_SWEPT = 4096  # entries removed in one go
+
+
+class Found(NamedTuple):
+    """An entry that meets the criteria; with its similarity, where a meaning was among them."""
+
+    holding: Holding
+    similarity: float | None = None
+    cosine: float | None = None
+
+    def shown(self) -> Selected:
+        """Return it as the application sees it."""
+        entry = self.holding.entry
+        return Selected(
+            entry_id=entry.id,
+            query=entry.query,
+            context=entry.context.canonical,
+            created_at=entry.created_at,
+            expires_at=entry.expires_at,
+            tags=entry.tags,
+            uses=self.holding.uses,
+            last_used_at=self.holding.last_used_at,
+            bytes=self.holding.bytes,
+            similarity=self.similarity,
+            cosine=self.cosine,
+        )
+
+
+def find(
+    ports: Ports,
+    selection: Selection,
+    *,
+    meaning: str | None = None,
+    threshold: float = 0.0,
+    now: float = ALL_TIMES,
+) -> list[Found]:
+    """Return the entries that meet all criteria: the most similar first, else the oldest.
+
+    Args:
+        ports: Where they are.
+        selection: The criteria but one.
+        meaning: A text that their queries have to be similar to, by the judge or by the cosine.
+        threshold: How similar.
+        now: Without what has ended then.
+
+    Raises:
+        ArgumentError: The model cannot read the meaning.
+    """
+    holdings = ports.store.select(selection, now=now)
+    if meaning is None:
+        return [Found(holding) for holding in holdings]
+    vector = ports.embedder.embed([meaning])[0]
+    if vector is None:
+        raise ArgumentError(
+            f"the model cannot read all of the query {meaning[:80]!r}, so nothing can be compared "
+            "with it; without similarity_threshold it names the entries of exactly this text"
+        )
+    wanted = {holding.entry.id: holding for holding in holdings}
+    contexts = {holding.entry.context.fingerprint for holding in holdings}
+    found = [
+        Found(holding, similarity, cosine)
+        for context in contexts
+        for entry_id, similarity, cosine in _similar(
+            ports, meaning, vector, context, threshold, now
+        )
+        if (holding := wanted.get(entry_id)) is not None
+    ]
+    return sorted(found, key=lambda one: -(one.similarity or 0.0))
+
+
+def withdraw(ports: Ports, found: list[Found]) -> int:
+    """Delete entries, those that have been replaced meanwhile excepted; return how many."""
+    return ports.store.discard(one.holding.entry for one in found)
+
+
+def sweep(ports: Ports) -> int:
+    """Remove all entries that have ended; return how many."""
+    removed = 0
+    while part := ports.store.sweep(now=ports.clock(), limit=_SWEPT):
+        removed += part
+    return removed
+
+
+def _similar(  # noqa: PLR0913 - what a search needs
+    ports: Ports, text: str, vector: Vector, context: str, threshold: float, now: float
+) -> Iterator[tuple[str, float, float]]:
+    """Yield ids of a context's entries that are similar, with the similarity and the cosine.
+
+    Similar is what either the judge or the cosine says is: what a lookup of the text could be
+    served, and what is as near to it as that. An answer that stays by mistake is worse than one
+    that has to be computed again.
+    """
+    asked = _SEARCHED
+    while True:
+        matches = ports.store.search(vector, context=context, k=asked, now=now)
+        if len(matches) < asked or matches[-1].cosine < threshold:
+            break
+        asked *= 4
+    judged = {
+        match.entry.id: _judged(ports, text, match, one.similarity)
+        for match, one in zip(
+            matches[:_JUDGED],
+            ports.judge.assess(text, [(m.entry.query, m.cosine) for m in matches[:_JUDGED]]),
+            strict=True,
+        )
+    }
+    for match in matches:
+        similarity = max(judged.get(match.entry.id, 0.0), match.cosine)
+        if similarity >= threshold:
+            yield match.entry.id, min(similarity, 1.0), match.cosine
+
+
+def _judged(ports: Ports, text: str, match: Match, similarity: float) -> float:
+    return 1.0 if match.entry.query == text else similarity

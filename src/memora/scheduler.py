@@ -1,0 +1,214 @@
+"""Work that is done again and again in the background, such as dropping what has expired."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from contextlib import suppress
+from inspect import ismethod
+from math import inf
+from numbers import Real
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from memora._durations import seconds
+from memora._fork import renew_after_fork
+from memora.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Work = Callable[[], int]
+    Report = Callable[[Exception], None]
+
+F = TypeVar("F")
+
+
+class CleanupScheduler:
+    """A daemon thread that calls `work`, and waits a while after each call.
+
+    Bound methods, as `work` and `report`, do not keep their object alive: when it is gone, the
+    thread ends. A forked child has a thread of its own where the parent had one.
+
+    Args:
+        work: Does it, and returns how many it deleted. What it raises is counted and reported.
+        interval_seconds: From the end of a call to the next.
+        initial_delay_seconds: From the start to the first call, also in a forked child.
+        clock: What `last_run_time` is read from.
+        report: Is told what `work` raised, in the thread.
+
+    Raises:
+        ArgumentError: The interval is not above 0, or the delay below 0, or either not finite.
+    """
+
+    def __init__(
+        self,
+        work: Work,
+        *,
+        interval_seconds: float,
+        initial_delay_seconds: float = 60.0,
+        clock: Callable[[], float] = time.time,
+        report: Report | None = None,
+    ) -> None:
+        self._interval = seconds("interval_seconds", interval_seconds)
+        self._delay = _delay("initial_delay_seconds", initial_delay_seconds)
+        self._clock = clock
+        self._get_work: Callable[[], Work | None] = _weak(work)
+        self._get_report: Callable[[], Report | None] = _weak(report)
+        self._wanted = False
+        self._thread: threading.Thread | None = None  # not None, not wanted: it is about to end
+        self._runs = self._deleted = self._errors = 0
+        self._last_run: float | None = None
+        self._last_error: str | None = None
+        renew_after_fork(self)
+
+    def hold(self, timeout: float, /) -> bool:
+        return self._lock.acquire(timeout=timeout)
+
+    def release(self) -> None:
+        self._lock.release()
+
+    def renew(self) -> None:
+        # Guards what changes; not held while working. Reentrant: the garbage collector may come
+        # at any time, and what it finalizes may call `stop`.
+        self._lock = threading.RLock()
+        # A queue, not an event: putting is safe in the callback of a weak reference, which may
+        # interrupt the very thread that waits.
+        self._wake: SimpleQueue[object] = SimpleQueue()
+        if isinstance(self._get_work, weakref.WeakMethod) and (work := self._get_work()):
+            self._get_work = weakref.WeakMethod(work, self._wake.put)
+        if self._thread not in {None, threading.current_thread()}:  # it forked, and goes on
+            self._thread = None
+            _to_restart.append(self)
+
+    def start(self) -> bool:
+        """Start the thread; False where it runs already.
+
+        One that was stopped and has not ended goes on instead, after the initial delay.
+        """
+        with self._lock:
+            if self._wanted:
+                return False
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="memora-cleanup", daemon=True)
+                thread.start()  # may fail
+                self._thread = thread
+            self._wanted = True
+            return True
+
+    def stop(self, timeout: float = 5.0) -> bool:
+        """Call `work` no more, and wait for a call that is under way; True once no thread runs.
+
+        Within `work` there is nothing to wait for: False, and the thread ends when it returns.
+        """
+        with self._lock:
+            self._wanted = False
+            thread = self._thread
+            if thread is not None:
+                self._wake.put(None)
+        if thread is None:
+            return True
+        if thread is threading.current_thread():
+            return False
+        thread.join(timeout)
+        return not thread.is_alive()
+
+    def stats(self) -> dict[str, Any]:
+        """Return what has been done so far; `last_error` is the type of the last one, if any."""
+        with self._lock:
+            return {
+                "running": self._thread is not None,
+                "interval_seconds": self._interval,
+                "total_runs": self._runs,
+                "total_deleted": self._deleted,
+                "last_run_time": self._last_run,
+                "errors": self._errors,
+                "last_error": self._last_error,
+            }
+
+    def restart(self) -> None:
+        """Start again in a forked child, where the parent's thread is not."""
+        with self._lock:
+            wanted, self._wanted = self._wanted, False
+        if wanted:
+            with suppress(RuntimeError):  # no more threads: `stats` shows it
+                self.start()
+
+    def _run(self) -> None:
+        delay = self._delay
+        try:
+            while self._is_time(delay):
+                if (work := self._get_work()) is not None:
+                    self._call(work)
+                del work  # the last reference, maybe
+                delay = self._interval
+        finally:  # also where `work` ended the thread
+            with self._lock:
+                self._leave()
+
+    def _is_time(self, delay: float) -> bool:
+        """Wait; False where the thread has to end."""
+        while True:
+            try:
+                self._wake.get(timeout=min(delay, threading.TIMEOUT_MAX))
+                woken = True
+            except Empty:
+                woken = False
+            gone = self._get_work() is None
+            with self._lock:
+                mine = self._thread is threading.current_thread()
+                if gone or not self._wanted or not mine:
+                    self._leave()
+                    return False
+            if not woken:
+                return True
+            delay = self._delay  # stopped, and started again
+
+    def _leave(self) -> None:
+        """Note that this thread ends; the next `start` makes a new one."""
+        if self._thread is threading.current_thread():
+            self._thread, self._wanted = None, False
+
+    def _call(self, work: Work) -> None:
+        deleted, fault = 0, None
+        try:
+            deleted = work()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next call may succeed
+            fault = error
+        with self._lock:
+            self._runs += 1
+            self._deleted += deleted
+            self._last_run = self._clock()
+            if fault is not None:
+                self._errors += 1
+                self._last_error = type(fault).__name__
+        if fault is not None and (report := self._get_report()) is not None:
+            with suppress(Exception):
+                report(fault)
+
+
+_to_restart: list[CleanupScheduler] = []  # in a child that was just forked
+
+
+def _restart_all() -> None:
+    while _to_restart:
+        _to_restart.pop().restart()
+
+
+if hasattr(os, "register_at_fork"):
+    # After the hooks of `threading` and `_fork`, which were imported before: no thread may run
+    # until all locks are made anew.
+    os.register_at_fork(after_in_child=_restart_all)
+
+
+def _weak(function: F) -> Callable[[], F | None]:
+    """Return what gives a function back; of a bound method, while its object is alive."""
+    return weakref.WeakMethod(function) if ismethod(function) else lambda: function
+
+
+def _delay(name: str, value: float) -> float:
+    if not (isinstance(value, Real) and not isinstance(value, bool) and 0 <= value < inf):
+        raise ArgumentError(f"{name} must be a number of seconds, 0 or more, got {value!r}")
+    return float(value)
