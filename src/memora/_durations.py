@@ -14,7 +14,9 @@ from memora.errors import ArgumentError
 _SECONDS = {"w": 604_800.0, "d": 86_400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _NUMBER = r"\d+(?:\.\d+)?"
 _PARTS = "".join(rf"(?:(?P<{unit}>{_NUMBER})\s*{unit}\s*)?" for unit in _SECONDS)
-_TEXT = re.compile(rf"\s*(?:(?P<plain>{_NUMBER}(?:e[+-]?\d+)?)\s*|{_PARTS})", re.ASCII | re.I)
+_TEXT = re.compile(
+    rf"\s*(?:(?P<plain>{_NUMBER}(?:e[+-]?\d+)?)\s*|{_PARTS})", re.ASCII | re.IGNORECASE
+)
 
 
 def seconds(name: str, value: float | str | timedelta) -> float:
