@@ -56,18 +56,13 @@ class ExpiryQueue:
             bucket.append(slot)
         self._waiting += 1
 
-    def due(self, now: float, limit: int, *, present: bool = False) -> list[int]:
-        """Take up to `limit` slots out that may have ended.
+    def due(self, now: float, limit: int) -> list[int]:
+        """Take up to `limit` slots out that were added with an end of `now` or before.
 
-        A slot may come twice, and its entry may be another by now, or end later: then add it again.
-
-        Args:
-            now: Seconds since the epoch.
-            limit: How many slots at most.
-            present: Also those of the second that is not over yet, of which some end later than
-                `now`: complete, but it costs as much again each time.
+        The second that is not over yet stays, so a slot comes up to a second late. It may come
+        twice, and its entry may be another by now, or end later: then add it again.
         """
-        second = floor(now) + present
+        second = floor(now)
         found: list[int] = []
         while self._next < second and (wanted := limit - len(found)) > 0:
             found += self._take(wanted)
