@@ -109,6 +109,15 @@ def test_many_short_steps_add_up_while_the_wall_is_behind(
     assert now() == pytest.approx(start + 1e-3, abs=1e-6)
 
 
+def test_a_steady_clock_that_is_none_does_no_harm(clock: FakeClock, steady: FakeClock) -> None:
+    now = SteadyClock(clock, steady=steady)
+    start = now()
+
+    clock.advance(-5)
+    steady.advance(-3)
+    assert now() == start
+
+
 def test_it_is_never_earlier_than_what_it_was_advanced_to(
     clock: FakeClock, steady: FakeClock
 ) -> None:

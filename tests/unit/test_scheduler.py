@@ -172,6 +172,30 @@ def test_one_that_has_not_ended_goes_on_when_it_is_started_again() -> None:
     assert len(work.threads) == work.most_at_once == 1
 
 
+def test_one_that_is_started_again_while_it_works_waits_as_after_any_start() -> None:
+    work = Work()
+    with running(work, interval_seconds=NEVER) as scheduler:
+        assert work.begun.wait(20)
+        assert not scheduler.stop(0)
+        assert scheduler.start()
+        work.may_end.set()
+        assert until(lambda: scheduler.stats()["total_runs"] == 2)
+    assert len(work.threads) == 1
+
+
+def test_a_finalizer_may_stop_it_at_any_moment() -> None:
+    scheduler = CleanupScheduler(lambda: 1, interval_seconds=SOON)
+    stopped = threading.Event()
+
+    def collect() -> None:
+        with scheduler._lock:  # where the garbage collector may come
+            scheduler.stop()
+            stopped.set()
+
+    threading.Thread(target=collect, daemon=True).start()
+    assert stopped.wait(20)
+
+
 def test_work_may_stop_and_start_its_own_scheduler() -> None:
     said: list[bool] = []
 
@@ -224,13 +248,18 @@ def test_without_a_reporter_an_error_is_counted() -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_work_that_ends_its_thread_can_be_started_again() -> None:
+    threads: list[threading.Thread] = []
+
     def work() -> int:
+        threads.append(threading.current_thread())
         raise SystemExit
 
     scheduler = CleanupScheduler(work, interval_seconds=SOON, initial_delay_seconds=0)
-    for _ in range(2):
+    for runs in (1, 2):
         assert scheduler.start()
         assert until(lambda: not scheduler.stats()["running"])
+        assert len(threads) == runs
+        threads[-1].join(20)
 
 
 def test_a_thread_that_cannot_be_started_leaves_it_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,6 +274,25 @@ def test_a_thread_that_cannot_be_started_leaves_it_stopped(monkeypatch: pytest.M
     assert not scheduler.stats()["running"]
     assert scheduler.start()
     assert scheduler.stop(20)
+
+
+def test_an_interrupted_start_leaves_no_second_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, work = threading.Thread.start, Work()
+    work.may_end.set()
+
+    def interrupted(self: threading.Thread) -> None:
+        start(self)
+        raise KeyboardInterrupt
+
+    scheduler = CleanupScheduler(work, interval_seconds=SOON, initial_delay_seconds=0.05)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            scheduler.start()
+    assert scheduler.start()
+    assert until(lambda: scheduler.stats()["total_runs"] >= 5)
+    assert scheduler.stop(20)
+    assert len(work.threads) == 1
 
 
 class Cache:
@@ -453,13 +501,15 @@ forked = []
 def work():
     if not forked:
         forked.append(os.fork())
-    os.write(write, b"%d\\n" % os.getpid())
+    os.write(write, b"%d %d\\n" % (os.getpid(), threading.get_ident()))
     return 1
 scheduler = CleanupScheduler(work, interval_seconds=0.01, initial_delay_seconds=0)
 scheduler.start()
-told = b""
-while told.count(b"%d" % os.getpid()) < 3 or len(set(told.split(b"\\n")[:-1])) < 2:
-    told += os.read(read, 1000)
+told = []
+with os.fdopen(read) as lines:
+    while any([pid for pid, _ in told].count(pid) < 5 for pid in (os.getpid(), *forked)):
+        told.append(tuple(map(int, lines.readline().split())))
+assert len(set(told)) == 2  # one thread each
 os.kill(forked[0], signal.SIGKILL)
 os.waitpid(forked[0], 0)
 assert scheduler.stop(20)
