@@ -34,19 +34,25 @@ class QueueMachine(RuleBasedStateMachine):
         for slot, end in enumerate(ends):
             self._expect(slot, end)
 
-    @rule(elapsed=st.floats(0, 5) | st.integers(0, 5).map(float), limit=st.integers(0, 8))
-    def due(self, elapsed: float, limit: int) -> None:
+    @rule(
+        elapsed=st.floats(0, 5) | st.integers(0, 5).map(float),
+        limit=st.integers(0, 8),
+        present=st.booleans(),
+    )
+    def due(self, elapsed: float, limit: int, *, present: bool) -> None:
         self.now += elapsed
-        # The second that is not over is not due yet.
-        ripe = [(end, slot) for slot, end in self.waiting if floor(end) < floor(self.now)]
+        # The second that is not over is not due yet, or all of it is.
+        before = floor(self.now) + present
+        ripe = [(end, slot) for slot, end in self.waiting if floor(end) < before]
 
-        found = self.queue.due(self.now, limit)
+        found = self.queue.due(self.now, limit, present=present)
 
         assert len(found) == min(limit, len(ripe))
         assert not Counter(found) - Counter(slot for _, slot in ripe)
         for slot in found:  # which one of a slot does not matter: all of these are due
             end = min(end for end, other in ripe if other == slot)
-            assert end <= self.now
+            assert end < before
+            assert present or end <= self.now
             ripe.remove((end, slot))
             self.waiting.remove((slot, end))
 

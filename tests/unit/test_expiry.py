@@ -44,6 +44,15 @@ def test_a_slot_is_due_once_its_second_is_over(*, loaded: bool) -> None:
 
 
 @either
+def test_the_present_second_is_given_whole_where_that_is_asked_for(*, loaded: bool) -> None:
+    queue = queue_of(NOW + 0.25, NOW + 0.75, NOW + 1, loaded=loaded)
+
+    assert sorted(queue.due(NOW + 0.5, 10, present=True)) == [0, 1]
+    assert queue.due(NOW + 0.5, 10, present=True) == []
+    assert queue.due(NOW + 1, 10, present=True) == [2]
+
+
+@either
 def test_the_earliest_seconds_come_first_and_the_rest_stays_for_later(*, loaded: bool) -> None:
     queue = queue_of(NOW + 5, NOW + 1, NOW + 3, NOW + 1.5, loaded=loaded)
 

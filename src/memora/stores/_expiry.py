@@ -56,13 +56,18 @@ class ExpiryQueue:
             bucket.append(slot)
         self._waiting += 1
 
-    def due(self, now: float, limit: int) -> list[int]:
-        """Take up to `limit` slots out that were added with an end of `now` or before.
+    def due(self, now: float, limit: int, *, present: bool = False) -> list[int]:
+        """Take up to `limit` slots out that may have ended.
 
-        The second that is not over yet stays, so a slot comes up to a second late. It may come
-        twice, and its entry may be another by now, or end later: then add it again.
+        A slot may come twice, and its entry may be another by now, or end later: then add it again.
+
+        Args:
+            now: Seconds since the epoch.
+            limit: How many slots at most.
+            present: Also those of the second that is not over yet, of which some end later than
+                `now`: complete, but it costs as much again each time.
         """
-        second = floor(now)
+        second = floor(now) + present
         found: list[int] = []
         while self._next < second and (wanted := limit - len(found)) > 0:
             found += self._take(wanted)
