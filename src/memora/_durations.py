@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from decimal import Decimal
 from math import inf
 from numbers import Real
 
@@ -48,9 +49,12 @@ def _read(value: object) -> float:
         return value.total_seconds()
     if isinstance(value, str):
         return _read_text(value)
-    if isinstance(value, Real) and not isinstance(value, bool):
-        return float(value)
-    return 0.0
+    if isinstance(value, Decimal):
+        return float(value) if value.is_finite() else 0.0
+    # Counted as an integer by numpy, in whatever unit it has.
+    if isinstance(value, bool) or type(value).__name__ == "timedelta64":
+        return 0.0
+    return float(value) if isinstance(value, Real) else 0.0
 
 
 def _read_text(text: str) -> float:
