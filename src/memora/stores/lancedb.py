@@ -523,7 +523,7 @@ class LanceStore:
         if self._policy is None or self._alone():
             self._evict(self._limits, self._clock(), None)
         view = self._view
-        if view.hot.outdated and self.sweep(now=-inf, limit=_SWEEP_ROWS) == _SWEEP_ROWS:
+        if view.hot.outdated and self.sweep(now=0.0, limit=_SWEEP_ROWS) == _SWEEP_ROWS:
             self._wake.set()
         self._settle()
         if view.graph is not None and not view.complete:

@@ -134,7 +134,7 @@ class MemoryStore:
     def maintain(self, *, max_entries: int | None, max_bytes: int | None = None, now: float) -> int:
         with self._lock:
             hot = self._hot
-            left = hot.ended(-inf, _SWEEP_ROWS) if hot.outdated else []
+            left = hot.ended(0.0, _SWEEP_ROWS) if hot.outdated else []
             for key in left:
                 self._remove(key)
             while hot.surplus(max_entries, max_bytes):
