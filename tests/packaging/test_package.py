@@ -76,10 +76,10 @@ def test_data_is_shipped(name: str) -> None:
 
 # Lower rooms never import higher ones. A package stands for all its modules.
 ORDER = [
-    ["errors", "model", "protocols", "_log", "_fork", "_show"],
-    ["context", "config", "judge", "metrics", "index", "eviction"],
+    ["errors", "model", "protocols", "selection", "_clock", "_durations", "_log", "_fork", "_show"],
+    ["context", "config", "judge", "metrics", "index", "eviction", "scheduler"],
     ["codec", "embedders", "stores"],
-    ["pipeline"],
+    ["pipeline", "lifecycle"],
     ["cache"],
     ["cli"],
 ]
