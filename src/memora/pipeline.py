@@ -125,7 +125,7 @@ def check(
     return AvailabilityCheck(
         available=True,
         age_seconds=_age(ports, entry),
-        ttl_remaining_seconds=_remaining(ports, entry),
+        ttl_remaining_seconds=_remaining(ports, entry, used=False),
         similarity=similarity,
     )
 
@@ -224,7 +224,7 @@ def _judge(ports: Ports, request: Request, matches: list[Match], threshold: floa
 def _serve(ports: Ports, verdict: Verdict, entry: Entry, content: Content) -> LookupResult:
     result = ports.codec.decode(content.payload)
     ports.store.touch(entry.key, now=ports.clock())  # only what is served counts as used
-    remaining = _remaining(ports, entry)
+    remaining = _remaining(ports, entry, used=True)
     return LookupResult(
         is_hit=True,
         reason=verdict.reason,
@@ -284,12 +284,13 @@ def _age(ports: Ports, entry: Entry) -> float:
     return max(ports.clock() - entry.created_at, 0.0)
 
 
-def _remaining(ports: Ports, entry: Entry) -> float | None:
-    """Return how long an entry is fresh, used now; 0 where it is stale, None for ever."""
+def _remaining(ports: Ports, entry: Entry, *, used: bool) -> float | None:
+    """Return how long an entry is fresh, used now or not; 0 where it is stale, None for ever."""
     if entry.expires_at is None:
         return None
     left = max(entry.expires_at - ports.clock(), 0.0)
-    return left if entry.sliding_seconds is None or not left else entry.sliding_seconds
+    slides = used and left > 0 and entry.sliding_seconds is not None
+    return entry.sliding_seconds if slides else left
 
 
 def _embed(ports: Ports, text: str) -> Vector | None:

@@ -121,7 +121,9 @@ def test_words_for_false(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert CacheConfig.load().enable_metrics is False
 
 
-@pytest.mark.parametrize("name", ["MAX_ENTRIES", "MAX_BYTES", "TTL_SECONDS", "STALE_TTL_SECONDS", "MAX_PAYLOAD_BYTES"])
+@pytest.mark.parametrize(
+    "name", ["MAX_ENTRIES", "MAX_BYTES", "TTL_SECONDS", "STALE_TTL_SECONDS", "MAX_PAYLOAD_BYTES"]
+)
 @pytest.mark.parametrize("word", ["none", "None", "NONE"])
 def test_none_is_a_value_of_optional_numbers(
     name: str, word: str, monkeypatch: pytest.MonkeyPatch
@@ -195,7 +197,9 @@ def test_several_bad_values_are_told_at_once() -> None:
 
 
 def test_an_unknown_keyword_is_an_error_with_the_nearest_name() -> None:
-    with pytest.raises(ConfigError, match="unknown setting 'ttl_second'; did you mean 'ttl_seconds'"):
+    with pytest.raises(
+        ConfigError, match="unknown setting 'ttl_second'; did you mean 'ttl_seconds'"
+    ):
         CacheConfig(ttl_second=3)  # type: ignore[call-arg]
 
 
