@@ -245,7 +245,7 @@ class Memora:
                 threshold=threshold,
             )
 
-    def store(
+    def store(  # noqa: PLR0913 - all that may be said of an entry
         self,
         query: str,
         context: Mapping[str, Any] | None,
@@ -321,7 +321,7 @@ class Memora:
         return entry_id
 
     @overload
-    def invalidate(  # noqa: D418 - checkers show this one
+    def invalidate(
         self,
         query: str | None = None,
         context: Mapping[str, Any] | None = None,
@@ -348,7 +348,7 @@ class Memora:
         dry_run: Literal[True],
     ) -> list[Selected]: ...
 
-    def invalidate(
+    def invalidate(  # noqa: PLR0913 - the criteria
         self,
         query: str | None = None,
         context: Mapping[str, Any] | None = None,
@@ -406,7 +406,7 @@ class Memora:
         self._log.debug("cache_invalidate", entries=deleted)
         return deleted
 
-    def entries(
+    def entries(  # noqa: PLR0913 - the criteria
         self,
         query: str | None = None,
         context: Mapping[str, Any] | None = None,
@@ -675,7 +675,7 @@ class Memora:
         if evicted:
             self._log.debug("cache_evict", entries=evicted)
 
-    def _find(
+    def _find(  # noqa: PLR0913 - the criteria
         self,
         query: str | None,
         context: Mapping[str, Any] | None,
@@ -822,9 +822,10 @@ def _tags(tags: str | Iterable[str] | None) -> tuple[str, ...]:
         return ()
     if isinstance(tags, str):
         tags = (tags,)
-    if isinstance(tags, Mapping) or not isinstance(tags, Iterable):
+    listed: object = tags  # whatever the application passed
+    if isinstance(listed, Mapping) or not isinstance(listed, Iterable):
         raise ArgumentError(f"{expected}; got {tags!r}")
-    found = list(tags)
+    found: list[Any] = list(listed)
     for tag in found:
         if not isinstance(tag, str) or not tag.strip():
             raise ArgumentError(f"{expected}; got {tag!r}")
@@ -837,7 +838,7 @@ def _tags(tags: str | Iterable[str] | None) -> tuple[str, ...]:
 
 def _cost(cost: float | None, metadata: Mapping[str, Any] | None) -> float:
     if cost is None:
-        said = (metadata or {}).get("cost")
+        said: Any = (metadata or {}).get("cost")
         # Somebody's own metadata may mean something else by it.
         return float(said) if _is_number(said) and isfinite(said) and said >= 0 else 1.0
     if not (_is_number(cost) and isfinite(cost) and cost >= 0):

@@ -13,8 +13,8 @@ from memora.eviction import make_policy
 
 if TYPE_CHECKING:
     from memora.config import CacheConfig
-    from memora.index import GraphType
     from memora.eviction import EvictionPolicy
+    from memora.index import GraphType
     from memora.protocols import Clock, Embedder, Store
 
 __all__ = ["local_path", "open_store"]
