@@ -434,7 +434,8 @@ class HotTable:
         if since > -inf:
             found &= np.frombuffer(self._created)[slots] >= since
         if self._outdated:
-            found &= [not self._is_outdated(slot) for slot in slots.tolist()]
+            current = (not self._is_outdated(slot) for slot in slots.tolist())
+            found &= np.fromiter(current, np.bool_, len(slots))
         return found
 
     def select(self, selection: Selection) -> list[tuple[int, int]]:

@@ -340,7 +340,7 @@ class LanceStore:
             with self._writing:
                 view = self._view
                 with view.lock:
-                    keys = [entry.key for entry in batch if view.hot.stored_as(entry)]
+                    keys = dict.fromkeys(e.key for e in batch if view.hot.stored_as(e))
                     found = view.hot.stamps(keys)
                 self._delete(found)
                 appended = self._writer.appended
@@ -523,7 +523,7 @@ class LanceStore:
         if self._policy is None or self._alone():
             self._evict(self._limits, self._clock(), None)
         view = self._view
-        if view.hot.outdated and self.sweep(now=-inf, limit=_SWEEP_ROWS) == _SWEEP_ROWS:
+        if view.hot.outdated and self.sweep(now=0.0, limit=_SWEEP_ROWS) == _SWEEP_ROWS:
             self._wake.set()
         self._settle()
         if view.graph is not None and not view.complete:
