@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from doubles import POLICY_MODELS
+from doubles import POLICY_MODELS, until
 
 from memora import index as index_module
 from memora.context import canonical_context, exact_key
@@ -978,7 +978,7 @@ def test_after_reopening_the_policy_knows_who_was_used(
 
     store = opener(tmp_path, policy=make_policy(policy))
     put(store, "e", at=NOW + 12)
-    while store.count() > 2:  # who does not know yet that it is alone removes a few at a time
-        assert store.maintain(max_entries=2, now=NOW + 12) > 0
+    # Who does not know yet that it is alone removes a few at a time.
+    assert until(lambda: not store.maintain(max_entries=2, now=NOW + 12) and store.count() == 2)
     assert left(store) == set(kept)
     store.close()
