@@ -469,7 +469,7 @@ class Memora:
             StoreError: The store failed; some may still be there.
         """
         self._check_open()
-        return lifecycle.withdraw(self._ports, lifecycle.find(self._ports, Selection()))
+        return lifecycle.clear(self._ports)
 
     def cleanup_expired(self) -> int:
         """Remove the entries that have expired, and the outdated; return how many.
@@ -689,6 +689,7 @@ class Memora:
     ) -> list[Found]:
         """Validate criteria, and return what meets them."""
         threshold = _optional_share("similarity_threshold", similarity_threshold)
+        wanted = _tags(tags)
         text = None if query is None else canonical_query(query)
         if threshold is not None and text is None:
             raise ArgumentError("similarity_threshold needs a query to compare with")
@@ -707,9 +708,11 @@ class Memora:
             contains=None
             if context_contains is None
             else canonical_context(context_contains).canonical,
-            tags=frozenset(_tags(tags)),
+            tags=frozenset(wanted),
             before=before,
         )
+        if tags is not None and not wanted:  # one of none
+            return []
         return lifecycle.find(
             self._ports,
             selection,

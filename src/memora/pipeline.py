@@ -129,7 +129,7 @@ def check(
     return AvailabilityCheck(
         available=True,
         age_seconds=_age(entry, now),
-        ttl_remaining_seconds=_remaining(entry, now),
+        ttl_remaining_seconds=_remaining(entry, now, used=False),
         similarity=similarity,
     )
 
@@ -230,7 +230,7 @@ def _serve(
 ) -> LookupResult:
     result = ports.codec.decode(content.payload)
     ports.store.touch(entry.key, now=now)  # only what is served counts as used
-    remaining = _remaining(entry, now)
+    remaining = _remaining(entry, now, used=True)
     return LookupResult(
         is_hit=True,
         reason=verdict.reason,
@@ -290,12 +290,13 @@ def _age(entry: Entry, now: float) -> float:
     return max(now - entry.created_at, 0.0)
 
 
-def _remaining(entry: Entry, now: float) -> float | None:
-    """Return how long an entry is fresh, used now; 0 where it is stale, None for ever."""
+def _remaining(entry: Entry, now: float, *, used: bool) -> float | None:
+    """Return how long an entry is fresh, used now or not; 0 where it is stale, None for ever."""
     if entry.expires_at is None:
         return None
     left = max(entry.expires_at - now, 0.0)
-    return left if entry.sliding_seconds is None or not left else entry.sliding_seconds
+    slides = used and left > 0 and entry.sliding_seconds is not None
+    return entry.sliding_seconds if slides else left
 
 
 def _embed(ports: Ports, text: str) -> Vector | None:

@@ -340,7 +340,7 @@ class LanceStore:
             with self._writing:
                 view = self._view
                 with view.lock:
-                    keys = [entry.key for entry in batch if view.hot.stored_as(entry)]
+                    keys = dict.fromkeys(e.key for e in batch if view.hot.stored_as(e))
                     found = view.hot.stamps(keys)
                 self._delete(found)
                 appended = self._writer.appended
