@@ -57,7 +57,7 @@ _ATOM_KINDS = {
 # Of the small words; others, such as "all" and "under", are compared as words.
 _QUANTIFIERS = word_set("any some only")
 # Of these too: what excludes each other. "From" and "to", "can" and "should" are mostly wording.
-_SMALL_OPPOSITES = (("on", "off"), ("did", "will"))
+_SMALL_OPPOSITES = (("on", "off"), ("off", "on"), ("did", "will"), ("will", "did"))
 _NEGATING_PREFIXES = ("un", "in", "im", "ir", "il", "dis", "non", "de", "mis")
 _LEAST_NEGATED = 3  # letters
 _SPECIFIC_QUESTIONS = frozenset((
@@ -377,13 +377,12 @@ def _compare_questions(a: Text, b: Text, weight: float, found: Comparison) -> No
 
 def _oppose_small_words(a: Text, b: Text, found: Comparison) -> int:
     """Count the small words that only one text has, and whose opposite only the other has."""
-    one, other = a.function.keys() - b.function.keys(), b.function.keys() - a.function.keys()
+    one, other = a.function, b.function
     opposites = 0
-    for pair in _SMALL_OPPOSITES:
-        for here, there in (pair, pair[::-1]):
-            if here in one and there in other:
-                opposites += 1
-                found.evidence.append(Evidence("opposites", f"{here} / {there}"))
+    for here, there in _SMALL_OPPOSITES:
+        if here in one and there in other and here not in other and there not in one:
+            opposites += 1
+            found.evidence.append(Evidence("opposites", f"{here} / {there}"))
     return opposites
 
 
