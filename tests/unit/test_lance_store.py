@@ -666,7 +666,7 @@ def test_a_fault_in_the_background_is_told(tmp_path: Path, embedder: WordEmbedde
         read, store._view.read = store._view.read, refuse  # type: ignore[method-assign]
         assert until(lambda: not cache.health_check()["checks"]["database"]["ok"])
         with pytest.raises(StoreError, match="in the background: the disk has gone"):
-            store.maintain(max_entries=None)
+            store.maintain(max_entries=None, now=0)
         assert cache.store("q", SQL, 1) is not None
         assert served(cache, "q") == 1
         assert cache.get_stats()["errors"]["lookup"] == 0
