@@ -6,15 +6,19 @@ away from the application.
 
 from __future__ import annotations
 
-import json
-import random
 import time
-from collections.abc import Iterable, Mapping
-from math import inf, isfinite
-from numbers import Real
+from math import inf
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from memora import lifecycle, pipeline
+from memora._arguments import (
+    is_number,
+    largest_payload,
+    lifetime_of,
+    metadata_json,
+    share,
+    tags_of,
+)
 from memora._clock import SteadyClock
 from memora._durations import seconds
 from memora._log import make_logger
@@ -39,7 +43,7 @@ from memora.stores import open_store
 from memora.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
     from datetime import timedelta
     from types import TracebackType
 
@@ -284,18 +288,15 @@ class Memora:
         """
         self._check_open()
         request = pipeline.Request.of(query, context)
-        copied = _metadata(metadata)
-        config = self._config
-        lifetime = pipeline.Lifetime(
-            ttl_seconds=self._with_jitter(
-                config.ttl_seconds if ttl is None else seconds("ttl", ttl)
-            ),
-            stale_seconds=(config.stale_ttl_seconds or 0.0)
-            if stale_ttl is None
-            else seconds("stale_ttl", stale_ttl),
-            sliding=config.sliding_ttl if sliding is None else sliding,
-            tags=_tags(tags),
-            cost=_cost(cost, metadata),
+        copied = metadata_json(metadata)
+        lifetime = lifetime_of(
+            self._config,
+            ttl=ttl,
+            stale_ttl=stale_ttl,
+            sliding=sliding,
+            tags=tags,
+            cost=cost,
+            metadata=metadata,
         )
         try:
             with self._metrics.timed("store"):
@@ -305,7 +306,7 @@ class Memora:
                     result,
                     metadata=copied,
                     lifetime=lifetime,
-                    max_payload_bytes=_least(config.max_payload_bytes, config.max_bytes),
+                    max_payload_bytes=largest_payload(self._config),
                 )
         except SerializationError as error:
             self._metrics.count_skip()
@@ -458,7 +459,7 @@ class Memora:
             StoreError: The store failed; some of the entries may still be served.
         """
         self._check_open()
-        for tag in _tags(tags):
+        for tag in tags_of(tags):
             self._ports.store.outdate(tag)
             self._log.debug("cache_outdate")
 
@@ -707,7 +708,7 @@ class Memora:
             contains=None
             if context_contains is None
             else canonical_context(context_contains).canonical,
-            tags=frozenset(_tags(tags)),
+            tags=frozenset(tags_of(tags)),
             before=before,
         )
         return lifecycle.find(
@@ -717,13 +718,6 @@ class Memora:
             threshold=threshold or 0.0,
             now=now,
         )
-
-    def _with_jitter(self, ttl_seconds: float | None) -> float | None:
-        jitter = self._config.ttl_jitter
-        if ttl_seconds is None or not jitter:
-            return ttl_seconds
-        # Never later than the TTL, and not at once.
-        return ttl_seconds * (1 - min(jitter * random.random(), 0.999))  # noqa: S311 - no secret
 
     def _clean(self) -> int:
         return 0 if self._closed else self.cleanup_expired()
@@ -775,7 +769,7 @@ class Memora:
     def _threshold(self, given: float | None) -> float:
         if given is None:
             return self._config.similarity_threshold
-        return _share("similarity_threshold", given)
+        return share("similarity_threshold", given)
 
     def _report(self, operation: Operation, fault: Exception) -> None:
         self._metrics.count_fault(operation)
@@ -797,76 +791,13 @@ class Memora:
             self._log.warning("settings_without_effect_in_this_version", settings=settings)
 
 
-def _share(name: str, value: float) -> float:
-    if not (_is_number(value) and 0 <= value <= 1):
-        raise ArgumentError(f"{name} must be a number from 0 to 1, got {value!r}")
-    return float(value)
-
-
 def _optional_share(name: str, value: float | None) -> float | None:
-    return None if value is None else _share(name, value)
+    return None if value is None else share(name, value)
 
 
 def _age(name: str, value: float | str | timedelta) -> float:
     # Also 0: everything that was stored before now.
-    return 0.0 if _is_number(value) and value == 0 else seconds(name, value)
-
-
-def _tags(tags: str | Iterable[str] | None) -> tuple[str, ...]:
-    """Return tags sorted, each once; a text is one tag."""
-    expected = "tags must be texts that are not blank, such as 'doc:42'"
-    if tags is None:
-        return ()
-    if isinstance(tags, str):
-        tags = (tags,)
-    if isinstance(tags, Mapping) or not isinstance(tags, Iterable):
-        raise ArgumentError(f"{expected}; got {tags!r}")
-    found = list(tags)
-    for tag in found:
-        if not isinstance(tag, str) or not tag.strip():
-            raise ArgumentError(f"{expected}; got {tag!r}")
-        try:
-            tag.encode()
-        except UnicodeEncodeError:
-            raise ArgumentError(f"{expected}, and UTF-8; got {tag!r}") from None
-    return tuple(sorted(set(found)))
-
-
-def _cost(cost: float | None, metadata: Mapping[str, Any] | None) -> float:
-    if cost is None:
-        said = (metadata or {}).get("cost")
-        # Somebody's own metadata may mean something else by it.
-        return float(said) if _is_number(said) and isfinite(said) and said >= 0 else 1.0
-    if not (_is_number(cost) and isfinite(cost) and cost >= 0):
-        raise ArgumentError(f"cost must be a finite number, 0 or more, got {cost!r}")
-    return float(cost)
-
-
-def _least(*limits: int | None) -> int | None:
-    return min((limit for limit in limits if limit is not None), default=None)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def _metadata(metadata: Mapping[str, Any] | None) -> str:
-    """Return metadata as JSON, which nobody can change afterwards."""
-    expected = "metadata must be a mapping of JSON values"
-    if metadata is None:
-        return "{}"
-    if not isinstance(metadata, Mapping):
-        raise ArgumentError(f"{expected}, got {metadata!r}")
-    try:
-        text = json.dumps(dict(metadata), allow_nan=False)
-        text.encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ArgumentError(f"{expected}: {error}; got {metadata!r}") from error
-    if json.loads(text) != metadata:
-        raise ArgumentError(
-            f"{expected}, with text keys, and lists rather than tuples; got {metadata!r}"
-        )
-    return text
+    return 0.0 if is_number(value) and value == 0 else seconds(name, value)
 
 
 def _said(fault: Exception) -> str:
