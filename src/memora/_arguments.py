@@ -67,9 +67,10 @@ def tags_of(tags: str | Iterable[str] | None) -> tuple[str, ...]:
         return ()
     if isinstance(tags, str):
         tags = (tags,)
-    if isinstance(tags, Mapping) or not isinstance(tags, Iterable):
+    listed: object = tags  # whatever the application passed
+    if isinstance(listed, Mapping) or not isinstance(listed, Iterable):
         raise ArgumentError(f"{expected}; got {tags!r}")
-    found = list(tags)
+    found: list[Any] = list(listed)
     for tag in found:
         if not isinstance(tag, str) or not tag.strip():
             raise ArgumentError(f"{expected}; got {tag!r}")
@@ -83,7 +84,7 @@ def tags_of(tags: str | Iterable[str] | None) -> tuple[str, ...]:
 def cost_of(cost: float | None, metadata: Mapping[str, Any] | None) -> float:
     """Return the cost, or else the metadata's, or else 1; raises ArgumentError below 0."""
     if cost is None:
-        said = (metadata or {}).get("cost")
+        said: Any = (metadata or {}).get("cost")
         # Somebody's own metadata may mean something else by it.
         return float(said) if is_number(said) and isfinite(said) and said >= 0 else 1.0
     if not (is_number(cost) and isfinite(cost) and cost >= 0):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from decimal import Decimal
 from math import inf
 from numbers import Real
 
@@ -14,7 +15,9 @@ from memora.errors import ArgumentError
 _SECONDS = {"w": 604_800.0, "d": 86_400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _NUMBER = r"\d+(?:\.\d+)?"
 _PARTS = "".join(rf"(?:(?P<{unit}>{_NUMBER})\s*{unit}\s*)?" for unit in _SECONDS)
-_TEXT = re.compile(rf"\s*(?:(?P<plain>{_NUMBER}(?:e[+-]?\d+)?)\s*|{_PARTS})", re.ASCII | re.I)
+_TEXT = re.compile(
+    rf"\s*(?:(?P<plain>{_NUMBER}(?:e[+-]?\d+)?)\s*|{_PARTS})", re.ASCII | re.IGNORECASE
+)
 
 
 def seconds(name: str, value: float | str | timedelta) -> float:
@@ -46,9 +49,12 @@ def _read(value: object) -> float:
         return value.total_seconds()
     if isinstance(value, str):
         return _read_text(value)
-    if isinstance(value, Real) and not isinstance(value, bool):
-        return float(value)
-    return 0.0
+    if isinstance(value, Decimal):
+        return float(value) if value.is_finite() else 0.0
+    # Counted as an integer by numpy, in whatever unit it has.
+    if isinstance(value, bool) or type(value).__name__ == "timedelta64":
+        return 0.0
+    return float(value) if isinstance(value, Real) else 0.0
 
 
 def _read_text(text: str) -> float:

@@ -10,7 +10,7 @@ import time
 from math import inf
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from memora import lifecycle, pipeline
+from memora import lifecycle, pipeline, transfer
 from memora._arguments import (
     is_number,
     largest_payload,
@@ -45,6 +45,7 @@ from memora.stores.memory import MemoryStore
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from datetime import timedelta
+    from os import PathLike
     from types import TracebackType
 
     from typing_extensions import Self
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from memora.lifecycle import Found
     from memora.model import Selected
     from memora.protocols import Clock, Embedder, Store
+    from memora.transfer import Item, Moved, Progress
 
 T = TypeVar("T")
 
@@ -249,7 +251,7 @@ class Memora:
                 threshold=threshold,
             )
 
-    def store(
+    def store(  # noqa: PLR0913 - all that may be said of an entry
         self,
         query: str,
         context: Mapping[str, Any] | None,
@@ -322,7 +324,7 @@ class Memora:
         return entry_id
 
     @overload
-    def invalidate(  # noqa: D418 - checkers show this one
+    def invalidate(
         self,
         query: str | None = None,
         context: Mapping[str, Any] | None = None,
@@ -349,7 +351,7 @@ class Memora:
         dry_run: Literal[True],
     ) -> list[Selected]: ...
 
-    def invalidate(
+    def invalidate(  # noqa: PLR0913 - the criteria
         self,
         query: str | None = None,
         context: Mapping[str, Any] | None = None,
@@ -407,7 +409,7 @@ class Memora:
         self._log.debug("cache_invalidate", entries=deleted)
         return deleted
 
-    def entries(
+    def entries(  # noqa: PLR0913 - the criteria
         self,
         query: str | None = None,
         context: Mapping[str, Any] | None = None,
@@ -484,6 +486,100 @@ class Memora:
         removed = lifecycle.sweep(self._ports)
         self._log.debug("cache_cleanup", entries=removed)
         return removed
+
+    def export_entries(
+        self,
+        path: str | PathLike[str],
+        *,
+        skip_errors: bool = False,
+        progress: Progress | None = None,
+    ) -> Moved:
+        """Write all entries that have not ended to a file, which appears when it is complete.
+
+        Args:
+            path: `.parquet` has all there is to an entry, for `import_entries`; `.jsonl` is for
+                people: no vectors, and contexts and results as plain JSON.
+            skip_errors: Leave out, count and tell what cannot be written, rather than raise.
+            progress: Called with how many are done, and of how many.
+
+        Returns:
+            How many were written.
+
+        Raises:
+            ArgumentError: The path has another suffix.
+            TransferError: The file cannot be written; or, as JSON, an entry.
+            MemoraError: The store failed, or a result is damaged.
+        """
+        self._check_open()
+        return transfer.export_entries(
+            self._ports, path, skip_errors=skip_errors, progress=progress
+        )
+
+    def import_entries(
+        self,
+        path: str | PathLike[str],
+        *,
+        skip_errors: bool = False,
+        reembed: bool = False,
+        progress: Progress | None = None,
+    ) -> Moved:
+        """Put the entries of an export into this cache, as old as they were.
+
+        The whole file is checked first. An entry that is here already is left alone, and so is a
+        newer one of its query and context: an import that was interrupted is run again. What has
+        expired is left out; the limits of this cache hold.
+
+        Args:
+            path: `.parquet` from `export_entries`, or `.jsonl` as `warm` reads it.
+            skip_errors: Leave out, count and tell rows that are broken, rather than raise.
+            reembed: Embed the queries of a `.parquet` anew, where it is of another model.
+            progress: Called with how many rows are done, and of how many.
+
+        Returns:
+            How many were written, were here already, had expired, are broken.
+
+        Raises:
+            ArgumentError: The path has another suffix.
+            TransferError: The file cannot be read, lacks a column, or a row is broken: its number,
+                column and value, and what is expected. Nothing was imported.
+            ModelMismatchError: The file's vectors are another model's. Nothing was imported.
+            MemoraError: The store or the model failed meanwhile; import the file again.
+        """
+        self._check_open()
+        return transfer.import_entries(
+            self._ports,
+            self._config,
+            path,
+            skip_errors=skip_errors,
+            reembed=reembed,
+            progress=progress,
+        )
+
+    def warm(
+        self,
+        items: Iterable[Item] | str | PathLike[str],
+        *,
+        progress: Progress | None = None,
+    ) -> int:
+        """Store answers that are known, embedded in batches; return how many were stored.
+
+        A file and a sequence are checked to their end before the first is stored; of an iterator,
+        what comes before a broken item is.
+
+        Args:
+            items: Mappings with `query` and `result`, and where wanted `context`, `metadata`,
+                `ttl`, `stale_ttl`, `sliding`, `tags` and `cost`, all as for `store`; tuples of
+                query, context and result; or the path of a `.jsonl` with such a mapping a line.
+            progress: Called with how many are done, and of how many, None where nobody knows.
+
+        Raises:
+            ArgumentError: It is no iterable, or a path with another suffix.
+            TransferError: The file cannot be read, or an item is broken; the message has its
+                number, and how many are stored.
+            MemoraError: The store or the model failed meanwhile; what was stored stays.
+        """
+        self._check_open()
+        return transfer.warm(self._ports, self._config, items, progress=progress).written
 
     def start_scheduler(
         self,
@@ -676,7 +772,7 @@ class Memora:
         if evicted:
             self._log.debug("cache_evict", entries=evicted)
 
-    def _find(
+    def _find(  # noqa: PLR0913 - the criteria
         self,
         query: str | None,
         context: Mapping[str, Any] | None,

@@ -5,6 +5,7 @@ Faults are raised: who withdraws an answer has to know if it was not withdrawn.
 
 from __future__ import annotations
 
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, NamedTuple
 
 from memora.errors import ArgumentError
@@ -13,7 +14,7 @@ from memora.model import Selected
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from memora.model import Holding, Match
+    from memora.model import Holding
     from memora.pipeline import Ports
     from memora.protocols import Vector
     from memora.selection import Selection
@@ -87,7 +88,7 @@ def find(
         Found(holding, similarity, cosine)
         for context in contexts
         for entry_id, similarity, cosine in _similar(
-            ports, meaning, vector, context, threshold, now
+            ports, meaning, vector, context=context, threshold=threshold, now=now
         )
         if (holding := wanted.get(entry_id)) is not None
     ]
@@ -108,7 +109,7 @@ def sweep(ports: Ports) -> int:
 
 
 def _similar(  # noqa: PLR0913 - what a search needs
-    ports: Ports, text: str, vector: Vector, context: str, threshold: float, now: float
+    ports: Ports, text: str, vector: Vector, *, context: str, threshold: float, now: float
 ) -> Iterator[tuple[str, float, float]]:
     """Yield ids of a context's entries that are similar, with the similarity and the cosine.
 
@@ -122,19 +123,10 @@ def _similar(  # noqa: PLR0913 - what a search needs
         if len(matches) < asked or matches[-1].cosine < threshold:
             break
         asked *= 4
-    judged = {
-        match.entry.id: _judged(ports, text, match, one.similarity)
-        for match, one in zip(
-            matches[:_JUDGED],
-            ports.judge.assess(text, [(m.entry.query, m.cosine) for m in matches[:_JUDGED]]),
-            strict=True,
-        )
-    }
-    for match in matches:
-        similarity = max(judged.get(match.entry.id, 0.0), match.cosine)
+    pairs = [(match.entry.query, match.cosine) for match in matches[:_JUDGED]]
+    judged = [one.similarity for one in ports.judge.assess(text, pairs)]
+    for match, said in zip(matches, chain(judged, repeat(0.0)), strict=False):
+        same = match.entry.query == text
+        similarity = 1.0 if same else min(max(said, match.cosine), 1.0)
         if similarity >= threshold:
-            yield match.entry.id, min(similarity, 1.0), match.cosine
-
-
-def _judged(ports: Ports, text: str, match: Match, similarity: float) -> float:
-    return 1.0 if match.entry.query == text else similarity
+            yield match.entry.id, similarity, match.cosine

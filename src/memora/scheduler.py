@@ -65,12 +65,15 @@ class CleanupScheduler:
         renew_after_fork(self)
 
     def hold(self, timeout: float, /) -> bool:
+        """See `Holdable`."""
         return self._lock.acquire(timeout=timeout)
 
     def release(self) -> None:
+        """See `Holdable`."""
         self._lock.release()
 
     def renew(self) -> None:
+        """See `Renewable`."""
         # Guards what changes; not held while working. Reentrant: the garbage collector may come
         # at any time, and what it finalizes may call `stop`.
         self._lock = threading.RLock()

@@ -303,7 +303,7 @@ class Writer:
         self.close()
         path = self._folder / f"{self._member}-{self._number:06d}.log"
         self._number += 1  # also where it fails: a name is used once
-        with _disk_faults("begin a segment of the log"):
+        with disk_faults("begin a segment of the log"):
             # Unbuffered: what `write` returns from is the system's, and survives the process.
             file = io.FileIO(path, "x")
             try:
@@ -324,7 +324,7 @@ class Writer:
     def _write(self, offset: int, data: bytes) -> None:
         file = self._file
         assert file is not None  # noqa: S101 - `segment` is called first
-        with _disk_faults("append to the log"):
+        with disk_faults("append to the log"):
             # At its offset: what is written again after a failure is the same bytes.
             file.seek(offset)
             _write_all(file, data)
@@ -339,7 +339,8 @@ def _write_all(file: io.FileIO, data: bytes) -> None:
 
 
 @contextmanager
-def _disk_faults(operation: str) -> Iterator[None]:
+def disk_faults(operation: str) -> Iterator[None]:
+    """Name the faults of the disk."""
     try:
         yield
     except OSError as error:
@@ -359,6 +360,8 @@ class Checkpoint(NamedTuple):
     """
     dropped: dict[str, int]
     """Segments whose files are being deleted: not to be read, should they still be there."""
+    now: float = 0.0
+    """The time by the clock of entries, which does not go back: not after a restart either."""
 
 
 def read_checkpoint(folder: Path) -> Checkpoint | None:
@@ -370,8 +373,9 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
     path = folder / CHECKPOINT
     try:
         found = json.loads(path.read_bytes())
-        parts = (found[name].items() for name in Checkpoint._fields)
-        return Checkpoint(*({str(k): int(v) for k, v in part} for part in parts))
+        parts = (found[name].items() for name in ("done", "settled", "dropped"))
+        done, settled, dropped = ({str(k): int(v) for k, v in part} for part in parts)
+        return Checkpoint(done, settled, dropped, float(found["now"]))
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -388,7 +392,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """
     path = folder / CHECKPOINT
     fresh = path.with_suffix(".new")
-    with _disk_faults("write the checkpoint"):
+    with disk_faults("write the checkpoint"):
         with fresh.open("w") as file:
             json.dump(checkpoint._asdict(), file)
             file.flush()

@@ -34,10 +34,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from memora.model import Entry
     from memora.protocols import Vector
     from memora.stores._records import Record
 
-FORMAT = 2
+FORMAT = 3
 """Version of the table's and the log's layout, recorded in the schema."""
 
 # Fragments, deletion files or versions that make a compaction due: a flush leaves some. A search
@@ -166,15 +167,18 @@ class EntryTable:
                 )
 
     def search(
-        self, vector: Vector, *, context: str, k: int, now: float
+        self, vector: Vector, *, context: str, k: int, now: float, since: float
     ) -> list[tuple[bytes, int]]:
         """Return keys and stamps of the nearest rows of a context; roughly in their order."""
+        conditions = [f"fingerprint = {_quoted(context)}", f"ends_at > {now!r}"]
+        if since > -math.inf:
+            conditions.append(f"created_at >= {since!r}")
 
         def query() -> list[dict[str, Any]]:
             found = (
                 self._table.search(vector, vector_column_name="vector")
                 .distance_type("cosine")
-                .where(f"fingerprint = {_quoted(context)} AND expires_at > {now!r}", prefilter=True)
+                .where(" AND ".join(conditions), prefilter=True)
                 .select(["key", "stamp", "_distance"])
                 .limit(k)
             )
@@ -333,6 +337,11 @@ class EntryTable:
                 for entry in entries
                 if entry
             ],
+            "ends_at": [_end(entry) for entry in entries if entry],
+            "stale_seconds": [entry.stale_seconds for entry in entries if entry],
+            "sliding_seconds": [entry.sliding_seconds for entry in entries if entry],
+            "tags": [list(entry.tags) for entry in entries if entry],
+            "cost": [entry.cost for entry in entries if entry],
             "metadata": [row.record.content.metadata for row in rows if row.record.content],
             "segment": [row.segment for row in rows],
             "offset": [row.offset for row in rows],
@@ -350,6 +359,28 @@ class EntryTable:
                 # The version this handle was reading has been compacted away.
                 self._table.checkout_latest()
                 return query()
+
+
+def read_stamp(path: Path, name: str) -> Stamp:
+    """Return who made the vectors of a table that is there.
+
+    Raises:
+        StorePathError: There is no such table.
+        StoreFormatError: It is not Memora's.
+    """
+    where = f"table {name!r} in {str(path)!r}"
+    with faults(f"open {where}"):
+        if not EntryTable.exists(path, name):
+            raise StorePathError(f"there is no {where}")
+        metadata = _connect(path).open_table(name).schema.metadata
+    found = Stamp.from_schema(metadata)
+    if found is None:
+        raise StoreFormatError(_not_ours(where))
+    return found
+
+
+def _not_ours(where: str) -> str:
+    return f"{where} was not made by Memora, or its schema is damaged; choose another table_name"
 
 
 def _connect(path: Path) -> Any:
@@ -378,6 +409,12 @@ def _create(database: Any, name: str, stamp: Stamp) -> None:
             pa.field("vector", pa.list_(pa.float32(), stamp.dimension)),
             pa.field("created_at", number, nullable=False),
             pa.field("expires_at", number, nullable=False),
+            # When it is not served as stale either; infinite where uses move that.
+            pa.field("ends_at", number, nullable=False),
+            pa.field("stale_seconds", number, nullable=False),
+            pa.field("sliding_seconds", number),
+            pa.field("tags", pa.list_(text), nullable=False),
+            pa.field("cost", number, nullable=False),
             pa.field("metadata", text, nullable=False),
             # Where the record with the payload lies.
             pa.field("segment", text, nullable=False),
@@ -395,9 +432,7 @@ def _create(database: Any, name: str, stamp: Stamp) -> None:
 
 def _check_stamp(found: Stamp | None, expected: Stamp, where: str) -> None:
     if found is None:
-        raise StoreFormatError(
-            f"{where} was not made by Memora, or its schema is damaged; choose another table_name"
-        )
+        raise StoreFormatError(_not_ours(where))
     if found.format != FORMAT:
         advice = "upgrade memora-cache, or choose" if found.format > FORMAT else "choose"
         raise StoreFormatError(
@@ -416,6 +451,12 @@ def _check_stamp(found: Stamp | None, expected: Stamp, where: str) -> None:
 def _divisor(dimension: int) -> int:
     """Return the number of parts a quantised vector has by default: of eight or so numbers each."""
     return next(n for n in range(max(dimension // 8, 1), 0, -1) if dimension % n == 0)
+
+
+def _end(entry: Entry) -> float:
+    if entry.expires_at is None or entry.sliding_seconds is not None:
+        return math.inf
+    return entry.expires_at + entry.stale_seconds
 
 
 def _quoted(text: str) -> str:

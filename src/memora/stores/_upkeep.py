@@ -23,11 +23,14 @@ from memora.stores._journal import (
     write_checkpoint,
 )
 from memora.stores._table import Row
+from memora.stores._usage import KeptUses, write_uses
 from memora.stores._view import GRACE_SECONDS
+from memora.stores.hot import Uses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from memora.protocols import Clock
     from memora.stores._table import EntryTable
     from memora.stores._view import Deletion, LogView
     from memora.stores.hot import Place
@@ -42,6 +45,9 @@ _FLUSH_ROWS = 2048  # written by one commit
 _DEAD_SHARE = 0.3
 _DEAD_BYTES = 4 * 1024 * 1024
 _FILE_BYTES = 256 * 1024
+# When uses are written down: so many bytes of them in the log, and as many as that takes, or so
+# long after the last time; for so many entries under the lock.
+_USE_BYTES, _USE_SECONDS, _USES_AT_ONCE = 256 * 1024, 60.0, 2048
 _MOVE_RECORDS = 64  # at once
 _MOVE_BYTES = 16 * 1024 * 1024  # in a round
 _LOOK_SECONDS = 2.0  # between two looks at who else is there
@@ -58,9 +64,10 @@ class Upkeep:
         move: Appends raw records of slots and stamps to the log again, has them on the disk, and
             notes their places.
         damaged: Is told the key and the stamp of an entry whose record cannot be read.
+        clock: The time by which entries end.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it works with
         self,
         view: LogView,
         table: EntryTable,
@@ -68,15 +75,18 @@ class Upkeep:
         name: str,
         move: Callable[[list[tuple[int, int, bytes]]], None],
         damaged: Callable[[bytes, int], None],
+        clock: Clock,
     ) -> None:
         self.view, self._table, self._name = view, table, name
-        self._move, self._damaged = move, damaged
+        self._move, self._damaged, self._clock = move, damaged, clock
         self._folder = view.folder
         self._lock = filelock.FileLock(self._folder / "owner.lock", thread_local=False)
         self._flushed_at = time.monotonic()
         self._looked_at = -GRACE_SECONDS
         self._read_at = 0  # when the checkpoint was changed that was last read
         self._members = {name}
+        self._uses_at = time.monotonic()
+        self._uses_size = 0
         self.dropped_bytes = 0
         """Bytes of the log that were no record: what a crash had left half written."""
 
@@ -177,7 +187,13 @@ class Upkeep:
     def flush(self) -> None:
         """Bring the table up to the log, and note it in the checkpoint."""
         view = self.view
+        self._keep_uses()
+        with view.lock:
+            # What is before these places is read again when a store is opened.
+            needed = [view.uncounted.copy(), view.unswept()]
         settled = view.snapshot()
+        for places in needed:
+            settled |= {name: min(at, settled.get(name, at)) for name, at in places.items()}
         # Once more: an entry that a deletion before this point concerns was in the log before it.
         view.read()
         done = view.snapshot()
@@ -225,6 +241,47 @@ class Upkeep:
             )
         )
         self._flushed_at = time.monotonic()
+
+    def _keep_uses(self, *, at_once: bool = False) -> None:
+        """Write down how entries have been used, so that the log need not be kept for it.
+
+        Only when the log has enough of it, as much as there is, or it is a while ago: or a cache
+        in which little changes would be written again and again.
+        """
+        view = self.view
+        waiting, since = view.use_bytes, time.monotonic() - self._uses_at
+        due = at_once or waiting > max(_USE_BYTES, self._uses_size) or since > _USE_SECONDS
+        if not waiting or not due:
+            return
+        with view.lock:
+            counted = {
+                segment.name: min(segment.position, segment.written)
+                for segment in view.segments.values()
+            }
+            uncounted, view.uncounted, view.use_bytes = view.uncounted, {}, 0
+            keys = view.hot.used()
+        try:
+            uses: dict[bytes, Uses] = {}
+            for start in range(0, len(keys), _USES_AT_ONCE):
+                with view.lock:
+                    for key in keys[start : start + _USES_AT_ONCE]:
+                        if (known := view.hot.uses(key)) is not None:
+                            late = view.pending.get(key, Uses(0, 0.0))  # will be in the log
+                            uses[key] = known._replace(times=known.times - late.times)
+                time.sleep(0)
+            self._uses_size = write_uses(self._folder, KeptUses(uses, counted))
+        except BaseException:
+            with view.lock:
+                view.uncounted, view.use_bytes = view.uncounted | uncounted, waiting
+            raise
+        self._uses_at = time.monotonic()
+
+    def finish(self) -> None:
+        """Leave nothing to do for whoever opens the store next; the caller has flushed."""
+        self._keep_uses(at_once=True)
+        self.look(again=True)
+        self.run()
+        self._save(self.view.checkpoint)
 
     def _may_be_stored(self, deletion: Deletion, old: Checkpoint) -> bool:
         """Tell whether the table may have a row of what was deleted; not if it was not flushed."""
@@ -279,6 +336,7 @@ class Upkeep:
         )
 
     def _save(self, checkpoint: Checkpoint) -> None:
+        checkpoint = checkpoint._replace(now=self._clock())
         write_checkpoint(self._folder, checkpoint)
         self.view.checkpoint = checkpoint
 

@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from cachetools import LRUCache
 
 from memora.model import Context
 from memora.stores import _records
 from memora.stores._journal import MAGIC, Checkpoint, Segment, read_checkpoint
-from memora.stores.hot import HotTable, Place
+from memora.stores._usage import read_uses
+from memora.stores.hot import HotTable, Place, Rest, Uses
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from memora.index import GraphType
@@ -60,15 +63,24 @@ class LogView:
         graph: Type of the vectors in graphs; None leaves vectors out of RAM once they are in the
             table.
         content_bytes: Size of the cache of contents.
+        late_seconds: How late a use by another process may be heard of.
     """
 
     def __init__(
-        self, folder: Path, dimension: int, *, graph: GraphType | None, content_bytes: int
+        self,
+        folder: Path,
+        dimension: int,
+        *,
+        graph: GraphType | None,
+        content_bytes: int,
+        late_seconds: float = 0.0,
     ) -> None:
         self.folder, self.dimension = folder, dimension
         self.graph: GraphType | None = graph
         self.renew()
-        self.hot = HotTable(dimension, exact=self.exact, graph=graph or "int8")
+        self.hot = HotTable(
+            dimension, exact=self.exact, graph=graph or "int8", late_seconds=late_seconds
+        )
         self.segments: dict[int, Segment] = {}
         self.numbers: dict[str, int] = {}  # name of a segment -> its key in `segments`
         self._next_number = 0
@@ -85,9 +97,20 @@ class LogView:
         """Entries of the table whose segment was not there."""
         self.newest = 0
         """The highest stamp seen."""
+        self.pending: dict[bytes, Uses] = {}
+        """Uses by this process that are not in the log yet."""
+        self.uncounted: dict[str, int] = {}
+        """By segment, where the first record of uses lies that `write_uses` has not kept."""
+        self.use_bytes = 0
+        """Of all those records."""
+        self.outdates: dict[str, tuple[str, int]] = {}
+        """By tag, segment and offset of the record that outdates it."""
         self._looked_at = time.monotonic()
         self._base = self.checkpoint  # what was in the table when it was loaded
         self._floor = -1
+        self._counted: Mapping[str, int] = {}  # up to where uses were kept when it was loaded
+        self._early: dict[bytes, Uses] = {}  # while loading: of entries that are yet to come
+        self._loading = False
 
     def renew(self) -> None:
         """Make the locks."""
@@ -101,13 +124,14 @@ class LogView:
         return _records.vector_of(self.segments[segment].read(offset, length), self.dimension)
 
     @classmethod
-    def load(
+    def load(  # noqa: PLR0913 - what makes a view
         cls,
         folder: Path,
         table: EntryTable,
         *,
         graph: GraphType | None,
         content_bytes: int,
+        late_seconds: float,
         current: Segment | None = None,
     ) -> LogView:
         """Return the table's entries, without their vectors, and the log applied to them.
@@ -117,13 +141,21 @@ class LogView:
             table: The table.
             graph: As above.
             content_bytes: As above.
+            late_seconds: As above.
             current: The segment that this process writes, all of it written.
 
         Raises:
             StoreError: The table or the log cannot be read.
         """
         for attempt in range(_LOAD_ATTEMPTS):
-            view = cls(folder, table.dimension, graph=graph, content_bytes=content_bytes)
+            view = cls(
+                folder,
+                table.dimension,
+                graph=graph,
+                content_bytes=content_bytes,
+                late_seconds=late_seconds,
+            )
+            view._loading = True
             if current is not None:
                 view.add_segment(current)
             view._list()  # opened before: a segment that is deleted meanwhile can be read
@@ -142,8 +174,13 @@ class LogView:
                 # The checkpoint is lost. What the table does not hold, of the time it covers, may
                 # have been deleted: it is not brought back.
                 view._floor = view.newest
+            kept = read_uses(folder)  # after the segments: of those that are gone, it has all
+            view._counted = kept.counted
+            for key, uses in kept.uses.items():
+                view._use(key, uses)
             for number, segment in list(view.segments.items()):
                 view._read(number, segment)
+            view._loading, view._early = False, {}
             view.missing_entries = sum(
                 view.hot.slot(key) is None and key not in view.deleted for key in missing
             )
@@ -164,19 +201,10 @@ class LogView:
         segment.position = end = offset + length
         stamp, key = record.stamp, record.key
         self.newest = max(self.newest, stamp)
-        slot = self.hot.slot(key)
         if record.entry is None:
-            known = self.deleted.pop(key, None)
-            place = None
-            if known is None and slot is not None and not self.hot.known(slot):
-                where = self.hot.place(slot)
-                place = (self.segments[where.segment].name, where.offset)
-            if known is None or known.stamp <= stamp:
-                known = Deletion(stamp, segment.name, end, time.monotonic(), place)
-            self.deleted[key] = known
-            if slot is not None and self.hot.stamp(slot) <= stamp:
-                self.remove(key)
+            self._apply_other(record, segment.name, offset, end)
             return None
+        slot = self.hot.slot(key)
         if end <= self._base.done.get(segment.name, 0):
             return None  # it was in the table, if it was alive; only deletions are read again
         dead = self.deleted.get(key)
@@ -189,7 +217,61 @@ class LogView:
             self.contents.pop(slot, None)
         if fresh is not None and dead is not None:
             self.hot.mark(fresh)
+        if self._early and (early := self._early.pop(key, None)) is not None:
+            self.hot.use(key, early)
         return fresh
+
+    def _apply_other(self, record: _records.Record, segment: str, offset: int, end: int) -> None:
+        if record.kind == _records.OUTDATE:
+            self.hot.outdate(record.tag, record.stamp)
+            self.outdates[record.tag] = (segment, offset)
+        elif record.kind == _records.DELETE:
+            self._delete(record.key, record.stamp, segment, end)
+        elif end > self._counted.get(segment, 0):
+            self.note_uses(segment, offset, end - offset)
+            for key, uses in record.uses.items():
+                self._use(key, uses)
+
+    def _delete(self, key: bytes, stamp: int, segment: str, end: int) -> None:
+        slot, known, place = self.hot.slot(key), self.deleted.pop(key, None), None
+        if known is None and slot is not None and not self.hot.known(slot):
+            where = self.hot.place(slot)
+            place = (self.segments[where.segment].name, where.offset)
+        if known is None or known.stamp <= stamp:
+            known = Deletion(stamp, segment, end, time.monotonic(), place)
+        self.deleted[key] = known
+        if slot is not None and self.hot.stamp(slot) <= stamp:
+            self.remove(key)
+
+    def _use(self, key: bytes, uses: Uses) -> None:
+        if not self.hot.use(key, uses) and self._loading:
+            self._early[key] = uses.after(self._early.get(key))
+
+    def note_pending(self, key: bytes, uses: Uses) -> None:
+        """Have uses logged later; in the order of last use."""
+        self.pending[key] = uses.after(self.pending.pop(key, None))
+
+    def settle_pending(self, key: bytes, uses: Uses) -> None:
+        """Have uses been logged; there may be more by now."""
+        left = self.pending[key].times - uses.times
+        if left:
+            self.pending[key] = self.pending[key]._replace(times=left)
+        else:
+            del self.pending[key]
+
+    def note_uses(self, segment: str, offset: int, length: int) -> None:
+        """Know of a record of uses."""
+        self.uncounted.setdefault(segment, offset)
+        self.use_bytes += length
+
+    def unswept(self) -> dict[str, int]:
+        """Return by segment where the first record lies that is still needed for its tag."""
+        needed: dict[str, int] = {}
+        for tag in self.outdates.keys() - self.hot.outdated:
+            del self.outdates[tag]
+        for segment, offset in self.outdates.values():
+            needed[segment] = min(offset, needed.get(segment, offset))
+        return needed
 
     def distrust(self) -> None:
         """Take it that the table may have a row of every key: another has written it."""
@@ -331,6 +413,7 @@ class LogView:
             stamps=rows.column("stamp").to_numpy(),
             created=rows.column("created_at").to_numpy(),
             expires=rows.column("expires_at").to_numpy(),
+            rest=_rest(rows),
             segments=np.array(numbers, np.int32)[places.indices.to_numpy()],
             offsets=rows.column("offset").to_numpy(),
             lengths=rows.column("length").to_numpy(),
@@ -348,6 +431,21 @@ class LogView:
                 if deletion.at > latest or waits:
                     return
                 del self.deleted[key]
+
+
+def _rest(rows: pa.Table) -> dict[int, Rest]:
+    """Return, by row, what most rows do not have."""
+    plain = pc.and_(
+        pc.and_(pc.equal(rows["stale_seconds"], 0.0), pc.is_null(rows["sliding_seconds"])),
+        pc.and_(pc.equal(rows["cost"], 1.0), pc.equal(pc.list_value_length(rows["tags"]), 0)),
+    )
+    places = np.flatnonzero(~plain.to_numpy(zero_copy_only=False))
+    names = ("stale_seconds", "sliding_seconds", "tags", "cost")
+    columns = [rows.column(name).take(pa.array(places)).to_pylist() for name in names]
+    return {
+        place: Rest(stale, sliding, tuple(tags), cost)
+        for place, stale, sliding, tags, cost in zip(places.tolist(), *columns, strict=True)
+    }
 
 
 def _size(content: Content) -> int:

@@ -47,6 +47,21 @@ class Uses(NamedTuple):
     last: float
     """Seconds since the epoch."""
 
+    def after(self, earlier: Uses | None) -> Uses:
+        """Return both together."""
+        if earlier is None:
+            return self
+        return Uses(earlier.times + self.times, max(earlier.last, self.last))
+
+
+class Rest(NamedTuple):
+    """What few entries have: see `Entry`."""
+
+    stale_seconds: float
+    sliding_seconds: float | None
+    tags: tuple[str, ...]
+    cost: float
+
 
 @dataclass(slots=True)
 class _Home:
@@ -185,9 +200,14 @@ class HotTable:
         """Return the stamp of the operation that put the entry."""
         return self._stamp[slot]
 
-    def stamp_of(self, key: bytes) -> int:
-        """Return the stamp of the entry of a key that is there."""
-        return self._stamp[self._slots[key]]
+    def stamps(self, keys: Iterable[bytes]) -> list[tuple[bytes, int]]:
+        """Return those keys that are there, with the stamps of their entries."""
+        return [(key, self._stamp[self._slots[key]]) for key in keys if key in self._slots]
+
+    def stored_as(self, entry: Entry) -> bool:
+        """Tell whether this very entry is there, not another of its key."""
+        slot = self._slots.get(entry.key)
+        return slot is not None and self._id(slot) == entry.id
 
     def place(self, slot: int) -> Place:
         """Return where the record of the entry lies."""
@@ -218,14 +238,8 @@ class HotTable:
         self._home[slot] = number
         self._stamp[slot] = stamp
         self._created[slot] = entry.created_at
-        self._expires[slot] = inf if entry.expires_at is None else entry.expires_at
-        self._ends[slot] = self._expires[slot] + entry.stale_seconds
+        self._set_end(slot, entry)
         self._note_rest(slot, entry)
-        if entry.expires_at is not None:
-            self._expiring += 1
-            self._queue.add(slot, self._ends[slot])
-            if self._queue.overgrown(len(self._slots)):
-                self._queue.load(np.frombuffer(self._ends))
         if uses is not None:  # it is the question that is popular, not the answer
             self._uses[slot] = uses
         if self._policy is not None:
@@ -237,7 +251,16 @@ class HotTable:
             self.add_vector(slot, vector)
         return slot
 
-    def _note_rest(self, slot: int, entry: Entry) -> None:
+    def _set_end(self, slot: int, entry: Entry) -> None:
+        self._expires[slot] = inf if entry.expires_at is None else entry.expires_at
+        self._ends[slot] = self._expires[slot] + entry.stale_seconds
+        if entry.expires_at is not None:
+            self._expiring += 1
+            self._queue.add(slot, self._ends[slot])
+            if self._queue.overgrown(len(self._slots)):
+                self._queue.load(np.frombuffer(self._ends))
+
+    def _note_rest(self, slot: int, entry: Entry | Rest) -> None:
         if entry.stale_seconds:
             self._stale[slot] = entry.stale_seconds
         if entry.sliding_seconds is not None:
@@ -289,21 +312,24 @@ class HotTable:
         slot = self._slots.get(key)
         if slot is None or uses.times <= 0:
             return False
-        known = self._uses.get(slot, Uses(0, uses.last))
-        last = max(known.last, uses.last)
-        self._uses[slot] = Uses(known.times + uses.times, last)
+        self._uses[slot] = uses.after(self._uses.get(slot))
         if self._policy is not None:
             self._policy.touch(key, times=uses.times)
         sliding = self._sliding.get(slot)
-        if sliding is not None and last <= self._expires[slot]:  # not what is served as stale
+        if sliding is not None and uses.last <= self._expires[slot]:  # not what was stale then
             # The queue still has its former end; whoever looks at it then finds this one.
-            self._expires[slot] = max(self._expires[slot], last + sliding)
+            self._expires[slot] = max(self._expires[slot], uses.last + sliding)
             self._ends[slot] = self._expires[slot] + self._stale.get(slot, 0.0)
         return True
 
-    def used(self) -> dict[bytes, Uses]:
-        """Return what is known of the use of each entry that has been used."""
-        return {self._keys[slot]: uses for slot, uses in self._uses.items()}
+    def used(self) -> list[bytes]:
+        """Return the keys of the entries that have been used."""
+        return [self._keys[slot] for slot in self._uses]
+
+    def uses(self, key: bytes) -> Uses | None:
+        """Return how an entry has been used."""
+        slot = self._slots.get(key)
+        return None if slot is None else self._uses.get(slot)
 
     def outdate(self, tag: str, stamp: int) -> None:
         """Have the entries of a tag that were put up to a stamp miss. O(1)."""
@@ -317,26 +343,30 @@ class HotTable:
         """The tags with outdated entries that may still be here."""
         return set(self._outdated)
 
-    def exceeds(self, max_entries: int | None, max_bytes: int | None) -> bool:
-        """Tell whether there is more than a limit allows; None is no limit."""
-        return (max_entries is not None and len(self) > max_entries) or (
-            max_bytes is not None and self.live_bytes > max_bytes and len(self) > 0
-        )
+    def surplus(self, max_entries: int | None, max_bytes: int | None) -> int:
+        """Return how many entries have to leave, at least, for the limits; None is no limit."""
+        if max_entries is not None and len(self) > max_entries:
+            return len(self) - max_entries
+        return int(max_bytes is not None and self.live_bytes > max_bytes and len(self) > 0)
 
     def victims(self, n: int) -> list[bytes]:
         """Return the keys of the n entries, at most, that are to be evicted first.
 
-        A policy forgets whom it has chosen: `spare` gives it back who stays after all.
+        A policy forgets whom it has chosen: `keep` gives it back who stays after all.
         """
         chosen = [] if self._policy is None else self._policy.evict(n)
         # A policy of somebody's may be mistaken about who is there, and the limit is still kept.
         return [key for key in chosen if key in self._slots] or list(islice(self._slots, n))
 
-    def spare(self, keys: Iterable[bytes]) -> None:
-        """Have entries that were to be evicted stay."""
+    def keep(self, keys: Iterable[bytes]) -> None:
+        """Note that entries that `victims` or `ended` returned could not be removed."""
         for key in keys:
-            if self._policy is not None and (slot := self._slots.get(key)) is not None:
+            if (slot := self._slots.get(key)) is None:
+                continue
+            if self._policy is not None:
                 self._policy.admit(key, cost=self._costs.get(slot, 1.0))
+            if self._ends[slot] < inf:
+                self._queue.add(slot, self._ends[slot])
 
     def ended(self, now: float, limit: int, *, present: bool = False) -> list[bytes]:
         """Return the keys of up to so many entries that have ended, or are outdated.
@@ -376,12 +406,6 @@ class HotTable:
             self._outdated[tag] = slots
         taken, slots[-limit:] = slots[-limit:], []
         return [slot for slot in taken if slot in tagged and self._stamp[slot] <= epoch]
-
-    def unsure(self, keys: Iterable[bytes]) -> None:
-        """Note that entries that `ended` returned could not be removed."""
-        for key in keys:
-            if (slot := self._slots.get(key)) is not None and self._ends[slot] < inf:
-                self._queue.add(slot, self._ends[slot])
 
     def reorder(self, stamp: int) -> None:
         """Sort the entries from a stamp on, where some have been added late."""
@@ -517,7 +541,7 @@ class HotTable:
         stamps: NDArray[np.int64],
         created: NDArray[np.float64],
         expires: NDArray[np.float64],
-        rest: Mapping[int, Entry],
+        rest: Mapping[int, Rest],
         segments: NDArray[np.int32],
         offsets: NDArray[np.int64],
         lengths: NDArray[np.int64],
@@ -533,7 +557,7 @@ class HotTable:
             stamps: Stamps, ascending.
             created: Seconds since the epoch.
             expires: Seconds since the epoch; infinite never.
-            rest: Entries with tags, a cost, a sliding end or time as stale ones, by position.
+            rest: What few entries have, by position.
             segments: Where the records lie.
             offsets: The same.
             lengths: The same.

@@ -12,11 +12,14 @@ import threading
 import time
 import weakref
 from contextlib import suppress
+from itertools import islice
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from memora._clock import SteadyClock
 from memora._fork import renew_after_fork
 from memora.errors import ClosedError, CorruptEntryError, StoreError
 from memora.model import Match
@@ -25,17 +28,19 @@ from memora.stores._journal import Member, Writer
 from memora.stores._table import MIN_INDEX_ROWS, EntryTable, Stamp, faults
 from memora.stores._upkeep import Upkeep
 from memora.stores._view import GRACE_SECONDS, LogView
-from memora.stores.hot import Place
+from memora.stores.hot import Place, Uses
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import numpy as np
     from numpy.typing import NDArray
 
+    from memora.eviction import EvictionPolicy
     from memora.index import GraphType
-    from memora.model import Content, Entry
-    from memora.protocols import Vector
+    from memora.model import Content, Entry, Holding
+    from memora.protocols import Clock, Vector
+    from memora.selection import Selection
     from memora.stores._journal import Durability
 
 _PATIENCE_SECONDS = 10.0  # how long closing waits for its own threads
@@ -43,6 +48,10 @@ _PATIENCE_SECONDS = 10.0  # how long closing waits for its own threads
 _LOAD_AT_ONCE = 100_000
 _LOAD_ROWS = 512  # under the lock: a millisecond
 _BATCH = 64  # of other things under the lock
+_SWEEP_ROWS = 1024  # outdated entries removed in a round
+# Entries that a process evicts for one that it puts, where another has the duty: more than it
+# adds, so that a burst of several threads is made good.
+_OWN_PLACES = 2
 _SETTLE_ROWS = 4  # moved to a graph under the lock: a millisecond
 _SETTLE_SECONDS = 0.2  # of a round
 # A backlog, in flushes, from which storing gives way to the thread that flushes; or the log would
@@ -69,6 +78,10 @@ class LanceStore:
         max_staleness_seconds: How late other processes' operations may be seen.
         max_entries: What is kept until `maintain` says otherwise, also of what others store; None
             for all.
+        max_bytes: The same, in bytes of the log.
+        policy: Chooses who is evicted; None: first in, first out.
+        flush_interval_seconds: How often uses are written: what `kill -9` may lose of them.
+        clock: The time by which entries end.
         index_at: Rows at which the table's own index is created; None for never.
 
     Raises:
@@ -91,6 +104,10 @@ class LanceStore:
         hot_payload_bytes: int = 64 * 1024 * 1024,
         max_staleness_seconds: float = 1.0,
         max_entries: int | None = None,
+        max_bytes: int | None = None,
+        policy: EvictionPolicy | None = None,
+        flush_interval_seconds: float = 5.0,
+        clock: Clock = time.time,
         index_at: int | None = None,
     ) -> None:
         path = Path(path)
@@ -116,9 +133,20 @@ class LanceStore:
             with _guards.opening(folder):
                 self._table = EntryTable(path, table_name, stamp, create=True)
         graph: Any = None if hot_index == "off" else hot_index
-        self._view = LogView(folder, dimension, graph=graph, content_bytes=hot_payload_bytes)
+        self._late_seconds = max_staleness_seconds + flush_interval_seconds
+        self._view = LogView(
+            folder,
+            dimension,
+            graph=graph,
+            content_bytes=hot_payload_bytes,
+            late_seconds=self._late_seconds,
+        )
         self._closed = self._opened = False
-        self._limit = max_entries
+        self._limits = (max_entries, max_bytes)
+        self._policy = policy
+        self._clock = clock if isinstance(clock, SteadyClock) else SteadyClock(clock)
+        self._use_interval = flush_interval_seconds
+        self._uses_written_at = time.monotonic()
         self._faults: dict[str, BaseException] = {}  # by step: not told yet
         self._failing: dict[str, BaseException] = {}  # by step: as of its last run
         self._quarantined = 0
@@ -172,7 +200,12 @@ class LanceStore:
         self._writer = Writer(view.folder, member.name, durability=self._durability)
         if self._table is not None:
             self._upkeep = Upkeep(
-                view, self._table, name=member.name, move=self._move, damaged=self._quarantine
+                view,
+                self._table,
+                name=member.name,
+                move=self._move,
+                damaged=self._quarantine,
+                clock=self._clock,
             )
         view.own = member.name
         self._member = member
@@ -191,7 +224,8 @@ class LanceStore:
             slot = view.hot.slot(key)
             if slot is None or not view.hot.alive(slot, now):
                 return None
-            entry, content = view.hot.entry(slot), view.contents.get(slot)
+            entry = view.hot.entry(slot)
+            content = view.contents.get(slot)
             if content is not None:
                 return entry, content
             stamp, place = view.hot.stamp(slot), view.hot.place(slot)
@@ -199,20 +233,58 @@ class LanceStore:
         with faults("get"):
             content = _records.content_of(segment.read(place.offset, place.length), key)
         if content is None:
-            self._quarantine(key, stamp)
-            raise CorruptEntryError(
-                f"get: the record of entry {entry.id} is damaged; it is dropped"
-            )
+            raise self._damaged(entry, stamp)
         with view.lock:
             if view.hot.slot(key) == slot and view.hot.stamp(slot) == stamp:
                 view.cache(slot, content)
         return entry, content
 
-    def search(self, vector: Vector, /, *, context: str, k: int, now: float) -> list[Match]:
+    def peek(self, key: bytes, /, *, now: float) -> Entry | None:
+        self._check()
+        hot = self._view.hot
+        with self._view.lock:
+            slot = hot.slot(key)
+            return hot.entry(slot) if slot is not None and hot.alive(slot, now) else None
+
+    def fetch(self, key: bytes, /, *, now: float) -> tuple[Entry, Content, Vector | None] | None:
         self._check()
         view = self._view
         with view.lock:
-            found = view.hot.search(vector, context=context, k=k, now=now)
+            slot = view.hot.slot(key)
+            if slot is None or not view.hot.alive(slot, now):
+                return None
+            entry, stamp, place = view.hot.entry(slot), view.hot.stamp(slot), view.hot.place(slot)
+            segment = view.segments[place.segment]
+        with faults("fetch"):
+            record = _records.unpack(segment.read(place.offset, place.length))
+        if record is None or record.key != key or record.content is None:
+            raise self._damaged(entry, stamp)
+        return entry, record.content, record.vector
+
+    def select(self, selection: Selection, /, *, now: float) -> list[Holding]:
+        self._check()
+        view = self._view
+        with faults("select"):
+            view.read()
+        with view.lock:
+            found = view.hot.select(selection)
+        holdings: list[Holding] = []
+        for start in range(0, len(found), _BATCH):
+            with view.lock:
+                holdings += [
+                    view.hot.holding(slot)
+                    for slot, stamp in found[start : start + _BATCH]
+                    if view.hot.holds(slot, stamp) and view.hot.alive(slot, now)
+                ]
+        return holdings
+
+    def search(
+        self, vector: Vector, /, *, context: str, k: int, now: float, since: float = -inf
+    ) -> list[Match]:
+        self._check()
+        view = self._view
+        with view.lock:
+            found = view.hot.search(vector, context=context, k=k, now=now, since=since)
             matches = [Match(view.hot.entry(slot), cosine) for slot, cosine in found]
             if view.complete:
                 return matches
@@ -221,7 +293,7 @@ class LanceStore:
         asked, current = k, 0
         while current < k:
             asked = 4 * asked + _EXTRA
-            rows = self._search_table(vector, context, asked, now)
+            rows = self._search_table(vector, context, asked, now, since)
             with view.lock:
                 current = 0
                 for key, stamp in rows:
@@ -250,13 +322,69 @@ class LanceStore:
                 if slot is not None:
                     view.cache(slot, content)
             appended = self._writer.appended
-        if self._durability == "power":
-            self._writer.sync(appended)
+        self._sync(appended)
 
-    def maintain(self, *, max_entries: int | None) -> int:
+    def touch(self, key: bytes, /, *, now: float, times: int = 1) -> None:
         self._check()
-        evicted = self._evict(max_entries)
-        self._limit = max_entries  # for what comes from other processes
+        view = self._view
+        uses = Uses(times, now)
+        with view.lock:
+            if view.hot.use(key, uses):
+                view.note_pending(key, uses)
+
+    def discard(self, entries: Iterable[Entry], /) -> int:
+        self._check()
+        discarded, appended = 0, 0
+        waiting = iter(entries)
+        while batch := list(islice(waiting, _BATCH)):
+            with self._writing:
+                view = self._view
+                with view.lock:
+                    keys = [entry.key for entry in batch if view.hot.stored_as(entry)]
+                    found = view.hot.stamps(keys)
+                self._delete(found)
+                appended = self._writer.appended
+            discarded += len(found)
+        if discarded:
+            self._sync(appended)
+        return discarded
+
+    def outdate(self, tag: str, /) -> None:
+        self._check()
+        with faults("outdate"):
+            self._view.read()  # what others have put before is older than the stamp
+        with self._writing:
+            view, stamp = self._view, self._stamp()
+            raw = _records.pack_outdate(stamp, tag)
+            number, (offset,) = self._append([raw])
+            record = _records.Record(_records.OUTDATE, stamp, bytes(16), tag=tag)
+            with view.lock:
+                view.apply(record, number, offset, len(raw))
+            appended = self._writer.appended
+        self._sync(appended)
+
+    def sweep(self, *, now: float, limit: int) -> int:
+        self._check()
+        removed = 0
+        while removed < limit:
+            with self._writing:
+                view = self._view
+                with view.lock:
+                    ended = view.hot.ended(now, min(limit - removed, _BATCH), present=True)
+                self._remove(ended)
+            if not ended:
+                break
+            removed += len(ended)
+        return removed
+
+    def maintain(self, *, max_entries: int | None, max_bytes: int | None = None, now: float) -> int:
+        self._check()
+        limits = (max_entries, max_bytes)
+        # By order of storing, all processes evict the same. With another policy each would evict
+        # others, so one of them does, and the rest make room for what they store.
+        mine = self._policy is None or self._alone()
+        evicted = self._evict(limits, now, None if mine else _OWN_PLACES)
+        self._limits = limits  # for what comes from other processes
         upkeep = self._upkeep
         if upkeep is not None and upkeep.owner and (backlog := upkeep.backlog()) >= 1:
             self._wake.set()
@@ -298,6 +426,7 @@ class LanceStore:
     def flush(self) -> None:
         """Bring the table up to the log now, if no other process has that duty."""
         with self._writing:
+            self._write_uses()
             self._writer.write_out()
         if self._upkeep is not None:
             with self._upkeeping:
@@ -318,8 +447,7 @@ class LanceStore:
         try:
             self.flush()
             if self._upkeep is not None and self._upkeep.owner:
-                self._upkeep.look(again=True)
-                self._upkeep.run()
+                self._upkeep.finish()
             with self._writing:
                 self._writer.close()
         finally:
@@ -349,6 +477,7 @@ class LanceStore:
         if table is None:
             self._view.forget_all()
             return
+        self._write_uses()
         self._writer.write_out()
         old, current = self._view, self._writer.current
         view = LogView.load(
@@ -356,9 +485,17 @@ class LanceStore:
             table,
             graph=old.graph,
             content_bytes=self._content_bytes,
+            late_seconds=self._late_seconds,
             current=current,
         )
         view.own = old.own
+        self._clock.advance(view.checkpoint.now)
+        if self._policy is not None:
+            with old.lock:
+                for slot in old.hot.slots():
+                    self._policy.remove(old.hot.key(slot))
+                old.hot.follow_policy(None)
+            view.hot.follow_policy(self._policy)
         self._view = view
         if self._upkeep is not None:
             self._upkeep.view = view
@@ -368,6 +505,8 @@ class LanceStore:
         self._check()
         try:
             with self._writing:
+                if time.monotonic() - self._uses_written_at >= self._use_interval:
+                    self._write_uses()
                 self._writer.write_out()
         finally:
             self._view.read()
@@ -381,9 +520,12 @@ class LanceStore:
         """Do the slow work: graphs, vectors, the table."""
         self._wake.clear()
         self._check()
-        self._evict(self._limit)
-        self._settle()
+        if self._policy is None or self._alone():
+            self._evict(self._limits, self._clock(), None)
         view = self._view
+        if view.hot.outdated and self.sweep(now=-inf, limit=_SWEEP_ROWS) == _SWEEP_ROWS:
+            self._wake.set()
+        self._settle()
         if view.graph is not None and not view.complete:
             self._load_vectors(view)
         with self._upkeeping:
@@ -464,11 +606,11 @@ class LanceStore:
                         view.hot.drop_vector(slot)
 
     def _search_table(
-        self, vector: Vector, context: str, k: int, now: float
+        self, vector: Vector, context: str, k: int, now: float, since: float
     ) -> list[tuple[bytes, int]]:
         if self._table is None:
             return []  # a forked process that is still loading
-        return self._table.search(vector, context=context, k=k, now=now)
+        return self._table.search(vector, context=context, k=k, now=now, since=since)
 
     def _create_due_index(self) -> None:
         if self._index_at is None or self._table is None:
@@ -478,18 +620,35 @@ class LanceStore:
                 self._table.create_index()
             self._index_at = None
 
-    def _evict(self, limit: int | None) -> int:
+    def _alone(self) -> bool:
+        """Tell whether no other process has the duty to keep the limits."""
+        return self._upkeep is None or self._upkeep.owner
+
+    def _evict(self, limits: tuple[int | None, int | None], now: float, most: int | None) -> int:
         evicted = 0
-        while limit is not None and len(self._view.hot) > limit:
+        while self._view.hot.surplus(*limits) and (most is None or evicted < most):
             with self._writing:
-                view = self._view
-                with view.lock:
-                    surplus = max(len(view.hot) - limit, 0)
-                    keys = view.hot.oldest(min(surplus, _BATCH))
-                    found = [(key, view.hot.stamp_of(key)) for key in keys]
-                self._delete(found)
-                evicted += len(found)
+                hot = self._view.hot
+                with self._view.lock:
+                    surplus = hot.surplus(*limits)
+                    n = min(surplus, _BATCH, _BATCH if most is None else most - evicted)
+                    keys = n and (hot.ended(now, n) or hot.victims(n))
+                if not keys:
+                    break
+                self._remove(keys)
+                evicted += len(keys)
         return evicted
+
+    def _remove(self, keys: list[bytes]) -> None:
+        """Delete what is under keys; the caller holds `_writing`."""
+        with self._view.lock:
+            found = self._view.hot.stamps(keys)
+        try:
+            self._delete(found)
+        except BaseException:
+            with self._view.lock:
+                self._view.hot.keep(keys)
+            raise
 
     def _delete(self, keys: list[tuple[bytes, int]]) -> None:
         """Delete what was put under keys up to stamps; the caller holds `_writing`."""
@@ -501,6 +660,24 @@ class LanceStore:
             for (key, stamp), offset, one in zip(keys, offsets, raw, strict=True):
                 record = _records.Record(_records.DELETE, stamp, key, None, None, None)
                 self._view.apply(record, number, offset, len(one))
+
+    def _write_uses(self) -> None:
+        """Log what has been used since the last time; the caller holds `_writing`, or all."""
+        self._uses_written_at = time.monotonic()
+        view = self._view
+        with view.lock:
+            keys = list(view.pending)
+        for start in range(0, len(keys), _BATCH):
+            with view.lock:
+                uses = {key: view.pending[key] for key in keys[start : start + _BATCH]}
+            raw = _records.pack_uses(self._stamp(), uses)
+            number, (offset,) = self._append([raw])
+            with view.lock:
+                segment = view.segments[number]
+                segment.position = offset + len(raw)
+                view.note_uses(segment.name, offset, len(raw))
+                for key, one in uses.items():
+                    view.settle_pending(key, one)
 
     def _move(self, records: list[tuple[int, int, bytes]]) -> None:
         with self._writing:
@@ -516,6 +693,10 @@ class LanceStore:
             for (slot, stamp, raw), offset in zip(records, offsets, strict=True):
                 if view.hot.holds(slot, stamp):
                     view.hot.move(slot, Place(number, offset, len(raw)))
+
+    def _damaged(self, entry: Entry, stamp: int) -> CorruptEntryError:
+        self._quarantine(entry.key, stamp)
+        return CorruptEntryError(f"the record of entry {entry.id} is damaged; it is dropped")
 
     def _quarantine(self, key: bytes, stamp: int) -> None:
         """Drop an entry whose record is damaged, here and for all."""
@@ -537,6 +718,10 @@ class LanceStore:
             if number is None:
                 number = self._view.add_segment(segment)
         return number, offsets
+
+    def _sync(self, appended: int) -> None:
+        if self._durability == "power":
+            self._writer.sync(appended)
 
     def _stamp(self) -> int:
         return max(time.time_ns(), self._view.newest + 1)

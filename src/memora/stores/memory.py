@@ -122,8 +122,7 @@ class MemoryStore:
         discarded = 0
         for entry in entries:
             with self._lock:
-                slot = self._hot.slot(entry.key)
-                if slot is not None and self._hot.entry(slot).id == entry.id:
+                if self._hot.stored_as(entry):
                     self._remove(entry.key)
                     discarded += 1
         return discarded
@@ -138,7 +137,7 @@ class MemoryStore:
             left = hot.ended(-inf, _SWEEP_ROWS) if hot.outdated else []
             for key in left:
                 self._remove(key)
-            while hot.exceeds(max_entries, max_bytes):
+            while hot.surplus(max_entries, max_bytes):
                 for key in hot.ended(now, 1) or hot.victims(1):
                     self._remove(key)
                     left.append(key)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Iterable
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -17,7 +18,13 @@ from memora._arguments import largest_payload
 from memora._clock import SteadyClock
 from memora.codec import Codec
 from memora.embedders import CachedEmbedder, load_embedder
-from memora.errors import ArgumentError, CorruptEntryError, SerializationError, TransferError
+from memora.errors import (
+    ArgumentError,
+    CorruptEntryError,
+    MemoraError,
+    SerializationError,
+    TransferError,
+)
 from memora.judge import Judge
 from memora.pipeline import Ports
 from memora.selection import Selection
@@ -33,15 +40,15 @@ from memora.transfer._arrivals import (
     validated,
 )
 from memora.transfer._items import Item, ItemReader, ItemSource, LineSink, LineSource
-from memora.transfer._parquet import ParquetSink, ParquetSource
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import IO
 
     from memora.config import CacheConfig
     from memora.model import Content, Holding
     from memora.protocols import Embedder, StoreReader, Vector
+    from memora.transfer._parquet import ParquetSource
 
 __all__ = [
     "Item",
@@ -57,6 +64,10 @@ __all__ = [
 Format: TypeAlias = Literal["parquet", "jsonl"]
 
 _NOTHING_IMPORTED = "nothing was imported; skip_errors=True (--skip-errors) leaves such out"
+_NOTHING_WRITTEN = (
+    "nothing was written; .parquet takes every result, and skip_errors=True (--skip-errors) leaves "
+    "out what cannot be"
+)
 _NOTHING_STORED = "nothing was stored"
 
 
@@ -78,8 +89,9 @@ def export_entries(
 
     Raises:
         ArgumentError: The path has another suffix.
-        TransferError: The file cannot be written, or an entry has no exact form as JSON.
-        StoreError: The store failed, or an entry is damaged.
+        TransferError: The file cannot be written; or an entry is damaged, or has no exact form
+            as JSON.
+        StoreError: The store failed.
     """
     path = _as_path(path)
     form = _format(path)
@@ -95,17 +107,10 @@ def export_entries(
                     write(holding, found[1], found[2])
                     written += 1
             except (Broken, CorruptEntryError, SerializationError) as error:
-                if not skip_errors and not isinstance(error, Broken):
-                    raise
-                problems.note(
-                    Problem(f"entry {holding.entry.id} ({holding.entry.query[:80]!r})", str(error))
-                )
+                entry = holding.entry
+                problems.note(Problem(f"entry {entry.id} ({entry.query[:80]!r})", str(error)))
                 if not skip_errors:
-                    raise problems.refuse(
-                        str(path),
-                        "nothing was written; .parquet takes every result, and "
-                        "skip_errors=True (--skip-errors) leaves such out",
-                    ) from None
+                    raise problems.refuse(str(path), _NOTHING_WRITTEN) from error
             if progress is not None:
                 progress(done, len(holdings))
         finish()
@@ -144,6 +149,8 @@ def import_entries(  # noqa: PLR0913 - each is a choice of the caller's
     form = _format(path)
     source: ParquetSource | LineSource
     if form == "parquet":
+        from memora.transfer._parquet import ParquetSource  # noqa: PLC0415 - imports Arrow
+
         source = ParquetSource(
             path,
             embedder=ports.embedder,
@@ -196,17 +203,15 @@ def warm(
         with LineSource(path, reader) as lines:
             validated(lines, outcome=_NOTHING_STORED)
             return carrier.carry(lines.read(), name=lines.name, total=lines.total, strict=True)
-    try:
-        source = ItemSource(items, reader)
-        found = source.read()
-        if source.total is not None:
-            validated(source, outcome=_NOTHING_STORED)
-            found = source.read()
-    except TypeError:
+    given: object = items  # whatever the application passed
+    if not isinstance(given, Iterable):
         raise ArgumentError(
-            f"warm takes an iterable of items, or the path of a .jsonl, got {items!r}"
-        ) from None
-    return carrier.carry(found, name=source.name, total=source.total, strict=True)
+            f"expected an iterable of items, or the path of a .jsonl, got {given!r}"
+        )
+    source = ItemSource(items, reader)
+    if source.total is not None:
+        validated(source, outcome=_NOTHING_STORED)
+    return carrier.carry(source.read(), name=source.name, total=source.total, strict=True)
 
 
 def reembed(
@@ -318,6 +323,8 @@ def _sink(
     form: Format, file: IO[bytes], ports: Ports
 ) -> tuple[Callable[[Holding, Content, Vector | None], None], Callable[[], Any]]:
     if form == "parquet":
+        from memora.transfer._parquet import ParquetSink  # noqa: PLC0415 - imports Arrow
+
         rows = ParquetSink(file, ports.embedder)
         return rows.write, rows.finish
     lines = LineSink(file, ports)
@@ -335,9 +342,9 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         part.replace(whole)
+    except MemoraError:  # a store's is an OSError too
+        raise
     except OSError as error:
-        if isinstance(error, TransferError) or error.filename is None:
-            raise
         raise TransferError(f"{path} cannot be written: {error.strerror}") from error
     finally:
         with suppress(OSError):

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from memora.config import CacheConfig
-    from memora.lifecycle import Ports
     from memora.model import Content, Context
+    from memora.pipeline import Ports
     from memora.protocols import Vector
 
 Progress: TypeAlias = "Callable[[int, int | None], object]"
@@ -115,7 +115,9 @@ class Problems:
         """Return the error that tells of them."""
         more = ""
         if self.count > 1:
-            more = f" (and {self.count - 1:,} more that {'is' if self.count == 2 else 'are'} broken)"  # noqa: PLR2004
+            more = (
+                f" (and {self.count - 1:,} more that {'is' if self.count == 2 else 'are'} broken)"  # noqa: PLR2004
+            )
         return TransferError(f"{name}: {self.first[0]}{more}; {outcome}")
 
 

@@ -15,7 +15,7 @@ from memora.pipeline import Request, encode, new_entry
 from memora.transfer._arrivals import Arrival, Broken, Problem, broken, recorded_entry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
     from types import TracebackType
     from typing import IO
@@ -144,7 +144,7 @@ class LineSource:
         self._file.seek(0)
         found = number = 0
         try:
-            for number, line in enumerate(self._file, start=1):  # noqa: B007 - what failed
+            for number, line in enumerate(self._file, start=1):
                 text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
                 if not text.strip():
                     continue
@@ -185,9 +185,7 @@ class LineSink:
         context = json.loads(entry.context.canonical)
         if canonical_context(context) != entry.context:
             raise Broken("its context holds what JSON does not have, such as a date")
-        said = {
-            "query": entry.query,
-            "context": context,
+        rest = {
             "metadata": json.loads(content.metadata),
             "tags": list(entry.tags),
             "cost": entry.cost,
@@ -199,9 +197,9 @@ class LineSink:
             "uses": holding.uses,
             "last_used_at": holding.last_used_at,
         }
-        line = json.dumps(said, ensure_ascii=False).encode()
-        # Behind what people look for first; joined as bytes, as the result is written already.
-        self._file.write(b'%s, "result": %s}\n' % (line[:-1], text))
+        # Joined as bytes, as the result is written already, and may be long.
+        head, tail = _json({"query": entry.query, "context": context}), _json(rest)
+        self._file.write(b'%s, "result": %s, %s\n' % (head[:-1], text, tail[1:]))
 
     def finish(self) -> None:
         """There is nothing behind the last line."""
@@ -210,7 +208,7 @@ class LineSink:
         """Return a result as JSON, if that gives it back equal in value and type."""
         codec = self._ports.codec
         try:
-            text = json.dumps(result, ensure_ascii=False, allow_nan=False).encode()
+            text = _json(result)
             same = codec.encode(json.loads(text)) == codec.encode(result)
         except (TypeError, ValueError, RecursionError, SerializationError):
             same, text = False, b""
@@ -231,6 +229,14 @@ def _fields(item: Any) -> Mapping[str, Any]:
     if unknown := [name for name in item if name not in _FIELDS]:
         raise Broken(f"unknown field {unknown[0]!r}, expected {', '.join(_FIELDS)}")
     return item
+
+
+def _json(value: Any) -> bytes:
+    """Return JSON that people can read; escaped where it has text that UTF-8 does not have."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, allow_nan=False).encode()
 
 
 def _no_constant(name: str) -> Any:

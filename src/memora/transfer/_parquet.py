@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from memora._arguments import metadata_json
 from memora.context import canonical_query, context_of_canonical
 from memora.errors import (
     ArgumentError,
@@ -20,9 +22,6 @@ from memora.errors import (
 )
 from memora.model import Content
 from memora.transfer._arrivals import Arrival, Broken, Problem, broken, recorded_entry
-from memora._arguments import metadata_json
-
-import json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -78,11 +77,13 @@ class ParquetSink:
 
     def __init__(self, file: IO[bytes], embedder: Embedder) -> None:
         self._schema = _schema(embedder.identity, embedder.dimension)
+        # What many entries share; of the rest a dictionary would only be tried.
+        shared: Any = ["context", "metadata", "tags.list.element"]
         self._writer = pq.ParquetWriter(
             file,
             self._schema,
             compression="zstd",
-            use_dictionary=["context", "metadata", "tags.list.element"],
+            use_dictionary=shared,
             write_page_checksum=True,
         )
         self._rows: list[dict[str, Any]] = []
@@ -313,7 +314,9 @@ def _check_columns(name: str, schema: pa.Schema) -> None:
 def _cells(column: pa.Array) -> list[Any]:
     """Return the values of a column; vectors as arrays, and text that is not UTF-8 as bytes."""
     if _is_list(column.type) and pa.types.is_floating(column.type.value_type):
-        return [cell.values.to_numpy(zero_copy_only=False) if cell.is_valid else None for cell in column]
+        return [
+            cell.values.to_numpy(zero_copy_only=False) if cell.is_valid else None for cell in column
+        ]
     try:
         cells: list[Any] = column.to_pylist()
     except UnicodeDecodeError:

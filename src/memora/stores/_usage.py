@@ -1,0 +1,74 @@
+"""How entries of a store on disk have been used, in one file: what the log need not keep.
+
+Every process logs its uses every few seconds; the owner of the upkeep sums them up here now and
+then, so that the log can be cleared. Uses decide who is evicted and nothing else: a file that is
+missing or damaged is an empty one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from memora.stores._journal import disk_faults, sync_path
+from memora.stores.hot import Uses
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+USES = "uses.npz"
+"""Name of the file that `write_uses` replaces."""
+
+
+class KeptUses(NamedTuple):
+    """What the file says."""
+
+    uses: Mapping[bytes, Uses]
+    """By key."""
+    counted: Mapping[str, int]
+    """Up to where the uses in the log are among them, by segment."""
+
+
+def read_uses(folder: Path) -> KeptUses:
+    """Return what was written last."""
+    try:
+        with np.load(folder / USES, allow_pickle=False) as found:
+            keys = found["keys"].tobytes()
+            pairs = zip(found["times"].tolist(), found["last"].tolist(), strict=True)
+            counted = json.loads(found["counted"].tobytes())
+            return KeptUses(
+                {keys[16 * i : 16 * i + 16]: Uses(*pair) for i, pair in enumerate(pairs)},
+                {str(name): int(at) for name, at in counted.items()},
+            )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile):
+        return KeptUses({}, {})
+
+
+def write_uses(folder: Path, kept: KeptUses) -> int:
+    """Replace the file, wholly or not at all; return its size.
+
+    Raises:
+        StoreError: The disk is full, or the like; the old one stays.
+    """
+    path = folder / USES
+    fresh = path.with_suffix(".new")
+    uses = kept.uses.values()
+    with disk_faults("write the uses of entries"):
+        with fresh.open("wb") as file:
+            np.savez(
+                file,
+                keys=np.frombuffer(b"".join(kept.uses), np.uint8),
+                times=np.fromiter((one.times for one in uses), np.int64, len(uses)),
+                last=np.fromiter((one.last for one in uses), np.float64, len(uses)),
+                counted=np.frombuffer(json.dumps(kept.counted).encode(), np.uint8),
+            )
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+        sync_path(folder)
+    return path.stat().st_size
