@@ -320,8 +320,9 @@ def _disk_bytes(path: Path, table_name: str) -> int:
 
 
 app.add_typer(entries.app, name="entries")
-for _command in (entries.invalidate, entries.cleanup, moving.export):
-    app.command()(_command)
+app.command()(entries.invalidate)
+app.command()(entries.cleanup)
+app.command()(moving.export)
 app.command("import")(moving.import_command)
-for _command in (moving.warm, moving.reembed):
-    app.command()(_command)
+app.command()(moving.warm)
+app.command()(moving.reembed)

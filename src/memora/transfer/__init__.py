@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterable
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from memora._arguments import largest_payload
 from memora._clock import SteadyClock
@@ -42,13 +42,13 @@ from memora.transfer._arrivals import (
 from memora.transfer._items import Item, ItemReader, ItemSource, LineSink, LineSource
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from typing import IO
 
     from memora.config import CacheConfig
-    from memora.model import Content, Holding
-    from memora.protocols import Embedder, StoreReader, Vector
-    from memora.transfer._parquet import ParquetSource
+    from memora.model import Holding
+    from memora.protocols import Embedder, StoreReader
+    from memora.transfer._parquet import ParquetSink, ParquetSource
 
 __all__ = [
     "Item",
@@ -97,14 +97,13 @@ def export_entries(
     form = _format(path)
     holdings = ports.store.select(Selection(), now=ports.clock())
     written, problems = 0, Problems()
-    with _replacing(path) as file:
-        write, finish = _sink(form, file, ports)
+    with _replacing(path) as file, _sink(form, file, ports) as sink:
         for done, holding in enumerate(holdings, start=1):
             try:
                 found = ports.store.fetch(holding.entry.key, now=ports.clock())
                 # Else it has left, or been replaced, since.
                 if found is not None and found[0].id == holding.entry.id:
-                    write(holding, found[1], found[2])
+                    sink.write(holding, found[1], found[2])
                     written += 1
             except (Broken, CorruptEntryError, SerializationError) as error:
                 entry = holding.entry
@@ -113,7 +112,6 @@ def export_entries(
                     raise problems.refuse(str(path), _NOTHING_WRITTEN) from error
             if progress is not None:
                 progress(done, len(holdings))
-        finish()
     return Moved(written=written, broken=problems.count, problems=tuple(problems.first))
 
 
@@ -319,16 +317,21 @@ def _format(path: Path) -> Format:
     raise ArgumentError(f"{str(path)!r}: expected a name that ends in .parquet or .jsonl")
 
 
-def _sink(
-    form: Format, file: IO[bytes], ports: Ports
-) -> tuple[Callable[[Holding, Content, Vector | None], None], Callable[[], Any]]:
+@contextmanager
+def _sink(form: Format, file: IO[bytes], ports: Ports) -> Iterator[ParquetSink | LineSink]:
+    sink: ParquetSink | LineSink
     if form == "parquet":
         from memora.transfer._parquet import ParquetSink  # noqa: PLC0415 - imports Arrow
 
-        rows = ParquetSink(file, ports.embedder)
-        return rows.write, rows.finish
-    lines = LineSink(file, ports)
-    return lambda holding, content, _: lines.write(holding, content), lines.finish
+        sink = ParquetSink(file, ports.embedder)
+    else:
+        sink = LineSink(file, ports)
+    try:
+        yield sink
+        sink.finish()
+    except BaseException:
+        sink.abandon()
+        raise
 
 
 @contextmanager

@@ -113,11 +113,7 @@ class Problems:
 
     def refuse(self, name: str, outcome: str) -> TransferError:
         """Return the error that tells of them."""
-        more = ""
-        if self.count > 1:
-            more = (
-                f" (and {self.count - 1:,} more that {'is' if self.count == 2 else 'are'} broken)"  # noqa: PLR2004
-            )
+        more = f" ({self.count - 1:,} more are broken)" if self.count > 1 else ""
         return TransferError(f"{name}: {self.first[0]}{more}; {outcome}")
 
 
@@ -172,15 +168,13 @@ class Carrier:
             TransferError: One is broken, and `strict` is true; those before it are put.
         """
         tally, done = _Tally(), 0
-        for batch in _batches(arrivals):
+        for batch in _batches(_to_the_first_problem(arrivals) if strict else arrivals):
             whole: list[Arrival] = []
             for one in batch:
                 if isinstance(one, Arrival):
                     whole.append(one)
                 else:
                     tally.problems.note(one)
-                    if strict:
-                        break
             self._put(whole, tally)
             if strict and tally.problems.count:
                 raise tally.problems.refuse(name, f"the {tally.written:,} before it are stored")
@@ -320,6 +314,15 @@ def _cost(value: Any) -> float:
 
 def _end(entry: Entry) -> float:
     return float("inf") if entry.expires_at is None else entry.expires_at + entry.stale_seconds
+
+
+def _to_the_first_problem(
+    arrivals: Iterable[Arrival | Problem],
+) -> Iterator[Arrival | Problem]:
+    for one in arrivals:
+        yield one
+        if isinstance(one, Problem):
+            return
 
 
 def _batches(arrivals: Iterable[Arrival | Problem]) -> Iterator[list[Arrival | Problem]]:

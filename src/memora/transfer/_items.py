@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from memora.config import CacheConfig
     from memora.model import Holding
     from memora.pipeline import Ports
+    from memora.protocols import Vector
 
 Item: TypeAlias = "Mapping[str, Any] | tuple[str, Mapping[str, Any] | None, Any]"
 """An answer to warm a cache with: a mapping of FIELDS, or (query, context, result)."""
@@ -173,7 +174,7 @@ class LineSink:
         self._file = file
         self._ports = ports
 
-    def write(self, holding: Holding, content: Content) -> None:
+    def write(self, holding: Holding, content: Content, _: Vector | None) -> None:
         """Add an entry.
 
         Raises:
@@ -203,6 +204,9 @@ class LineSink:
 
     def finish(self) -> None:
         """There is nothing behind the last line."""
+
+    def abandon(self) -> None:
+        """There is nothing to be undone."""
 
     def _exactly(self, result: Any) -> bytes:
         """Return a result as JSON, if that gives it back equal in value and type."""

@@ -119,6 +119,10 @@ class ParquetSink:
         self._flush()
         self._writer.close()
 
+    def abandon(self) -> None:
+        """Write nothing more; when it is collected, the writer would write its end."""
+        self._writer.is_open = False
+
     def _flush(self) -> None:
         if self._rows:
             rows = pa.Table.from_pylist(self._rows, schema=self._schema)
