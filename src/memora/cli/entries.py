@@ -241,9 +241,13 @@ def _named(store: Store, given: list[str], now: float) -> list[Entry]:
 
 
 def _confirm(count: int) -> None:
-    if not sys.stdin.isatty():
+    if not _is_terminal():
         raise ArgumentError(f"{_entries(count)} would be deleted; --yes deletes without asking")
     typer.confirm(f"Delete {_entries(count)}?", abort=True, err=True)
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty()
 
 
 def _entries(count: int) -> str:
@@ -262,7 +266,9 @@ def _print(found: list[Selected], *, limit: int, as_json: bool) -> None:
         return
     compared = any(one.similarity is not None for one in shown)
     table = Table()
-    for name in ("id", *(["similarity"] if compared else []), "query", "context", "age", "left"):
+    for name in ("id", *(["similarity"] if compared else [])):
+        table.add_column(name, no_wrap=True)
+    for name in ("query", "context", "age", "left"):
         table.add_column(name, overflow="fold")
     table.add_column("uses", justify="right")
     table.add_column("tags", overflow="fold")
