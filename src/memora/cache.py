@@ -6,6 +6,7 @@ away from the application.
 
 from __future__ import annotations
 
+import json
 import time
 from math import inf
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
@@ -472,7 +473,7 @@ class Memora:
             StoreError: The store failed; some may still be there.
         """
         self._check_open()
-        return lifecycle.withdraw(self._ports, lifecycle.find(self._ports, Selection()))
+        return lifecycle.clear(self._ports)
 
     def cleanup_expired(self) -> int:
         """Remove the entries that have expired, and the outdated; return how many.
@@ -786,6 +787,7 @@ class Memora:
     ) -> list[Found]:
         """Validate criteria, and return what meets them."""
         threshold = _optional_share("similarity_threshold", similarity_threshold)
+        wanted = tags_of(tags)
         text = None if query is None else canonical_query(query)
         if threshold is not None and text is None:
             raise ArgumentError("similarity_threshold needs a query to compare with")
@@ -796,17 +798,23 @@ class Memora:
         before = inf
         if older_than_seconds is not None:
             before = self._ports.clock() - _age("older_than_seconds", older_than_seconds)
+        part = None if context_contains is None else canonical_context(context_contains)
+        if part is not None and not json.loads(part.canonical):
+            raise ArgumentError(
+                "context_contains={} is part of every context: expected one key, at least; "
+                "clear() deletes all entries"
+            )
         selection = Selection(
             key=exact_key(text, place) if exact and text and place else None,
             query=text if exact else None,
             entry_id=entry_id,
             fingerprint=None if place is None else place.fingerprint,
-            contains=None
-            if context_contains is None
-            else canonical_context(context_contains).canonical,
-            tags=frozenset(tags_of(tags)),
+            contains=None if part is None else part.canonical,
+            tags=frozenset(wanted),
             before=before,
         )
+        if tags is not None and not wanted:  # one of none
+            return []
         return lifecycle.find(
             self._ports,
             selection,

@@ -77,20 +77,23 @@ def lookup(
     Raises:
         JudgeError: The judge failed.
     """
-    stored = ports.store.get(request.key, now=ports.clock())
-    if stored is not None and _age(ports, stored[0]) <= max_age:
-        return _serve(ports, Verdict("exact", _SAME_TEXT, Match(stored[0], 1.0), 1.0), *stored)
+    now = ports.clock()
+    stored = ports.store.get(request.key, now=now)
+    if stored is not None and _age(stored[0], now) <= max_age:
+        exact = Verdict("exact", _SAME_TEXT, Match(stored[0], 1.0), 1.0)
+        return _serve(ports, exact, *stored, now=now)
     matches = _search(ports, request, max_age)
     if matches is None:
         return LookupResult(is_hit=False, reason="unreadable", explanation=_UNREADABLE)
     verdict = _judge(ports, request, matches, threshold)
+    now = ports.clock()
     if not verdict.served or verdict.nearest is None:
-        return _refuse(ports, verdict)
+        return _refuse(verdict, now)
     # By key: if the query was stored again meanwhile, its newest result is served.
-    stored = ports.store.get(verdict.nearest.entry.key, now=ports.clock())
+    stored = ports.store.get(verdict.nearest.entry.key, now=now)
     if stored is None or stored[0].context.fingerprint != request.context.fingerprint:
         return _gone()
-    return _serve(ports, verdict, *stored)
+    return _serve(ports, verdict, *stored, now=now)
 
 
 def check(
@@ -101,20 +104,21 @@ def check(
     Raises:
         JudgeError: The judge failed.
     """
-    entry = ports.store.peek(request.key, now=ports.clock())
+    now = ports.clock()
+    entry = ports.store.peek(request.key, now=now)
     similarity: float | None = 1.0
-    if entry is None or _age(ports, entry) > max_age:
+    if entry is None or _age(entry, now) > max_age:
         matches = _search(ports, request, max_age)
         if matches is None:
             return AvailabilityCheck(available=False)
         verdict = _judge(ports, request, matches, threshold)
         if not verdict.served or verdict.nearest is None:
             return AvailabilityCheck(available=False)
-        entry, similarity = verdict.nearest.entry, verdict.similarity
+        entry, similarity, now = verdict.nearest.entry, verdict.similarity, ports.clock()
     return AvailabilityCheck(
         available=True,
-        age_seconds=_age(ports, entry),
-        ttl_remaining_seconds=_remaining(ports, entry),
+        age_seconds=_age(entry, now),
+        ttl_remaining_seconds=_remaining(entry, now, used=False),
         similarity=similarity,
     )
 
@@ -126,9 +130,9 @@ def explain(ports: Ports, request: Request, *, threshold: float) -> Explanation:
         JudgeError: The judge failed.
     """
     told = partial(Explanation, query=request.text, threshold=threshold)
-    entry = ports.store.peek(request.key, now=ports.clock())
+    entry = ports.store.peek(request.key, now=(now := ports.clock()))
     if entry is not None:
-        same = _candidate(ports, Match(entry, 1.0), 1.0)
+        same = _candidate(Match(entry, 1.0), 1.0, (), now)
         return told(is_hit=True, reason="exact", explanation=_SAME_TEXT, candidates=(same,))
     matches = _search(ports, request)
     if matches is None:
@@ -138,7 +142,7 @@ def explain(ports: Ports, request: Request, *, threshold: float) -> Explanation:
         request.text, [(match.entry.query, match.cosine) for match in matches]
     )
     candidates = [
-        _candidate(ports, match, one.similarity, one.evidence)
+        _candidate(match, one.similarity, one.evidence, now)
         for match, one in zip(matches, judged, strict=True)
     ]
     candidates.sort(key=lambda one: -one.similarity)  # of two alike the nearer stays first
@@ -224,10 +228,12 @@ def _judge(ports: Ports, request: Request, matches: list[Match], threshold: floa
         raise JudgeError(f"{type(fault).__name__}: {fault}") from fault
 
 
-def _serve(ports: Ports, verdict: Verdict, entry: Entry, content: Content) -> LookupResult:
+def _serve(
+    ports: Ports, verdict: Verdict, entry: Entry, content: Content, *, now: float
+) -> LookupResult:
     result = ports.codec.decode(content.payload)
-    ports.store.touch(entry.key, now=ports.clock())  # only what is served counts as used
-    remaining = _remaining(ports, entry)
+    ports.store.touch(entry.key, now=now)  # only what is served counts as used
+    remaining = _remaining(entry, now, used=True)
     return LookupResult(
         is_hit=True,
         reason=verdict.reason,
@@ -237,12 +243,12 @@ def _serve(ports: Ports, verdict: Verdict, entry: Entry, content: Content) -> Lo
         cosine=None if verdict.nearest is None else verdict.nearest.cosine,
         evidence=verdict.evidence,
         matched_query=entry.query,
-        age_seconds=_age(ports, entry),
+        age_seconds=_age(entry, now),
         ttl_remaining_seconds=remaining,
         is_stale=remaining == 0,
         entry_id=entry.id,
         metadata={} if content.metadata == "{}" else json.loads(content.metadata),
-        nearest=_nearest(ports, verdict),
+        nearest=_nearest(verdict, now),
     )
 
 
@@ -252,47 +258,48 @@ def _gone() -> LookupResult:
     )
 
 
-def _refuse(ports: Ports, verdict: Verdict) -> LookupResult:
+def _refuse(verdict: Verdict, now: float) -> LookupResult:
     return LookupResult(
         is_hit=False,
         reason=verdict.reason,
         explanation=verdict.explanation,
         cosine=None if verdict.nearest is None else verdict.nearest.cosine,
         evidence=verdict.evidence,
-        nearest=_nearest(ports, verdict),
+        nearest=_nearest(verdict, now),
     )
 
 
-def _nearest(ports: Ports, verdict: Verdict) -> Candidate | None:
+def _nearest(verdict: Verdict, now: float) -> Candidate | None:
     if verdict.nearest is None or verdict.similarity is None:
         return None
-    return _candidate(ports, verdict.nearest, verdict.similarity, verdict.evidence)
+    return _candidate(verdict.nearest, verdict.similarity, verdict.evidence, now)
 
 
 def _candidate(
-    ports: Ports, match: Match, similarity: float, evidence: tuple[Evidence, ...] = ()
+    match: Match, similarity: float, evidence: tuple[Evidence, ...], now: float
 ) -> Candidate:
     return Candidate(
         entry_id=match.entry.id,
         query=match.entry.query,
         similarity=similarity,
         cosine=match.cosine,
-        age_seconds=_age(ports, match.entry),
+        age_seconds=_age(match.entry, now),
         evidence=evidence,
     )
 
 
-def _age(ports: Ports, entry: Entry) -> float:
-    # A clock set back does not make an entry of the future.
-    return max(ports.clock() - entry.created_at, 0.0)
+def _age(entry: Entry, now: float) -> float:
+    # The clock of who stored it may be ahead.
+    return max(now - entry.created_at, 0.0)
 
 
-def _remaining(ports: Ports, entry: Entry) -> float | None:
-    """Return how long an entry is fresh, used now; 0 where it is stale, None for ever."""
+def _remaining(entry: Entry, now: float, *, used: bool) -> float | None:
+    """Return how long an entry is fresh, used now or not; 0 where it is stale, None for ever."""
     if entry.expires_at is None:
         return None
-    left = max(entry.expires_at - ports.clock(), 0.0)
-    return left if entry.sliding_seconds is None or not left else entry.sliding_seconds
+    left = max(entry.expires_at - now, 0.0)
+    slides = used and left > 0 and entry.sliding_seconds is not None
+    return entry.sliding_seconds if slides else left
 
 
 def _embed(ports: Ports, text: str) -> Vector | None:

@@ -27,7 +27,7 @@ from memora.stores.memory import MemoryStore
 from memora.transfer import Moved, copy_entries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from memora.model import Content, Entry
@@ -492,11 +492,11 @@ class Failing(MemoryStore):
         super().__init__(dimension=dimension)
         self.room = room
 
-    def put(self, entry: Entry, content: Content, /, *, vector: Vector | None) -> None:
-        if not self.room:
+    def put_many(self, items: Sequence[tuple[Entry, Content, Vector | None]], /) -> None:
+        if len(items) > self.room:
             raise StoreError("the disk is full")
-        self.room -= 1
-        super().put(entry, content, vector=vector)
+        self.room -= len(items)
+        super().put_many(items)
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
@@ -518,7 +518,7 @@ def test_an_interrupted_import_is_run_again_and_ends_complete(
     embedder.embedded.clear()
     moved = other.import_entries(path)
 
-    assert moved == Moved(written=110, present=90)
+    assert moved == Moved(written=136, present=64)
     assert state(other) == state(cache)
     assert not {f"question {n}" for n in range(64)} & set(embedder.embedded)
 
@@ -538,7 +538,7 @@ def test_an_interrupted_reembedding_is_run_again_and_ends_complete(
     store.room = 1000
     moved = copy_entries(source, other._ports, other.config)
 
-    assert moved == Moved(written=115, present=90)
+    assert moved == Moved(written=141, present=64)
     old, new = state(cache), state(other)
     assert {key: (one[0], one[1], one[3:]) for key, one in new.items()} == {
         key: (one[0], one[1], one[3:]) for key, one in old.items()

@@ -31,7 +31,7 @@ from memora.stores._view import GRACE_SECONDS, LogView
 from memora.stores.hot import Place, Uses
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -310,17 +310,26 @@ class LanceStore:
         return sorted(best.values(), key=lambda match: -match.cosine)[:k]
 
     def put(self, entry: Entry, content: Content, /, *, vector: Vector | None) -> None:
+        self.put_many([(entry, content, vector)])
+
+    def put_many(self, items: Sequence[tuple[Entry, Content, Vector | None]], /) -> None:
         self._check()
+        if not items:
+            return
         with self._writing:
-            view = self._view
-            stamp = self._stamp()
-            raw = _records.pack_put(stamp, entry, content, vector)
-            record = _records.Record(_records.PUT, stamp, entry.key, entry, vector, content)
-            number, (offset,) = self._append([raw])
-            with view.lock:
-                slot = view.apply(record, number, offset, len(raw))
-                if slot is not None:
-                    view.cache(slot, content)
+            view, first = self._view, self._stamp()
+            raw = [_records.pack_put(first + i, *item) for i, item in enumerate(items)]
+            number, offsets = self._append(raw)
+            for start in range(0, len(items), _BATCH):
+                with view.lock:
+                    for i in range(start, min(start + _BATCH, len(items))):
+                        entry, content, vector = items[i]
+                        record = _records.Record(
+                            _records.PUT, first + i, entry.key, entry, vector, content
+                        )
+                        slot = view.apply(record, number, offsets[i], len(raw[i]))
+                        if slot is not None:
+                            view.cache(slot, content)
             appended = self._writer.appended
         self._sync(appended)
 
@@ -340,7 +349,7 @@ class LanceStore:
             with self._writing:
                 view = self._view
                 with view.lock:
-                    keys = [entry.key for entry in batch if view.hot.stored_as(entry)]
+                    keys = dict.fromkeys(e.key for e in batch if view.hot.stored_as(e))
                     found = view.hot.stamps(keys)
                 self._delete(found)
                 appended = self._writer.appended
@@ -523,7 +532,7 @@ class LanceStore:
         if self._policy is None or self._alone():
             self._evict(self._limits, self._clock(), None)
         view = self._view
-        if view.hot.outdated and self.sweep(now=-inf, limit=_SWEEP_ROWS) == _SWEEP_ROWS:
+        if view.hot.outdated and self.sweep(now=0.0, limit=_SWEEP_ROWS) == _SWEEP_ROWS:
             self._wake.set()
         self._settle()
         if view.graph is not None and not view.complete:

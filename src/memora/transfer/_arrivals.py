@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from dataclasses import dataclass, field
-from math import isfinite
+from math import inf, isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from memora._arguments import is_number, tags_of
@@ -191,19 +191,23 @@ class Carrier:
         vectors = [one.vector for one in wanted]
         if self._embeds and wanted:
             vectors = self._ports.embedder.embed([one.entry.query for one in wanted])
-        tally.present += len(alive) - len(wanted)
+        due, used, newest = [], [], dict[bytes, float]()
         for one, vector in zip(wanted, vectors, strict=True):
-            if not self._is_wanted(one):  # twice in one batch, or stored by somebody meanwhile
-                tally.present += 1
+            key, created = one.entry.key, one.entry.created_at
+            # Again, as it may be twice in the batch, or have been stored by somebody meanwhile.
+            if not one.is_new and (created <= newest.get(key, -inf) or not self._is_wanted(one)):
                 continue
-            key = one.entry.key
             # What is there has uses of its own, which a replacement keeps.
-            counts = one.uses > 0 and store.peek(key, now=_ALL_TIMES) is None
-            store.put(one.entry, one.content, vector=vector)
-            if counts:
-                last = one.entry.created_at if one.last_used_at is None else one.last_used_at
-                store.touch(key, now=last, times=one.uses)
-            tally.written += 1
+            if one.uses and key not in newest and store.peek(key, now=_ALL_TIMES) is None:
+                used.append(one)
+            newest[key] = created
+            due.append((one.entry, one.content, vector))
+        store.put_many(due)
+        for one in used:
+            last = one.entry.created_at if one.last_used_at is None else one.last_used_at
+            store.touch(one.entry.key, now=last, times=one.uses)
+        tally.written += len(due)
+        tally.present += len(alive) - len(due)
         tally.evicted += store.maintain(
             max_entries=self._config.max_entries,
             max_bytes=self._config.max_bytes,
@@ -313,7 +317,7 @@ def _cost(value: Any) -> float:
 
 
 def _end(entry: Entry) -> float:
-    return float("inf") if entry.expires_at is None else entry.expires_at + entry.stale_seconds
+    return inf if entry.expires_at is None else entry.expires_at + entry.stale_seconds
 
 
 def _to_the_first_problem(
