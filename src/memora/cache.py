@@ -700,14 +700,18 @@ class Memora:
         before = inf
         if older_than_seconds is not None:
             before = self._ports.clock() - _age("older_than_seconds", older_than_seconds)
+        part = None if context_contains is None else canonical_context(context_contains)
+        if part is not None and not json.loads(part.canonical):
+            raise ArgumentError(
+                "context_contains={} is part of every context: expected one key, at least; "
+                "clear() deletes all entries"
+            )
         selection = Selection(
             key=exact_key(text, place) if exact and text and place else None,
             query=text if exact else None,
             entry_id=entry_id,
             fingerprint=None if place is None else place.fingerprint,
-            contains=None
-            if context_contains is None
-            else canonical_context(context_contains).canonical,
+            contains=None if part is None else part.canonical,
             tags=frozenset(wanted),
             before=before,
         )

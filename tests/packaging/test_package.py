@@ -76,8 +76,18 @@ def test_data_is_shipped(name: str) -> None:
 
 # Lower rooms never import higher ones. A package stands for all its modules.
 ORDER = [
-    ["errors", "model", "protocols", "selection", "_clock", "_durations", "_log", "_fork", "_show"],
-    ["context", "config", "judge", "metrics", "index", "eviction", "scheduler"],
+    ["errors", "model", "selection", "protocols", "_log", "_fork", "_show"],
+    [
+        "context",
+        "config",
+        "judge",
+        "metrics",
+        "index",
+        "eviction",
+        "scheduler",
+        "_clock",
+        "_durations",
+    ],
     ["codec", "embedders", "stores"],
     ["pipeline", "lifecycle"],
     ["cache"],
