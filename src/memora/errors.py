@@ -13,6 +13,7 @@ break the application around it.
     ├── ContextError (TypeError)
     ├── ArgumentError (ValueError)
     ├── ClosedError (RuntimeError)
+    ├── DeadlineError (TimeoutError)
     ├── SerializationError (TypeError)
     ├── EmbedderError (RuntimeError)
     │   └── DimensionMismatchError (ValueError)
@@ -61,6 +62,10 @@ class ArgumentError(MemoraError, ValueError):
 
 class ClosedError(MemoraError, RuntimeError):
     """The cache was used after `close()`."""
+
+
+class DeadlineError(MemoraError, TimeoutError):
+    """Something has not been done in time."""
 
 
 class SerializationError(MemoraError, TypeError):
