@@ -78,6 +78,7 @@ def test_data_is_shipped(name: str) -> None:
 ORDER = [
     ["errors", "model", "selection", "protocols", "_log", "_fork", "_show"],
     [
+        "calls",
         "context",
         "config",
         "judge",
