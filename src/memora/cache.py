@@ -43,8 +43,9 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from os import PathLike
     from types import TracebackType
+    from typing import Concatenate
 
-    from typing_extensions import Concatenate, ParamSpec, Self, Unpack
+    from typing_extensions import ParamSpec, Self, Unpack
 
     from memora.calls.lanes import Lane
     from memora.eviction import EvictionPolicy
@@ -66,10 +67,13 @@ _UNHEALTHY_ERRORS = 5
 _PAIRED = ("query", "context", "result")
 _SAID = ("metadata", "ttl", "stale_ttl", "sliding", "tags", "cost")
 _WORKERS = 32  # threads that calls with a deadline may hang in, at most
+_REFRESHERS = 4  # threads that compute results anew in the background
 _CLEANUP_SECONDS = 300.0  # between two runs of the scheduler, where nobody says
 
 
-def _twin(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], Coroutine[Any, Any, T]]:
+def _twin(
+    method: Callable[Concatenate[S, P], T],
+) -> Callable[Concatenate[S, P], Coroutine[Any, Any, T]]:
     """Return the async twin of a method that is not called often: in a worker, to its end."""
 
     async def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -137,19 +141,21 @@ class Memora:
                 enabled=config.judge == "on",
                 cross_lingual=config.cross_lingual,
             ),
-            breakers=pipeline.Breakers(*(
-                Breaker(
-                    failures=config.breaker_failures,
-                    reset_seconds=config.breaker_reset_seconds,
+            breakers=pipeline.Breakers(
+                *(
+                    Breaker(
+                        failures=config.breaker_failures,
+                        reset_seconds=config.breaker_reset_seconds,
+                    )
+                    for _ in pipeline.Breakers._fields
                 )
-                for _ in pipeline.Breakers._fields
-            )),
+            ),
         )
         self._core = Core(config, self._ports, self._metrics, self._log)
-        self._workers = Workers(_WORKERS, "memora-call")
-        flights = Flights()
-        self._threads = ThreadLane(self._workers, flights)
-        self._tasks = TaskLane(self._workers, flights)
+        workers, flights = Workers(_WORKERS, "memora-call"), Flights()
+        background = Workers(_REFRESHERS, "memora-refresh")
+        self._threads = ThreadLane(workers, background, flights)
+        self._tasks = TaskLane(workers, flights)
         self._scheduler: CleanupScheduler | None = None
         self._scheduling = False  # whether its thread should be there
         self._closed = False
@@ -236,9 +242,7 @@ class Memora:
         max_age: float | str | timedelta | None = None,
     ) -> list[LookupResult]:
         """Do as `lookup_many`, without blocking the event loop."""
-        return await self._lookup_many(
-            self._tasks, queries, context, similarity_threshold, max_age
-        )
+        return await self._lookup_many(self._tasks, queries, context, similarity_threshold, max_age)
 
     def check_availability(
         self,
@@ -978,9 +982,7 @@ class Memora:
         copied = metadata_json(metadata)
         return request, result, copied, lifetime_of(self._config, **life, metadata=metadata)
 
-    def _items(
-        self, items: Iterable[Item]
-    ) -> list[tuple[pipeline.Request, Any, str, Lifetime]]:
+    def _items(self, items: Iterable[Item]) -> list[tuple[pipeline.Request, Any, str, Lifetime]]:
         found = []
         for number, item in enumerate(items, start=1):
             try:
@@ -992,9 +994,7 @@ class Memora:
     def _computes(self, options: CallOptions) -> bool:
         return self._core.enabled and not options.get("bypass", False)
 
-    def _call(
-        self, query: str, context: Mapping[str, Any] | None, options: CallOptions
-    ) -> Call:
+    def _call(self, query: str, context: Mapping[str, Any] | None, options: CallOptions) -> Call:
         """Check the arguments of a cached call."""
         if unknown := options.keys() - CallOptions.__annotations__.keys():
             raise ArgumentError(
@@ -1002,7 +1002,8 @@ class Memora:
                 f"{', '.join(CallOptions.__annotations__)}"
             )
         life = ("ttl", "stale_ttl", "sliding", "tags", "cost", "metadata")
-        lifetime = lifetime_of(self._config, **{name: options.get(name) for name in life})
+        said: dict[str, Any] = {name: options.get(name) for name in life}
+        lifetime = lifetime_of(self._config, **said)
         metadata, max_age = options.get("metadata"), options.get("max_age")
         ahead = options.get("refresh_ahead")
         return Call(

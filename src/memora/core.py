@@ -7,7 +7,6 @@ becomes a miss; arguments have been checked at the door.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -24,7 +23,14 @@ from memora.model import Content, LookupResult
 from memora.protocols import SharedStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import (
+        AsyncIterator,
+        Callable,
+        Iterable,
+        Iterator,
+        Mapping,
+        Sequence,
+    )
     from datetime import timedelta
 
     from structlog.typing import FilteringBoundLogger
@@ -118,9 +124,7 @@ class Core:
         self, lane: Lane, request: Request, *, threshold: float, max_age: float
     ) -> LookupResult:
         """Look up; a fault is a miss, unless the settings say otherwise."""
-        look = partial(
-            pipeline.lookup, self._ports, request, threshold=threshold, max_age=max_age
-        )
+        look = partial(pipeline.lookup, self._ports, request, threshold=threshold, max_age=max_age)
         try:
             with self._metrics.timed("lookup"):
                 found = pipeline.glance(
@@ -140,7 +144,7 @@ class Core:
         )
         try:
             with self._metrics.timed("lookup"):
-                found = await self._in_time(lane, look, items=len(requests))
+                found: list[LookupResult] = await self._in_time(lane, look, items=len(requests))
         except Exception as fault:  # noqa: BLE001 - as above
             return [self._missed(fault) for _ in requests]
         for one in found:
@@ -164,7 +168,7 @@ class Core:
                 drafts = await lane.run(partial(self._encoded, items), timeout=None)
                 put = partial(self._put, [draft for draft in drafts if draft is not None])
                 ids = iter(await self._in_time(lane, put, items=len(items)))
-        except Exception as fault:  # noqa: BLE001 - as above
+        except Exception as fault:
             self.report("store", fault)
             if not self._config.fail_open:
                 raise

@@ -44,3 +44,17 @@ def alarm() -> tuple[Callable[[], Coroutine[Any, Any, object]], Callable[[], obj
         return bell.wait, partial(trio.lowlevel.current_trio_token().run_sync_soon, bell.set)
     event = asyncio.Event()
     return event.wait, partial(asyncio.get_running_loop().call_soon_threadsafe, event.set)
+
+
+_jobs: set[asyncio.Task[None]] = set()  # or the event loop would forget them
+
+
+def spawn(job: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Start a task that nobody waits for, and that raises nothing; it ends with its event loop."""
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_task():
+        trio.lowlevel.spawn_system_task(job)
+        return
+    task = asyncio.get_running_loop().create_task(job())
+    _jobs.add(task)
+    task.add_done_callback(_jobs.discard)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import anyio
 
 from memora.calls._bridge import drive, spawn
-from memora.calls._workers import arun
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -35,7 +34,7 @@ class Lane(Protocol):
         """The largest result that may be decoded where the caller is."""
         ...
 
-    async def run(self, function: Callable[[], T], /, *, timeout: float | None) -> T:
+    async def run(self, function: Callable[[], T], /, *, timeout: float | None) -> T:  # noqa: ASYNC109 - a deadline for a thread
         """Run a function of the cache's.
 
         Raises:
@@ -65,10 +64,11 @@ class ThreadLane:
 
     glance_bytes = float("inf")
 
-    def __init__(self, workers: Workers, flights: Flights) -> None:
-        self._workers, self._flights = workers, flights
+    def __init__(self, workers: Workers, background: Workers, flights: Flights) -> None:
+        # Not the same: what is done in the background waits for workers.
+        self._workers, self._background, self._flights = workers, background, flights
 
-    async def run(self, function: Callable[[], T], /, *, timeout: float | None) -> T:
+    async def run(self, function: Callable[[], T], /, *, timeout: float | None) -> T:  # noqa: ASYNC109 - a deadline for a thread
         """Run it in a worker where there is a deadline, else here."""
         return function() if timeout is None else self._workers.run(function, timeout)
 
@@ -84,11 +84,11 @@ class ThreadLane:
 
     async def sleep(self, seconds: float, /) -> None:
         """Block."""
-        time.sleep(seconds)
+        time.sleep(seconds)  # noqa: ASYNC251 - nothing else runs in this lane
 
     def spawn(self, job: Callable[[], Coroutine[Any, Any, None]], /) -> None:
         """Do it in a worker."""
-        self._workers.submit(lambda: drive(job()))
+        self._background.submit(lambda: drive(job()))
 
 
 class TaskLane:
@@ -99,9 +99,9 @@ class TaskLane:
     def __init__(self, workers: Workers, flights: Flights) -> None:
         self._workers, self._flights = workers, flights
 
-    async def run(self, function: Callable[[], T], /, *, timeout: float | None) -> T:
+    async def run(self, function: Callable[[], T], /, *, timeout: float | None) -> T:  # noqa: ASYNC109 - a deadline for a thread
         """Run it in a worker, and wait for that."""
-        return await arun(self._workers, function, timeout)
+        return await self._workers.arun(function, timeout)
 
     async def call(self, compute: Callable[[], Any], /) -> Any:
         """Await what it returns."""
