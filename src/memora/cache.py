@@ -655,9 +655,11 @@ class Memora:
             MemoraError: The store failed, or a result is damaged.
         """
         self._check_open()
-        return transfer.export_entries(
+        moved = transfer.export_entries(
             self._ports, path, skip_errors=skip_errors, progress=progress
         )
+        self._log.debug("cache_export", entries=moved.written)
+        return moved
 
     def import_entries(
         self,
@@ -690,7 +692,7 @@ class Memora:
             MemoraError: The store or the model failed meanwhile; import the file again.
         """
         self._check_open()
-        return transfer.import_entries(
+        moved = transfer.import_entries(
             self._ports,
             self._config,
             path,
@@ -698,6 +700,8 @@ class Memora:
             reembed=reembed,
             progress=progress,
         )
+        self._log.debug("cache_import", entries=moved.written, evicted=moved.evicted)
+        return moved
 
     def warm(
         self,
@@ -723,7 +727,9 @@ class Memora:
             MemoraError: The store or the model failed meanwhile; what was stored stays.
         """
         self._check_open()
-        return transfer.warm(self._ports, self._config, items, progress=progress).written
+        moved = transfer.warm(self._ports, self._config, items, progress=progress)
+        self._log.debug("cache_warm", entries=moved.written, evicted=moved.evicted)
+        return moved.written
 
     def start_scheduler(
         self,
