@@ -7,14 +7,19 @@ away from the application.
 from __future__ import annotations
 
 import json
-import random
 import time
-from collections.abc import Iterable, Mapping
-from math import inf, isfinite
-from numbers import Real
+from math import inf
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from memora import lifecycle, pipeline
+from memora import lifecycle, pipeline, transfer
+from memora._arguments import (
+    is_number,
+    largest_payload,
+    lifetime_of,
+    metadata_json,
+    share,
+    tags_of,
+)
 from memora._clock import SteadyClock
 from memora._durations import seconds
 from memora._log import make_logger
@@ -39,8 +44,9 @@ from memora.stores import open_store
 from memora.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
     from datetime import timedelta
+    from os import PathLike
     from types import TracebackType
 
     from typing_extensions import Self
@@ -49,6 +55,7 @@ if TYPE_CHECKING:
     from memora.lifecycle import Found
     from memora.model import Selected
     from memora.protocols import Clock, Embedder, Store
+    from memora.transfer import Item, Moved, Progress
 
 T = TypeVar("T")
 
@@ -284,18 +291,15 @@ class Memora:
         """
         self._check_open()
         request = pipeline.Request.of(query, context)
-        copied = _metadata(metadata)
-        config = self._config
-        lifetime = pipeline.Lifetime(
-            ttl_seconds=self._with_jitter(
-                config.ttl_seconds if ttl is None else seconds("ttl", ttl)
-            ),
-            stale_seconds=(config.stale_ttl_seconds or 0.0)
-            if stale_ttl is None
-            else seconds("stale_ttl", stale_ttl),
-            sliding=config.sliding_ttl if sliding is None else sliding,
-            tags=_tags(tags),
-            cost=_cost(cost, metadata),
+        copied = metadata_json(metadata)
+        lifetime = lifetime_of(
+            self._config,
+            ttl=ttl,
+            stale_ttl=stale_ttl,
+            sliding=sliding,
+            tags=tags,
+            cost=cost,
+            metadata=metadata,
         )
         try:
             with self._metrics.timed("store"):
@@ -305,7 +309,7 @@ class Memora:
                     result,
                     metadata=copied,
                     lifetime=lifetime,
-                    max_payload_bytes=_least(config.max_payload_bytes, config.max_bytes),
+                    max_payload_bytes=largest_payload(self._config),
                 )
         except SerializationError as error:
             self._metrics.count_skip()
@@ -458,7 +462,7 @@ class Memora:
             StoreError: The store failed; some of the entries may still be served.
         """
         self._check_open()
-        for tag in _tags(tags):
+        for tag in tags_of(tags):
             self._ports.store.outdate(tag)
             self._log.debug("cache_outdate")
 
@@ -483,6 +487,100 @@ class Memora:
         removed = lifecycle.sweep(self._ports)
         self._log.debug("cache_cleanup", entries=removed)
         return removed
+
+    def export_entries(
+        self,
+        path: str | PathLike[str],
+        *,
+        skip_errors: bool = False,
+        progress: Progress | None = None,
+    ) -> Moved:
+        """Write all entries that have not ended to a file, which appears when it is complete.
+
+        Args:
+            path: `.parquet` has all there is to an entry, for `import_entries`; `.jsonl` is for
+                people: no vectors, and contexts and results as plain JSON.
+            skip_errors: Leave out, count and tell what cannot be written, rather than raise.
+            progress: Called with how many are done, and of how many.
+
+        Returns:
+            How many were written.
+
+        Raises:
+            ArgumentError: The path has another suffix.
+            TransferError: The file cannot be written; or, as JSON, an entry.
+            MemoraError: The store failed, or a result is damaged.
+        """
+        self._check_open()
+        return transfer.export_entries(
+            self._ports, path, skip_errors=skip_errors, progress=progress
+        )
+
+    def import_entries(
+        self,
+        path: str | PathLike[str],
+        *,
+        skip_errors: bool = False,
+        reembed: bool = False,
+        progress: Progress | None = None,
+    ) -> Moved:
+        """Put the entries of an export into this cache, as old as they were.
+
+        The whole file is checked first. An entry that is here already is left alone, and so is a
+        newer one of its query and context: an import that was interrupted is run again. What has
+        expired is left out; the limits of this cache hold.
+
+        Args:
+            path: `.parquet` from `export_entries`, or `.jsonl` as `warm` reads it.
+            skip_errors: Leave out, count and tell rows that are broken, rather than raise.
+            reembed: Embed the queries of a `.parquet` anew, where it is of another model.
+            progress: Called with how many rows are done, and of how many.
+
+        Returns:
+            How many were written, were here already, had expired, are broken.
+
+        Raises:
+            ArgumentError: The path has another suffix.
+            TransferError: The file cannot be read, lacks a column, or a row is broken: its number,
+                column and value, and what is expected. Nothing was imported.
+            ModelMismatchError: The file's vectors are another model's. Nothing was imported.
+            MemoraError: The store or the model failed meanwhile; import the file again.
+        """
+        self._check_open()
+        return transfer.import_entries(
+            self._ports,
+            self._config,
+            path,
+            skip_errors=skip_errors,
+            reembed=reembed,
+            progress=progress,
+        )
+
+    def warm(
+        self,
+        items: Iterable[Item] | str | PathLike[str],
+        *,
+        progress: Progress | None = None,
+    ) -> int:
+        """Store answers that are known, embedded in batches; return how many were stored.
+
+        A file and a sequence are checked to their end before the first is stored; of an iterator,
+        what comes before a broken item is.
+
+        Args:
+            items: Mappings with `query` and `result`, and where wanted `context`, `metadata`,
+                `ttl`, `stale_ttl`, `sliding`, `tags` and `cost`, all as for `store`; tuples of
+                query, context and result; or the path of a `.jsonl` with such a mapping a line.
+            progress: Called with how many are done, and of how many, None where nobody knows.
+
+        Raises:
+            ArgumentError: It is no iterable, or a path with another suffix.
+            TransferError: The file cannot be read, or an item is broken; the message has its
+                number, and how many are stored.
+            MemoraError: The store or the model failed meanwhile; what was stored stays.
+        """
+        self._check_open()
+        return transfer.warm(self._ports, self._config, items, progress=progress).written
 
     def start_scheduler(
         self,
@@ -689,7 +787,7 @@ class Memora:
     ) -> list[Found]:
         """Validate criteria, and return what meets them."""
         threshold = _optional_share("similarity_threshold", similarity_threshold)
-        wanted = _tags(tags)
+        wanted = tags_of(tags)
         text = None if query is None else canonical_query(query)
         if threshold is not None and text is None:
             raise ArgumentError("similarity_threshold needs a query to compare with")
@@ -724,13 +822,6 @@ class Memora:
             threshold=threshold or 0.0,
             now=now,
         )
-
-    def _with_jitter(self, ttl_seconds: float | None) -> float | None:
-        jitter = self._config.ttl_jitter
-        if ttl_seconds is None or not jitter:
-            return ttl_seconds
-        # Never later than the TTL, and not at once.
-        return ttl_seconds * (1 - min(jitter * random.random(), 0.999))  # noqa: S311 - no secret
 
     def _clean(self) -> int:
         return 0 if self._closed else self.cleanup_expired()
@@ -782,7 +873,7 @@ class Memora:
     def _threshold(self, given: float | None) -> float:
         if given is None:
             return self._config.similarity_threshold
-        return _share("similarity_threshold", given)
+        return share("similarity_threshold", given)
 
     def _report(self, operation: Operation, fault: Exception) -> None:
         self._metrics.count_fault(operation)
@@ -804,77 +895,13 @@ class Memora:
             self._log.warning("settings_without_effect_in_this_version", settings=settings)
 
 
-def _share(name: str, value: float) -> float:
-    if not (_is_number(value) and 0 <= value <= 1):
-        raise ArgumentError(f"{name} must be a number from 0 to 1, got {value!r}")
-    return float(value)
-
-
 def _optional_share(name: str, value: float | None) -> float | None:
-    return None if value is None else _share(name, value)
+    return None if value is None else share(name, value)
 
 
 def _age(name: str, value: float | str | timedelta) -> float:
     # Also 0: everything that was stored before now.
-    return 0.0 if _is_number(value) and value == 0 else seconds(name, value)
-
-
-def _tags(tags: str | Iterable[str] | None) -> tuple[str, ...]:
-    """Return tags sorted, each once; a text is one tag."""
-    expected = "tags must be texts that are not blank, such as 'doc:42'"
-    if tags is None:
-        return ()
-    if isinstance(tags, str):
-        tags = (tags,)
-    listed: object = tags  # whatever the application passed
-    if isinstance(listed, Mapping) or not isinstance(listed, Iterable):
-        raise ArgumentError(f"{expected}; got {tags!r}")
-    found: list[Any] = list(listed)
-    for tag in found:
-        if not isinstance(tag, str) or not tag.strip():
-            raise ArgumentError(f"{expected}; got {tag!r}")
-        try:
-            tag.encode()
-        except UnicodeEncodeError:
-            raise ArgumentError(f"{expected}, and UTF-8; got {tag!r}") from None
-    return tuple(sorted(set(found)))
-
-
-def _cost(cost: float | None, metadata: Mapping[str, Any] | None) -> float:
-    if cost is None:
-        said: Any = (metadata or {}).get("cost")
-        # Somebody's own metadata may mean something else by it.
-        return float(said) if _is_number(said) and isfinite(said) and said >= 0 else 1.0
-    if not (_is_number(cost) and isfinite(cost) and cost >= 0):
-        raise ArgumentError(f"cost must be a finite number, 0 or more, got {cost!r}")
-    return float(cost)
-
-
-def _least(*limits: int | None) -> int | None:
-    return min((limit for limit in limits if limit is not None), default=None)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def _metadata(metadata: Mapping[str, Any] | None) -> str:
-    """Return metadata as JSON, which nobody can change afterwards."""
-    expected = "metadata must be a mapping of JSON values"
-    if metadata is None:
-        return "{}"
-    if not isinstance(metadata, Mapping):
-        raise ArgumentError(f"{expected}, got {metadata!r}")
-    try:
-        text = json.dumps(dict(metadata), allow_nan=False)
-        text.encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ArgumentError(f"{expected}: {error}; got {metadata!r}") from error
-    if json.loads(text) != metadata:
-        raise ArgumentError(
-            f"{expected}, with text keys, and lists rather than tuples; got {metadata!r}"
-        )
-    return text
+    return 0.0 if is_number(value) and value == 0 else seconds(name, value)
 
 
 def _said(fault: Exception) -> str:

@@ -12,6 +12,7 @@ break the application around it.
     │   └── QueryTypeError (TypeError)
     ├── ContextError (TypeError)
     ├── ArgumentError (ValueError)
+    ├── TransferError (ValueError)
     ├── ClosedError (RuntimeError)
     ├── SerializationError (TypeError)
     ├── EmbedderError (RuntimeError)
@@ -57,6 +58,10 @@ class ContextError(MemoraError, TypeError):
 
 class ArgumentError(MemoraError, ValueError):
     """An argument of a call is out of range: a threshold, a TTL, metadata."""
+
+
+class TransferError(MemoraError, ValueError):
+    """A file of entries cannot be written or read; the message names the file, and the row."""
 
 
 class ClosedError(MemoraError, RuntimeError):

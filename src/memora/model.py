@@ -52,6 +52,17 @@ class Entry:
     """What computing the result took, in any unit, the same for all."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lifetime:
+    """How long an entry lives, and what else decides when it goes."""
+
+    ttl_seconds: float | None = None
+    stale_seconds: float = 0.0
+    sliding: bool = False
+    tags: tuple[str, ...] = ()
+    cost: float = 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class Content:
     """What was stored under a query."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from memora.codec import Codec
     from memora.judge import Judge
-    from memora.model import Evidence
+    from memora.model import Evidence, Lifetime
     from memora.protocols import Clock, Embedder, Store, Vector
 
 _CANDIDATES = 5  # how many the judge sees: the nearest is not always the one that is right
@@ -67,17 +67,6 @@ class Request:
         """Validate; raises QueryError or ContextError."""
         text, canonical = canonical_query(query), canonical_context(context)
         return cls(text, canonical, exact_key(text, canonical))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lifetime:
-    """How long an entry lives, and what else decides when it goes."""
-
-    ttl_seconds: float | None = None
-    stale_seconds: float = 0.0
-    sliding: bool = False
-    tags: tuple[str, ...] = ()
-    cost: float = 1.0
 
 
 def lookup(
@@ -179,15 +168,31 @@ def store(  # noqa: PLR0913 - all that makes an entry
     Raises:
         SerializationError: The result has no exact form in bytes, or a larger one than allowed.
     """
-    payload = ports.codec.encode(result)  # first: what cannot be stored costs no embedding
+    payload = encode(ports, result, max_payload_bytes=max_payload_bytes)
+    vector = _embed(ports, request.text)  # last: what cannot be stored costs no embedding
+    entry = new_entry(request, lifetime, now=ports.clock())
+    ports.store.put(entry, Content(payload, metadata), vector=vector)
+    return entry.id
+
+
+def encode(ports: Ports, result: Any, *, max_payload_bytes: int | None) -> bytes:
+    """Return a result as it is stored.
+
+    Raises:
+        SerializationError: It has no exact form in bytes, or a larger one than allowed.
+    """
+    payload = ports.codec.encode(result)
     if max_payload_bytes is not None and len(payload) > max_payload_bytes:
         raise SerializationError(
             f"the result takes {len(payload):,} bytes, more than the {max_payload_bytes:,} that "
             "max_payload_bytes and max_bytes allow"
         )
-    vector = _embed(ports, request.text)
-    now = ports.clock()
-    entry = Entry(
+    return payload
+
+
+def new_entry(request: Request, lifetime: Lifetime, *, now: float) -> Entry:
+    """Return the entry that stores a request's result now."""
+    return Entry(
         id=uuid.uuid4().hex,
         key=request.key,
         query=request.text,
@@ -199,8 +204,6 @@ def store(  # noqa: PLR0913 - all that makes an entry
         tags=lifetime.tags,
         cost=lifetime.cost,
     )
-    ports.store.put(entry, Content(payload, metadata), vector=vector)
-    return entry.id
 
 
 def _search(ports: Ports, request: Request, max_age: float = inf) -> list[Match] | None:

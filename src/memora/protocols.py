@@ -109,6 +109,10 @@ class Store(StoreReader, Protocol):
         """
         ...
 
+    def put_many(self, items: Sequence[tuple[Entry, Content, Vector | None]], /) -> None:
+        """Add entries as by `put`, all or none, in their order."""
+        ...
+
     def touch(self, key: bytes, /, *, now: float, times: int = 1) -> None:
         """Take note that an entry has been served: who is evicted, and sliding ends, follow."""
         ...

@@ -264,7 +264,7 @@ class LogView:
         self.uncounted.setdefault(segment, offset)
         self.use_bytes += length
 
-    def unswept(self) -> dict[str, int]:
+    def _unswept(self) -> dict[str, int]:
         """Return by segment where the first record lies that is still needed for its tag."""
         needed: dict[str, int] = {}
         for tag in self.outdates.keys() - self.hot.outdated:
@@ -327,11 +327,23 @@ class LogView:
     def snapshot(self) -> dict[str, int]:
         """Return up to where each segment has been taken in."""
         with self.lock:
-            return {
-                segment.name: min(segment.position, segment.written)
-                for segment in self.segments.values()
-                if not segment.vanished
-            }
+            return self._positions()
+
+    def settled(self) -> dict[str, int]:
+        """Return the same, and no further than what is to be read again at the next start."""
+        with self.lock:
+            positions = self._positions()
+            for needed in (self.uncounted, self._unswept()):
+                for name in needed.keys() & positions.keys():
+                    positions[name] = min(positions[name], needed[name])
+            return positions
+
+    def _positions(self) -> dict[str, int]:
+        return {
+            segment.name: min(segment.position, segment.written)
+            for segment in self.segments.values()
+            if not segment.vanished
+        }
 
     def _read(self, number: int, segment: Segment) -> None:
         while segment.end > (before := segment.position):

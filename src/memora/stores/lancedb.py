@@ -31,7 +31,7 @@ from memora.stores._view import GRACE_SECONDS, LogView
 from memora.stores.hot import Place, Uses
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -310,17 +310,26 @@ class LanceStore:
         return sorted(best.values(), key=lambda match: -match.cosine)[:k]
 
     def put(self, entry: Entry, content: Content, /, *, vector: Vector | None) -> None:
+        self.put_many([(entry, content, vector)])
+
+    def put_many(self, items: Sequence[tuple[Entry, Content, Vector | None]], /) -> None:
         self._check()
+        if not items:
+            return
         with self._writing:
-            view = self._view
-            stamp = self._stamp()
-            raw = _records.pack_put(stamp, entry, content, vector)
-            record = _records.Record(_records.PUT, stamp, entry.key, entry, vector, content)
-            number, (offset,) = self._append([raw])
-            with view.lock:
-                slot = view.apply(record, number, offset, len(raw))
-                if slot is not None:
-                    view.cache(slot, content)
+            view, first = self._view, self._stamp()
+            raw = [_records.pack_put(first + i, *item) for i, item in enumerate(items)]
+            number, offsets = self._append(raw)
+            for start in range(0, len(items), _BATCH):
+                with view.lock:
+                    for i in range(start, min(start + _BATCH, len(items))):
+                        entry, content, vector = items[i]
+                        record = _records.Record(
+                            _records.PUT, first + i, entry.key, entry, vector, content
+                        )
+                        slot = view.apply(record, number, offsets[i], len(raw[i]))
+                        if slot is not None:
+                            view.cache(slot, content)
             appended = self._writer.appended
         self._sync(appended)
 
