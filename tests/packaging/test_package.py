@@ -92,6 +92,7 @@ ORDER = [
     ],
     ["codec", "embedders", "stores"],
     ["pipeline", "lifecycle", "transfer"],
+    ["core"],
     ["cache"],
     ["cli"],
 ]
