@@ -901,6 +901,7 @@ class Memora:
 
     acheck_availability = _twin(check_availability)
     aexplain = _twin(explain)
+    ainvalidate = _twin(invalidate)
     aentries = _twin(entries)
     aoutdate = _twin(outdate)
     aclear = _twin(clear)
