@@ -137,11 +137,10 @@ def test_keys_do_not_wait_for_each_other(flights: Flights) -> None:
 @pytest.mark.parametrize("failures", [0, 1, 3])
 def test_of_200_threads_one_computes(flights: Flights, failures: int) -> None:
     work = Computation(flights, failures=failures)
-    with ExitStack() as stack:
-        with flights.claim(KEY) as flight:  # left without landing, when all are there
-            assert flight.leads
-            stack.enter_context(threads(work.in_thread, 200))
-            assert until(lambda: waiting(flights) == 200)
+    with ExitStack() as stack, flights.claim(KEY) as flight:  # left without landing
+        assert flight.leads
+        stack.enter_context(threads(work.in_thread, 200))
+        assert until(lambda: waiting(flights) == 200)
     assert (work.calls, work.errors) == (failures + 1, failures)
     assert work.values == [failures + 1] * (200 - failures)
 
@@ -397,10 +396,10 @@ def test_a_thread_does_not_wait_beyond_its_timeout(flights: Flights) -> None:
             pass
         assert waiting(flights) == 0
         flight.land(1)
-    assert [str(error) for error in said] == [
-        "somebody else has been computing this for 0.01 s"
-    ] * 2
-    assert isinstance(said[0], TimeoutError)
+    assert len(said) == 2
+    for error in said:
+        assert isinstance(error, TimeoutError)
+        assert str(error) == "somebody else has been computing this for 0.01 s"
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit])
