@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 import threading
-import warnings
 import weakref
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
@@ -256,27 +255,29 @@ def test_a_task_is_woken_by_a_thread(flights: Flights, backend: str) -> None:
     assert work.values == ["value"]
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("lands", [False, True])
 def test_a_loop_that_was_closed_over_its_tasks_holds_nobody_up(
     flights: Flights, *, lands: bool
 ) -> None:
-    work = Computation(flights)
-    loop = asyncio.new_event_loop()
-    with ExitStack() as stack, flights.claim(KEY) as flight, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    work, closed, may_end = Computation(flights), threading.Event(), threading.Event()
+    behind: list[Any] = []
 
-        async def leave_behind() -> None:
-            behind.append(asyncio.create_task(work.in_task()))
-            await asyncio.sleep(0)
+    async def leave_behind() -> None:
+        behind.append(asyncio.create_task(work.in_task()))
+        await asyncio.sleep(0)
 
-        behind: list[Any] = []
-        # In another thread, so that it does not count as the leader's own.
-        context = contextvars.Context()
-        with threads(lambda _: context.run(loop.run_until_complete, leave_behind()), 1):
-            pass
+    def run(_: int) -> None:
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(leave_behind())
         loop.close()
-        behind[0]._log_destroy_pending = False
+        closed.set()
+        may_end.wait(20)  # another thread does not get its number
+
+    with ExitStack() as stack, flights.claim(KEY) as flight:
+        stack.enter_context(threads(run, 1))
+        stack.callback(may_end.set)
+        assert closed.wait(20)
+        behind[0]._log_destroy_pending = False  # asyncio would complain, rightly
         assert waiting(flights) == 1
         stack.enter_context(threads(work.in_thread, 3))
         assert until(lambda: waiting(flights) == 4)

@@ -322,6 +322,31 @@ def test_a_thread_that_is_told_as_it_gives_up_waiting_goes_on(
         assert workers.run(lambda n=n: n, 20) == n
 
 
+def test_a_thread_that_is_told_just_as_it_gives_up_takes_the_job() -> None:
+    class Told:
+        def __init__(self) -> None:
+            self.answers = [False, True]  # late, and then at once
+
+        def acquire(self, timeout: float = -1) -> bool:
+            return self.answers.pop(0)
+
+    workers, job = Workers(1, "test"), _workers._Job(lambda: 1, 0, None)
+    worker: Any = _workers._Worker(job)  # not idle any more: it has just been given the job
+    worker.told = Told()
+
+    assert workers._more(worker) is job
+    assert worker.told.answers == []
+
+
+def test_a_thread_of_the_parent_ends_in_the_child() -> None:
+    workers, told = Workers(1, "test"), []
+    worker = _workers._Worker(_workers._Job(lambda: 1, 0, lambda: told.append(1)))
+    workers._work(worker)  # a fork has emptied the crew
+
+    assert not told
+    assert not workers._idle
+
+
 def test_many_threads_get_each_their_own_result() -> None:
     workers, wrong = Workers(3, "test"), []
 
