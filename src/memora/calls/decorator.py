@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from memora._durations import seconds
 from memora.calls._binding import Rules
@@ -23,15 +23,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 A = TypeVar("A", bound=AsyncIterator[Any])
-C = TypeVar("C")
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class _Held(Generic[C]):
-    """What a static or class method is, to a type checker: the same through class and instance."""
-
-    def __get__(self, instance: object, owner: type | None = None) -> C:
-        raise NotImplementedError
 
 
 class Decorator:
@@ -39,24 +31,6 @@ class Decorator:
 
     def __init__(self, decorate: Callable[[Any], Any]) -> None:
         self._decorate = decorate
-
-    @overload
-    def __call__(
-        self,
-        function: staticmethod[P, Coroutine[Any, Any, R]]
-        | classmethod[Any, P, Coroutine[Any, Any, R]],
-        /,
-    ) -> _Held[AsyncCached[P, R]]: ...
-
-    @overload
-    def __call__(
-        self, function: staticmethod[P, A] | classmethod[Any, P, A], /
-    ) -> _Held[AsyncCachedStream[P, A]]: ...
-
-    @overload
-    def __call__(
-        self, function: staticmethod[P, R] | classmethod[Any, P, R], /
-    ) -> _Held[Cached[P, R]]: ...
 
     @overload
     def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncCached[P, R]: ...
@@ -85,24 +59,6 @@ class Caching:
     def __init__(self, cache: Engine, *, log: Callable[..., object] | None = None) -> None:
         self._cache = cache
         self._log = log
-
-    @overload
-    def __call__(
-        self,
-        function: staticmethod[P, Coroutine[Any, Any, R]]
-        | classmethod[Any, P, Coroutine[Any, Any, R]],
-        /,
-    ) -> _Held[AsyncCached[P, R]]: ...
-
-    @overload
-    def __call__(
-        self, function: staticmethod[P, A] | classmethod[Any, P, A], /
-    ) -> _Held[AsyncCachedStream[P, A]]: ...
-
-    @overload
-    def __call__(
-        self, function: staticmethod[P, R] | classmethod[Any, P, R], /
-    ) -> _Held[Cached[P, R]]: ...
 
     @overload
     def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncCached[P, R]: ...
