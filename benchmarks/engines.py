@@ -150,7 +150,7 @@ class Store:
         content = self._content(payload.encode())
         self._store.put(entry, content, vector=self._vectors(text))
         if self._max is not None:
-            self._store.maintain(max_entries=self._max)
+            self._store.maintain(max_entries=self._max, now=time.time())
 
     def lookup(self, text: str, context: str) -> str | None:
         """Get by key; else search, and get the nearest if it is similar enough."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from eviction_candidates import Cache
 
-    from memora.eviction import DurablePolicy
+    from memora.eviction import EvictionPolicy
 
 SHARES = (0.10, 0.25, 0.50)
 SIZES = (1_000, 100_000, 1_000_000)
@@ -147,7 +147,7 @@ def _print_costs(sizes: Sequence[int], seed: int) -> None:
         "eviction, every entry used three times since the last.\n"
     )
     columns = ["use", "store and evict", "withdraw and store", "evict after all were used, ms"]
-    columns += ["state, ms", "restore, ms", "bytes an entry"]
+    columns += ["bytes an entry"]
     _print_head(["policy", "entries", *columns])
     for name in POLICIES:
         for size in sizes:
@@ -156,7 +156,8 @@ def _print_costs(sizes: Sequence[int], seed: int) -> None:
 
 def _measured(name: str, size: int, draw: random.Random) -> list[str]:
     keys = [draw.randbytes(16) for _ in range(size)]
-    fresh = iter([draw.randbytes(16) for _ in range(CALLS)])
+    fresh = [draw.randbytes(16) for _ in range(CALLS)]
+    coming, gone = iter(fresh), set[bytes]()
     costs = [draw.lognormvariate(0, 1) for _ in range(1000)]
     policy = make_policy(name)
     gc.collect()
@@ -167,11 +168,11 @@ def _measured(name: str, size: int, draw: random.Random) -> list[str]:
     used = _median(lambda: policy.touch(next(chosen)))
 
     def store() -> None:
-        policy.admit(next(fresh), cost=costs[0])
-        policy.evict(1)
+        policy.admit(next(coming), cost=costs[0])
+        gone.update(policy.evict(1))
 
     stored = _median(store)
-    present = policy.state().keys
+    present = [key for key in [*keys, *fresh] if key not in gone]
     leaving = iter(draw.choices(present, k=CALLS))
 
     def withdraw() -> None:
@@ -183,17 +184,12 @@ def _measured(name: str, size: int, draw: random.Random) -> list[str]:
     for key in present:
         policy.touch(key, times=3)
     once = _once(lambda: policy.evict(1))
-    kept = _once(policy.state)
-    state, again = policy.state(), make_policy(name)
-    present = state.keys
-    restored = _once(lambda: again.restore(state, present=present))
     gc.enable()
     cells = [f"{1e6 * seconds:.2f}" for seconds in (used, stored, withdrawn)]
-    cells += [f"{1e3 * once:.3f}", f"{1e3 * kept:.1f}", f"{1e3 * restored:.1f}"]
-    return [*cells, f"{_bytes(make_policy(name), keys) / size:.0f}"]
+    return [*cells, f"{1e3 * once:.3f}", f"{_bytes(make_policy(name), keys) / size:.0f}"]
 
 
-def _bytes(policy: DurablePolicy, keys: Sequence[bytes]) -> int:
+def _bytes(policy: EvictionPolicy, keys: Sequence[bytes]) -> int:
     """Return what a policy allocates besides the keys."""
     gc.collect()
     tracemalloc.start()

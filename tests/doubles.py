@@ -1,9 +1,13 @@
-"""Stand-ins for tests: a clock that is told the time, and an embedder that needs no model."""
+"""
+Stand-ins for tests: a clock that is told the time, an embedder that needs no model, policies that
+go through a list.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,6 +62,158 @@ class WordEmbedder:
 def _direction(word: str, dimension: int) -> NDArray[Any]:
     seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big")
     return np.random.default_rng(seed).standard_normal(dimension)
+
+
+@dataclass
+class Row:
+    """An entry, as a model of a policy knows it."""
+
+    key: bytes
+    uses: int = 0
+    cost: float = 1.0
+    rank: float = 0.0
+    main: bool = False
+
+
+@dataclass
+class PolicyModel:
+    """What a policy has to choose, by going through a list: rows in the order of storing."""
+
+    rows: list[Row] = field(default_factory=list)
+    newest: Row | None = None
+
+    def find(self, key: bytes) -> Row | None:
+        return next((row for row in self.rows if row.key == key), None)
+
+    def keys(self) -> list[bytes]:
+        return [row.key for row in self.rows] + ([self.newest.key] if self.newest else [])
+
+    def admit(self, key: bytes, cost: float) -> None:
+        row = self.newest if self.newest and self.newest.key == key else self.find(key)
+        if row in self.rows:
+            self.rows.remove(row)
+        if self.newest and self.newest is not row:
+            self.place(self.newest)
+        self.newest = row or Row(key)
+        self.newest.cost = cost
+
+    def touch(self, key: bytes, times: int) -> None:
+        if self.newest and self.newest.key == key:
+            self.newest.uses += times
+        elif row := self.find(key):
+            self.use(row, times)
+
+    def remove(self, key: bytes) -> None:
+        self.rows = [row for row in self.rows if row.key != key]
+        if self.newest and self.newest.key == key:
+            self.newest = None
+
+    def evict(self, n: int) -> list[bytes]:
+        gone = []
+        for _ in range(n):
+            if self.rows:
+                gone.append(self.leave())
+            elif self.newest:
+                gone.append(self.newest.key)
+                self.newest = None
+        return gone
+
+    def place(self, row: Row) -> None:
+        self.rows.append(row)
+
+    def use(self, row: Row, times: int) -> None:
+        row.uses += times
+
+    def leave(self) -> bytes:
+        return self.rows.pop(0).key
+
+
+class FifoModel(PolicyModel):
+    """The newest is the last of the list anyway."""
+
+
+class LruModel(PolicyModel):
+    """A list in the order of use."""
+
+    def admit(self, key: bytes, cost: float) -> None:
+        self.remove(key)
+        self.rows.append(Row(key))
+
+    def use(self, row: Row, times: int) -> None:
+        self.rows.remove(row)
+        self.rows.append(row)
+
+
+class LfuModel(PolicyModel):
+    """The first of those with the fewest uses."""
+
+    def leave(self) -> bytes:
+        row = min(self.rows, key=lambda row: row.uses)  # the first of equals
+        self.rows.remove(row)
+        return row.key
+
+
+@dataclass
+class CostModel(PolicyModel):
+    """The first of those with the lowest rank."""
+
+    level: float = 0.0
+
+    def place(self, row: Row) -> None:
+        self.use(row, 0)
+        self.rows.append(row)
+
+    def use(self, row: Row, times: int) -> None:
+        row.uses += times
+        row.rank = self.level + (1 + row.uses) * row.cost
+
+    def leave(self) -> bytes:
+        row = min(self.rows, key=lambda row: row.rank)
+        self.rows.remove(row)
+        self.level = row.rank
+        return row.key
+
+
+@dataclass
+class S3FifoModel(PolicyModel):
+    """Both queues in one list, in the order in which entries joined them."""
+
+    ghosts: list[bytes] = field(default_factory=list)
+
+    def place(self, row: Row) -> None:
+        row.uses = min(row.uses, 3)
+        if row.key in self.ghosts:
+            self.ghosts.remove(row.key)
+            row.main = True
+        self.rows.append(row)
+
+    def use(self, row: Row, times: int) -> None:
+        row.uses = min(row.uses + times, 3)
+
+    def leave(self) -> bytes:
+        size = len(self.rows)
+        share = max(size // 10, 1)
+        while True:
+            small = [row for row in self.rows if not row.main]
+            main = [row for row in self.rows if row.main]
+            row = small[0] if len(small) >= share or not main else main[0]
+            self.rows.remove(row)
+            if not row.uses:
+                if not row.main:
+                    self.ghosts = [*self.ghosts, row.key][-max(size - share, 1) :]
+                return row.key
+            row.uses = row.uses - 1 if row.main else 0
+            row.main = True
+            self.rows.append(row)
+
+
+POLICY_MODELS: dict[str, type[PolicyModel]] = {
+    "fifo": FifoModel,
+    "lru": LruModel,
+    "lfu": LfuModel,
+    "cost": CostModel,
+    "s3fifo": S3FifoModel,
+}
 
 
 def until(condition: Callable[[], object], *, seconds: float = 20.0) -> bool:

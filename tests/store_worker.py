@@ -42,12 +42,12 @@ class Worker:
         self.disk = store
         self.stored = 0
 
-    def store(self, key: str, place: int, size: int = 10) -> None:
+    def store(self, key: str, place: int, size: int = 10, **lifetime: Any) -> None:
         self.stored += 1
         number = f"{self.name} {self.stored}"
         result = [key, place, number, "x" * size]
         tell("storing", key=key, place=place, number=number, at=time.monotonic_ns())
-        entry_id = self.cache.store(key, CONTEXTS[place], result)
+        entry_id = self.cache.store(key, CONTEXTS[place], result, **lifetime)
         tell("stored", number=number, ok=entry_id is not None, at=time.monotonic_ns())
 
     def delete(self, key: str, place: int) -> None:
@@ -96,6 +96,17 @@ class Worker:
             else:
                 self.search(f"{key} please", place)
         tell("worked")
+
+    def withdraw(self, **criteria: Any) -> None:
+        tell("withdrawn", entries=self.cache.invalidate(**criteria))
+
+    def outdate(self, tags: list[str]) -> None:
+        self.cache.outdate(*tags)
+        tell("outdated")
+
+    def uses(self) -> None:
+        """Tell what is known of the uses of every entry."""
+        tell("used", uses={one.query: one.uses for one in self.cache.entries()})
 
     def dump(self, keys: list[str]) -> None:
         """Tell what is stored under every key: its number."""

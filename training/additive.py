@@ -30,12 +30,9 @@ KNOTS: Final[dict[str, tuple[float, ...]]] = {
     "substitution": (0.0, 0.2, 0.4, 0.7, 1.7),
     "insertion": (0.3, 0.6, 1.2, 2.2),  # a small word more is no other question
     "explained": _ONE,
-    "foreign": _ONE,
     "siblings": _TWO,
     "question": _ONE,
     "quantifiers": _ONE,
-    "modals": _ONE,
-    "directions": _ONE,
     "order": _ONE,
     "bounds": _ONE,
 }
@@ -43,7 +40,7 @@ KNOTS: Final[dict[str, tuple[float, ...]]] = {
 REACH: Final = 0.97
 BRIDGE: Final = "anchored"
 """A pair counts as if its cosine were REACH, where it is less, to the degree of this feature."""
-SIGNS: Final = dict.fromkeys(KNOTS, -1) | {"cosine": 1, "explained": 1, "foreign": 0}
+SIGNS: Final = dict.fromkeys(KNOTS, -1) | {"cosine": 1, "explained": 1}
 """The direction that a term may take, so that no evidence counts the wrong way round."""
 FEATURES: Final = (*KNOTS, BRIDGE)
 PROBABILITY: Final = (-9.0, -4.0, -3.0, -2.5, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 9.0)
@@ -93,8 +90,7 @@ def fit(features: Floats, same: Floats, weights: Floats) -> Additive:
     segments["cosine"] += columns[BRIDGE][:, None] * (reached - segments["cosine"])
     design = np.hstack(list(segments.values()))
     signs = [sign for name, knots in KNOTS.items() for sign in [SIGNS[name]] * (len(knots) - 1)]
-    bounds = [{1: (0.0, None), -1: (None, 0.0), 0: (None, None)}[sign] for sign in signs]
-    bounds.append((None, None))
+    bounds = [{1: (0.0, None), -1: (None, 0.0)}[sign] for sign in signs] + [(None, None)]
     weights = weights / weights.mean()
 
     def loss(t: Floats) -> tuple[float, Floats]:

@@ -31,11 +31,8 @@ NAMES = {
     "order": "roles exchanged",
     "bounds": "at least / at most",
     "question": "why / when",
-    "directions": "before / after",
-    "modals": "can / should",
     "quantifiers": "all / any / only",
 }
-_UNSHOWN = ("cosine", "foreign")
 
 
 def weights(plt: Any, calibration: dict[str, Any]) -> Any:
@@ -44,7 +41,7 @@ def weights(plt: Any, calibration: dict[str, Any]) -> Any:
     least = {
         name: max(points, key=lambda point: abs(point[1]))[1]
         for name, points in terms.items()
-        if name not in _UNSHOWN
+        if name != "cosine"
     }
     order = sorted(least, key=lambda name: -least[name])
     figure, (left, right) = plt.subplots(

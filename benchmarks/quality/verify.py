@@ -6,7 +6,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime as _onnxruntime  # noqa: F401 - after usearch, its import ends the process
 from data import RIGHT, WRONG
 from vectors import readable
 

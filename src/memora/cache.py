@@ -7,30 +7,29 @@ away from the application.
 from __future__ import annotations
 
 import json
-import random
 import time
-from collections.abc import Iterable, Mapping
-from math import inf, isfinite
-from numbers import Real
+from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from memora import lifecycle, pipeline
+from memora import lifecycle, pipeline, transfer
+from memora._arguments import is_number, lifetime_of, metadata_json, share, tags_of
 from memora._clock import SteadyClock
 from memora._durations import seconds
 from memora._log import make_logger
+from memora.calls._breaker import Breaker
+from memora.calls._bridge import drive
+from memora.calls._workers import Workers
+from memora.calls.flights import Flights
+from memora.calls.lanes import TaskLane, ThreadLane
 from memora.codec import Codec
 from memora.config import CacheConfig
 from memora.context import canonical_context, canonical_query, exact_key
+from memora.core import Call, CallOptions, Core, said
 from memora.embedders import CachedEmbedder, as_embedder, load_embedder
-from memora.errors import (
-    ArgumentError,
-    ClosedError,
-    ConfigError,
-    JudgeError,
-    SerializationError,
-)
+from memora.errors import ArgumentError, ClosedError, ConfigError, MemoraError
 from memora.judge import Judge
-from memora.metrics import Metrics, Operation
+from memora.metrics import Metrics
 from memora.model import AvailabilityCheck, Explanation, LookupResult
 from memora.protocols import IndexedStore
 from memora.scheduler import CleanupScheduler
@@ -39,24 +38,51 @@ from memora.stores import open_store
 from memora.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+    from contextlib import AbstractContextManager
     from datetime import timedelta
+    from os import PathLike
     from types import TracebackType
+    from typing import Concatenate
 
-    from typing_extensions import Self
+    from typing_extensions import ParamSpec, Self, Unpack
 
+    from memora.calls.lanes import Lane
     from memora.eviction import EvictionPolicy
     from memora.lifecycle import Found
-    from memora.model import Selected
+    from memora.model import Lifetime, Selected
     from memora.protocols import Clock, Embedder, Store
+    from memora.transfer import Item, Moved, Progress
 
+    P = ParamSpec("P")
+
+S = TypeVar("S", bound="Memora")
 T = TypeVar("T")
 
 # Health turns bad when a tenth of the recent operations failed, and no earlier than at the fifth
 # failure: one fault in a young cache is not an outage.
 _UNHEALTHY_ERROR_RATE = 0.1
 _UNHEALTHY_ERRORS = 5
+# What `store` takes: alone, and besides.
+_PAIRED = ("query", "context", "result")
+_SAID = ("metadata", "ttl", "stale_ttl", "sliding", "tags", "cost")
+_WORKERS = 32  # threads that calls with a deadline may hang in, at most
+_REFRESHERS = 4  # threads that compute results anew in the background
 _CLEANUP_SECONDS = 300.0  # between two runs of the scheduler, where nobody says
+
+
+def _twin(
+    method: Callable[Concatenate[S, P], T],
+) -> Callable[Concatenate[S, P], Coroutine[Any, Any, T]]:
+    """Return the async twin of a method that is not called often: in a worker, to its end."""
+
+    async def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._tasks.run(partial(method, self, *args, **kwargs), timeout=None)
+
+    call.__name__ = f"a{method.__name__}"
+    call.__qualname__ = f"Memora.{call.__name__}"
+    call.__doc__ = f"Do as `{method.__name__}`, without blocking the event loop."
+    return call
 
 
 class Memora:
@@ -115,7 +141,21 @@ class Memora:
                 enabled=config.judge == "on",
                 cross_lingual=config.cross_lingual,
             ),
+            breakers=pipeline.Breakers(
+                *(
+                    Breaker(
+                        failures=config.breaker_failures,
+                        reset_seconds=config.breaker_reset_seconds,
+                    )
+                    for _ in pipeline.Breakers._fields
+                )
+            ),
         )
+        self._core = Core(config, self._ports, self._metrics, self._log)
+        workers, flights = Workers(_WORKERS, "memora-call"), Flights()
+        background = Workers(_REFRESHERS, "memora-refresh")
+        self._threads = ThreadLane(workers, background, flights)
+        self._tasks = TaskLane(workers, flights)
         self._scheduler: CleanupScheduler | None = None
         self._scheduling = False  # whether its thread should be there
         self._closed = False
@@ -146,31 +186,63 @@ class Memora:
 
         Returns:
             A hit or a miss, with its reason. If the cache itself fails, a miss with the reason
-            "error".
+            "error", or "timeout" after `lookup_timeout_seconds`.
 
         Raises:
             QueryError: The query is not a text, or blank.
             ContextError: The context holds a value without canonical form.
             ArgumentError: The threshold or the age is out of range.
+            MemoraError: Any fault, with `fail_open=False`.
         """
-        self._check_open()
-        request = pipeline.Request.of(query, context)
-        threshold = self._threshold(similarity_threshold)
-        oldest = inf if max_age is None else seconds("max_age", max_age)
-        try:
-            with self._metrics.timed("lookup"):
-                found = pipeline.lookup(self._ports, request, threshold=threshold, max_age=oldest)
-        except Exception as fault:  # noqa: BLE001 - whatever it is, it must not reach the application
-            self._report("judge" if isinstance(fault, JudgeError) else "lookup", fault)
-            return LookupResult(is_hit=False, reason="error", explanation=_said(fault))
-        self._metrics.count_lookup(found)
-        self._log.debug(
-            "cache_hit" if found else "cache_miss",
-            reason=found.reason,
-            similarity=found.similarity,
-            entry_id=found.entry_id,
+        return drive(self._lookup(self._threads, query, context, similarity_threshold, max_age))
+
+    async def alookup(
+        self,
+        query: str,
+        context: Mapping[str, Any] | None = None,
+        similarity_threshold: float | None = None,
+        *,
+        max_age: float | str | timedelta | None = None,
+    ) -> LookupResult:
+        """Do as `lookup`, without blocking the event loop."""
+        return await self._lookup(self._tasks, query, context, similarity_threshold, max_age)
+
+    def lookup_many(
+        self,
+        queries: Iterable[str | tuple[str, Mapping[str, Any] | None]],
+        context: Mapping[str, Any] | None = None,
+        similarity_threshold: float | None = None,
+        *,
+        max_age: float | str | timedelta | None = None,
+    ) -> list[LookupResult]:
+        """Look up several queries, embedded in one batch.
+
+        Args:
+            queries: Texts, or pairs of a text and its own context.
+            context: Of the texts that come without one.
+            similarity_threshold: As for `lookup`.
+            max_age: As for `lookup`.
+
+        Returns:
+            One result a query, in order; as from `lookup`.
+
+        Raises:
+            MemoraError: As by `lookup`; nothing has been looked up then.
+        """
+        return drive(
+            self._lookup_many(self._threads, queries, context, similarity_threshold, max_age)
         )
-        return found
+
+    async def alookup_many(
+        self,
+        queries: Iterable[str | tuple[str, Mapping[str, Any] | None]],
+        context: Mapping[str, Any] | None = None,
+        similarity_threshold: float | None = None,
+        *,
+        max_age: float | str | timedelta | None = None,
+    ) -> list[LookupResult]:
+        """Do as `lookup_many`, without blocking the event loop."""
+        return await self._lookup_many(self._tasks, queries, context, similarity_threshold, max_age)
 
     def check_availability(
         self,
@@ -203,7 +275,7 @@ class Memora:
         try:
             return pipeline.check(self._ports, request, threshold=threshold, max_age=oldest)
         except Exception as fault:  # noqa: BLE001 - as of a lookup
-            self._report("lookup", fault)
+            self._core.report("lookup", fault)
             return AvailabilityCheck(available=False)
 
     def explain(
@@ -236,12 +308,12 @@ class Memora:
         try:
             return pipeline.explain(self._ports, request, threshold=threshold)
         except Exception as fault:  # noqa: BLE001 - as of a lookup
-            self._log_fault("explain", fault)
+            self._core.log_fault("explain", fault)
             return Explanation(
                 query=request.text,
                 is_hit=False,
                 reason="error",
-                explanation=_said(fault),
+                explanation=said(fault),
                 threshold=threshold,
             )
 
@@ -282,43 +354,118 @@ class Memora:
             ArgumentError: The metadata is not JSON, a duration is not above 0, a tag is not a text,
                 or the cost is below 0.
         """
-        self._check_open()
-        request = pipeline.Request.of(query, context)
-        copied = _metadata(metadata)
-        config = self._config
-        lifetime = pipeline.Lifetime(
-            ttl_seconds=self._with_jitter(
-                config.ttl_seconds if ttl is None else seconds("ttl", ttl)
-            ),
-            stale_seconds=(config.stale_ttl_seconds or 0.0)
-            if stale_ttl is None
-            else seconds("stale_ttl", stale_ttl),
-            sliding=config.sliding_ttl if sliding is None else sliding,
-            tags=_tags(tags),
-            cost=_cost(cost, metadata),
+        item = self._item(
+            query,
+            context,
+            result,
+            metadata,
+            ttl=ttl,
+            stale_ttl=stale_ttl,
+            sliding=sliding,
+            tags=tags,
+            cost=cost,
         )
-        try:
-            with self._metrics.timed("store"):
-                entry_id = pipeline.store(
-                    self._ports,
-                    request,
-                    result,
-                    metadata=copied,
-                    lifetime=lifetime,
-                    max_payload_bytes=_least(config.max_payload_bytes, config.max_bytes),
-                )
-        except SerializationError as error:
-            self._metrics.count_skip()
-            self._log.warning("result_not_stored", result_type=type(result).__name__)
-            self._log.debug("result_not_stored_because", error=str(error))
-            return None
-        except Exception as fault:  # noqa: BLE001 - whatever it is, it must not reach the application
-            self._report("store", fault)
-            return None
-        self._metrics.count_store()
-        self._log.debug("cache_store", entry_id=entry_id)
-        self._maintain()
-        return entry_id
+        return drive(self._core.store_many(self._threads, [item]))[0]
+
+    async def astore(  # noqa: PLR0913 - as `store`
+        self,
+        query: str,
+        context: Mapping[str, Any] | None,
+        result: Any,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        ttl: float | str | timedelta | None = None,
+        stale_ttl: float | str | timedelta | None = None,
+        sliding: bool | None = None,
+        tags: str | Iterable[str] | None = None,
+        cost: float | None = None,
+    ) -> str | None:
+        """Do as `store`, without blocking the event loop."""
+        item = self._item(
+            query,
+            context,
+            result,
+            metadata,
+            ttl=ttl,
+            stale_ttl=stale_ttl,
+            sliding=sliding,
+            tags=tags,
+            cost=cost,
+        )
+        return (await self._core.store_many(self._tasks, [item]))[0]
+
+    def store_many(self, items: Iterable[Item]) -> list[str | None]:
+        """Store several results, embedded in one batch and written at once.
+
+        Args:
+            items: Tuples of query, context and result; or mappings of the arguments of `store`.
+
+        Returns:
+            One id an item, in order; None as from `store`.
+
+        Raises:
+            MemoraError: As by `store`, with the number of the item; nothing has been stored then.
+        """
+        return drive(self._core.store_many(self._threads, self._items(items)))
+
+    async def astore_many(self, items: Iterable[Item]) -> list[str | None]:
+        """Do as `store_many`, without blocking the event loop."""
+        return await self._core.store_many(self._tasks, self._items(items))
+
+    def get_or_compute(
+        self,
+        query: str,
+        context: Mapping[str, Any] | None,
+        compute: Callable[[], T],
+        **options: Unpack[CallOptions],
+    ) -> T:
+        """Return a stored result, or else what `compute` returns, which is stored then.
+
+        Of those who miss on the very same query and context at one time, in all threads, tasks and
+        processes on the store, one computes, and the others get its result. If it fails, the next
+        computes. A stale result is returned, and computed anew in the background.
+
+        Args:
+            query: As for `lookup`.
+            context: As for `lookup`.
+            compute: Called without arguments; what it raises passes through, and is not stored.
+            **options: See `memora.core.CallOptions`.
+
+        Raises:
+            MemoraError: An argument is out of range, as of `lookup` and `store`.
+        """
+        self._check_open()
+        if not self._computes(options):
+            return compute()
+        call = self._call(query, context, options)
+        result: T = drive(self._core.call(self._threads, call, compute))
+        return result
+
+    async def aget_or_compute(
+        self,
+        query: str,
+        context: Mapping[str, Any] | None,
+        compute: Callable[[], Awaitable[T]],
+        **options: Unpack[CallOptions],
+    ) -> T:
+        """Do as `get_or_compute`, in a task; a cancelled one leaves the others undisturbed."""
+        self._check_open()
+        if not self._computes(options):
+            return await compute()
+        call = self._call(query, context, options)
+        result: T = await self._core.call(self._tasks, call, compute)
+        return result
+
+    def disabled(self) -> AbstractContextManager[None]:
+        """Return a context manager: cached calls in its block are calls, and store nothing.
+
+        It holds for what the block calls, also in its tasks, and for no other thread.
+        """
+        return self._core.disabled()
+
+    def caching_enabled(self) -> bool:
+        """Tell whether the caller is outside of all such blocks."""
+        return self._core.enabled
 
     @overload
     def invalidate(
@@ -458,7 +605,7 @@ class Memora:
             StoreError: The store failed; some of the entries may still be served.
         """
         self._check_open()
-        for tag in _tags(tags):
+        for tag in tags_of(tags):
             self._ports.store.outdate(tag)
             self._log.debug("cache_outdate")
 
@@ -469,7 +616,7 @@ class Memora:
             StoreError: The store failed; some may still be there.
         """
         self._check_open()
-        return lifecycle.withdraw(self._ports, lifecycle.find(self._ports, Selection()))
+        return lifecycle.clear(self._ports)
 
     def cleanup_expired(self) -> int:
         """Remove the entries that have expired, and the outdated; return how many.
@@ -483,6 +630,106 @@ class Memora:
         removed = lifecycle.sweep(self._ports)
         self._log.debug("cache_cleanup", entries=removed)
         return removed
+
+    def export_entries(
+        self,
+        path: str | PathLike[str],
+        *,
+        skip_errors: bool = False,
+        progress: Progress | None = None,
+    ) -> Moved:
+        """Write all entries that have not ended to a file, which appears when it is complete.
+
+        Args:
+            path: `.parquet` has all there is to an entry, for `import_entries`; `.jsonl` is for
+                people: no vectors, and contexts and results as plain JSON.
+            skip_errors: Leave out, count and tell what cannot be written, rather than raise.
+            progress: Called with how many are done, and of how many.
+
+        Returns:
+            How many were written.
+
+        Raises:
+            ArgumentError: The path has another suffix.
+            TransferError: The file cannot be written; or, as JSON, an entry.
+            MemoraError: The store failed, or a result is damaged.
+        """
+        self._check_open()
+        moved = transfer.export_entries(
+            self._ports, path, skip_errors=skip_errors, progress=progress
+        )
+        self._log.debug("cache_export", entries=moved.written)
+        return moved
+
+    def import_entries(
+        self,
+        path: str | PathLike[str],
+        *,
+        skip_errors: bool = False,
+        reembed: bool = False,
+        progress: Progress | None = None,
+    ) -> Moved:
+        """Put the entries of an export into this cache, as old as they were.
+
+        The whole file is checked first. An entry that is here already is left alone, and so is a
+        newer one of its query and context: an import that was interrupted is run again. What has
+        expired is left out; the limits of this cache hold.
+
+        Args:
+            path: `.parquet` from `export_entries`, or `.jsonl` as `warm` reads it.
+            skip_errors: Leave out, count and tell rows that are broken, rather than raise.
+            reembed: Embed the queries of a `.parquet` anew, where it is of another model.
+            progress: Called with how many rows are done, and of how many.
+
+        Returns:
+            How many were written, were here already, had expired, are broken.
+
+        Raises:
+            ArgumentError: The path has another suffix.
+            TransferError: The file cannot be read, lacks a column, or a row is broken: its number,
+                column and value, and what is expected. Nothing was imported.
+            ModelMismatchError: The file's vectors are another model's. Nothing was imported.
+            MemoraError: The store or the model failed meanwhile; import the file again.
+        """
+        self._check_open()
+        moved = transfer.import_entries(
+            self._ports,
+            self._config,
+            path,
+            skip_errors=skip_errors,
+            reembed=reembed,
+            progress=progress,
+        )
+        self._log.debug("cache_import", entries=moved.written, evicted=moved.evicted)
+        return moved
+
+    def warm(
+        self,
+        items: Iterable[Item] | str | PathLike[str],
+        *,
+        progress: Progress | None = None,
+    ) -> int:
+        """Store answers that are known, embedded in batches; return how many were stored.
+
+        A file and a sequence are checked to their end before the first is stored; of an iterator,
+        what comes before a broken item is.
+
+        Args:
+            items: Mappings with `query` and `result`, and where wanted `context`, `metadata`,
+                `ttl`, `stale_ttl`, `sliding`, `tags` and `cost`, all as for `store`; tuples of
+                query, context and result; or the path of a `.jsonl` with such a mapping a line.
+            progress: Called with how many are done, and of how many, None where nobody knows.
+
+        Raises:
+            ArgumentError: It is no iterable, or a path with another suffix.
+            TransferError: The file cannot be read, or an item is broken; the message has its
+                number, and how many are stored.
+            MemoraError: The store or the model failed meanwhile; what was stored stays.
+        """
+        self._check_open()
+        moved = transfer.warm(self._ports, self._config, items, progress=progress)
+        self._log.debug("cache_warm", entries=moved.written, evicted=moved.evicted)
+        return moved.written
 
     def start_scheduler(
         self,
@@ -590,6 +837,7 @@ class Memora:
             "details": f"Error rate: {rate:.1%} ({failed}/{recent})",
         }
         checks["scheduler"] = self._check_scheduler()
+        checks["breaker"] = self._check_breakers()
         healthy = not self._closed and all(check["ok"] for check in checks.values())
         return {
             "status": "healthy" if healthy else "unhealthy",
@@ -651,6 +899,31 @@ class Memora:
             self.stop_scheduler()
             self._ports.store.close()
 
+    acheck_availability = _twin(check_availability)
+    aexplain = _twin(explain)
+    ainvalidate = _twin(invalidate)
+    aentries = _twin(entries)
+    aoutdate = _twin(outdate)
+    aclear = _twin(clear)
+    acleanup_expired = _twin(cleanup_expired)
+    aexport_entries = _twin(export_entries)
+    aimport_entries = _twin(import_entries)
+    awarm = _twin(warm)
+    aget_stats = _twin(get_stats)
+    ahealth_check = _twin(health_check)
+    aclose = _twin(close)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
     def __enter__(self) -> Self:
         return self
 
@@ -662,18 +935,96 @@ class Memora:
     ) -> None:
         self.close()
 
-    def _maintain(self) -> None:
-        try:
-            evicted = self._ports.store.maintain(
-                max_entries=self._config.max_entries,
-                max_bytes=self._config.max_bytes,
-                now=self._ports.clock(),
+    async def _lookup(
+        self,
+        lane: Lane,
+        query: str,
+        context: Mapping[str, Any] | None,
+        similarity_threshold: float | None,
+        max_age: float | str | timedelta | None,
+    ) -> LookupResult:
+        self._check_open()
+        return await self._core.lookup(
+            lane,
+            pipeline.Request.of(query, context),
+            threshold=self._threshold(similarity_threshold),
+            max_age=inf if max_age is None else seconds("max_age", max_age),
+        )
+
+    async def _lookup_many(
+        self,
+        lane: Lane,
+        queries: Iterable[str | tuple[str, Mapping[str, Any] | None]],
+        context: Mapping[str, Any] | None,
+        similarity_threshold: float | None,
+        max_age: float | str | timedelta | None,
+    ) -> list[LookupResult]:
+        self._check_open()
+        if isinstance(queries, str):
+            raise ArgumentError(f"queries must be an iterable of texts, got the text {queries!r}")
+        requests = [
+            pipeline.Request.of(*query)
+            if isinstance(query, tuple)
+            else pipeline.Request.of(query, context)
+            for query in queries
+        ]
+        return await self._core.lookup_many(
+            lane,
+            requests,
+            threshold=self._threshold(similarity_threshold),
+            max_age=inf if max_age is None else seconds("max_age", max_age),
+        )
+
+    def _item(
+        self,
+        query: str,
+        context: Mapping[str, Any] | None,
+        result: Any,
+        metadata: Mapping[str, Any] | None = None,
+        **life: Any,
+    ) -> tuple[pipeline.Request, Any, str, Lifetime]:
+        """Check the arguments of a store."""
+        self._check_open()
+        request = pipeline.Request.of(query, context)
+        copied = metadata_json(metadata)
+        return request, result, copied, lifetime_of(self._config, **life, metadata=metadata)
+
+    def _items(self, items: Iterable[Item]) -> list[tuple[pipeline.Request, Any, str, Lifetime]]:
+        found = []
+        for number, item in enumerate(items, start=1):
+            try:
+                found.append(self._item(**_arguments(item)))
+            except MemoraError as error:
+                raise type(error)(f"item {number}: {error}") from error
+        return found
+
+    def _computes(self, options: CallOptions) -> bool:
+        return self._core.enabled and not options.get("bypass", False)
+
+    def _call(self, query: str, context: Mapping[str, Any] | None, options: CallOptions) -> Call:
+        """Check the arguments of a cached call."""
+        if unknown := options.keys() - CallOptions.__annotations__.keys():
+            raise ArgumentError(
+                f"{min(unknown)!r} is no option of a call: expected "
+                f"{', '.join(CallOptions.__annotations__)}"
             )
-        except Exception as fault:  # noqa: BLE001 - what was stored is stored all the same
-            self._report("maintain", fault)
-            return
-        if evicted:
-            self._log.debug("cache_evict", entries=evicted)
+        life = ("ttl", "stale_ttl", "sliding", "tags", "cost", "metadata")
+        said: dict[str, Any] = {name: options.get(name) for name in life}
+        lifetime = lifetime_of(self._config, **said)
+        metadata, max_age = options.get("metadata"), options.get("max_age")
+        ahead = options.get("refresh_ahead")
+        return Call(
+            request=pipeline.Request.of(query, context),
+            threshold=self._threshold(options.get("similarity_threshold")),
+            max_age=inf if max_age is None else seconds("max_age", max_age),
+            lifetime=lifetime,
+            metadata=metadata_json(metadata),
+            costs=options.get("cost") is not None or "cost" in (metadata or {}),
+            condition=options.get("condition"),
+            refresh_ahead=0.0 if ahead is None else seconds("refresh_ahead", ahead),
+            refresh=options.get("refresh", False),
+            single_flight=options.get("single_flight", True),
+        )
 
     def _find(  # noqa: PLR0913 - the criteria
         self,
@@ -689,6 +1040,7 @@ class Memora:
     ) -> list[Found]:
         """Validate criteria, and return what meets them."""
         threshold = _optional_share("similarity_threshold", similarity_threshold)
+        wanted = tags_of(tags)
         text = None if query is None else canonical_query(query)
         if threshold is not None and text is None:
             raise ArgumentError("similarity_threshold needs a query to compare with")
@@ -699,17 +1051,23 @@ class Memora:
         before = inf
         if older_than_seconds is not None:
             before = self._ports.clock() - _age("older_than_seconds", older_than_seconds)
+        part = None if context_contains is None else canonical_context(context_contains)
+        if part is not None and not json.loads(part.canonical):
+            raise ArgumentError(
+                "context_contains={} is part of every context: expected one key, at least; "
+                "clear() deletes all entries"
+            )
         selection = Selection(
             key=exact_key(text, place) if exact and text and place else None,
             query=text if exact else None,
             entry_id=entry_id,
             fingerprint=None if place is None else place.fingerprint,
-            contains=None
-            if context_contains is None
-            else canonical_context(context_contains).canonical,
-            tags=frozenset(_tags(tags)),
+            contains=None if part is None else part.canonical,
+            tags=frozenset(wanted),
             before=before,
         )
+        if tags is not None and not wanted:  # one of none
+            return []
         return lifecycle.find(
             self._ports,
             selection,
@@ -718,18 +1076,11 @@ class Memora:
             now=now,
         )
 
-    def _with_jitter(self, ttl_seconds: float | None) -> float | None:
-        jitter = self._config.ttl_jitter
-        if ttl_seconds is None or not jitter:
-            return ttl_seconds
-        # Never later than the TTL, and not at once.
-        return ttl_seconds * (1 - min(jitter * random.random(), 0.999))  # noqa: S311 - no secret
-
     def _clean(self) -> int:
         return 0 if self._closed else self.cleanup_expired()
 
     def _report_cleanup(self, fault: Exception) -> None:
-        self._report("cleanup", fault)
+        self._core.report("cleanup", fault)
 
     def _check_scheduler(self) -> dict[str, Any]:
         stats = self.get_scheduler_stats()
@@ -740,6 +1091,13 @@ class Memora:
         return {
             "ok": running or not self._scheduling,
             "details": f"{'running' if running else 'stopped'}: {runs}",
+        }
+
+    def _check_breakers(self) -> dict[str, Any]:
+        states = {name: one.state for name, one in self._ports.breakers._asdict().items()}
+        return {
+            "ok": all(state == "closed" for state in states.values()),
+            "details": ", ".join(f"{name} {state}" for name, state in states.items()),
         }
 
     def _count(self) -> tuple[int | None, Exception | None]:
@@ -775,16 +1133,7 @@ class Memora:
     def _threshold(self, given: float | None) -> float:
         if given is None:
             return self._config.similarity_threshold
-        return _share("similarity_threshold", given)
-
-    def _report(self, operation: Operation, fault: Exception) -> None:
-        self._metrics.count_fault(operation)
-        self._log_fault(operation, fault)
-
-    def _log_fault(self, operation: str, fault: Exception) -> None:
-        # A foreign message may quote the query, so it is for DEBUG only.
-        self._log.error("cache_error", operation=operation, error_type=type(fault).__name__)
-        self._log.debug("cache_error_details", operation=operation, exc_info=fault)
+        return share("similarity_threshold", given)
 
     def _warn_of_settings_without_effect(self) -> None:
         in_ram = isinstance(self._ports.store, MemoryStore)
@@ -797,81 +1146,31 @@ class Memora:
             self._log.warning("settings_without_effect_in_this_version", settings=settings)
 
 
-def _share(name: str, value: float) -> float:
-    if not (_is_number(value) and 0 <= value <= 1):
-        raise ArgumentError(f"{name} must be a number from 0 to 1, got {value!r}")
-    return float(value)
-
-
 def _optional_share(name: str, value: float | None) -> float | None:
-    return None if value is None else _share(name, value)
+    return None if value is None else share(name, value)
+
+
+def _arguments(item: Item) -> dict[str, Any]:
+    """Return an item of `store_many` as the arguments of `store`."""
+    given: object = item  # whatever the application passed
+    if isinstance(given, tuple) and len(given) == len(_PAIRED):
+        return dict(zip(_PAIRED, given, strict=True))
+    if not isinstance(given, dict):
+        raise ArgumentError(
+            f"expected a tuple of query, context and result, or a mapping, got {given!r}"
+        )
+    if unknown := given.keys() - {*_PAIRED, *_SAID}:
+        raise ArgumentError(
+            f"unknown field {min(unknown)!r}, expected {', '.join((*_PAIRED, *_SAID))}"
+        )
+    if missing := {"query", "result"} - given.keys():
+        raise ArgumentError(f"{min(missing)} is missing")
+    return {"context": None, **given}
 
 
 def _age(name: str, value: float | str | timedelta) -> float:
     # Also 0: everything that was stored before now.
-    return 0.0 if _is_number(value) and value == 0 else seconds(name, value)
-
-
-def _tags(tags: str | Iterable[str] | None) -> tuple[str, ...]:
-    """Return tags sorted, each once; a text is one tag."""
-    expected = "tags must be texts that are not blank, such as 'doc:42'"
-    if tags is None:
-        return ()
-    if isinstance(tags, str):
-        tags = (tags,)
-    listed: object = tags  # whatever the application passed
-    if isinstance(listed, Mapping) or not isinstance(listed, Iterable):
-        raise ArgumentError(f"{expected}; got {tags!r}")
-    found: list[Any] = list(listed)
-    for tag in found:
-        if not isinstance(tag, str) or not tag.strip():
-            raise ArgumentError(f"{expected}; got {tag!r}")
-        try:
-            tag.encode()
-        except UnicodeEncodeError:
-            raise ArgumentError(f"{expected}, and UTF-8; got {tag!r}") from None
-    return tuple(sorted(set(found)))
-
-
-def _cost(cost: float | None, metadata: Mapping[str, Any] | None) -> float:
-    if cost is None:
-        said: Any = (metadata or {}).get("cost")
-        # Somebody's own metadata may mean something else by it.
-        return float(said) if _is_number(said) and isfinite(said) and said >= 0 else 1.0
-    if not (_is_number(cost) and isfinite(cost) and cost >= 0):
-        raise ArgumentError(f"cost must be a finite number, 0 or more, got {cost!r}")
-    return float(cost)
-
-
-def _least(*limits: int | None) -> int | None:
-    return min((limit for limit in limits if limit is not None), default=None)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def _metadata(metadata: Mapping[str, Any] | None) -> str:
-    """Return metadata as JSON, which nobody can change afterwards."""
-    expected = "metadata must be a mapping of JSON values"
-    if metadata is None:
-        return "{}"
-    if not isinstance(metadata, Mapping):
-        raise ArgumentError(f"{expected}, got {metadata!r}")
-    try:
-        text = json.dumps(dict(metadata), allow_nan=False)
-        text.encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ArgumentError(f"{expected}: {error}; got {metadata!r}") from error
-    if json.loads(text) != metadata:
-        raise ArgumentError(
-            f"{expected}, with text keys, and lists rather than tuples; got {metadata!r}"
-        )
-    return text
-
-
-def _said(fault: Exception) -> str:
-    return f"the cache failed: {type(fault).__name__}: {fault}"
+    return 0.0 if is_number(value) and value == 0 else seconds(name, value)
 
 
 def _check(fault: Exception | None) -> dict[str, Any]:

@@ -70,6 +70,22 @@ def _context_of_texts(items: tuple[tuple[str, str], ...]) -> Context:
     return Context(canonical=text, fingerprint=fingerprint_of(text))
 
 
+def context_of_canonical(text: str, /) -> Context:
+    """Return the context whose canonical form this is, as an entry holds it.
+
+    Raises:
+        ContextError: It is no canonical form.
+    """
+    try:
+        value = json.loads(text)
+        same = isinstance(value, dict) and _dump(value) == text
+    except (TypeError, ValueError, RecursionError):
+        same = False
+    if not same:
+        raise ContextError("not the canonical form of a context: compact JSON, its keys sorted")
+    return Context(canonical=text, fingerprint=fingerprint_of(text))
+
+
 def canonical_query(query: str, /) -> str:
     """Return the text that the exact tier compares and the embedder reads.
 

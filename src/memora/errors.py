@@ -12,11 +12,14 @@ break the application around it.
     │   └── QueryTypeError (TypeError)
     ├── ContextError (TypeError)
     ├── ArgumentError (ValueError)
+    ├── TransferError (ValueError)
     ├── ClosedError (RuntimeError)
+    ├── DeadlineError (TimeoutError)
     ├── SerializationError (TypeError)
     ├── EmbedderError (RuntimeError)
     │   └── DimensionMismatchError (ValueError)
     ├── JudgeError (RuntimeError)
+    ├── UnavailableError (RuntimeError)
     └── StoreError (OSError)
         ├── StorePathError
         ├── StoreFormatError (ValueError)
@@ -59,8 +62,16 @@ class ArgumentError(MemoraError, ValueError):
     """An argument of a call is out of range: a threshold, a TTL, metadata."""
 
 
+class TransferError(MemoraError, ValueError):
+    """A file of entries cannot be written or read; the message names the file, and the row."""
+
+
 class ClosedError(MemoraError, RuntimeError):
     """The cache was used after `close()`."""
+
+
+class DeadlineError(MemoraError, TimeoutError):
+    """Something has not been done in time."""
 
 
 class SerializationError(MemoraError, TypeError):
@@ -73,6 +84,10 @@ class EmbedderError(MemoraError, RuntimeError):
 
 class DimensionMismatchError(EmbedderError, ValueError):
     """The embedder's vectors have another dimension than it, or the store, said."""
+
+
+class UnavailableError(MemoraError, RuntimeError):
+    """A part of the cache has failed again and again, and is left alone for a while."""
 
 
 class JudgeError(MemoraError, RuntimeError):

@@ -16,14 +16,13 @@ question that is popular, not the answer.
 from __future__ import annotations
 
 from collections import OrderedDict
-from itertools import repeat
 from math import isfinite
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from memora.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable
 
 _MAX_FREQUENCY = 3  # S3-FIFO: two bits
 _SMALL_SHARE = 10  # S3-FIFO: a tenth of the entries
@@ -32,39 +31,14 @@ _SMALL_SHARE = 10  # S3-FIFO: a tenth of the entries
 _MAX_MOVES = 10_000
 
 
-class Usage(NamedTuple):
+class _Usage(NamedTuple):
     """What a policy knows of one entry; what it has no use for stays at its default."""
 
     key: bytes
     uses: int = 0
     cost: float = 1.0
-    rank: float = 0.0
-    """What else orders it. S3-FIFO: 1 in the main queue. Cost-aware: what leaves next is lowest."""
-
-
-class State(NamedTuple):
-    """All that a policy knows, to be kept and given back: by column, as it is copied under a lock.
-
-    A column that is empty has the default of `Usage` everywhere.
-    """
-
-    policy: str
-    keys: tuple[bytes, ...]
-    """In the order of storing; with LRU of use, with S3-FIFO the small queue before the main."""
-    uses: tuple[int, ...] = ()
-    costs: tuple[float, ...] = ()
-    ranks: tuple[float, ...] = ()
-    newest: Usage | None = None
-    """The entry beside the order."""
-    ghosts: tuple[bytes, ...] = ()
-    """S3-FIFO: what has left the small queue, first to be forgotten first."""
-    level: float = 0.0
-    """Cost-aware: the rank of what has left last."""
-
-    def usages(self) -> Iterator[Usage]:
-        """Iterate over the entries in the order, without the newest."""
-        columns = (self.uses or repeat(0), self.costs or repeat(1.0), self.ranks or repeat(0.0))
-        return map(Usage, self.keys, *columns)
+    in_main: bool = False
+    """Of S3-FIFO: whether it was in the main queue."""
 
 
 @runtime_checkable
@@ -99,28 +73,6 @@ class EvictionPolicy(Protocol):
         ...
 
 
-@runtime_checkable
-class DurablePolicy(EvictionPolicy, Protocol):
-    """A policy whose knowledge survives a restart."""
-
-    def state(self) -> State:
-        """Return what is known now, in O(n)."""
-        ...
-
-    def restore(self, state: State | None, /, *, present: Iterable[bytes]) -> None:
-        """Forget all, and begin with the entries that are there, as known from a state.
-
-        The same as taking over the state, removing what is not there and admitting what is not
-        in it.
-
-        Args:
-            state: What is known; None for nothing. A state of another policy gives its order and
-                the number of uses, as far as it has them.
-            present: The keys of all entries, in the order of storing.
-        """
-        ...
-
-
 class FIFO:
     """First in, first out: the entry stored longest ago leaves, whatever its use. O(1)."""
 
@@ -146,16 +98,6 @@ class FIFO:
         """Take the first in order."""
         return [self._order.popitem(last=False)[0] for _ in range(min(n, len(self._order)))]
 
-    def state(self) -> State:
-        """Return the order."""
-        return State(self.name, tuple(self._order))
-
-    def restore(self, state: State | None, /, *, present: Iterable[bytes]) -> None:
-        """Begin with the order of a state."""
-        missing = dict.fromkeys(present)
-        known = [usage.key for usage in _all(state) if missing.pop(usage.key, True) is None]
-        self._order = OrderedDict.fromkeys([*known, *missing])
-
 
 class LRU(FIFO):
     """Least recently used: the entry that was stored or served longest ago leaves. O(1)."""
@@ -174,8 +116,7 @@ class _Sheltering:
     name: ClassVar[str]
 
     def __init__(self) -> None:
-        self._newest: Usage | None = None
-        self._begin(None)
+        self._newest: _Usage | None = None
 
     def admit(self, key: bytes, /, *, cost: float = 1.0) -> None:
         """Make the entry the newest; what was the newest takes its place in the order."""
@@ -185,7 +126,7 @@ class _Sheltering:
             known = self._drop(key)
             if newest is not None:
                 self._insert(newest)
-            newest = known or Usage(key)
+            newest = known or _Usage(key)
         self._newest = newest._replace(cost=cost)
 
     def touch(self, key: bytes, /, *, times: int = 1) -> None:
@@ -213,40 +154,17 @@ class _Sheltering:
             self._newest = None
         return chosen
 
-    def restore(self, state: State | None, /, *, present: Iterable[bytes]) -> None:
-        """Begin with what a state knows."""
-        missing = dict.fromkeys(present)
-        ours = state if state is not None and state.policy == self.name else None
-        self._newest = None
-        self._begin(ours)
-        take = self._insert if ours is None else self._put_back
-        for usage in _all(state) if ours is None else ours.usages():
-            if missing.pop(usage.key, True) is None:
-                take(usage if ours else usage._replace(rank=0.0))
-        if ours and ours.newest and missing.pop(ours.newest.key, True) is None:
-            self._newest = ours.newest
-        for key in missing:
-            self.admit(key)
-
-    def _begin(self, state: State | None) -> None:
-        """Forget all entries, and take over what a state of this policy knows besides them."""
-        raise NotImplementedError
-
     def _size(self) -> int:
         raise NotImplementedError
 
-    def _insert(self, usage: Usage) -> None:
+    def _insert(self, usage: _Usage) -> None:
         """Give a new entry its place in the order."""
-        raise NotImplementedError
-
-    def _put_back(self, usage: Usage) -> None:
-        """Give an entry of a state its place again, after those before it."""
         raise NotImplementedError
 
     def _use(self, key: bytes, times: int) -> None:
         raise NotImplementedError
 
-    def _drop(self, key: bytes) -> Usage | None:
+    def _drop(self, key: bytes) -> _Usage | None:
         """Forget an entry; return what was known of it."""
         raise NotImplementedError
 
@@ -271,32 +189,18 @@ class S3FIFO(_Sheltering):
 
     name: ClassVar[str] = "s3fifo"
 
-    def _begin(self, state: State | None) -> None:
+    def __init__(self) -> None:
+        super().__init__()
         self._small: OrderedDict[bytes, int] = OrderedDict()  # key -> uses
         self._main: OrderedDict[bytes, int] = OrderedDict()
-        self._ghosts = OrderedDict.fromkeys(state.ghosts if state else ())
-
-    def state(self) -> State:
-        """Return the queues."""
-        items = [*self._small.items(), *self._main.items()]
-        return State(
-            self.name,
-            keys=tuple([key for key, _ in items]),
-            uses=tuple([uses for _, uses in items]),
-            ranks=(0.0,) * len(self._small) + (1.0,) * len(self._main),
-            newest=self._newest,
-            ghosts=tuple(self._ghosts),
-        )
+        self._ghosts: OrderedDict[bytes, None] = OrderedDict()
 
     def _size(self) -> int:
         return len(self._small) + len(self._main)
 
-    def _insert(self, usage: Usage) -> None:
-        ghost = self._ghosts.pop(usage.key, True) is None
-        self._put_back(usage._replace(rank=1.0) if ghost else usage)
-
-    def _put_back(self, usage: Usage) -> None:
-        queue = self._main if usage.rank else self._small
+    def _insert(self, usage: _Usage) -> None:
+        was_ghost = self._ghosts.pop(usage.key, True) is None
+        queue = self._main if was_ghost or usage.in_main else self._small
         queue[usage.key] = min(usage.uses, _MAX_FREQUENCY)
 
     def _use(self, key: bytes, times: int) -> None:
@@ -304,11 +208,11 @@ class S3FIFO(_Sheltering):
             if (uses := queue.get(key)) is not None:
                 queue[key] = min(uses + times, _MAX_FREQUENCY)
 
-    def _drop(self, key: bytes) -> Usage | None:
+    def _drop(self, key: bytes) -> _Usage | None:
         if (uses := self._small.pop(key, None)) is not None:
-            return Usage(key, uses)
+            return _Usage(key, uses)
         if (uses := self._main.pop(key, None)) is not None:
-            return Usage(key, uses, rank=1.0)
+            return _Usage(key, uses, in_main=True)
         return None
 
     def _pop(self) -> bytes:
@@ -340,8 +244,9 @@ class _Node:
 
     __slots__ = ("at", "cost", "key", "rank", "since", "uses")
 
-    def __init__(self, usage: Usage, *, since: int, at: int) -> None:
-        self.key, self.uses, self.cost, self.rank = usage
+    def __init__(self, usage: _Usage, *, rank: float, since: int, at: int) -> None:
+        self.key, self.uses, self.cost, _ = usage
+        self.rank = rank  # the lowest leaves next
         self.since = since  # position in the order of storing: ties go to the oldest
         self.at = at  # position in the heap
 
@@ -358,24 +263,12 @@ class _Ranked(_Sheltering):
     would be cheaper per use, and stand still for seconds at the first eviction after many.
     """
 
-    def _begin(self, state: State | None) -> None:
-        self._nodes: dict[bytes, _Node] = {}  # in the order of storing
+    def __init__(self) -> None:
+        super().__init__()
+        self._nodes: dict[bytes, _Node] = {}
         self._heap: list[_Node] = []
         self._stored = 0
-        self._level = state.level if state else 0.0
-
-    def state(self) -> State:
-        """Return uses, costs and ranks."""
-        nodes = self._nodes.values()
-        return State(
-            self.name,
-            keys=tuple(self._nodes),
-            uses=tuple([node.uses for node in nodes]),
-            costs=tuple([node.cost for node in nodes]),
-            ranks=tuple([node.rank for node in nodes]),
-            newest=self._newest,
-            level=self._level,
-        )
+        self._level = 0.0  # the rank of what has left last
 
     def _rank(self, uses: int, cost: float) -> float:
         """Return a number that no use makes smaller."""
@@ -384,11 +277,9 @@ class _Ranked(_Sheltering):
     def _size(self) -> int:
         return len(self._heap)
 
-    def _insert(self, usage: Usage) -> None:
-        self._put_back(usage._replace(rank=self._rank(usage.uses, usage.cost)))
-
-    def _put_back(self, usage: Usage) -> None:
-        node = _Node(usage, since=self._stored, at=len(self._heap))
+    def _insert(self, usage: _Usage) -> None:
+        rank = self._rank(usage.uses, usage.cost)
+        node = _Node(usage, rank=rank, since=self._stored, at=len(self._heap))
         self._stored += 1
         self._nodes[usage.key] = node
         self._heap.append(node)
@@ -400,7 +291,7 @@ class _Ranked(_Sheltering):
             node.rank = self._rank(node.uses, node.cost)
             self._sink(node)
 
-    def _drop(self, key: bytes) -> Usage | None:
+    def _drop(self, key: bytes) -> _Usage | None:
         node = self._nodes.pop(key, None)
         if node is None:
             return None
@@ -410,7 +301,7 @@ class _Ranked(_Sheltering):
             self._heap[last.at] = last
             self._rise(last)
             self._sink(last)
-        return Usage(node.key, node.uses, node.cost)
+        return _Usage(node.key, node.uses, node.cost)
 
     def _pop(self) -> bytes:
         first = self._heap[0]
@@ -468,13 +359,13 @@ class CostAware(_Ranked):
         return self._level + (1 + uses) * cost
 
 
-POLICIES: dict[str, Callable[[], DurablePolicy]] = {
+POLICIES: dict[str, Callable[[], EvictionPolicy]] = {
     policy.name: policy for policy in (FIFO, LRU, LFU, S3FIFO, CostAware)
 }
 """Every policy, by its name in the settings."""
 
 
-def make_policy(name: str) -> DurablePolicy:
+def make_policy(name: str) -> EvictionPolicy:
     """Return an empty policy.
 
     Raises:
@@ -483,13 +374,6 @@ def make_policy(name: str) -> DurablePolicy:
     if name not in POLICIES:
         raise ArgumentError(f"eviction policy {name!r}: expected one of {', '.join(POLICIES)}")
     return POLICIES[name]()
-
-
-def _all(state: State | None) -> Iterator[Usage]:
-    if state is not None:
-        yield from state.usages()
-        if state.newest is not None:
-            yield state.newest
 
 
 def _check(cost: float) -> None:

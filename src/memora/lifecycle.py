@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from memora.errors import ArgumentError
 from memora.model import Selected
+from memora.selection import Selection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from memora.model import Holding
     from memora.pipeline import Ports
     from memora.protocols import Vector
-    from memora.selection import Selection
 
 ALL_TIMES = 0.0
 """As `now` of a store's reads: also what has ended, and is still held."""
@@ -98,6 +98,11 @@ def find(
 def withdraw(ports: Ports, found: list[Found]) -> int:
     """Delete entries, those that have been replaced meanwhile excepted; return how many."""
     return ports.store.discard(one.holding.entry for one in found)
+
+
+def clear(ports: Ports) -> int:
+    """Delete all entries, also those that have ended or are outdated; return how many."""
+    return withdraw(ports, find(ports, Selection())) + sweep(ports)
 
 
 def sweep(ports: Ports) -> int:

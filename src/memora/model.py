@@ -14,6 +14,7 @@ Reason: TypeAlias = Literal[
     "below_threshold",  # miss: no stored answer is likely enough to be right
     "other_language",  # miss: what is near is in another language, and cross_lingual is off
     "unreadable",  # miss: the model cannot read all of the text, which was not stored as it is
+    "timeout",  # miss: the cache took longer than `lookup_timeout_seconds`; the same
     "error",  # miss: the cache itself failed; logged, counted, visible in health
 ]
 
@@ -50,6 +51,17 @@ class Entry:
     """Sorted, each once."""
     cost: float = 1.0
     """What computing the result took, in any unit, the same for all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lifetime:
+    """How long an entry lives, and what else decides when it goes."""
+
+    ttl_seconds: float | None = None
+    stale_seconds: float = 0.0
+    sliding: bool = False
+    tags: tuple[str, ...] = ()
+    cost: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,13 @@ class StoreReader(Protocol):
         """Return the entry stored under exactly this key, and its content, in one read."""
         ...
 
+    def glance(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
+        """Return what `get` does, if that needs nothing but RAM and microseconds; else None.
+
+        The event loop calls it. A store that cannot tell returns None.
+        """
+        ...
+
     def peek(self, key: bytes, /, *, now: float) -> Entry | None:
         """Return the entry stored under exactly this key; its content is not read."""
         ...
@@ -94,6 +101,27 @@ class StoreReader(Protocol):
         ...
 
 
+class Lease(Protocol):
+    """The lead of one key among all who share a store."""
+
+    def release(self) -> None:
+        """Let others lead. Idempotent; the end of the process does the same."""
+        ...
+
+
+@runtime_checkable
+class SharedStore(Protocol):
+    """What a store offers whose entries several processes share, beside all else."""
+
+    def try_lead(self, key: bytes, /) -> Lease | None:
+        """Lead a key, unless another does."""
+        ...
+
+    def refresh(self) -> None:
+        """Take in what others had put when the call began."""
+        ...
+
+
 class Store(StoreReader, Protocol):
     """Entries, their vectors and contents, each under its exact key.
 
@@ -107,6 +135,10 @@ class Store(StoreReader, Protocol):
 
         Returns once the entry is as durable as the store was asked to make it.
         """
+        ...
+
+    def put_many(self, items: Sequence[tuple[Entry, Content, Vector | None]], /) -> None:
+        """Add entries as by `put`, all or none, in their order."""
         ...
 
     def touch(self, key: bytes, /, *, now: float, times: int = 1) -> None:

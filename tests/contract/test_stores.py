@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import uuid
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from doubles import POLICY_MODELS, until
 
 from memora import index as index_module
 from memora.context import canonical_context, exact_key
 from memora.errors import ClosedError
-from memora.model import Content, Entry
+from memora.eviction import POLICIES, make_policy
+from memora.model import Content, Entry, Holding
+from memora.selection import Selection
 from memora.stores import lancedb as lance_module
 from memora.stores.lancedb import LanceStore
 from memora.stores.memory import MemoryStore
@@ -22,6 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memora.protocols import Store, Vector
+
+    Opener = Callable[..., Store]
 
 DIMENSION = 8
 NOW = 1_700_000_000.0
@@ -58,22 +64,23 @@ class SettlingMemory(MemoryStore):
                 index.settle(64)
 
 
-def open_memory(_: Path) -> Store:
-    return MemoryStore(dimension=DIMENSION)
+def open_memory(_: Path, **settings: Any) -> Store:
+    return MemoryStore(dimension=DIMENSION, **settings)
 
 
-def open_memory_graph(_: Path) -> Store:
-    return SettlingMemory(dimension=DIMENSION)
+def open_memory_graph(_: Path, **settings: Any) -> Store:
+    return SettlingMemory(dimension=DIMENSION, **settings)
 
 
-def on_disk(kind: type[LanceStore] = LanceStore, **settings: Any) -> Callable[[Path], Store]:
-    def open_lance(path: Path) -> Store:
+def on_disk(kind: type[LanceStore] = LanceStore, **always: Any) -> Opener:
+    def open_lance(path: Path, **settings: Any) -> Store:
         return kind(
             path,
             table_name="cache",
             model="toy",
             dimension=DIMENSION,
-            **({"max_staleness_seconds": 0.05} | settings),
+            clock=lambda: NOW,  # nothing ends but when a test says so
+            **({"max_staleness_seconds": 0.05} | always | settings),
         )
 
     return open_lance
@@ -96,9 +103,7 @@ GRAPHS = {"memory graph", "lancedb graph"}
 
 
 @pytest.fixture(params=OPENERS)
-def opener(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[Path], Store]:
+def opener(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Opener:
     if request.param in GRAPHS:
         monkeypatch.setattr(index_module, "_GRAPH_AT", 1)
         monkeypatch.setattr(index_module, "_TAIL", 0)
@@ -106,7 +111,7 @@ def opener(
 
 
 @pytest.fixture
-def store(opener: Callable[[Path], Store], tmp_path: Path) -> Iterator[Store]:
+def store(opener: Opener, tmp_path: Path) -> Iterator[Store]:
     opened = opener(tmp_path)
     yield opened
     opened.close()
@@ -118,6 +123,7 @@ def entry(
     *,
     at: float = NOW,
     expires_at: float | None = None,
+    **rest: Any,
 ) -> Entry:
     canonical = canonical_context(SQL if context is None else context)
     return Entry(
@@ -127,6 +133,7 @@ def entry(
         context=canonical,
         created_at=at,
         expires_at=expires_at,
+        **rest,
     )
 
 
@@ -144,8 +151,8 @@ def test_a_new_store_is_empty(store: Store) -> None:
     assert store.count() == 0
     assert store.get(bytes(16), now=NOW) is None
     assert store.search(unit(1), context=fingerprint(SQL), k=3, now=NOW) == []
-    assert store.maintain(max_entries=None) == 0
-    assert store.maintain(max_entries=1) == 0
+    assert store.maintain(max_entries=None, now=NOW) == 0
+    assert store.maintain(max_entries=1, now=NOW) == 0
 
 
 def test_an_entry_comes_back_as_it_was_put(store: Store) -> None:
@@ -245,8 +252,8 @@ def test_beyond_max_entries_the_oldest_leave_wholly(store: Store) -> None:
     for one in stored:
         store.put(one, Content(b""), vector=unit(1))
 
-    assert store.maintain(max_entries=4) == 0
-    assert store.maintain(max_entries=2) == 2
+    assert store.maintain(max_entries=4, now=NOW) == 0
+    assert store.maintain(max_entries=2, now=NOW) == 2
 
     assert store.count() == 2
     assert store.get(stored[0].key, now=NOW) is None
@@ -258,7 +265,7 @@ def test_a_replacement_is_young(store: Store) -> None:
         store.put(entry(f"q{i}", at=NOW + i), Content(b""), vector=unit(1))
     store.put(entry("q0", at=NOW + 9), Content(b""), vector=unit(1))
 
-    store.maintain(max_entries=2)
+    store.maintain(max_entries=2, now=NOW)
 
     assert left(store) == {"q2", "q0"}
 
@@ -268,7 +275,7 @@ def test_age_is_the_order_of_storing_whatever_the_clock_says(store: Store, step:
     for i in range(5):
         store.put(entry(f"q{i}", at=NOW + i * step), Content(b""), vector=unit(1))
 
-    store.maintain(max_entries=2)
+    store.maintain(max_entries=2, now=NOW)
 
     assert left(store) == {"q3", "q4"}
 
@@ -311,11 +318,11 @@ def test_threads_lose_nothing(store: Store) -> None:
 def test_a_healthy_store_has_nothing_to_tell(store: Store) -> None:
     store.check()
     store.put(entry(), Content(b""), vector=unit(1))
-    store.maintain(max_entries=1)
+    store.maintain(max_entries=1, now=NOW)
     store.check()
 
 
-def test_closing_twice_is_fine(opener: Callable[[Path], Store], tmp_path: Path) -> None:
+def test_closing_twice_is_fine(opener: Opener, tmp_path: Path) -> None:
     store = opener(tmp_path)
     store.put(entry(), Content(b""), vector=unit(1))
 
@@ -324,7 +331,7 @@ def test_closing_twice_is_fine(opener: Callable[[Path], Store], tmp_path: Path) 
 
 
 def test_many_contexts_of_few_entries_stay_apart(
-    opener: Callable[[Path], Store], tmp_path: Path, request: pytest.FixtureRequest
+    opener: Opener, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     mode = request.node.callspec.params["opener"]
     contexts = 20 if "flushed" in mode else 200 if "power" in mode else 2000
@@ -343,7 +350,7 @@ def test_many_contexts_of_few_entries_stay_apart(
         stored = store.get(entry("q1", context).key, now=NOW)
         assert stored is not None
         assert stored[1].payload == f"{i} 1".encode()
-    assert store.maintain(max_entries=2) == 2 * contexts - 2
+    assert store.maintain(max_entries=2, now=NOW) == 2 * contexts - 2
     assert store.search(unit(1), context=fingerprint({"number": 0}), k=5, now=NOW) == []
     last = fingerprint({"number": contexts - 1})
     assert len(store.search(unit(1), context=last, k=5, now=NOW)) == 2
@@ -351,7 +358,7 @@ def test_many_contexts_of_few_entries_stay_apart(
 
 
 def test_the_nearest_of_many_is_found(
-    opener: Callable[[Path], Store], tmp_path: Path, request: pytest.FixtureRequest
+    opener: Opener, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     n = 30 if "flushed" in request.node.callspec.params["opener"] else 300
     vectors = np.random.default_rng(1).standard_normal((n, DIMENSION)).astype(np.float32)
@@ -371,11 +378,451 @@ def test_the_nearest_of_many_is_found(
     store.close()
 
 
+# What a store tells of one entry.
+
+
+def everywhere(store: Store, one: Entry, vector: Vector, *, now: float) -> set[str]:
+    """Return by which reads an entry is found."""
+    found = {
+        "get": store.get(one.key, now=now),
+        "peek": store.peek(one.key, now=now),
+        "fetch": store.fetch(one.key, now=now),
+        "search": store.search(vector, context=one.context.fingerprint, k=99, now=now),
+        "select": store.select(Selection(key=one.key), now=now),
+    }
+    return {how for how, what in found.items() if what and one.id in str(what)}
+
+
+ALL_READS = {"get", "peek", "fetch", "search", "select"}
+
+
+def holding(store: Store, key: bytes) -> Holding:
+    (found,) = store.select(Selection(key=key), now=NOW)
+    return found
+
+
+def put(store: Store, query: str, **rest: Any) -> Entry:
+    one = entry(query, **rest)
+    store.put(one, Content(query.encode()), vector=unit(1))
+    return one
+
+
+def test_all_that_was_put_can_be_fetched(store: Store) -> None:
+    one = entry(
+        "whole",
+        expires_at=NOW + 60,
+        stale_seconds=5.0,
+        sliding_seconds=60.0,
+        tags=("doc:1", "ünïcode 🎉"),
+        cost=2.5,
+    )
+    content = Content(b"\x00payload\xff", '{"a": [1, null]}')
+    vector = unit(0.3, -0.2, 0.9)
+
+    store.put(one, content, vector=vector)
+
+    assert store.peek(one.key, now=NOW) == one
+    fetched = store.fetch(one.key, now=NOW)
+    assert fetched is not None
+    assert fetched[:2] == (one, content)
+    np.testing.assert_array_equal(fetched[2], vector)
+    assert everywhere(store, one, vector, now=NOW) == ALL_READS
+
+
+def test_what_has_no_vector_is_fetched_without(store: Store) -> None:
+    one = entry("a very long text")
+    store.put(one, Content(b"long"), vector=None)
+
+    assert store.fetch(one.key, now=NOW) == (one, Content(b"long"), None)
+
+
+def test_reading_is_no_use(store: Store) -> None:
+    one = put(store, "q")
+
+    assert everywhere(store, one, unit(1), now=NOW) == ALL_READS
+
+    held = holding(store, one.key)
+    assert (held.entry, held.uses, held.last_used_at) == (one, 0, None)
+
+
+def test_uses_are_counted(store: Store) -> None:
+    one, other = put(store, "one"), put(store, "other")
+
+    store.touch(one.key, now=NOW + 1)
+    store.touch(one.key, now=NOW + 3, times=4)
+    store.touch(one.key, now=NOW + 2)  # told late
+    store.touch(bytes(16), now=NOW + 9)
+
+    held = holding(store, one.key)
+    assert (held.uses, held.last_used_at) == (6, NOW + 3)
+    assert holding(store, other.key).uses == 0
+
+
+def test_what_an_entry_takes_grows_with_it(store: Store) -> None:
+    small, large = entry("small"), entry("large")
+    store.put(small, Content(b""), vector=unit(1))
+    store.put(large, Content(bytes(10_000)), vector=unit(1))
+
+    difference = holding(store, large.key).bytes - holding(store, small.key).bytes
+    assert 10_000 <= difference < 10_100
+    assert holding(store, small.key).bytes > 0
+
+
+# When an entry ends.
+
+
+def test_an_entry_may_be_served_as_stale_for_a_while(store: Store) -> None:
+    one = put(store, "q", expires_at=NOW + 10, stale_seconds=5.0)
+
+    assert everywhere(store, one, unit(1), now=NOW + 10) == ALL_READS
+    assert everywhere(store, one, unit(1), now=NOW + 14.999) == ALL_READS
+    assert everywhere(store, one, unit(1), now=NOW + 15) == set()
+
+
+def test_an_end_slides_with_each_use(store: Store) -> None:
+    used = put(store, "used", expires_at=NOW + 10, sliding_seconds=10.0)
+    unused = put(store, "unused", expires_at=NOW + 10, sliding_seconds=10.0)
+    fixed = put(store, "fixed", expires_at=NOW + 10)
+
+    for one in (used, fixed):
+        store.touch(one.key, now=NOW + 6)
+        store.touch(one.key, now=NOW + 4)  # told late: takes nothing back
+
+    found = store.peek(used.key, now=NOW + 15.999)
+    assert found is not None
+    assert (found.id, found.expires_at) == (used.id, NOW + 16)
+    assert store.peek(used.key, now=NOW + 16) is None
+    assert store.peek(unused.key, now=NOW + 10) is None
+    assert store.peek(fixed.key, now=NOW + 10) is None
+
+
+@pytest.mark.parametrize("late", [0.0, 3.0], ids=["at its end", "after it"])
+def test_what_is_served_as_stale_does_not_slide(store: Store, late: float) -> None:
+    one = put(store, "q", expires_at=NOW + 10, sliding_seconds=10.0, stale_seconds=5.0)
+
+    store.touch(one.key, now=NOW + 10 + late)
+
+    found = store.peek(one.key, now=NOW + 14)
+    assert found is not None
+    assert found.expires_at == NOW + 10
+    assert store.peek(one.key, now=NOW + 15) is None
+
+
+def test_a_search_passes_over_what_was_stored_too_early(store: Store) -> None:
+    for seconds in range(5):
+        put(store, f"q{seconds}", at=NOW + seconds)
+
+    def since(when: float, k: int) -> set[str]:
+        matches = store.search(unit(1), context=fingerprint(SQL), k=k, now=NOW + 5, since=when)
+        return {match.entry.query for match in matches}
+
+    assert since(NOW + 3, 9) == {"q3", "q4"}
+    assert since(NOW + 3.5, 1) == {"q4"}  # the others take no place
+    assert since(NOW + 5, 9) == set()
+
+
+def test_a_sweep_removes_what_has_ended_and_nothing_else(store: Store) -> None:
+    put(store, "ended", expires_at=NOW + 9)
+    put(store, "at its very end", expires_at=NOW + 10.5)
+    put(store, "too stale", expires_at=NOW + 5, stale_seconds=5.5)
+    put(store, "in time", expires_at=NOW + 10.501)
+    put(store, "stale", expires_at=NOW + 5, stale_seconds=6.0)
+    put(store, "for ever")
+    slid = put(store, "slid", expires_at=NOW + 10, sliding_seconds=10.0)
+    store.touch(slid.key, now=NOW + 9)
+
+    assert store.sweep(now=NOW + 10.5, limit=99) == 3
+
+    kept = {held.entry.query for held in store.select(Selection(), now=0)}
+    assert kept == {"in time", "stale", "for ever", "slid"}
+    assert store.count() == 4
+    assert store.sweep(now=NOW + 10.5, limit=99) == 0
+    assert store.sweep(now=NOW + 100, limit=99) == 3
+    assert store.count() == 1
+
+
+def test_a_sweep_keeps_to_its_limit(store: Store) -> None:
+    for i in range(7):
+        put(store, f"q{i}", expires_at=NOW + i)
+
+    assert store.sweep(now=NOW + 60, limit=0) == 0
+    assert store.sweep(now=NOW + 60, limit=3) == 3
+    assert store.count() == 4
+    assert store.sweep(now=NOW + 60, limit=99) == 4
+
+
+def test_an_entry_that_ends_later_than_it_was_to_end_is_not_swept(store: Store) -> None:
+    put(store, "q", expires_at=NOW + 5)
+    put(store, "q", expires_at=NOW + 50)
+    put(store, "r", expires_at=NOW + 5)
+    put(store, "r")
+
+    assert store.sweep(now=NOW + 10, limit=99) == 0
+    assert store.count() == 2
+
+
+# What is withdrawn.
+
+
+def fill(store: Store) -> dict[str, Entry]:
+    """Store entries that differ in what can be asked for."""
+    whole = {"agent": "sql", "db": {"name": "prod", "shards": [1, 2]}}
+    return {
+        one.query: one
+        for one in (
+            put(store, "a", at=NOW, tags=("red",)),
+            put(store, "b", at=NOW + 1, context=whole, tags=("red", "blue")),
+            put(store, "c", at=NOW + 2, tags=("blue",)),
+            put(store, "d", at=NOW + 3, context={}, tags=("green",)),
+            put(store, "e", at=NOW + 4, context=whole),
+            put(store, "ended", at=NOW + 5, expires_at=NOW + 6),
+        )
+    }
+
+
+def part(**context: Any) -> str:
+    return canonical_context(context).canonical
+
+
+SELECTIONS: list[tuple[dict[str, Any], str]] = [
+    ({}, "abcde"),
+    ({"query": "c"}, "c"),
+    ({"query": "C"}, ""),
+    ({"fingerprint": fingerprint(SQL)}, "ac"),
+    ({"fingerprint": fingerprint({})}, "d"),
+    ({"fingerprint": "none"}, ""),
+    ({"contains": part(agent="sql")}, "abce"),
+    ({"contains": part(db={"name": "prod"})}, "be"),
+    ({"contains": part(db={"shards": [1]})}, ""),
+    ({"contains": part(db={"shards": [1, 2]})}, "be"),
+    ({"tags": frozenset({"red"})}, "ab"),
+    ({"tags": frozenset({"red", "blue", "none"})}, "abc"),
+    ({"tags": frozenset({"none"})}, ""),
+    ({"before": NOW + 2}, "ab"),
+    ({"before": NOW}, ""),
+    ({"tags": frozenset({"red", "blue"}), "before": NOW + 2}, "ab"),
+    ({"tags": frozenset({"blue"}), "contains": part(agent="sql", db="prod")}, "c"),
+    ({"contains": part(agent="sql"), "before": NOW + 1}, "a"),
+    ({"query": "b", "tags": frozenset({"red"})}, "b"),
+    ({"query": "b", "tags": frozenset({"green"})}, ""),
+    ({"fingerprint": fingerprint(SQL), "contains": part(agent="other")}, ""),
+]
+
+
+def queries(held: list[Holding]) -> str:
+    return "".join(one.entry.query for one in held)
+
+
+def test_entries_are_selected_by_any_criteria_the_longest_stored_first(store: Store) -> None:
+    stored = fill(store)
+
+    for criteria, expected in SELECTIONS:
+        assert queries(store.select(Selection(**criteria), now=NOW + 6)) == expected, criteria
+    for one in stored.values():
+        for criteria in ({"key": one.key}, {"entry_id": one.id}):
+            found = store.select(Selection(**criteria), now=NOW)
+            assert [held.entry for held in found] == [one]
+            late = store.select(Selection(**criteria, before=one.created_at), now=NOW)
+            assert late == []
+    assert queries(store.select(Selection(key=bytes(16)), now=NOW)) == ""
+
+
+def test_at_the_epoch_what_has_ended_is_selected_too(store: Store) -> None:
+    stored = fill(store)
+
+    assert queries(store.select(Selection(), now=0)) == "abcdeended"
+    assert queries(store.select(Selection(key=stored["ended"].key), now=0)) == "ended"
+    assert queries(store.select(Selection(key=stored["ended"].key), now=NOW + 6)) == ""
+
+
+@pytest.mark.parametrize("said", ["", "0", "zz", "ab" * 15, "ab" * 17, "ab" * 32, "ab" * 16])
+def test_what_is_no_id_selects_nothing(store: Store, said: str) -> None:
+    assert store.select(Selection(entry_id=said), now=NOW) == []
+    fill(store)
+    assert store.select(Selection(entry_id=said), now=NOW) == []
+
+
+def test_what_was_replaced_is_selected_as_it_is_now(store: Store) -> None:
+    old = put(store, "q", tags=("old",))
+    new = put(store, "q", at=NOW + 1, tags=("new",))
+
+    assert store.select(Selection(tags=frozenset({"old"})), now=NOW) == []
+    assert store.select(Selection(entry_id=old.id), now=NOW) == []
+    (found,) = store.select(Selection(tags=frozenset({"new"})), now=NOW)
+    assert found.entry == new
+
+
+def test_entries_are_discarded_wholly(store: Store) -> None:
+    stored = fill(store)
+
+    assert store.discard([stored["b"], stored["ended"]]) == 2
+
+    assert everywhere(store, stored["b"], unit(1), now=NOW) == set()
+    assert queries(store.select(Selection(), now=0)) == "acde"
+    assert queries(store.select(Selection(tags=frozenset({"red"})), now=0)) == "a"
+    assert store.count() == 4
+    assert store.discard([stored["b"], entry("nobody")]) == 0
+    assert store.discard([]) == 0
+    assert store.count() == 4
+
+
+def test_what_was_replaced_meanwhile_is_not_discarded(store: Store) -> None:
+    old = put(store, "q")
+    new = put(store, "q", at=NOW + 1)
+
+    assert store.discard([old]) == 0
+    assert everywhere(store, new, unit(1), now=NOW) == ALL_READS
+    assert store.discard([new, new]) == 1
+    assert store.count() == 0
+
+
+def test_an_outdated_entry_is_missed_by_every_read_at_once(store: Store) -> None:
+    old = [put(store, f"old {i}", tags=("doc:1", f"page:{i}")) for i in range(3)]
+    other = put(store, "other", tags=("doc:2",))
+    plain = put(store, "plain")
+
+    store.outdate("doc:1")
+    new = put(store, "new", tags=("doc:1",))
+    replaced = put(store, "old 0", tags=("doc:1",))
+
+    for one in old:
+        assert everywhere(store, one, unit(1), now=NOW) == set()
+        assert everywhere(store, one, unit(1), now=0) == set()
+    for one in (other, plain, new, replaced):
+        assert everywhere(store, one, unit(1), now=NOW) == ALL_READS
+    found = store.search(unit(1), context=fingerprint(SQL), k=4, now=NOW)
+    assert len(found) == 4  # the outdated take no place
+
+
+def test_what_is_outdated_is_swept(store: Store) -> None:
+    for i in range(10):
+        put(store, f"old {i}", tags=("doc:1",))
+    kept = put(store, "kept", tags=("doc:2",))
+    store.outdate("doc:1")
+    store.outdate("nobody's")
+
+    assert store.sweep(now=NOW, limit=4) == 4
+    assert store.sweep(now=NOW, limit=99) == 6
+    assert store.sweep(now=NOW, limit=99) == 0
+
+    assert store.count() == 1
+    assert everywhere(store, kept, unit(1), now=NOW) == ALL_READS
+    again = put(store, "again", tags=("doc:1",))
+    assert everywhere(store, again, unit(1), now=NOW) == ALL_READS
+    store.outdate("doc:1")
+    assert everywhere(store, again, unit(1), now=NOW) == set()
+
+
+def test_putting_makes_room_of_what_is_outdated(store: Store) -> None:
+    for i in range(10):
+        put(store, f"old {i}", tags=("doc:1",))
+    store.outdate("doc:1")
+    for i in range(5):
+        put(store, f"new {i}")
+        store.maintain(max_entries=5, now=NOW)
+
+    assert left(store) == {f"new {i}" for i in range(5)}
+    assert store.count() == 5
+
+
+# Who leaves when there are too many.
+
+
+def test_no_more_bytes_are_kept_than_allowed(store: Store) -> None:
+    for i in range(6):
+        put(store, f"q{i}")
+        size = holding(store, entry(f"q{i}").key).bytes
+
+    assert store.maintain(max_entries=None, max_bytes=6 * size, now=NOW) == 0
+    assert store.maintain(max_entries=None, max_bytes=4 * size - 1, now=NOW) == 3
+    assert left(store) == {"q3", "q4", "q5"}
+    assert store.maintain(max_entries=2, max_bytes=3 * size, now=NOW) == 1
+    assert store.maintain(max_entries=9, max_bytes=size, now=NOW) == 1
+    assert left(store) == {"q5"}
+    assert store.maintain(max_entries=None, max_bytes=1, now=NOW) == 1
+    assert store.count() == 0
+
+
+def test_what_has_ended_leaves_before_what_lives(store: Store) -> None:
+    put(store, "oldest")
+    put(store, "ended", expires_at=NOW + 1)
+    outdated = put(store, "outdated", tags=("doc:1",))
+    put(store, "stale", expires_at=NOW + 1, stale_seconds=60.0)
+    put(store, "newest")
+    store.outdate("doc:1")
+
+    assert store.maintain(max_entries=3, now=NOW + 10) == 2
+
+    kept = {held.entry.query for held in store.select(Selection(), now=0)}
+    assert kept == {"oldest", "stale", "newest"}
+    assert everywhere(store, outdated, unit(1), now=0) == set()
+    assert store.maintain(max_entries=2, now=NOW + 10) == 1
+    assert left(store) == {"stale", "newest"}
+
+
+every_policy = pytest.mark.parametrize("policy", POLICIES)
+
+
+@every_policy
+def test_a_policy_chooses_by_what_was_stored_and_used(
+    opener: Opener, tmp_path: Path, policy: str
+) -> None:
+    store, model = opener(tmp_path, policy=make_policy(policy)), POLICY_MODELS[policy]()
+    chance = random.Random(policy)  # noqa: S311 - a reproducible course of events
+    for step in range(40):
+        one = entry(f"q{chance.randrange(9)}", at=NOW + step, cost=chance.choice([1.0, 5.0]))
+        if chance.random() < 0.5:
+            store.touch(one.key, now=NOW + step, times=2)
+            model.touch(one.key, 2)
+        elif chance.random() < 0.1:
+            store.discard([held.entry for held in store.select(Selection(key=one.key), now=NOW)])
+            model.remove(one.key)
+        else:
+            store.put(one, Content(b""), vector=None)
+            model.admit(one.key, one.cost)
+            model.evict(len(model.keys()) - 5)
+            store.maintain(max_entries=5, now=NOW + step)
+        held = {found.entry.key for found in store.select(Selection(), now=NOW)}
+        assert held == set(model.keys())
+    store.close()
+
+
+@every_policy
+def test_what_was_stored_last_is_not_the_first_to_leave(
+    opener: Opener, tmp_path: Path, policy: str
+) -> None:
+    store = opener(tmp_path, policy=make_policy(policy))
+    for i in range(3):
+        store.touch(put(store, f"q{i}").key, now=NOW, times=3)
+    put(store, "newest")
+
+    store.maintain(max_entries=3, now=NOW)
+
+    assert "newest" in left(store)
+    assert len(left(store)) == 3
+    store.close()
+
+
+@pytest.mark.parametrize("policy", ["lfu", "cost"])
+def test_what_is_stored_again_keeps_its_uses(opener: Opener, tmp_path: Path, policy: str) -> None:
+    store = opener(tmp_path, policy=make_policy(policy))
+    store.touch(put(store, "popular").key, now=NOW + 1, times=5)
+    again = put(store, "popular", at=NOW + 2)
+    for i in range(3):
+        put(store, f"q{i}")
+
+    held = holding(store, again.key)
+    assert (held.entry, held.uses, held.last_used_at) == (again, 5, NOW + 1)
+    store.maintain(max_entries=2, now=NOW)
+    assert left(store) == {"popular", "q2"}
+    store.close()
+
+
 on_disk_only = pytest.mark.parametrize("opener", ON_DISK, indirect=True)
 
 
 @on_disk_only
-def test_reopening_keeps_everything(opener: Callable[[Path], Store], tmp_path: Path) -> None:
+def test_reopening_keeps_everything(opener: Opener, tmp_path: Path) -> None:
     stored = {
         "plain": (entry("plain"), Content(b"\x00\xff", '{"a":[1,null]}'), unit(1)),
         "other": (entry("other", {"x": "ünïcode"}), Content(b""), unit(0, 1)),
@@ -388,7 +835,7 @@ def test_reopening_keeps_everything(opener: Callable[[Path], Store], tmp_path: P
     store.put(entry("replaced"), Content(b"old"), vector=unit(1))
     for one, content, vector in stored.values():
         store.put(one, content, vector=vector)
-    assert store.maintain(max_entries=5) == 1
+    assert store.maintain(max_entries=5, now=NOW) == 1
     store.close()
 
     for _ in range(2):
@@ -407,20 +854,20 @@ def test_reopening_keeps_everything(opener: Callable[[Path], Store], tmp_path: P
 
 
 @on_disk_only
-def test_age_is_kept_over_reopening(opener: Callable[[Path], Store], tmp_path: Path) -> None:
+def test_age_is_kept_over_reopening(opener: Opener, tmp_path: Path) -> None:
     for i in range(5):
         store = opener(tmp_path)
         store.put(entry(f"q{i}", at=NOW - i), Content(b""), vector=unit(1))
         store.close()
 
     store = opener(tmp_path)
-    assert store.maintain(max_entries=2) == 3
+    assert store.maintain(max_entries=2, now=NOW) == 3
     assert left(store) == {"q3", "q4"}
     store.close()
 
 
 @on_disk_only
-def test_a_closed_store_on_disk_says_so(opener: Callable[[Path], Store], tmp_path: Path) -> None:
+def test_a_closed_store_on_disk_says_so(opener: Opener, tmp_path: Path) -> None:
     store = opener(tmp_path)
     store.close()
 
@@ -431,14 +878,14 @@ def test_a_closed_store_on_disk_says_so(opener: Callable[[Path], Store], tmp_pat
     with pytest.raises(ClosedError):
         store.put(entry(), Content(b""), vector=unit(1))
     with pytest.raises(ClosedError):
-        store.maintain(max_entries=1)
+        store.maintain(max_entries=1, now=NOW)
     with pytest.raises(ClosedError):
         store.check()
 
 
 @on_disk_only
 def test_reopening_gives_every_entry_its_own_vector(
-    opener: Callable[[Path], Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    opener: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lance_module, "_LOAD_ROWS", 7)
     vectors = np.random.default_rng(0).standard_normal((60, DIMENSION)).astype(np.float32)
@@ -453,4 +900,85 @@ def test_reopening_gives_every_entry_its_own_vector(
         (match,) = store.search(vector, context=fingerprint(SQL), k=1, now=NOW)
         assert match.entry.query == f"q{i}"
         assert match.cosine == pytest.approx(1.0, abs=1e-5)
+    store.close()
+
+
+@on_disk_only
+def test_reopening_keeps_uses_tags_and_ends(opener: Opener, tmp_path: Path) -> None:
+    store = opener(tmp_path)
+    rest = {"sliding_seconds": 60.0, "stale_seconds": 7.0, "tags": ("doc:1", "x"), "cost": 2.5}
+    used = put(store, "used", expires_at=NOW + 60, **rest)
+    put(store, "plain")
+    store.touch(used.key, now=NOW + 5)
+    store.touch(used.key, now=NOW + 9, times=2)
+    store.close()
+
+    for _ in range(2):
+        store = opener(tmp_path)
+        held = holding(store, used.key)
+        assert (held.uses, held.last_used_at) == (3, NOW + 9)
+        assert (held.entry.tags, held.entry.cost) == (("doc:1", "x"), 2.5)
+        assert held.entry.expires_at == NOW + 69
+        assert everywhere(store, held.entry, unit(1), now=NOW + 75.999) == ALL_READS
+        assert everywhere(store, held.entry, unit(1), now=NOW + 76) == set()
+        assert queries(store.select(Selection(tags=frozenset({"x"})), now=NOW)) == "used"
+        assert queries(store.select(Selection(entry_id=used.id), now=NOW)) == "used"
+        fetched = store.fetch(used.key, now=NOW)
+        assert fetched is not None
+        np.testing.assert_array_equal(fetched[2], unit(1))
+        store.close()
+
+
+@on_disk_only
+def test_what_is_outdated_stays_so(opener: Opener, tmp_path: Path) -> None:
+    store = opener(tmp_path)
+    old = put(store, "old", tags=("doc:1",))
+    store.outdate("doc:1")
+    new = put(store, "new", tags=("doc:1",))
+    store.close()
+
+    for _ in range(2):
+        store = opener(tmp_path)
+        assert everywhere(store, old, unit(1), now=0) == set()
+        assert everywhere(store, new, unit(1), now=NOW) == ALL_READS
+        store.close()
+    store = opener(tmp_path)
+    store.sweep(now=NOW, limit=99)
+    assert store.count() == 1
+    third = put(store, "third", tags=("doc:1",))
+    store.close()
+    store = opener(tmp_path)
+    assert everywhere(store, third, unit(1), now=NOW) == ALL_READS
+    store.close()
+
+
+@on_disk_only
+def test_what_is_withdrawn_stays_so(opener: Opener, tmp_path: Path) -> None:
+    store = opener(tmp_path)
+    stored = fill(store)
+    assert store.discard([stored["a"]]) == 1
+    assert store.sweep(now=NOW + 60, limit=99) == 1
+    store.close()
+
+    store = opener(tmp_path)
+    assert queries(store.select(Selection(), now=0)) == "bcde"
+    store.close()
+
+
+@on_disk_only
+@pytest.mark.parametrize(("policy", "kept"), [("fifo", "de"), ("lru", "ae"), ("lfu", "ce")])
+def test_after_reopening_the_policy_knows_who_was_used(
+    opener: Opener, tmp_path: Path, policy: str, kept: str
+) -> None:
+    store = opener(tmp_path, policy=make_policy(policy))
+    stored = [put(store, query, at=NOW + i) for i, query in enumerate("abcd")]
+    store.touch(stored[2].key, now=NOW + 10, times=3)
+    store.touch(stored[0].key, now=NOW + 11)
+    store.close()
+
+    store = opener(tmp_path, policy=make_policy(policy))
+    put(store, "e", at=NOW + 12)
+    # Who does not know yet that it is alone removes a few at a time.
+    assert until(lambda: not store.maintain(max_entries=2, now=NOW + 12) and store.count() == 2)
+    assert left(store) == set(kept)
     store.close()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
-import io
 import json
 import subprocess
 import sys
@@ -13,28 +11,12 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from command import memora
 
 from memora import CacheConfig, Memora
-from memora.cli import main
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-def memora(*arguments: str | Path, given: str = "", code: int = 0) -> str:
-    """Run `memora`; return what it printed, on stderr where it has to fail."""
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
-        patch.setattr(sys, "argv", ["memora", *map(str, arguments)])
-        patch.setattr(sys, "stdin", io.StringIO(given))
-        with pytest.raises(SystemExit) as done:
-            main()
-    assert (done.value.code or 0) == code, err.getvalue()
-    return err.getvalue() if code == 2 else out.getvalue()
 
 
 LOG = [

@@ -100,7 +100,16 @@ class Process:
 
     def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
         return self.do(command, **arguments).wait_for(
-            {"dump": "dump", "state": "state", "limit": "limited", "store": "stored"}[command]
+            {
+                "dump": "dump",
+                "state": "state",
+                "limit": "limited",
+                "look": "found",
+                "outdate": "outdated",
+                "store": "stored",
+                "uses": "used",
+                "withdraw": "withdrawn",
+            }[command]
         )
 
     def kill(self) -> None:
@@ -286,6 +295,111 @@ def test_processes_together_keep_the_limit(start: Any, tmp_path: Path) -> None:
     assert until(lambda: len(found := counts()) == 1 and 0 < max(found) <= 50)
     with opened(tmp_path / "store", max_entries=50) as fresh:
         assert 0 < fresh.get_stats()["total_entries"] <= 50
+
+
+@pytest.mark.parametrize("policy", ["lru", "lfu"])
+def test_what_one_process_uses_others_do_not_evict(start: Any, tmp_path: Path, policy: str) -> None:
+    settings = {
+        "max_entries": 50,
+        "max_staleness_seconds": 0.05,
+        "flush_interval_seconds": 0.1,
+        "eviction_policy": policy,
+    }
+    reader, *writers = (start(name, settings=settings) for name in ("reader", "a", "b"))
+    for process in (reader, *writers):
+        process.wait_for("ready")
+    hot = [f"hot {i}" for i in range(5)]
+    for key in hot:
+        assert writers[0].ask("store", key=key, place=0)["ok"]
+    assert until(lambda: reader.ask("state")["count"] == 5)
+
+    for used in range(1, 7):
+        for key in hot:
+            assert reader.ask("look", key=key, place=0)["reason"] == "exact"
+        for writer in writers:
+            assert until(
+                lambda writer=writer, used=used: all(
+                    writer.ask("uses")["uses"].get(key) == used for key in hot
+                )
+            )
+        for i in range(20):  # fewer than the other places, both together
+            for writer in writers:
+                assert writer.ask("store", key=f"{id(writer)} {used} {i}", place=0)["ok"]
+
+    def counts() -> set[int]:
+        return {process.ask("state")["count"] for process in (reader, *writers)}
+
+    assert until(lambda: counts() == {50})
+    for process in (reader, *writers):
+        told = process.ask("dump", keys=hot)
+        assert set(told["held"]) == {f"{key}/0" for key in hot}
+        assert not any(told["errors"].values())
+        process.close()
+    with opened(tmp_path / "store", max_entries=50, eviction_policy=policy) as fresh:
+        assert fresh.get_stats()["total_entries"] == 50
+        assert set(held(fresh, hot)) == {f"{key}/0" for key in hot}
+
+
+def test_uses_survive_a_kill_once_they_are_written(start: Any, tmp_path: Path) -> None:
+    settings = {"max_staleness_seconds": 0.05, "flush_interval_seconds": 0.1}
+    user, watcher = (start(name, settings=settings) for name in ("user", "watcher"))
+    for process in (user, watcher):
+        process.wait_for("ready")
+    for key in ("a", "b", "c"):
+        assert user.ask("store", key=key, place=0)["ok"]
+    for key in "abbc":
+        user.ask("look", key=key, place=0)
+    expected = {"a": 1, "b": 2, "c": 1}
+    assert until(lambda: watcher.ask("uses")["uses"] == expected)
+
+    user.kill()
+    watcher.kill()
+
+    with opened(tmp_path / "store") as fresh:
+        assert {one.query: one.uses for one in fresh.entries()} == expected
+    with opened(tmp_path / "store", max_entries=2, eviction_policy="lfu") as fresh:
+        fresh.store("d", CONTEXTS[0], "d")
+        assert until(lambda: {one.query for one in fresh.entries()} == {"b", "d"})
+
+
+def test_what_one_withdraws_others_miss(start: Any, tmp_path: Path) -> None:
+    settings = {"max_staleness_seconds": 0.2}
+    first, other = (start(name, settings=settings) for name in ("first", "other"))
+    keys = ["plain", "red", "blue", "both"]
+    for process in (first, other):
+        process.wait_for("ready")
+    for key, tags in zip(keys, [[], ["red"], ["blue"], ["red", "blue"]], strict=True):
+        assert first.ask("store", key=key, place=0, tags=tags)["ok"]
+    assert until(lambda: set(other.ask("dump", keys=keys)["held"]) == {f"{k}/0" for k in keys})
+
+    assert other.ask("withdraw", query="plain")["entries"] == 1
+    assert until(lambda: "plain/0" not in first.ask("dump", keys=keys)["held"])
+    other.ask("outdate", tags=["red"])
+    assert set(other.ask("dump", keys=keys)["held"]) == {"blue/0"}
+    assert until(lambda: set(first.ask("dump", keys=keys)["held"]) == {"blue/0"})
+
+    assert first.ask("store", key="red", place=0, tags=["red"])["ok"]
+    assert until(lambda: set(other.ask("dump", keys=keys)["held"]) == {"blue/0", "red/0"})
+    first.close()
+    other.kill()
+    with opened(tmp_path / "store") as fresh:
+        assert set(held(fresh, keys)) == {"blue/0", "red/0"}
+
+
+def test_what_another_has_just_stored_is_withdrawn_too(start: Any, tmp_path: Path) -> None:
+    settings = {"max_staleness_seconds": 60}  # nobody looks by itself
+    first, other = (start(name, settings=settings) for name in ("first", "other"))
+    for process in (first, other):
+        process.wait_for("ready")
+
+    assert first.ask("store", key="a", place=0, tags=["red"])["ok"]
+    assert other.ask("withdraw", tags=["red"])["entries"] == 1
+    assert first.ask("store", key="b", place=0, tags=["red"])["ok"]
+    other.ask("outdate", tags=["red"])
+    assert first.ask("store", key="c", place=0, tags=["red"])["ok"]
+
+    with opened(tmp_path / "store") as fresh:
+        assert {one.query for one in fresh.entries()} == {"c"}
 
 
 def test_another_takes_over_when_the_owner_is_killed(start: Any, tmp_path: Path) -> None:

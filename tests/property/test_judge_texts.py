@@ -15,7 +15,7 @@ from memora.judge._text import MOST_CHARACTERS, analyse, forget
 # Generous: for a pair it takes some milliseconds, and seconds where time grows with the square.
 BOUNDED = settings(deadline=dt.timedelta(seconds=2), max_examples=150)
 
-SHARES = {"polarity", "polarity_loose", "question", "modals", "directions", "explained", "anchored"}
+SHARES = {"polarity", "polarity_loose", "question", "explained", "anchored"}
 FLAGS = {"names", "order", "bounds", "foreign", "languages"}
 
 FRAGMENTS = [

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import assert_type
 
+from memora import Memora
 from memora.calls import AsyncCached, AsyncCachedStream, Cached, Caching, create_cached_decorator
 
 if TYPE_CHECKING:
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
     from memora import LookupResult
     from memora.calls import CacheInfo, CallKey, Engine
+
+
+memora: Engine = Memora()
 
 
 def functions(engine: Engine) -> None:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 SQL = {"agent": "sql", "db": "prod"}
 WORDS = ["total", "sales", "in", "Q3", "Q4", "2024", "not", "München", "5 km"]
-NO_FAULT = {"lookup": 0, "judge": 0, "store": 0, "maintain": 0}
+NO_FAULT = {"lookup": 0, "judge": 0, "store": 0, "maintain": 0, "cleanup": 0, "refresh": 0}
 
 
 @pytest.fixture
@@ -435,7 +435,7 @@ def test_an_entry_that_leaves_while_it_is_found_is_a_miss(embedder: WordEmbedder
     class Leaving(MemoryStore):
         def search(self, *arguments: Any, **options: Any) -> Any:
             found = super().search(*arguments, **options)
-            self.maintain(max_entries=0)
+            self.maintain(max_entries=0, now=options["now"])
             return found
 
     cache = Memora(CacheConfig(), embedder=embedder, store=Leaving(dimension=embedder.dimension))
@@ -715,6 +715,7 @@ def test_health_has_the_documented_shape(cache: Memora, clock: FakeClock) -> Non
             "embedding": {"ok": True, "error": None},
             "database": {"ok": True, "error": None},
             "error_rate": {"ok": True, "details": "Error rate: 0.0% (0/1)"},
+            "scheduler": {"ok": True, "details": "not started"},
         },
         "metrics": {
             "total_entries": 1,
@@ -796,12 +797,17 @@ def test_logs_carry_no_text_at_info_and_are_json_on_request(
 def test_settings_that_do_nothing_yet_are_said_aloud(
     embedder: WordEmbedder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Memora(CacheConfig(eviction_policy="lru", durability="power"), embedder=embedder)
+    settings: dict[str, Any] = {"eviction_policy": "lru", "cleanup_interval_seconds": 60}
+    Memora(CacheConfig(**settings), embedder=embedder)
+    assert capsys.readouterr().err == ""
+
+    Memora(CacheConfig(durability="power", **settings), embedder=embedder)
 
     logged = capsys.readouterr().err
     assert "settings_without_effect_in_this_version" in logged
-    assert "eviction_policy" in logged
     assert "durability" in logged
+    assert "eviction_policy" not in logged
+    assert "cleanup_interval_seconds" not in logged
 
 
 def test_a_closed_cache_says_so(embedder: WordEmbedder) -> None:

@@ -54,12 +54,17 @@ def test_every_setting_has_its_variable(monkeypatch: pytest.MonkeyPatch) -> None
         "DB_URI": "/var/cache/memora",
         "TABLE_NAME": "t",
         "ENABLE_METRICS": "off",
-        "TTL_SECONDS": "3600",
+        "TTL_SECONDS": "1h",
+        "TTL_JITTER": "0.1",
+        "SLIDING_TTL": "on",
+        "STALE_TTL_SECONDS": "90",
         "LOG_LEVEL": "debug",
         "JSON_LOGS": "TRUE",
         "MAX_ENTRIES": "100000",
+        "MAX_BYTES": "1000000",
         "EVICTION_POLICY": "LRU",
         "AUTO_CREATE_INDEX": "Yes",
+        "FLUSH_INTERVAL_SECONDS": "0.5",
         "DURABILITY": "Power",
         "HOT_INDEX": "off",
         "HOT_PAYLOAD_BYTES": "0",
@@ -82,11 +87,16 @@ def test_every_setting_has_its_variable(monkeypatch: pytest.MonkeyPatch) -> None
         table_name="t",
         enable_metrics=False,
         ttl_seconds=3600,
+        ttl_jitter=0.1,
+        sliding_ttl=True,
+        stale_ttl_seconds=90,
         log_level="DEBUG",
         json_logs=True,
         max_entries=100_000,
+        max_bytes=1_000_000,
         eviction_policy="lru",
         auto_create_index=True,
+        flush_interval_seconds=0.5,
         durability="power",
         hot_index="off",
         hot_payload_bytes=0,
@@ -111,7 +121,9 @@ def test_words_for_false(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert CacheConfig.load().enable_metrics is False
 
 
-@pytest.mark.parametrize("name", ["MAX_ENTRIES", "TTL_SECONDS", "MAX_PAYLOAD_BYTES"])
+@pytest.mark.parametrize(
+    "name", ["MAX_ENTRIES", "MAX_BYTES", "TTL_SECONDS", "STALE_TTL_SECONDS", "MAX_PAYLOAD_BYTES"]
+)
 @pytest.mark.parametrize("word", ["none", "None", "NONE"])
 def test_none_is_a_value_of_optional_numbers(
     name: str, word: str, monkeypatch: pytest.MonkeyPatch
@@ -131,10 +143,23 @@ BAD: list[tuple[str, Any, str]] = [
     ("ttl_seconds", 0, "seconds above 0"),
     ("ttl_seconds", -5, "seconds above 0"),
     ("ttl_seconds", float("inf"), "seconds above 0"),
+    ("ttl_seconds", float("nan"), "seconds above 0"),
+    ("ttl_seconds", True, "seconds above 0"),
+    ("ttl_seconds", "soon", "10m or 1h30m"),
+    ("ttl_jitter", 1.1, "a number from 0 to 1"),
+    ("ttl_jitter", -0.1, "a number from 0 to 1"),
+    ("sliding_ttl", "perhaps", "true, 1, yes or on"),
+    ("stale_ttl_seconds", 0, "seconds above 0"),
+    ("cleanup_interval_seconds", 0, "seconds above 0"),
+    ("flush_interval_seconds", 0, "from 0.1 to 3600"),
+    ("flush_interval_seconds", 3601, "from 0.1 to 3600"),
+    ("flush_interval_seconds", True, "from 0.1 to 3600"),
+    ("max_bytes", 0, "1 or more"),
+    ("max_bytes", True, "1 or more"),
     ("max_entries", 0, "1 or more"),
     ("max_entries", 1.5, "1 or more"),
     ("max_entries", True, "1 or more"),
-    ("eviction_policy", "mru", "fifo, lru or lfu"),
+    ("eviction_policy", "mru", "fifo, lru, lfu, s3fifo or cost"),
     ("log_level", "LOUD", "DEBUG, INFO, WARNING or ERROR"),
     ("json_logs", "maybe", "true, 1, yes or on"),
     ("db_uri", "  ", "not blank"),
@@ -172,8 +197,10 @@ def test_several_bad_values_are_told_at_once() -> None:
 
 
 def test_an_unknown_keyword_is_an_error_with_the_nearest_name() -> None:
-    with pytest.raises(ConfigError, match="unknown setting 'ttl'; did you mean 'ttl_seconds'"):
-        CacheConfig(ttl=3)  # type: ignore[call-arg]
+    with pytest.raises(
+        ConfigError, match="unknown setting 'ttl_second'; did you mean 'ttl_seconds'"
+    ):
+        CacheConfig(ttl_second=3)  # type: ignore[call-arg]
 
 
 def test_an_unknown_variable_is_reported_once_without_its_value(

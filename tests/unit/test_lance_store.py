@@ -142,7 +142,7 @@ def test_another_format_is_refused_and_untouched(
 
     with pytest.raises(
         StoreFormatError,
-        match=f"format {number}, and this version of Memora reads 2; {advice} another table_name",
+        match=f"format {number}, and this version of Memora reads 3; {advice} another table_name",
     ):
         opened(tmp_path, embedder)
 
@@ -268,7 +268,7 @@ def test_a_flush_brings_the_table_and_the_checkpoint_up_to_the_log(
         for i in range(5):
             cache.store(f"q{i}", SQL, i)
         cache.store("q0", SQL, "again")
-        store.maintain(max_entries=4)  # q1 leaves
+        store.maintain(max_entries=4, now=0)  # q1 leaves
         assert store._table is not None
         assert store._table.count() == 0
 
@@ -312,7 +312,7 @@ def test_a_store_cannot_be_used_after_closing(tmp_path: Path, embedder: WordEmbe
 
     for use in (
         lambda: store.get(bytes(16), now=0.0),
-        lambda: store.maintain(max_entries=1),
+        lambda: store.maintain(max_entries=1, now=0),
         store.count,
         store.check,
         store.index_stats,
@@ -500,7 +500,7 @@ def test_nothing_moved_comes_back_once_deleted(tmp_path: Path, embedder: WordEmb
         for i in range(100):
             cache.store(f"q{i}" if i % 10 == 0 else f"other {i % 3}", SQL, i)
         tidy(cache)
-        store_of(cache).maintain(max_entries=2)
+        store_of(cache).maintain(max_entries=2, now=0)
         tidy(cache)
         left = cache.get_stats()["total_entries"]
 
@@ -666,7 +666,7 @@ def test_a_fault_in_the_background_is_told(tmp_path: Path, embedder: WordEmbedde
         read, store._view.read = store._view.read, refuse  # type: ignore[method-assign]
         assert until(lambda: not cache.health_check()["checks"]["database"]["ok"])
         with pytest.raises(StoreError, match="in the background: the disk has gone"):
-            store.maintain(max_entries=None)
+            store.maintain(max_entries=None, now=0)
         assert cache.store("q", SQL, 1) is not None
         assert served(cache, "q") == 1
         assert cache.get_stats()["errors"]["lookup"] == 0
@@ -808,7 +808,7 @@ def test_an_entry_that_never_reached_the_table_costs_it_no_deletion(
         store.flush()
         for query in ("never flushed", "last"):
             cache.store(query, SQL, 1)
-        store.maintain(max_entries=1)
+        store.maintain(max_entries=1, now=0)
         store.flush()
 
         assert len(deleted) == 1

@@ -153,7 +153,7 @@ def crashed(tmp_path: Path, embedder: WordEmbedder) -> Callable[..., Path]:
             for i, word in enumerate(WORDS):
                 if i == flushed:
                     if gone:
-                        store_of(cache).maintain(max_entries=i)
+                        store_of(cache).maintain(max_entries=i, now=0)
                     store_of(cache).flush()
                 cache.store(word, SQL, word)
             shutil.copytree(alive, dead)

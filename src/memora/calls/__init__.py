@@ -1,4 +1,7 @@
-"""Functions whose calls are answered from a cache."""
+"""Functions whose calls are answered from a cache, and what a miss calls, done with care.
+
+Once for all who ask, in time, and not while it is down.
+"""
 
 from memora.calls._binding import FUNCTION
 from memora.calls._decorated import (

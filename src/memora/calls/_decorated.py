@@ -66,6 +66,7 @@ class Behaviour:
     ttl: float | None
     stale_ttl: float | None
     sliding: bool | None
+    refresh_ahead: float | None
     condition: Callable[[Any], bool] | None
     single_flight: bool
 
@@ -114,13 +115,14 @@ class Plan:
         self.binding = self._bind(owner=self.of_class or is_method(inner))
         self._owned: Binding | None = None
         self.condition = behaviour.condition
+        life = ("ttl", "stale_ttl", "sliding")
         self.computing = behaviour.of(
-            "similarity_threshold", "max_age", "ttl", "stale_ttl", "sliding", "condition"
+            "similarity_threshold", "max_age", "refresh_ahead", "condition", *life
         )
         if not behaviour.single_flight:
             self.computing["single_flight"] = False
         self.looking = behaviour.of("similarity_threshold", "max_age")
-        self.storing = behaviour.of("ttl", "stale_ttl", "sliding")
+        self.storing = behaviour.of(*life)
         self._hits = self._misses = 0
         renew_after_fork(self)
 
@@ -180,16 +182,17 @@ class Plan:
 class _Computation:
     """A call of the function, if the cache needs one."""
 
-    __slots__ = ("_args", "_kwargs", "_plan", "ran")
+    __slots__ = ("_args", "_kwargs", "_plan", "_thread", "ran")
 
     def __init__(self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._plan = plan
         self._args = args
         self._kwargs = kwargs
+        self._thread = threading.get_ident()
         self.ran = False
 
     def __call__(self) -> Any:
-        if not self.ran:  # a refresh in the background is no call of its own
+        if not self.ran and self._thread == threading.get_ident():  # not in the background
             self.ran = True
             self._plan.count_miss()
         return self._plan.function(*self._args, **self._kwargs)

@@ -28,6 +28,7 @@ class Engine(Protocol):
         sliding: bool | None = None,
         tags: Iterable[str] | None = None,
         condition: Callable[[T], bool] | None = None,
+        refresh_ahead: float | None = None,
         refresh: bool = False,
         single_flight: bool = True,
     ) -> T:
@@ -47,6 +48,7 @@ class Engine(Protocol):
         sliding: bool | None = None,
         tags: Iterable[str] | None = None,
         condition: Callable[[T], bool] | None = None,
+        refresh_ahead: float | None = None,
         refresh: bool = False,
         single_flight: bool = True,
     ) -> Awaitable[T]:

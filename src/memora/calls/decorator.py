@@ -86,6 +86,7 @@ class Caching:
         ttl: float | str | timedelta | None = None,
         stale_ttl: float | str | timedelta | None = None,
         sliding: bool | None = None,
+        refresh_ahead: float | str | timedelta | None = None,
         tags: str | Iterable[str] | None = None,
         condition: Callable[[Any], bool] | None = None,
         single_flight: bool = True,
@@ -107,6 +108,7 @@ class Caching:
         ttl: float | str | timedelta | None = None,
         stale_ttl: float | str | timedelta | None = None,
         sliding: bool | None = None,
+        refresh_ahead: float | str | timedelta | None = None,
         tags: str | Iterable[str] | None = None,
         condition: Callable[[Any], bool] | None = None,
         single_flight: bool = True,
@@ -129,6 +131,8 @@ class Caching:
             ttl: As for `store`.
             stale_ttl: As for `store`.
             sliding: As for `store`.
+            refresh_ahead: Run the function again, in the background, where a call is answered by
+                what has less than so long to live. Not of streams.
             tags: As for `store`; "doc:{doc_id}" stands for the parameter's value.
             condition: Told a result, says whether to store it; told a stream's items as a list.
             single_flight: Let equal calls at the same time run the function once. Not of streams.
@@ -154,6 +158,9 @@ class Caching:
             ttl=None if ttl is None else seconds("ttl", ttl),
             stale_ttl=None if stale_ttl is None else seconds("stale_ttl", stale_ttl),
             sliding=None if sliding is None else _flag("sliding", sliding),
+            refresh_ahead=None
+            if refresh_ahead is None
+            else seconds("refresh_ahead", refresh_ahead),
             condition=_callable("condition", condition),
             single_flight=_flag("single_flight", single_flight),
         )

@@ -13,19 +13,32 @@ from typing import Annotated, Any
 import orjson
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 import memora
-from memora._show import one_line
 from memora.cache import Memora
+from memora.cli import entries, moving
+from memora.cli.common import (
+    AsJson,
+    ContextOption,
+    Db,
+    ModelName,
+    TableName,
+    Threshold,
+    config_of,
+    encodable,
+    note,
+    open_existing,
+    parse_json,
+    parse_object,
+    progress_bar,
+    readable,
+)
 from memora.cli.querylog import Columns, Format, QueryLog
 from memora.cli.render import print_comparison, print_report
 from memora.cli.replay import Replay
 from memora.config import CacheConfig
-from memora.embedders import load_embedder
 from memora.errors import ArgumentError
-from memora.stores import local_path, open_store
+from memora.stores import local_path
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,17 +48,6 @@ app = typer.Typer(
 
 EXIT_MISS = 1
 
-Db = Annotated[str, typer.Option(help="The store: a directory.", envvar="MEMORA_DB_URI")]
-TableName = Annotated[str | None, typer.Option("--table", help="The table in the store.")]
-ModelName = Annotated[
-    str | None, typer.Option("--model", help="Embedding model: packaged, directory or hub name.")
-]
-Threshold = Annotated[
-    float | None,
-    typer.Option(help="Least probability that a hit is right, 0 to 1.", show_default="0.85"),
-]
-ContextOption = Annotated[str, typer.Option("--context", help="The context, as a JSON object.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Stop after that many queries.")]
 CallSeconds = Annotated[
     float,
@@ -68,7 +70,7 @@ def root(
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print it."),
     ] = False,
 ) -> None:
-    """A semantic cache for LLM applications: replay a query log, look at a store."""
+    """A semantic cache for LLM applications: replay a query log, look after a store."""
 
 
 @app.command("replay")
@@ -115,7 +117,7 @@ def replay_command(
     if log_format not in {None, "jsonl", "csv", "text"}:
         raise ArgumentError(f"--format {log_format!r}: expected jsonl, csv or text")
     columns = Columns(query=query, context=tuple(context or ()), label=label, answer=answer)
-    config = _config(
+    config = config_of(
         db_uri=db,
         table_name=table,
         model_name=model,
@@ -157,7 +159,7 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Replay the packaged log: a day of analytics, support and coding agents, labelled."""
-    config = _config(db_uri="memory://", similarity_threshold=threshold, max_entries="none")
+    config = config_of(db_uri="memory://", similarity_threshold=threshold, max_entries="none")
     with (
         as_file(files("memora") / "demo" / "queries.jsonl") as path,
         QueryLog(path, log_format=None, columns=Columns()) as log,
@@ -179,20 +181,22 @@ def lookup(
     as_json: AsJson = False,
 ) -> None:
     """Look a query up in a store on disk. Exit code 0 for a hit, 1 for a miss."""
-    config = _config(db_uri=db, table_name=table, model_name=model, similarity_threshold=threshold)
-    with _existing(config) as cache:
-        found = cache.lookup(query, _json_object("--context", context))
+    config = config_of(
+        db_uri=db, table_name=table, model_name=model, similarity_threshold=threshold
+    )
+    with open_existing(config) as cache:
+        found = cache.lookup(query, parse_object("--context", context))
     if as_json:
         fields = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
-        typer.echo(_readable({**fields, "result": orjson.Fragment(_readable(found.result))}))
+        typer.echo(readable({**fields, "result": orjson.Fragment(readable(found.result))}))
     elif found:
         typer.echo(
-            _encodable(found.result) if isinstance(found.result, str) else _readable(found.result)
+            encodable(found.result) if isinstance(found.result, str) else readable(found.result)
         )
-        _note(f"hit: {found.explanation}; stored as {found.matched_query!r}")
+        note(f"hit: {found.explanation}; stored as {found.matched_query!r}")
     else:
         nearest = f"; nearest: {found.nearest.query!r}" if found.nearest else ""
-        _note(f"miss: {found.explanation}{nearest}")
+        note(f"miss: {found.explanation}{nearest}")
     if found.reason == "error":
         raise ArgumentError(found.explanation)
     if found.is_miss:
@@ -211,12 +215,14 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Show what a lookup would do in a store on disk, and all that it would judge."""
-    config = _config(db_uri=db, table_name=table, model_name=model, similarity_threshold=threshold)
-    with _existing(config) as cache:
-        told = cache.explain(query, _json_object("--context", context))
+    config = config_of(
+        db_uri=db, table_name=table, model_name=model, similarity_threshold=threshold
+    )
+    with open_existing(config) as cache:
+        told = cache.explain(query, parse_object("--context", context))
     if told.reason == "error":
         raise ArgumentError(told.explanation)
-    typer.echo(_readable(told) if as_json else str(told))
+    typer.echo(readable(told) if as_json else str(told))
 
 
 @app.command()
@@ -235,9 +241,9 @@ def store(
 ) -> None:
     """Store a result in a store on disk, made if missing."""
     text = sys.stdin.read() if result == "-" else result
-    value: Any = _json("RESULT", text) if parse else text
-    with Memora(_config(db_uri=db, table_name=table, model_name=model)) as cache:
-        entry_id = cache.store(query, _json_object("--context", context), value, ttl=ttl)
+    value: Any = parse_json("RESULT", text) if parse else text
+    with Memora(config_of(db_uri=db, table_name=table, model_name=model)) as cache:
+        entry_id = cache.store(query, parse_object("--context", context), value, ttl=ttl)
     if entry_id is None:
         raise ArgumentError("nothing was stored; the log above says why")
     typer.echo(entry_id)
@@ -248,8 +254,8 @@ def stats(
     *, db: Db, table: TableName = None, model: ModelName = None, as_json: AsJson = False
 ) -> None:
     """Show what a store on disk holds."""
-    config = _config(db_uri=db, table_name=table, model_name=model)
-    with _existing(config) as cache:
+    config = config_of(db_uri=db, table_name=table, model_name=model)
+    with open_existing(config) as cache:
         found = cache.get_stats()
     shown = {name: found[name] for name in ("storage", "total_entries", "model", "embedding_dim")}
     shown["table"] = config.table_name
@@ -259,22 +265,6 @@ def stats(
         return
     for name, value in shown.items():
         typer.echo(f"{name:14} {value:,}" if isinstance(value, int) else f"{name:14} {value}")
-
-
-def _config(**overrides: Any) -> CacheConfig:
-    """Return the environment's settings with the options given on the command line over them."""
-    given = {name: value for name, value in overrides.items() if value is not None}
-    settings = {"log_level": "WARNING", **CacheConfig.load().model_dump(exclude_unset=True)}
-    return CacheConfig(**{**settings, **given})
-
-
-def _existing(config: CacheConfig) -> Memora:
-    """Open a store that must be there: a typing error must not leave an empty one behind."""
-    if config.db_uri.startswith("memory://"):
-        raise ArgumentError("--db memory:// is empty at each start; name a directory")
-    embedder = load_embedder(config.model_name, use_onnx=config.use_onnx)
-    found = open_store(config, embedder=embedder, create=False)
-    return Memora(config, embedder=embedder, store=found)
 
 
 def _changed(config: CacheConfig, changes: list[str]) -> CacheConfig:
@@ -298,14 +288,7 @@ def _changed(config: CacheConfig, changes: list[str]) -> CacheConfig:
 def _replay(log: QueryLog, *caches: Memora, limit: int | None, examples: int) -> Replay:
     done = Replay(*caches, examples=examples)
     console = Console(stderr=True)
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    )
+    progress = progress_bar(console)
     with progress if console.is_terminal else nullcontext():
         task = progress.add_task("replaying", total=limit or log.size)
         for report in done.run(log):
@@ -331,37 +314,15 @@ def _finish(done: Replay, *, title: str, call_seconds: float, as_json: bool) -> 
         print_report(Console(), report, title=title, call_seconds=call_seconds)
 
 
-def _json(name: str, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise ArgumentError(f"{name} must be JSON: {error}; got {text!r}") from error
-
-
-def _json_object(name: str, text: str) -> dict[str, Any]:
-    value = _json(name, text)
-    if not isinstance(value, dict):
-        raise ArgumentError(f'{name} must be a JSON object such as \'{{"agent": "sql"}}\'')
-    return value
-
-
-def _readable(value: Any) -> str:
-    """Return JSON, with text for what JSON does not have."""
-    option = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
-    try:
-        return orjson.dumps(value, default=str, option=option).decode()
-    except orjson.JSONEncodeError:  # keys without a JSON form, integers beyond 64 bits
-        return json.dumps(_encodable(str(value)), ensure_ascii=False)
-
-
-def _encodable(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()
-
-
-def _note(text: str) -> None:
-    Console(stderr=True, highlight=False).print(escape(one_line(text, 400)), style="dim")
-
-
 def _disk_bytes(path: Path, table_name: str) -> int:
     table = path / f"{table_name}.lance"
     return sum(file.stat().st_size for file in table.rglob("*") if file.is_file())
+
+
+app.add_typer(entries.app, name="entries")
+app.command()(entries.invalidate)
+app.command()(entries.cleanup)
+app.command()(moving.export)
+app.command("import")(moving.import_command)
+app.command()(moving.warm)
+app.command()(moving.reembed)

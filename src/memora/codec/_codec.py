@@ -148,6 +148,15 @@ class Codec:
                 f"stored result cannot be put together: {type(error).__name__}"
             ) from error
 
+    @staticmethod
+    def check(payload: bytes) -> None:
+        """Look whether bytes are undamaged ones of this format; nothing is put together.
+
+        Raises:
+            CorruptEntryError: They are not.
+        """
+        unseal(payload)
+
     def _kind_of(self, cls: type) -> Kind | None:
         return self._by_type.get(cls) or _builtin_kind(cls)
 

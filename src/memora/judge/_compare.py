@@ -28,11 +28,8 @@ KINDS: dict[str, tuple[str, ...]] = {
     "siblings": ("siblings",),
     "question": ("question",),
     "quantifiers": ("quantifiers",),
-    "modals": ("modals",),
-    "directions": ("directions",),
     "order": ("order",),
     "bounds": ("bounds",),
-    "language": ("foreign",),
 }
 """Kinds of evidence, and the features that carry each."""
 
@@ -59,8 +56,8 @@ _ATOM_KINDS = {
 }  # fmt: skip
 # Of the small words; others, such as "all" and "under", are compared as words.
 _QUANTIFIERS = word_set("any some only")
-_MODALS = word_set("will would should must may might did can could")
-_DIRECTIONS = word_set("on from to into out with about up off over")
+# Of these too: what excludes each other. "From" and "to", "can" and "should" are mostly wording.
+_SMALL_OPPOSITES = (("on", "off"), ("off", "on"), ("did", "will"), ("will", "did"))
 _NEGATING_PREFIXES = ("un", "in", "im", "ir", "il", "dis", "non", "de", "mis")
 _LEAST_NEGATED = 3  # letters
 _SPECIFIC_QUESTIONS = frozenset((
@@ -111,6 +108,7 @@ def compare(a: Text, b: Text) -> Comparison:
     _compare_atoms(a, b, found)
     left, right = _lacking(a, b), _lacking(b, a)
     opposites, reworded = _pair(a, b, left, right, found)
+    opposites += _oppose_small_words(a, b, found)
     left_weight, right_weight = sum(map(weight_of, left)), sum(map(weight_of, right))
     total = a.weight + b.weight
     share = (left_weight + right_weight) / total if total else 0.0
@@ -124,7 +122,8 @@ def compare(a: Text, b: Text) -> Comparison:
         features["insertion"] = frame * abs(left_weight - right_weight)
         _compare_names(a, b, left, right, found)
     else:
-        # The word lists are English: of other languages only what is exact is compared.
+        # The word lists are English: of other languages only what is exact is compared. These two
+        # have no weight: the first caps a similarity, the second bars.
         features["foreign"] = 1.0
         features["languages"] = float(a.language != b.language and bool(a.language and b.language))
     if (a.negations - b.negations + opposites) % 2:
@@ -133,7 +132,7 @@ def compare(a: Text, b: Text) -> Comparison:
         if not opposites:
             found.evidence.append(Evidence("negation", "only one of them says no"))
     _compare_questions(a, b, near * frame, found)
-    _compare_small_words(a, b, near, found)
+    _compare_quantifiers(a, b, near, found)
     if a.bounds and b.bounds and a.bounds.isdisjoint(b.bounds):
         features["bounds"] = 1.0
         found.evidence.append(Evidence("bounds", f"{_bounds(a)} / {_bounds(b)}"))
@@ -376,14 +375,19 @@ def _compare_questions(a: Text, b: Text, weight: float, found: Comparison) -> No
         found.evidence.append(Evidence("question", f"{a.question} / {b.question}"))
 
 
-def _compare_small_words(a: Text, b: Text, weight: float, found: Comparison) -> None:
-    one, other = a.function.keys() - b.function.keys(), b.function.keys() - a.function.keys()
-    for kind, words in (("modals", _MODALS), ("directions", _DIRECTIONS)):
-        if one & words and other & words:
-            found.features[kind] = weight
-            shown = f"{_some(sorted(one & words))} / {_some(sorted(other & words))}"
-            found.evidence.append(Evidence(kind, shown))
-    if quantifiers := (one | other) & _QUANTIFIERS:
+def _oppose_small_words(a: Text, b: Text, found: Comparison) -> int:
+    """Count the small words that only one text has, and whose opposite only the other has."""
+    one, other = a.function, b.function
+    opposites = 0
+    for here, there in _SMALL_OPPOSITES:
+        if here in one and there in other and here not in other and there not in one:
+            opposites += 1
+            found.evidence.append(Evidence("opposites", f"{here} / {there}"))
+    return opposites
+
+
+def _compare_quantifiers(a: Text, b: Text, weight: float, found: Comparison) -> None:
+    if quantifiers := (a.function.keys() ^ b.function.keys()) & _QUANTIFIERS:
         found.features["quantifiers"] = weight * len(quantifiers) / 2
         shown = f"only one of them says {_some(sorted(quantifiers))}"
         found.evidence.append(Evidence("quantifiers", shown))

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from memora.errors import ConfigError
+from memora.embedders import FunctionEmbedder
+from memora.errors import ArgumentError, ConfigError, EmbedderError
 from memora.eviction import make_policy
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from memora.index import GraphType
     from memora.protocols import Clock, Embedder, Store
 
-__all__ = ["local_path", "open_store"]
+__all__ = ["local_path", "open_store", "open_stored"]
 
 MEMORY = "memory://"
 
@@ -65,6 +66,38 @@ def open_store(
         clock=clock,
         index_at=config.index_threshold_entries if config.auto_create_index else None,
     )
+
+
+def open_stored(config: CacheConfig, *, clock: Clock = time.time) -> tuple[Store, Embedder]:
+    """Open a table that is there, whatever its model, to look at it or to take it elsewhere.
+
+    Nothing is evicted from it: whoever only looks may have other limits, or none set.
+
+    Returns:
+        The store; and in place of its model what states the model's identity and dimension, and
+        embeds nothing.
+
+    Raises:
+        ArgumentError: The URI is `memory://`, which is empty in a new process.
+        ConfigError: The URI is of another kind.
+        StoreError: See `memora.stores.lancedb.LanceStore`.
+    """
+    if config.db_uri.startswith(MEMORY):
+        raise ArgumentError(f"{MEMORY} is empty at each start; name a directory")
+    from memora.stores import _guards  # noqa: PLC0415 - one store's imports only
+    from memora.stores._table import read_stamp  # noqa: PLC0415 - as above
+
+    path = local_path(config.db_uri)
+    _guards.check_directory(path, create=False)
+    _guards.check_process()
+    stamp = read_stamp(path, config.table_name)
+    embedder = FunctionEmbedder(_refuse, identity=stamp.model, dimension=stamp.dimension)
+    limitless = config.model_copy(update={"max_entries": None, "max_bytes": None})
+    return open_store(limitless, embedder=embedder, create=False, clock=clock), embedder
+
+
+def _refuse(texts: list[str]) -> list[list[float]]:
+    raise EmbedderError(f"the store was opened without its model, which {len(texts)} texts need")
 
 
 def local_path(db_uri: str) -> Path:

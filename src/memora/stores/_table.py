@@ -361,6 +361,28 @@ class EntryTable:
                 return query()
 
 
+def read_stamp(path: Path, name: str) -> Stamp:
+    """Return who made the vectors of a table that is there.
+
+    Raises:
+        StorePathError: There is no such table.
+        StoreFormatError: It is not Memora's.
+    """
+    where = f"table {name!r} in {str(path)!r}"
+    with faults(f"open {where}"):
+        if not EntryTable.exists(path, name):
+            raise StorePathError(f"there is no {where}")
+        metadata = _connect(path).open_table(name).schema.metadata
+    found = Stamp.from_schema(metadata)
+    if found is None:
+        raise StoreFormatError(_not_ours(where))
+    return found
+
+
+def _not_ours(where: str) -> str:
+    return f"{where} was not made by Memora, or its schema is damaged; choose another table_name"
+
+
 def _connect(path: Path) -> Any:
     # It takes a second to import: only who stores on disk pays for it.
     import lancedb  # noqa: PLC0415
@@ -410,9 +432,7 @@ def _create(database: Any, name: str, stamp: Stamp) -> None:
 
 def _check_stamp(found: Stamp | None, expected: Stamp, where: str) -> None:
     if found is None:
-        raise StoreFormatError(
-            f"{where} was not made by Memora, or its schema is damaged; choose another table_name"
-        )
+        raise StoreFormatError(_not_ours(where))
     if found.format != FORMAT:
         advice = "upgrade memora-cache, or choose" if found.format > FORMAT else "choose"
         raise StoreFormatError(

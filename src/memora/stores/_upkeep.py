@@ -188,12 +188,7 @@ class Upkeep:
         """Bring the table up to the log, and note it in the checkpoint."""
         view = self.view
         self._keep_uses()
-        with view.lock:
-            # What is before these places is read again when a store is opened.
-            needed = [view.uncounted.copy(), view.unswept()]
-        settled = view.snapshot()
-        for places in needed:
-            settled |= {name: min(at, settled.get(name, at)) for name, at in places.items()}
+        settled = view.settled()
         # Once more: an entry that a deletion before this point concerns was in the log before it.
         view.read()
         done = view.snapshot()

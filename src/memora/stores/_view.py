@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -264,7 +264,7 @@ class LogView:
         self.uncounted.setdefault(segment, offset)
         self.use_bytes += length
 
-    def unswept(self) -> dict[str, int]:
+    def _unswept(self) -> dict[str, int]:
         """Return by segment where the first record lies that is still needed for its tag."""
         needed: dict[str, int] = {}
         for tag in self.outdates.keys() - self.hot.outdated:
@@ -327,11 +327,23 @@ class LogView:
     def snapshot(self) -> dict[str, int]:
         """Return up to where each segment has been taken in."""
         with self.lock:
-            return {
-                segment.name: min(segment.position, segment.written)
-                for segment in self.segments.values()
-                if not segment.vanished
-            }
+            return self._positions()
+
+    def settled(self) -> dict[str, int]:
+        """Return the same, and no further than what is to be read again at the next start."""
+        with self.lock:
+            positions = self._positions()
+            for needed in (self.uncounted, self._unswept()):
+                for name in needed.keys() & positions.keys():
+                    positions[name] = min(positions[name], needed[name])
+            return positions
+
+    def _positions(self) -> dict[str, int]:
+        return {
+            segment.name: min(segment.position, segment.written)
+            for segment in self.segments.values()
+            if not segment.vanished
+        }
 
     def _read(self, number: int, segment: Segment) -> None:
         while segment.end > (before := segment.position):
@@ -435,11 +447,12 @@ class LogView:
 
 def _rest(rows: pa.Table) -> dict[int, Rest]:
     """Return, by row, what most rows do not have."""
-    plain = pc.and_(
-        pc.and_(pc.equal(rows["stale_seconds"], 0.0), pc.is_null(rows["sliding_seconds"])),
-        pc.and_(pc.equal(rows["cost"], 1.0), pc.equal(pc.list_value_length(rows["tags"]), 0)),
-    )
-    places = np.flatnonzero(~plain.to_numpy(zero_copy_only=False))
+    compute: Any = pc  # its stubs lack what is made when it is imported
+    plain = rows.column("sliding_seconds").is_null().to_numpy()
+    plain &= rows.column("stale_seconds").to_numpy() == 0.0
+    plain &= rows.column("cost").to_numpy() == 1.0
+    plain &= compute.list_value_length(rows.column("tags")).to_numpy() == 0
+    places = np.flatnonzero(~plain)
     names = ("stale_seconds", "sliding_seconds", "tags", "cost")
     columns = [rows.column(name).take(pa.array(places)).to_pylist() for name in names]
     return {

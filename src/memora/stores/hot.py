@@ -316,7 +316,7 @@ class HotTable:
         if self._policy is not None:
             self._policy.touch(key, times=uses.times)
         sliding = self._sliding.get(slot)
-        if sliding is not None and uses.last <= self._expires[slot]:  # not what was stale then
+        if sliding is not None and uses.last < self._expires[slot]:  # not what was stale then
             # The queue still has its former end; whoever looks at it then finds this one.
             self._expires[slot] = max(self._expires[slot], uses.last + sliding)
             self._ends[slot] = self._expires[slot] + self._stale.get(slot, 0.0)
@@ -434,7 +434,8 @@ class HotTable:
         if since > -inf:
             found &= np.frombuffer(self._created)[slots] >= since
         if self._outdated:
-            found &= [not self._is_outdated(slot) for slot in slots.tolist()]
+            current = (not self._is_outdated(slot) for slot in slots.tolist())
+            found &= np.fromiter(current, np.bool_, len(slots))
         return found
 
     def select(self, selection: Selection) -> list[tuple[int, int]]:
@@ -443,10 +444,12 @@ class HotTable:
             few = [slot for slot in [self._slots.get(selection.key)] if slot is not None]
         elif selection.entry_id is not None:
             try:
-                id_ = np.frombuffer(bytes.fromhex(selection.entry_id), "V16")
-            except ValueError:  # no id at all
+                id_ = bytes.fromhex(selection.entry_id)
+            except ValueError:
+                id_ = b""
+            if len(id_) != 16:  # noqa: PLR2004 - no id at all
                 return []
-            same = np.flatnonzero(np.frombuffer(self._ids, "V16") == id_)
+            same = np.flatnonzero(np.frombuffer(self._ids, "V16") == np.frombuffer(id_, "V16"))
             few = [slot for slot in same.tolist() if self._segment[slot] >= 0]
         elif selection.tags:
             few = list(set().union(*(self._tagged.get(tag, ()) for tag in selection.tags)))

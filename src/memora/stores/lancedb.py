@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from memora._clock import SteadyClock
 from memora._fork import renew_after_fork
+from memora.calls.flights import FileFlights
 from memora.errors import ClosedError, CorruptEntryError, StoreError
 from memora.model import Match
 from memora.stores import _guards, _records
@@ -31,7 +32,7 @@ from memora.stores._view import GRACE_SECONDS, LogView
 from memora.stores.hot import Place, Uses
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from memora.eviction import EvictionPolicy
     from memora.index import GraphType
     from memora.model import Content, Entry, Holding
-    from memora.protocols import Clock, Vector
+    from memora.protocols import Clock, Lease, Vector
     from memora.selection import Selection
     from memora.stores._journal import Durability
 
@@ -141,6 +142,7 @@ class LanceStore:
             content_bytes=hot_payload_bytes,
             late_seconds=self._late_seconds,
         )
+        self._flights: FileFlights | None = None
         self._closed = self._opened = False
         self._limits = (max_entries, max_bytes)
         self._policy = policy
@@ -239,6 +241,16 @@ class LanceStore:
                 view.cache(slot, content)
         return entry, content
 
+    def glance(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
+        self._check()
+        view = self._view
+        with view.lock:
+            slot = view.hot.slot(key)
+            if slot is None or not view.hot.alive(slot, now):
+                return None
+            content = view.contents.get(slot)
+            return None if content is None else (view.hot.entry(slot), content)
+
     def peek(self, key: bytes, /, *, now: float) -> Entry | None:
         self._check()
         hot = self._view.hot
@@ -310,17 +322,26 @@ class LanceStore:
         return sorted(best.values(), key=lambda match: -match.cosine)[:k]
 
     def put(self, entry: Entry, content: Content, /, *, vector: Vector | None) -> None:
+        self.put_many([(entry, content, vector)])
+
+    def put_many(self, items: Sequence[tuple[Entry, Content, Vector | None]], /) -> None:
         self._check()
+        if not items:
+            return
         with self._writing:
-            view = self._view
-            stamp = self._stamp()
-            raw = _records.pack_put(stamp, entry, content, vector)
-            record = _records.Record(_records.PUT, stamp, entry.key, entry, vector, content)
-            number, (offset,) = self._append([raw])
-            with view.lock:
-                slot = view.apply(record, number, offset, len(raw))
-                if slot is not None:
-                    view.cache(slot, content)
+            view, first = self._view, self._stamp()
+            raw = [_records.pack_put(first + i, *item) for i, item in enumerate(items)]
+            number, offsets = self._append(raw)
+            for start in range(0, len(items), _BATCH):
+                with view.lock:
+                    for i in range(start, min(start + _BATCH, len(items))):
+                        entry, content, vector = items[i]
+                        record = _records.Record(
+                            _records.PUT, first + i, entry.key, entry, vector, content
+                        )
+                        slot = view.apply(record, number, offsets[i], len(raw[i]))
+                        if slot is not None:
+                            view.cache(slot, content)
             appended = self._writer.appended
         self._sync(appended)
 
@@ -340,7 +361,7 @@ class LanceStore:
             with self._writing:
                 view = self._view
                 with view.lock:
-                    keys = [entry.key for entry in batch if view.hot.stored_as(entry)]
+                    keys = dict.fromkeys(e.key for e in batch if view.hot.stored_as(e))
                     found = view.hot.stamps(keys)
                 self._delete(found)
                 appended = self._writer.appended
@@ -410,6 +431,17 @@ class LanceStore:
             raise StoreError("a forked process cannot create an index; its parent can")
         self.flush()
         return self._table.create_index(**options)
+
+    def try_lead(self, key: bytes, /) -> Lease | None:
+        self._check()
+        if self._flights is None:
+            self._flights = FileFlights(self._view.folder / "flights")
+        return self._flights.try_lead(key)
+
+    def refresh(self) -> None:
+        self._check()
+        with faults("refresh"):
+            self._view.read()
 
     def index_stats(self) -> dict[str, Any]:
         self._check()

@@ -11,7 +11,7 @@ from memora.model import Match
 from memora.stores.hot import HotTable, Place, Uses
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from memora.eviction import EvictionPolicy
     from memora.index import GraphType
@@ -66,6 +66,9 @@ class MemoryStore:
             slot = self._alive(key, now)
             return None if slot is None else (self._hot.entry(slot), self._contents[slot])
 
+    def glance(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
+        return self.get(key, now=now)
+
     def peek(self, key: bytes, /, *, now: float) -> Entry | None:
         with self._lock:
             slot = self._alive(key, now)
@@ -99,6 +102,15 @@ class MemoryStore:
         return holdings
 
     def put(self, entry: Entry, content: Content, /, *, vector: Vector | None) -> None:
+        self.put_many([(entry, content, vector)])
+
+    def put_many(self, items: Sequence[tuple[Entry, Content, Vector | None]], /) -> None:
+        for start in range(0, len(items), _BATCH):
+            with self._lock:
+                for entry, content, vector in items[start : start + _BATCH]:
+                    self._put(entry, content, vector)
+
+    def _put(self, entry: Entry, content: Content, vector: Vector | None) -> None:
         size = (
             len(content.payload)
             + len(content.metadata.encode())
@@ -106,13 +118,12 @@ class MemoryStore:
             + len(entry.context.canonical.encode())
             + (0 if vector is None else vector.nbytes)
         )
-        with self._lock:
-            self._stamp += 1
-            if (old := self._hot.slot(entry.key)) is not None:
-                del self._contents[old]
-            slot = self._hot.put(entry, vector, stamp=self._stamp, place=Place(0, 0, size))
-            assert slot is not None  # noqa: S101 - its stamp is the newest
-            self._contents[slot] = content
+        self._stamp += 1
+        if (old := self._hot.slot(entry.key)) is not None:
+            del self._contents[old]
+        slot = self._hot.put(entry, vector, stamp=self._stamp, place=Place(0, 0, size))
+        assert slot is not None  # noqa: S101 - its stamp is the newest
+        self._contents[slot] = content
 
     def touch(self, key: bytes, /, *, now: float, times: int = 1) -> None:
         with self._lock:

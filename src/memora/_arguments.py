@@ -1,0 +1,123 @@
+"""What an application passes with a result, checked: tags, cost, metadata, how long it lives."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Mapping
+from math import isfinite
+from numbers import Real
+from typing import TYPE_CHECKING, Any
+
+from memora._durations import seconds
+from memora.errors import ArgumentError
+from memora.model import Lifetime
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from memora.config import CacheConfig
+
+
+def lifetime_of(  # noqa: PLR0913 - what `Memora.store` takes
+    config: CacheConfig,
+    *,
+    ttl: float | str | timedelta | None = None,
+    stale_ttl: float | str | timedelta | None = None,
+    sliding: bool | None = None,
+    tags: str | Iterable[str] | None = None,
+    cost: float | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> Lifetime:
+    """Return how long an entry lives: as its arguments say, else as the settings do.
+
+    Raises:
+        ArgumentError: One of them is out of range.
+    """
+    return Lifetime(
+        ttl_seconds=_with_jitter(
+            config.ttl_seconds if ttl is None else seconds("ttl", ttl), config.ttl_jitter
+        ),
+        stale_seconds=(config.stale_ttl_seconds or 0.0)
+        if stale_ttl is None
+        else seconds("stale_ttl", stale_ttl),
+        sliding=config.sliding_ttl if sliding is None else sliding,
+        tags=tags_of(tags),
+        cost=cost_of(cost, metadata),
+    )
+
+
+def largest_payload(config: CacheConfig) -> int | None:
+    """Return how many bytes one encoded result may take; None for any number."""
+    limits = (config.max_payload_bytes, config.max_bytes)
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def share(name: str, value: float) -> float:
+    """Return a number from 0 to 1; raises ArgumentError for anything else."""
+    if not (is_number(value) and 0 <= value <= 1):
+        raise ArgumentError(f"{name} must be a number from 0 to 1, got {value!r}")
+    return float(value)
+
+
+def tags_of(tags: str | Iterable[str] | None) -> tuple[str, ...]:
+    """Return tags sorted, each once; a text is one tag. Raises ArgumentError for other things."""
+    expected = "tags must be texts that are not blank, such as 'doc:42'"
+    if tags is None:
+        return ()
+    if isinstance(tags, str):
+        tags = (tags,)
+    listed: object = tags  # whatever the application passed
+    if isinstance(listed, Mapping) or not isinstance(listed, Iterable):
+        raise ArgumentError(f"{expected}; got {tags!r}")
+    found: list[Any] = list(listed)
+    for tag in found:
+        if not isinstance(tag, str) or not tag.strip():
+            raise ArgumentError(f"{expected}; got {tag!r}")
+        try:
+            tag.encode()
+        except UnicodeEncodeError:
+            raise ArgumentError(f"{expected}, and UTF-8; got {tag!r}") from None
+    return tuple(sorted(set(found)))
+
+
+def cost_of(cost: float | None, metadata: Mapping[str, Any] | None) -> float:
+    """Return the cost, or else the metadata's, or else 1; raises ArgumentError below 0."""
+    if cost is None:
+        said: Any = (metadata or {}).get("cost")
+        # Somebody's own metadata may mean something else by it.
+        return float(said) if is_number(said) and isfinite(said) and said >= 0 else 1.0
+    if not (is_number(cost) and isfinite(cost) and cost >= 0):
+        raise ArgumentError(f"cost must be a finite number, 0 or more, got {cost!r}")
+    return float(cost)
+
+
+def is_number(value: object) -> bool:
+    """Tell whether it is a real number, and not True or False."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def metadata_json(metadata: Mapping[str, Any] | None) -> str:
+    """Return metadata as JSON, which nobody can change afterwards; raises ArgumentError."""
+    expected = "metadata must be a mapping of JSON values"
+    if metadata is None:
+        return "{}"
+    if not isinstance(metadata, Mapping):
+        raise ArgumentError(f"{expected}, got {metadata!r}")
+    try:
+        text = json.dumps(dict(metadata), allow_nan=False)
+        text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ArgumentError(f"{expected}: {error}; got {metadata!r}") from error
+    if json.loads(text) != metadata:
+        raise ArgumentError(
+            f"{expected}, with text keys, and lists rather than tuples; got {metadata!r}"
+        )
+    return text
+
+
+def _with_jitter(ttl_seconds: float | None, jitter: float) -> float | None:
+    if ttl_seconds is None or not jitter:
+        return ttl_seconds
+    # Never later than the TTL, and not at once.
+    return ttl_seconds * (1 - min(jitter * random.random(), 0.999))  # noqa: S311 - no secret

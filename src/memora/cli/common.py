@@ -1,0 +1,125 @@
+"""What several commands share: options, opening a store, JSON in and out, progress."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import orjson
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from memora._show import one_line
+from memora.cache import Memora
+from memora.config import CacheConfig
+from memora.embedders import load_embedder
+from memora.errors import ArgumentError
+from memora.stores import open_store, open_stored
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+Db = Annotated[str, typer.Option(help="The store: a directory.", envvar="MEMORA_DB_URI")]
+TableName = Annotated[str | None, typer.Option("--table", help="The table in the store.")]
+ModelName = Annotated[
+    str | None, typer.Option("--model", help="Embedding model: packaged, directory or hub name.")
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option(help="Least probability that a hit is right, 0 to 1.", show_default="0.85"),
+]
+ContextOption = Annotated[str, typer.Option("--context", help="The context, as a JSON object.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+def config_of(**overrides: Any) -> CacheConfig:
+    """Return the environment's settings with the options given on the command line over them."""
+    given = {name: value for name, value in overrides.items() if value is not None}
+    settings = {"log_level": "WARNING", **CacheConfig.load().model_dump(exclude_unset=True)}
+    return CacheConfig(**{**settings, **given})
+
+
+def kept(config: CacheConfig) -> CacheConfig:
+    """Return settings without a limit that nobody set: what a command brings must not push out."""
+    if "max_entries" in config.model_fields_set:
+        return config
+    return config.model_copy(update={"max_entries": None})
+
+
+def open_existing(config: CacheConfig) -> Memora:
+    """Open a store that must be there: a typing error must not leave an empty one behind."""
+    if config.db_uri.startswith("memory://"):
+        raise ArgumentError("--db memory:// is empty at each start; name a directory")
+    embedder = load_embedder(config.model_name, use_onnx=config.use_onnx)
+    # A store may hold more than the settings of whoever looks at it would keep.
+    limitless = config.model_copy(update={"max_entries": None, "max_bytes": None})
+    found = open_store(limitless, embedder=embedder, create=False)
+    return Memora(config, embedder=embedder, store=found)
+
+
+def open_without_model(config: CacheConfig) -> Memora:
+    """Open a store that must be there, for what needs no embedding; whatever its model is."""
+    store, embedder = open_stored(config)
+    return Memora(config, embedder=embedder, store=store)
+
+
+@contextmanager
+def progress_of(description: str) -> Iterator[Callable[[int, int | None], None] | None]:
+    """Show a bar on stderr; None where that is no terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    with progress_bar(console) as bar:
+        task = bar.add_task(description, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def progress_bar(console: Console) -> Progress:
+    """Return a bar that is gone when it is done."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+
+
+def parse_json(name: str, text: str) -> Any:
+    """Return the value of JSON; raises ArgumentError."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ArgumentError(f"{name} must be JSON: {error}; got {text!r}") from error
+
+
+def parse_object(name: str, text: str) -> dict[str, Any]:
+    """Return the value of a JSON object; raises ArgumentError."""
+    value = parse_json(name, text)
+    if not isinstance(value, dict):
+        raise ArgumentError(f'{name} must be a JSON object such as \'{{"agent": "sql"}}\'')
+    return value
+
+
+def readable(value: Any) -> str:
+    """Return JSON, with text for what JSON does not have."""
+    option = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+    try:
+        return orjson.dumps(value, default=str, option=option).decode()
+    except orjson.JSONEncodeError:  # keys without a JSON form, integers beyond 64 bits
+        return json.dumps(encodable(str(value)), ensure_ascii=False)
+
+
+def encodable(text: str) -> str:
+    """Return text that can be printed."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def note(text: str) -> None:
+    """Print a line on stderr."""
+    Console(stderr=True, highlight=False).print(escape(one_line(text, 400)), style="dim")

@@ -1,0 +1,318 @@
+"""The commands on what a store holds: list, search, show, delete, invalidate, clean up."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import orjson
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from memora._show import duration, one_line, rounded
+from memora.cli.common import (
+    AsJson,
+    Db,
+    ModelName,
+    TableName,
+    config_of,
+    encodable,
+    note,
+    open_existing,
+    open_without_model,
+    parse_object,
+    readable,
+)
+from memora.codec import Codec
+from memora.errors import ArgumentError, CorruptEntryError, SerializationError
+from memora.lifecycle import Found
+from memora.selection import Selection
+from memora.stores import open_stored
+
+if TYPE_CHECKING:
+    from memora.model import Entry, Selected
+    from memora.protocols import Store
+
+app = typer.Typer(no_args_is_help=True, help="List, search, show and delete entries of a store.")
+
+_SHOWN_ID = 12  # digits of an id in a table: enough to name it by
+_LEAST_ID = 4
+_ID = 32
+_PREVIEW = 2000  # characters of a result
+
+Context = Annotated[
+    str | None, typer.Option("--context", help="Only of exactly this context, a JSON object.")
+]
+ContextContains = Annotated[
+    str | None, typer.Option(help="Only of contexts with these values, a JSON object.")
+]
+Tags = Annotated[
+    list[str] | None,
+    typer.Option("--tag", help="Only with this tag; repeat it for one of several."),
+]
+OlderThan = Annotated[
+    str | None, typer.Option(help="Only stored longer ago, such as 10m, 12h or 30d.")
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+EntryId = Annotated[str, typer.Argument(metavar="ID", help="Its id, or how that begins.")]
+
+
+@app.command("list")
+def list_command(
+    *,
+    db: Db,
+    query: Annotated[str | None, typer.Option(help="Only of exactly this text.")] = None,
+    context: Context = None,
+    context_contains: ContextContains = None,
+    tag: Tags = None,
+    older_than: OlderThan = None,
+    limit: Annotated[int, typer.Option(min=1, help="Show so many at most.")] = 100,
+    table: TableName = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the entries that have not ended, the oldest first."""
+    criteria = _criteria(query, context, context_contains, tag, older_than)
+    with open_without_model(config_of(db_uri=db, table_name=table)) as cache:
+        _print(cache.entries(**criteria), limit=limit, as_json=as_json)
+
+
+@app.command()
+def search(
+    query: str,
+    *,
+    db: Db,
+    similarity_threshold: Annotated[
+        float, typer.Option("--similarity-threshold", "--threshold", help="Least similarity.")
+    ] = 0.5,
+    context: Context = None,
+    context_contains: ContextContains = None,
+    tag: Tags = None,
+    older_than: OlderThan = None,
+    limit: Annotated[int, typer.Option(min=1, help="Show so many at most.")] = 20,
+    table: TableName = None,
+    model: ModelName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find entries by what their queries mean, in all contexts, the most similar first."""
+    criteria = _criteria(query, context, context_contains, tag, older_than)
+    with open_existing(config_of(db_uri=db, table_name=table, model_name=model)) as cache:
+        found = cache.entries(**criteria, similarity_threshold=similarity_threshold)
+        _print(found, limit=limit, as_json=as_json)
+
+
+@app.command()
+def show(entry_id: EntryId, *, db: Db, table: TableName = None, as_json: AsJson = False) -> None:
+    """Show one entry with its result."""
+    store, _ = open_stored(config_of(db_uri=db, table_name=table))
+    try:
+        now = time.time()
+        (entry,) = _named(store, [entry_id], now)
+        found = store.fetch(entry.key, now=now)
+        holdings = store.select(Selection(entry_id=entry.id), now=now)
+    finally:
+        store.close()
+    if found is None or not holdings:
+        raise ArgumentError(f"the entry {entry_id!r} has just left the store")
+    said = _fields(Found(holdings[0]).shown()) | {"metadata": json.loads(found[1].metadata)}
+    try:
+        result = Codec().decode(found[1].payload)
+    except (CorruptEntryError, SerializationError) as error:
+        text = f"cannot be shown: {error}"
+        said |= {"result": None, "result_error": text}
+    else:
+        text = encodable(result) if isinstance(result, str) else readable(result)
+        said["result"] = orjson.Fragment(readable(result))
+    if as_json:
+        typer.echo(readable(said))
+        return
+    for name, value in _described(said, now):
+        typer.echo(f"{name:10} {one_line(value, 400)}")
+    preview = text if len(text) <= _PREVIEW else f"{text[:_PREVIEW]}… ({len(text):,} characters)"
+    typer.echo(f"{'result':10} {_printable(preview)}")
+
+
+@app.command()
+def delete(
+    entry_ids: Annotated[
+        list[str], typer.Argument(metavar="ID...", help="Their ids, or how those begin.")
+    ],
+    *,
+    db: Db,
+    yes: Yes = False,
+    table: TableName = None,
+) -> None:
+    """Delete entries by their ids."""
+    store, _ = open_stored(config_of(db_uri=db, table_name=table))
+    try:
+        named = _named(store, entry_ids, time.time())
+        if not yes:
+            _confirm(len(named))
+        typer.echo(f"deleted {_entries(store.discard(named))}")
+    finally:
+        store.close()
+
+
+def invalidate(
+    query: Annotated[
+        str | None, typer.Argument(help="Of exactly this text; with a threshold, like it.")
+    ] = None,
+    *,
+    db: Db,
+    similarity_threshold: Annotated[
+        float | None,
+        typer.Option(help="Also of texts so similar to QUERY, 0 to 1."),
+    ] = None,
+    context: Context = None,
+    context_contains: ContextContains = None,
+    tag: Tags = None,
+    older_than: OlderThan = None,
+    entry_id: Annotated[str | None, typer.Option("--id", help="Only with this id.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go.")] = False,
+    yes: Yes = False,
+    table: TableName = None,
+    model: ModelName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Delete the entries of a store that meet all criteria."""
+    criteria = _criteria(query, context, context_contains, tag, older_than)
+    criteria |= {"entry_id": entry_id, "similarity_threshold": similarity_threshold}
+    if all(one is None for one in criteria.values()):
+        raise ArgumentError("name what to delete: a query, --context, --tag, --older-than, ...")
+    config = config_of(db_uri=db, table_name=table, model_name=model)
+    # A model is needed for meaning only.
+    opened = open_without_model if similarity_threshold is None else open_existing
+    with opened(config) as cache:
+        if dry_run or not yes:
+            found = cache.invalidate(**criteria, dry_run=True)
+            if dry_run:
+                _print(found, limit=len(found) or 1, as_json=as_json)
+                return
+            if found:
+                _confirm(len(found))
+        deleted = cache.invalidate(**criteria)
+    typer.echo(json.dumps({"deleted": deleted}) if as_json else f"deleted {_entries(deleted)}")
+
+
+def cleanup(*, db: Db, table: TableName = None, as_json: AsJson = False) -> None:
+    """Remove what has expired, or been outdated, from a store."""
+    with open_without_model(config_of(db_uri=db, table_name=table)) as cache:
+        removed = cache.cleanup_expired()
+    typer.echo(json.dumps({"removed": removed}) if as_json else f"removed {_entries(removed)}")
+
+
+def _criteria(
+    query: str | None,
+    context: str | None,
+    context_contains: str | None,
+    tags: list[str] | None,
+    older_than: str | None,
+) -> dict[str, Any]:
+    contains = context_contains
+    return {
+        "query": query,
+        "context": None if context is None else parse_object("--context", context),
+        "context_contains": None
+        if contains is None
+        else parse_object("--context-contains", contains),
+        "tags": tags or None,
+        "older_than_seconds": older_than,
+    }
+
+
+def _named(store: Store, given: list[str], now: float) -> list[Entry]:
+    """Return the entries with these ids, or with ids that begin so; raises ArgumentError."""
+    entries = [holding.entry for holding in store.select(Selection(), now=now)]
+    named: dict[str, Entry] = {}
+    for text in given:
+        start = text.strip().lower()
+        if not _LEAST_ID <= len(start) <= _ID:
+            raise ArgumentError(f"{text!r} is no id: expected {_LEAST_ID} to {_ID} digits")
+        found = [entry for entry in entries if entry.id.startswith(start)]
+        if len(found) != 1:
+            how = "no entry has" if not found else f"{len(found)} entries have"
+            raise ArgumentError(f"{how} an id that begins with {text!r}")
+        named[found[0].id] = found[0]
+    return list(named.values())
+
+
+def _confirm(count: int) -> None:
+    if not _is_terminal():
+        raise ArgumentError(f"{_entries(count)} would be deleted; --yes deletes without asking")
+    typer.confirm(f"Delete {_entries(count)}?", abort=True, err=True)
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty()
+
+
+def _entries(count: int) -> str:
+    return f"{count:,} {'entry' if count == 1 else 'entries'}"
+
+
+def _fields(one: Selected) -> dict[str, Any]:
+    fields = {field.name: getattr(one, field.name) for field in dataclasses.fields(one)}
+    return fields | {"context": json.loads(one.context)}
+
+
+def _print(found: list[Selected], *, limit: int, as_json: bool) -> None:
+    shown = found[:limit]
+    if as_json:
+        typer.echo(readable({"total": len(found), "entries": [_fields(one) for one in shown]}))
+        return
+    compared = any(one.similarity is not None for one in shown)
+    table = Table()
+    for name in ("id", *(["similarity"] if compared else [])):
+        table.add_column(name, no_wrap=True)
+    for name in ("query", "context", "age", "left"):
+        table.add_column(name, overflow="fold")
+    table.add_column("uses", justify="right")
+    table.add_column("tags", overflow="fold")
+    now = time.time()
+    for one in shown:
+        similarity = [rounded(one.similarity or 0.0)] if compared else []
+        texts = [one.entry_id[:_SHOWN_ID], *similarity, one.query, one.context]
+        texts += [_age(one.created_at, now), _left(one.expires_at, now), f"{one.uses:,}"]
+        table.add_row(*(escape(one_line(text)) for text in [*texts, ", ".join(one.tags)]))
+    if shown:
+        Console().print(table)
+    hidden = len(found) - len(shown)
+    note(f"{_entries(len(found))}" + (f"; {hidden:,} are not shown (--limit)" if hidden else ""))
+
+
+def _described(said: dict[str, Any], now: float) -> list[tuple[str, str]]:
+    """Return what is known of an entry, in words."""
+    used = f"{said['uses']:,} times"
+    if said["last_used_at"] is not None:
+        used += f", last {_age(said['last_used_at'], now)} ago"
+    return [
+        ("id", said["entry_id"]),
+        ("query", said["query"]),
+        ("context", json.dumps(said["context"], ensure_ascii=False)),
+        ("stored", f"{_age(said['created_at'], now)} ago"),
+        ("left", _left(said["expires_at"], now)),
+        ("tags", ", ".join(said["tags"]) or "none"),
+        ("used", used),
+        ("bytes", f"{said['bytes']:,}"),
+        ("metadata", json.dumps(said["metadata"])),
+    ]
+
+
+def _age(moment: float, now: float) -> str:
+    return duration(max(now - moment, 0.0))
+
+
+def _left(expires_at: float | None, now: float) -> str:
+    """Return how long an entry is fresh, in words."""
+    if expires_at is None:
+        return "for ever"
+    return "stale" if expires_at <= now else f"{duration(expires_at - now)}"
+
+
+def _printable(text: str) -> str:
+    """Return text over several lines without what would control a terminal."""
+    return "".join(one if one.isprintable() or one in "\n\t" else "\ufffd" for one in text)

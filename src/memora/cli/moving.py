@@ -1,0 +1,144 @@
+"""The commands that bring entries from one place to another: files, known answers, a new model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from memora import transfer
+from memora.cache import Memora
+from memora.cli.common import (
+    AsJson,
+    Db,
+    ModelName,
+    TableName,
+    config_of,
+    kept,
+    note,
+    open_without_model,
+    progress_of,
+)
+from memora.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from memora.transfer import Moved
+
+SkipErrors = Annotated[
+    bool, typer.Option("--skip-errors", help="Leave out and count what is broken.")
+]
+MaxEntries = Annotated[
+    int | None, typer.Option(min=1, help="Entries kept.", show_default="unlimited")
+]
+
+
+def export(
+    file: Annotated[Path, typer.Argument(help="A .parquet, or a .jsonl for people.")],
+    *,
+    db: Db,
+    skip_errors: SkipErrors = False,
+    table: TableName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write all entries of a store to a file, or over it."""
+    with (
+        open_without_model(config_of(db_uri=db, table_name=table)) as cache,
+        progress_of("exporting") as progress,
+    ):
+        moved = cache.export_entries(file, skip_errors=skip_errors, progress=progress)
+    _report("exported", moved, as_json=as_json)
+
+
+def import_command(
+    file: Annotated[Path, typer.Argument(help="A .parquet of `export`, or a .jsonl.")],
+    *,
+    db: Db,
+    skip_errors: SkipErrors = False,
+    reembed: Annotated[
+        bool, typer.Option("--reembed", help="Embed anew: the file is of another model.")
+    ] = False,
+    max_entries: MaxEntries = None,
+    table: TableName = None,
+    model: ModelName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put the entries of a file into a store, made if missing; run it again if it was cut short."""
+    _check_db(db)
+    settings = config_of(db_uri=db, table_name=table, model_name=model, max_entries=max_entries)
+    with Memora(kept(settings)) as cache, progress_of("importing") as progress:
+        moved = cache.import_entries(
+            file, skip_errors=skip_errors, reembed=reembed, progress=progress
+        )
+    _report("imported", moved, as_json=as_json)
+
+
+def warm(
+    file: Annotated[Path, typer.Argument(help='JSON lines: {"query": ..., "result": ...}.')],
+    *,
+    db: Db,
+    max_entries: MaxEntries = None,
+    table: TableName = None,
+    model: ModelName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Store answers that are known in a store, made if missing."""
+    _check_db(db)
+    settings = config_of(db_uri=db, table_name=table, model_name=model, max_entries=max_entries)
+    with Memora(kept(settings)) as cache, progress_of("warming") as progress:
+        stored = cache.warm(file, progress=progress)
+    typer.echo(json.dumps({"stored": stored}) if as_json else f"stored {stored:,}")
+
+
+def reembed(
+    *,
+    db: Db,
+    model: Annotated[
+        str, typer.Option("--model", help="The new embedding model: packaged, directory, hub name.")
+    ],
+    to_table: Annotated[
+        str | None, typer.Option(help="The table to copy to; by default of the same name.")
+    ] = None,
+    to_db: Annotated[
+        str | None, typer.Option(help="The store to copy to; by default the same.")
+    ] = None,
+    max_entries: MaxEntries = None,
+    table: TableName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Copy all entries of a table to another one, for another model; run it again to go on."""
+    source = config_of(db_uri=db, table_name=table)
+    if to_table is None and to_db is None:
+        raise ArgumentError("name where to copy to: --to-table, or --to-db, or both")
+    target = config_of(
+        db_uri=to_db or db,
+        table_name=to_table or source.table_name,
+        model_name=model,
+        max_entries=max_entries,
+    )
+    with progress_of("embedding") as progress:
+        moved = transfer.reembed(source, kept(target), progress=progress)
+    _report("copied", moved, as_json=as_json)
+
+
+def _check_db(db: str) -> None:
+    if db.startswith("memory://"):
+        raise ArgumentError("--db memory:// ends with this process; name a directory")
+
+
+def _report(verb: str, moved: Moved, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(asdict(moved)))
+        return
+    parts = {
+        "were there already": moved.present,
+        "had expired": moved.expired,
+        "were left out": moved.broken,
+        "left, as the limits are reached": moved.evicted,
+    }
+    said = [f"{count:,} {what}" for what, count in parts.items() if count]
+    typer.echo("; ".join([f"{verb} {moved.written:,}", *said]))
+    for problem in moved.problems:
+        note(problem)

@@ -1,0 +1,342 @@
+"""Entries on their way into a store: what each has to be, and how they are put, in batches."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from dataclasses import dataclass, field
+from math import inf, isfinite
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+
+from memora._arguments import is_number, tags_of
+from memora._show import one_line
+from memora.context import exact_key
+from memora.errors import ArgumentError, TransferError
+from memora.model import Entry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from memora.config import CacheConfig
+    from memora.model import Content, Context
+    from memora.pipeline import Ports
+    from memora.protocols import Vector
+
+Progress: TypeAlias = "Callable[[int, int | None], object]"
+"""Called with how many are done, and of how many, where that is known."""
+
+# Embedded, and then put: what an interruption may cost, and how often progress is told. A model on
+# the CPU embeds so many short texts in a third of a second.
+_BATCH = 64
+_BATCH_BYTES = 64 * 1024 * 1024
+_TOLD = 20  # problems that are kept in words
+_ALL_TIMES = 0.0  # as `now` of a store's reads: also what has ended, and is still held
+_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_MOST_USES = 2**31 - 1  # that a store can count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moved:
+    """What became of the entries of an export, an import or a re-embedding."""
+
+    written: int = 0
+    present: int = 0
+    """Left alone: the cache has the same entry, or a newer one of its query and context."""
+    expired: int = 0
+    """Left out, as they would not have been served any more."""
+    broken: int = 0
+    """Left out with `skip_errors`."""
+    problems: tuple[str, ...] = ()
+    """What was wrong with the first of them."""
+    evicted: int = 0
+    """Entries that left the cache because of its limits, old ones or new ones."""
+
+
+class Broken(Exception):  # noqa: N818 - caught before anybody sees it
+    """Something that cannot become an entry, and why."""
+
+
+class Problem(NamedTuple):
+    """What is wrong, and where."""
+
+    place: str
+    """Such as "row 7"."""
+    said: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.said}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """An entry that is to be put."""
+
+    entry: Entry
+    content: Content
+    vector: Vector | None = None
+    uses: int = 0
+    last_used_at: float | None = None
+    is_new: bool = False
+    """Whether it takes the place of any other, as what is stored does."""
+
+
+class Source(Protocol):
+    """Where entries come from."""
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        ...
+
+    @property
+    def total(self) -> int | None:
+        """How many there are, entries and problems, where that is known."""
+        ...
+
+    def read(self) -> Iterator[Arrival | Problem]:
+        """Yield all, from the beginning."""
+        ...
+
+
+class Problems:
+    """Counts what is broken, and keeps the first in words."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first: list[str] = []
+
+    def note(self, problem: Problem) -> None:
+        """Count one."""
+        self.count += 1
+        if len(self.first) < _TOLD:
+            self.first.append(str(problem))
+
+    def refuse(self, name: str, outcome: str) -> TransferError:
+        """Return the error that tells of them."""
+        more = f" ({self.count - 1:,} more are broken)" if self.count > 1 else ""
+        return TransferError(f"{name}: {self.first[0]}{more}; {outcome}")
+
+
+@dataclass(slots=True)
+class _Tally:
+    written: int = 0
+    present: int = 0
+    expired: int = 0
+    evicted: int = 0
+    problems: Problems = field(default_factory=Problems)
+
+    def total(self) -> Moved:
+        return Moved(
+            written=self.written,
+            present=self.present,
+            expired=self.expired,
+            broken=self.problems.count,
+            problems=tuple(self.problems.first),
+            evicted=self.evicted,
+        )
+
+
+class Carrier:
+    """Puts arrivals into the store of a cache, as `Memora.store` does, but many at a time.
+
+    Args:
+        ports: The cache's; faults pass through.
+        config: Its limits.
+        embeds: Whether vectors are made here, rather than brought.
+        progress: Told after each batch.
+    """
+
+    def __init__(
+        self,
+        ports: Ports,
+        config: CacheConfig,
+        *,
+        embeds: bool,
+        progress: Progress | None,
+    ) -> None:
+        self._ports = ports
+        self._config = config
+        self._embeds = embeds
+        self._progress = progress
+
+    def carry(
+        self, arrivals: Iterable[Arrival | Problem], *, name: str, total: int | None, strict: bool
+    ) -> Moved:
+        """Put all, and tell what became of them.
+
+        Raises:
+            TransferError: One is broken, and `strict` is true; those before it are put.
+        """
+        tally, done = _Tally(), 0
+        for batch in _batches(_to_the_first_problem(arrivals) if strict else arrivals):
+            whole: list[Arrival] = []
+            for one in batch:
+                if isinstance(one, Arrival):
+                    whole.append(one)
+                else:
+                    tally.problems.note(one)
+            self._put(whole, tally)
+            if strict and tally.problems.count:
+                raise tally.problems.refuse(name, f"the {tally.written:,} before it are stored")
+            done += len(batch)
+            if self._progress is not None:
+                self._progress(done, total)
+        return tally.total()
+
+    def _put(self, arrivals: list[Arrival], tally: _Tally) -> None:
+        store, now = self._ports.store, self._ports.clock()
+        alive = [one for one in arrivals if _end(one.entry) > now]
+        tally.expired += len(arrivals) - len(alive)
+        wanted = [one for one in alive if self._is_wanted(one)]
+        vectors = [one.vector for one in wanted]
+        if self._embeds and wanted:
+            vectors = self._ports.embedder.embed([one.entry.query for one in wanted])
+        due, used, newest = [], [], dict[bytes, float]()
+        for one, vector in zip(wanted, vectors, strict=True):
+            key, created = one.entry.key, one.entry.created_at
+            # Again, as it may be twice in the batch, or have been stored by somebody meanwhile.
+            if not one.is_new and (created <= newest.get(key, -inf) or not self._is_wanted(one)):
+                continue
+            # What is there has uses of its own, which a replacement keeps.
+            if one.uses and key not in newest and store.peek(key, now=_ALL_TIMES) is None:
+                used.append(one)
+            newest[key] = created
+            due.append((one.entry, one.content, vector))
+        store.put_many(due)
+        for one in used:
+            last = one.entry.created_at if one.last_used_at is None else one.last_used_at
+            store.touch(one.entry.key, now=last, times=one.uses)
+        tally.written += len(due)
+        tally.present += len(alive) - len(due)
+        tally.evicted += store.maintain(
+            max_entries=self._config.max_entries,
+            max_bytes=self._config.max_bytes,
+            now=self._ports.clock(),
+        )
+
+    def _is_wanted(self, arrival: Arrival) -> bool:
+        """Tell whether the store lacks it: what makes a second run go on where the first ended."""
+        if arrival.is_new:
+            return True
+        known = self._ports.store.peek(arrival.entry.key, now=self._ports.clock())
+        return known is None or known.created_at < arrival.entry.created_at
+
+
+def validated(source: Source, *, outcome: str) -> None:
+    """Read a source to its end.
+
+    Raises:
+        TransferError: Something in it is broken: the first, and how many more.
+    """
+    problems = Problems()
+    for one in source.read():
+        if isinstance(one, Problem):
+            problems.note(one)
+    if problems.count:
+        raise problems.refuse(source.name, outcome)
+
+
+def recorded_entry(
+    row: Mapping[str, Any], *, text: str, context: Context, tags: Any, cost: Any
+) -> tuple[Entry, int, float | None]:
+    """Return an entry as it was when it was exported, how often it was used, and when last.
+
+    Args:
+        row: The rest of its columns.
+        text: Its query, canonical.
+        context: Its context.
+        tags: Its tags, unchecked.
+        cost: Its cost, unchecked.
+
+    Raises:
+        Broken: One of them is not what it has to be.
+    """
+    moment = "a finite number of seconds since the epoch"
+    entry_id = row.get("id", uuid.uuid4().hex)
+    if not (isinstance(entry_id, str) and _ID.fullmatch(entry_id)):
+        raise broken("id", entry_id, "32 hexadecimal digits, in lower case")
+    created = _number(row, "created_at", moment)
+    if created is None:
+        raise broken("created_at", None, moment)
+    uses = row.get("uses", 0)
+    if isinstance(uses, bool) or not isinstance(uses, int) or not 0 <= uses <= _MOST_USES:
+        raise broken("uses", uses, "a whole number, 0 or more")
+    stale = _number(row, "stale_seconds", "a finite number of seconds, 0 or more", least=0.0)
+    sliding = _number(row, "sliding_seconds", "a finite number of seconds above 0, or null")
+    if sliding is not None and sliding <= 0:
+        raise broken("sliding_seconds", sliding, "a finite number of seconds above 0, or null")
+    entry = Entry(
+        id=entry_id,
+        key=exact_key(text, context),
+        query=text,
+        context=context,
+        created_at=created,
+        expires_at=_number(row, "expires_at", f"{moment}, or null"),
+        stale_seconds=stale or 0.0,
+        sliding_seconds=sliding,
+        tags=checked_tags(tags),
+        cost=_cost(cost),
+    )
+    return entry, uses, _number(row, "last_used_at", f"{moment}, or null")
+
+
+def checked_tags(tags: Any) -> tuple[str, ...]:
+    """Return tags sorted, each once; raises Broken."""
+    try:
+        return tags_of(tags)
+    except ArgumentError:
+        raise broken("tags", tags, "a list of texts that are not blank") from None
+
+
+def broken(column: str, value: Any, expected: str) -> Broken:
+    """Return the error that says what a column holds, and what it has to hold."""
+    return Broken(f"{column} is {one_line(repr(value), 80)}, expected {expected}")
+
+
+def _number(
+    row: Mapping[str, Any], column: str, expected: str, *, least: float | None = None
+) -> float | None:
+    value = row.get(column)
+    if value is None:
+        return None
+    try:
+        found = float(value) if is_number(value) else None
+    except OverflowError:
+        found = None
+    if found is None or not isfinite(found) or (least is not None and found < least):
+        raise broken(column, value, expected)
+    return found
+
+
+def _cost(value: Any) -> float:
+    expected = "a finite number, 0 or more"
+    found = _number({"cost": value}, "cost", expected, least=0.0)
+    if found is None:
+        raise broken("cost", value, expected)
+    return found
+
+
+def _end(entry: Entry) -> float:
+    return inf if entry.expires_at is None else entry.expires_at + entry.stale_seconds
+
+
+def _to_the_first_problem(
+    arrivals: Iterable[Arrival | Problem],
+) -> Iterator[Arrival | Problem]:
+    for one in arrivals:
+        yield one
+        if isinstance(one, Problem):
+            return
+
+
+def _batches(arrivals: Iterable[Arrival | Problem]) -> Iterator[list[Arrival | Problem]]:
+    batch: list[Arrival | Problem] = []
+    size = 0
+    for one in arrivals:
+        batch.append(one)
+        size += len(one.content.payload) if isinstance(one, Arrival) else 0
+        if len(batch) == _BATCH or size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

@@ -1,0 +1,247 @@
+"""Entries as people write them: mappings with a query and a result, or JSON lines of those."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from memora._arguments import largest_payload, lifetime_of, metadata_json
+from memora._show import one_line
+from memora.context import canonical_context
+from memora.errors import MemoraError, SerializationError, TransferError
+from memora.model import Content
+from memora.pipeline import Request, encode, new_entry
+from memora.transfer._arrivals import Arrival, Broken, Problem, broken, recorded_entry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+    from types import TracebackType
+    from typing import IO
+
+    from typing_extensions import Self
+
+    from memora.config import CacheConfig
+    from memora.model import Holding
+    from memora.pipeline import Ports
+    from memora.protocols import Vector
+
+Item: TypeAlias = "Mapping[str, Any] | tuple[str, Mapping[str, Any] | None, Any]"
+"""An answer to warm a cache with: a mapping of FIELDS, or (query, context, result)."""
+
+_LIFE = ("ttl", "stale_ttl", "sliding")
+# What an export says of an entry instead: it comes back as old as it was.
+_RECORDED = (
+    "id",
+    "created_at",
+    "expires_at",
+    "stale_seconds",
+    "sliding_seconds",
+    "uses",
+    "last_used_at",
+)
+_FIELDS = ("query", "context", "result", "metadata", "tags", "cost", *_LIFE, *_RECORDED)
+_TUPLE = 3  # query, context, result
+
+
+class ItemReader:
+    """Turns items into arrivals: each is checked as `Memora.store` checks its arguments."""
+
+    def __init__(self, ports: Ports, config: CacheConfig) -> None:
+        self._ports = ports
+        self._config = config
+        self._largest = largest_payload(config)
+
+    def read(self, item: Any, place: str) -> Arrival | Problem:
+        """Return what an item says, or what is wrong with it."""
+        try:
+            return self._arrival(_fields(item))
+        except (Broken, MemoraError) as error:
+            return Problem(place, str(error))
+
+    def _arrival(self, fields: Mapping[str, Any]) -> Arrival:
+        for name in ("query", "result"):
+            if name not in fields:
+                raise Broken(f"{name} is missing")
+        request = Request.of(fields["query"], fields.get("context"))
+        metadata = metadata_json(fields.get("metadata"))
+        recorded = [name for name in _RECORDED if name in fields]
+        if not recorded:
+            lifetime = lifetime_of(
+                self._config,
+                **{
+                    name: fields.get(name)
+                    for name in ("ttl", "stale_ttl", "sliding", "tags", "cost", "metadata")
+                },
+            )
+            if not isinstance(lifetime.sliding, bool):
+                raise broken("sliding", lifetime.sliding, "true or false")
+        elif relative := [name for name in _LIFE if name in fields]:
+            raise Broken(
+                f"{relative[0]} and {recorded[0]} are both given, expected {', '.join(_LIFE)} "
+                "of a new entry, or what an export says of an old one"
+            )
+        payload = encode(self._ports, fields["result"], max_payload_bytes=self._largest)
+        content = Content(payload, metadata)
+        if not recorded:
+            entry = new_entry(request, lifetime, now=self._ports.clock())
+            return Arrival(entry=entry, content=content, is_new=True)
+        entry, uses, last = recorded_entry(
+            fields,
+            text=request.text,
+            context=request.context,
+            tags=fields.get("tags"),
+            cost=1.0 if fields.get("cost") is None else fields["cost"],
+        )
+        return Arrival(entry=entry, content=content, uses=uses, last_used_at=last)
+
+
+class ItemSource:
+    """Items of the application's; may be read once only, as an iterator may."""
+
+    name = "warm"
+
+    def __init__(self, items: Iterable[Item], reader: ItemReader) -> None:
+        self._items = items
+        self._reader = reader
+        self.total = len(items) if isinstance(items, Sequence) else None
+
+    def read(self) -> Iterator[Arrival | Problem]:
+        """Yield the items, checked."""
+        for number, item in enumerate(self._items, start=1):
+            yield self._reader.read(item, f"item {number}")
+
+
+class LineSource:
+    """A file of JSON lines; a context manager.
+
+    Raises:
+        TransferError: It cannot be opened.
+    """
+
+    def __init__(self, path: Path, reader: ItemReader) -> None:
+        self.name = str(path)
+        self.total: int | None = None  # known when it has been read once
+        self._reader = reader
+        try:
+            self._file: IO[bytes] = path.open("rb")
+        except OSError as error:
+            raise TransferError(f"{self.name} cannot be read: {error.strerror}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def read(self) -> Iterator[Arrival | Problem]:
+        """Yield the entries, line by line."""
+        self._file.seek(0)
+        found = number = 0
+        try:
+            for number, line in enumerate(self._file, start=1):
+                text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+                if not text.strip():
+                    continue
+                found += 1
+                try:
+                    item = json.loads(text.decode(), parse_constant=_no_constant)
+                except (ValueError, RecursionError) as error:
+                    yield Problem(f"line {number}", f"not JSON: {error}")
+                    continue
+                if not isinstance(item, dict):
+                    said = f"expected a JSON object, got {one_line(repr(item), 80)}"
+                    yield Problem(f"line {number}", said)
+                    continue
+                yield self._reader.read(item, f"line {number}")
+        except OSError as error:
+            raise TransferError(
+                f"{self.name} cannot be read beyond line {number}: {error.strerror}"
+            ) from error
+        self.total = found
+
+
+class LineSink:
+    """Writes entries to an open file, a line each."""
+
+    def __init__(self, file: IO[bytes], ports: Ports) -> None:
+        self._file = file
+        self._ports = ports
+
+    def write(self, holding: Holding, content: Content, _: Vector | None) -> None:
+        """Add an entry.
+
+        Raises:
+            Broken: Its result or its context would not come back from JSON as it is.
+        """
+        entry = holding.entry
+        result = self._ports.codec.decode(content.payload)
+        text = self._exactly(result)
+        context = json.loads(entry.context.canonical)
+        if canonical_context(context) != entry.context:
+            raise Broken("its context holds what JSON does not have, such as a date")
+        rest = {
+            "metadata": json.loads(content.metadata),
+            "tags": list(entry.tags),
+            "cost": entry.cost,
+            "id": entry.id,
+            "created_at": entry.created_at,
+            "expires_at": entry.expires_at,
+            "stale_seconds": entry.stale_seconds,
+            "sliding_seconds": entry.sliding_seconds,
+            "uses": holding.uses,
+            "last_used_at": holding.last_used_at,
+        }
+        # Joined as bytes, as the result is written already, and may be long.
+        head, tail = _json({"query": entry.query, "context": context}), _json(rest)
+        self._file.write(b'%s, "result": %s, %s\n' % (head[:-1], text, tail[1:]))
+
+    def finish(self) -> None:
+        """There is nothing behind the last line."""
+
+    def abandon(self) -> None:
+        """There is nothing to be undone."""
+
+    def _exactly(self, result: Any) -> bytes:
+        """Return a result as JSON, if that gives it back equal in value and type."""
+        codec = self._ports.codec
+        try:
+            text = _json(result)
+            same = codec.encode(json.loads(text)) == codec.encode(result)
+        except (TypeError, ValueError, RecursionError, SerializationError):
+            same, text = False, b""
+        if not same:
+            raise Broken(
+                f"its result, a {type(result).__name__}, would not come back from JSON as it is"
+            )
+        return text
+
+
+def _fields(item: Any) -> Mapping[str, Any]:
+    if isinstance(item, tuple) and len(item) == _TUPLE:
+        return dict(zip(("query", "context", "result"), item, strict=True))
+    if not isinstance(item, Mapping):
+        raise broken(
+            "the item", item, "a mapping with query and result, or (query, context, result)"
+        )
+    if unknown := [name for name in item if name not in _FIELDS]:
+        raise Broken(f"unknown field {unknown[0]!r}, expected {', '.join(_FIELDS)}")
+    return item
+
+
+def _json(value: Any) -> bytes:
+    """Return JSON that people can read; escaped where it has text that UTF-8 does not have."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, allow_nan=False).encode()
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,384 @@
+"""Entries as Parquet: all that a store holds of them, exactly, payloads and vectors included."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from memora._arguments import metadata_json
+from memora.context import canonical_query, context_of_canonical
+from memora.errors import (
+    ArgumentError,
+    ContextError,
+    CorruptEntryError,
+    ModelMismatchError,
+    QueryError,
+    TransferError,
+)
+from memora.model import Content
+from memora.transfer._arrivals import Arrival, Broken, Problem, broken, recorded_entry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+    from types import TracebackType
+    from typing import IO
+
+    from typing_extensions import Self
+
+    from memora.codec import Codec
+    from memora.model import Holding
+    from memora.protocols import Embedder, Vector
+
+FORMAT = 1
+"""Version of the columns, recorded in the file."""
+
+# Rows of one group, and bytes at which it ends earlier: what is held in memory at once, by who
+# writes and by who reads.
+_GROUP_ROWS = 256
+_GROUP_BYTES = 64 * 1024 * 1024
+_TOLERANCE = 1e-3  # of a vector's length, as of an embedder's
+
+
+def _schema(model: str, dimension: int) -> pa.Schema:
+    text, number = pa.string(), pa.float64()
+    return pa.schema(
+        [
+            pa.field("id", text, nullable=False),
+            pa.field("query", text, nullable=False),
+            pa.field("context", text, nullable=False),
+            pa.field("created_at", number, nullable=False),
+            pa.field("expires_at", number),
+            pa.field("stale_seconds", number, nullable=False),
+            pa.field("sliding_seconds", number),
+            pa.field("tags", pa.list_(text), nullable=False),
+            pa.field("metadata", text, nullable=False),
+            pa.field("cost", number, nullable=False),
+            pa.field("uses", pa.int64(), nullable=False),
+            pa.field("last_used_at", number),
+            pa.field("vector", pa.list_(pa.float32(), dimension)),
+            pa.field("payload", pa.large_binary(), nullable=False),
+        ],
+        metadata={
+            "memora.export": str(FORMAT),
+            "memora.model": model,
+            "memora.dimension": str(dimension),
+        },
+    )
+
+
+class ParquetSink:
+    """Writes entries to an open file, in groups of rows."""
+
+    def __init__(self, file: IO[bytes], embedder: Embedder) -> None:
+        self._schema = _schema(embedder.identity, embedder.dimension)
+        # What many entries share; of the rest a dictionary would only be tried.
+        shared: Any = ["context", "metadata", "tags.list.element"]
+        self._writer = pq.ParquetWriter(
+            file,
+            self._schema,
+            compression="zstd",
+            use_dictionary=shared,
+            write_page_checksum=True,
+        )
+        self._rows: list[dict[str, Any]] = []
+        self._bytes = 0
+
+    def write(self, holding: Holding, content: Content, vector: Vector | None) -> None:
+        """Add an entry."""
+        entry = holding.entry
+        self._rows.append(
+            {
+                "id": entry.id,
+                "query": entry.query,
+                "context": entry.context.canonical,
+                "created_at": entry.created_at,
+                "expires_at": entry.expires_at,
+                "stale_seconds": entry.stale_seconds,
+                "sliding_seconds": entry.sliding_seconds,
+                "tags": entry.tags,
+                "metadata": content.metadata,
+                "cost": entry.cost,
+                "uses": holding.uses,
+                "last_used_at": holding.last_used_at,
+                "vector": vector,
+                "payload": content.payload,
+            }
+        )
+        self._bytes += len(content.payload)
+        if len(self._rows) == _GROUP_ROWS or self._bytes >= _GROUP_BYTES:
+            self._flush()
+
+    def finish(self) -> None:
+        """Write what is left, and the end of the file."""
+        self._flush()
+        self._writer.close()
+
+    def abandon(self) -> None:
+        """Write nothing more; when it is collected, the writer would write its end."""
+        self._writer.is_open = False
+
+    def _flush(self) -> None:
+        if self._rows:
+            rows = pa.Table.from_pylist(self._rows, schema=self._schema)
+            self._writer.write_table(rows, row_group_size=len(self._rows))
+        self._rows, self._bytes = [], 0
+
+
+class ParquetSource:
+    """A file that was exported; a context manager.
+
+    Args:
+        path: The file.
+        embedder: The one that its vectors have to be of, unless `embeds`.
+        codec: Checks payloads.
+        max_payload_bytes: The largest payload that is accepted; None for any.
+        embeds: Whether vectors are made anew, so that the file's do not matter.
+
+    Raises:
+        TransferError: It is no export, or one of another format, or lacks a column.
+        ModelMismatchError: Its vectors are another model's.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        embedder: Embedder,
+        codec: Codec,
+        max_payload_bytes: int | None,
+        embeds: bool,
+    ) -> None:
+        self.name = str(path)
+        self._codec = codec
+        self._dimension = None if embeds else embedder.dimension
+        self._max_payload_bytes = max_payload_bytes
+        with _explained(self.name):
+            self._file = pq.ParquetFile(path, page_checksum_verification=True)
+        self.total: int = self._file.metadata.num_rows
+        try:
+            schema = self._file.schema_arrow
+            _check_stamp(self.name, schema.metadata, None if embeds else embedder)
+            _check_columns(self.name, schema)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def read(self) -> Iterator[Arrival | Problem]:
+        """Yield the entries, row by row."""
+        number = 0
+        for group in range(self._file.num_row_groups):
+            for batch in self._batches(group):
+                columns = {name: _cells(batch.column(name)) for name in _COLUMNS}
+                for at in range(batch.num_rows):
+                    number += 1
+                    row = {name: cells[at] for name, cells in columns.items()}
+                    try:
+                        yield self._arrival(row)
+                    except Broken as error:
+                        yield Problem(f"row {number}", str(error))
+
+    def _batches(self, group: int) -> Iterator[pa.RecordBatch]:
+        with _explained(self.name):
+            yield from self._file.iter_batches(
+                batch_size=_GROUP_ROWS, row_groups=[group], columns=list(_COLUMNS)
+            )
+
+    def _arrival(self, row: dict[str, Any]) -> Arrival:
+        for name, nullable in _COLUMNS.items():
+            if row[name] is None and not nullable:
+                raise broken(name, None, "a value")
+        entry, uses, last = recorded_entry(
+            row,
+            text=_query(row["query"]),
+            context=_context(row["context"]),
+            tags=row["tags"],
+            cost=row["cost"],
+        )
+        return Arrival(
+            entry=entry,
+            content=Content(self._payload(row["payload"]), _metadata(row["metadata"])),
+            vector=None if self._dimension is None else _vector(row["vector"], self._dimension),
+            uses=uses,
+            last_used_at=last,
+        )
+
+    def _payload(self, payload: bytes) -> bytes:
+        most = self._max_payload_bytes
+        if most is not None and len(payload) > most:
+            raise Broken(
+                f"payload has {len(payload):,} bytes, expected at most the {most:,} that "
+                "max_payload_bytes and max_bytes allow"
+            )
+        try:
+            self._codec.check(payload)
+        except CorruptEntryError as error:
+            raise broken("payload", payload[:16], f"an undamaged result: {error}") from None
+        return payload
+
+
+# The columns, and whether they may be null.
+_COLUMNS = {field.name: field.nullable for field in _schema("", 1)}
+_KINDS: dict[str, tuple[str, Callable[[pa.DataType], bool]]] = {
+    "text": ("text", lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind)),
+    "number": (
+        "numbers",
+        lambda kind: pa.types.is_floating(kind) or pa.types.is_integer(kind),
+    ),
+    "whole": ("whole numbers", pa.types.is_integer),
+    "texts": (
+        "lists of text",
+        lambda kind: _is_list(kind) and _is_any(kind.value_type, "text"),
+    ),
+    "vector": (
+        "lists of float32",
+        lambda kind: _is_list(kind) and pa.types.is_floating(kind.value_type),
+    ),
+    "bytes": ("bytes", lambda kind: pa.types.is_binary(kind) or pa.types.is_large_binary(kind)),
+}
+_KIND_OF = {
+    "id": "text",
+    "query": "text",
+    "context": "text",
+    "tags": "texts",
+    "metadata": "text",
+    "uses": "whole",
+    "vector": "vector",
+    "payload": "bytes",
+}
+
+
+def _is_any(kind: pa.DataType, wanted: str) -> bool:
+    return bool(pa.types.is_null(kind) or _KINDS[wanted][1](kind))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    types = pa.types
+    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
+
+
+def _check_stamp(name: str, metadata: dict[bytes, bytes] | None, embedder: Embedder | None) -> None:
+    found = {key.decode(): value.decode() for key, value in (metadata or {}).items()}
+    try:
+        version, dimension = int(found["memora.export"]), int(found["memora.dimension"])
+        model = found["memora.model"]
+    except (KeyError, ValueError):
+        raise TransferError(
+            f"{name} is no export of Memora's: its schema does not say memora.export, "
+            "memora.model and memora.dimension (other programs leave them out when they rewrite "
+            "a file)"
+        ) from None
+    if version != FORMAT:
+        raise TransferError(
+            f"{name} has export format {version}, and this version of Memora reads {FORMAT}"
+            + ("; upgrade memora-cache" if version > FORMAT else "")
+        )
+    if embedder is not None and (model, dimension) != (embedder.identity, embedder.dimension):
+        raise ModelMismatchError(
+            f"{name} holds vectors of {model!r} ({dimension} dimensions), but this cache embeds "
+            f"with {embedder.identity!r} ({embedder.dimension} dimensions), and vectors of two "
+            "models cannot be compared; import it with reembed=True (--reembed) to embed its "
+            "queries with this cache's model, or open a cache with the first model"
+        )
+
+
+def _check_columns(name: str, schema: pa.Schema) -> None:
+    if missing := [column for column in _COLUMNS if column not in schema.names]:
+        raise TransferError(
+            f"{name} lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}; "
+            f"expected {', '.join(_COLUMNS)}"
+        )
+    for column in _COLUMNS:
+        if schema.names.count(column) > 1:
+            raise TransferError(f"{name} has the column {column} twice")
+        wanted = _KIND_OF.get(column, "number")
+        if not _is_any(schema.field(column).type, wanted):
+            raise TransferError(
+                f"{name}: the column {column} holds {schema.field(column).type}, expected "
+                f"{_KINDS[wanted][0]}"
+            )
+
+
+def _cells(column: pa.Array) -> list[Any]:
+    """Return the values of a column; vectors as arrays, and text that is not UTF-8 as bytes."""
+    if _is_list(column.type) and pa.types.is_floating(column.type.value_type):
+        return [
+            cell.values.to_numpy(zero_copy_only=False) if cell.is_valid else None for cell in column
+        ]
+    try:
+        cells: list[Any] = column.to_pylist()
+    except UnicodeDecodeError:
+        cells = [_cell(cell) for cell in column]
+    return cells
+
+
+def _cell(cell: pa.Scalar) -> Any:
+    try:
+        return cell.as_py()
+    except UnicodeDecodeError:
+        return cell.as_buffer().to_pybytes() if hasattr(cell, "as_buffer") else b"not UTF-8"
+
+
+def _query(value: Any) -> str:
+    try:
+        text = canonical_query(value)
+    except QueryError as error:
+        raise broken("query", value, f"a text: {error}") from None
+    if text != value:
+        raise broken("query", value, "no white space around it, and Unicode's form NFC")
+    return text
+
+
+def _context(value: Any) -> Any:
+    try:
+        return context_of_canonical(value)
+    except ContextError as error:
+        raise Broken(f"{broken('context', value, 'a context')}: {error}") from None
+
+
+def _metadata(value: Any) -> str:
+    try:
+        found = json.loads(value)
+        metadata_json(found)
+    except (TypeError, ValueError, RecursionError, ArgumentError):
+        raise broken("metadata", value, "a JSON object") from None
+    text: str = value
+    return text
+
+
+def _vector(value: Any, dimension: int) -> Vector | None:
+    if value is None:
+        return None
+    if len(value) != dimension:
+        raise Broken(f"vector has {len(value)} numbers, expected {dimension}")
+    vector: Vector = np.array(value, dtype=np.float32)
+    length = float(np.linalg.norm(vector.astype(np.float64)))
+    if not abs(length - 1) < _TOLERANCE:  # NaN too
+        raise Broken(f"vector has the length {length:.4g}, expected a finite one of length 1")
+    return vector
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Name the file in Arrow's faults: they are ValueErrors and OSErrors alike."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise TransferError(f"{name} cannot be read: {reason}") from error
