@@ -13,7 +13,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from doubles import WordEmbedder
+from doubles import WordEmbedder, until
 
 from memora import CacheConfig, Memora
 from memora.calls import (
@@ -708,6 +708,15 @@ class TestMethods:
         assert (ask("a", "x"), ask("b", "x")) == ("a", "b")
         assert Agent().method("x") == "agent"
 
+    def test_a_function_whose_first_parameter_is_the_query_is_no_method(
+        self, cached: Caching
+    ) -> None:
+        class Agent:
+            method = cached(lambda query: 1)
+
+        with pytest.raises(QueryTypeError):
+            Agent().method()  # type: ignore[call-arg]
+
     def test_bound_methods_can_be_decorated(self, cached: Caching) -> None:
         class Agent:
             def ask(self, query: str) -> int:
@@ -1009,7 +1018,8 @@ class TestStreams:
 
         @cached
         def ask(query: str) -> Generator[int, Any, None]:
-            yield from range(length)
+            for item in range(length):
+                yield item
 
         list(ask("x"))
         for now in (3, 1):
@@ -1022,6 +1032,10 @@ class TestStreams:
         assert [next(stream), next(stream)] == [0, 1]
         with pytest.raises(StopIteration):
             stream.send("more")
+        length = 3
+        stream = ask("x")
+        assert [next(stream), stream.send("more")] == [0, 1]
+        stream.close()
 
     def test_items_are_kept_as_they_were(self, cached: Caching) -> None:
         @cached
@@ -1213,3 +1227,49 @@ class TestAsyncStreams:
         agents = [Agent(), Agent()]
         first = [item async for item in agents[0].ask("x")]
         assert first == [item async for item in agents[1].ask("x")]
+
+
+class TestTogether:
+    def test_equal_calls_at_one_time_run_the_function_once(self, cached: Caching) -> None:
+        started, go = threading.Event(), threading.Event()
+
+        @cached
+        def ask(query: str) -> int:
+            started.set()
+            assert go.wait(20)
+            return 1
+
+        results: list[int] = []
+        threads = [threading.Thread(target=lambda: results.append(ask("x"))) for _ in range(3)]
+        for one in threads:
+            one.start()
+        assert started.wait(20)
+        go.set()
+        for one in threads:
+            one.join()
+
+        assert results == [1, 1, 1]
+        assert ask.cache_info() == CacheInfo(hits=2, misses=1)
+
+    def test_what_runs_in_the_background_is_no_miss(
+        self, clock: FakeClock, cached: Caching
+    ) -> None:
+        results = [1, 2]
+
+        @cached(ttl=10, stale_ttl=10)
+        def ask(query: str) -> int:
+            return results.pop(0)
+
+        assert ask("x") == 1
+        clock.advance(15)
+        assert ask("x") == 1
+        assert until(lambda: ask.lookup("x").result == 2)
+        assert ask.cache_info() == CacheInfo(hits=1, misses=1)
+
+    def test_disabled_calls_are_calls(self, cache: Memora, cached: Caching) -> None:
+        results = [1, 2, 3]
+        ask = cached(lambda query: results.pop(0))
+
+        with cache.disabled():
+            assert (ask("x"), ask("x")) == (1, 2)
+        assert (ask("x"), ask("x")) == (3, 3)

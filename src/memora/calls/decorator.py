@@ -190,7 +190,7 @@ class Caching:
                 function=plan.identity,
                 parameters=uncounted,
                 because=because,
-                unless="not a text" if rules.auto_strict else None,
+                **({"unless": "not a text"} if rules.auto_strict else {}),
             )
 
 
