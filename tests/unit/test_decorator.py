@@ -222,10 +222,11 @@ class TestFunctions:
 
     def test_any_cache_has_a_decorator(self, cache: Memora) -> None:
         ask = create_cached_decorator(cache)(query_param="q")(lambda q: [q])
+        given = create_cached_decorator(cache, query_param="q", namespace="m")(lambda q: {q})
         again = make_cached(cache, namespace="n")(lambda query: 1)
         bare = make_cached(cache, lambda query: 2)
 
-        assert (ask("x"), again("x"), bare("x")) == (["x"], 1, 2)
+        assert (ask("x"), given("x"), again("x"), bare("x")) == (["x"], {"x"}, 1, 2)
 
     def test_a_decorated_function_looks_like_itself(self, cached: Caching) -> None:
         def ask(query: str, top: int = 3) -> str:
@@ -1018,7 +1019,7 @@ class TestStreams:
 
         @cached
         def ask(query: str) -> Generator[int, Any, None]:
-            for item in range(length):
+            for item in range(length):  # noqa: UP028 - which has no send
                 yield item
 
         list(ask("x"))

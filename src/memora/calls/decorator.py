@@ -206,9 +206,17 @@ def make_cached(
     return caching(**options) if function is None else caching(**options)(function)
 
 
-def create_cached_decorator(cache: Engine) -> Caching:
-    """Return `cache.cached` for any cache."""
-    return Caching(cache)
+@overload
+def create_cached_decorator(cache: Engine) -> Caching: ...
+
+
+@overload
+def create_cached_decorator(cache: Engine, **options: Any) -> Decorator: ...
+
+
+def create_cached_decorator(cache: Engine, **options: Any) -> Caching | Decorator:
+    """Return `cache.cached` for any cache, or what that returns for these options."""
+    return Caching(cache)(**options) if options else Caching(cache)
 
 
 def _names(option: str, names: str | Iterable[str]) -> tuple[str, ...]:
