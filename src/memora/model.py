@@ -87,6 +87,22 @@ class Holding:
     """What it takes in the store: texts, vector, metadata and payload."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measures:
+    """How large a store is, and which entries have left it of its own accord."""
+
+    bytes: int
+    """What its entries take: texts, vectors, metadata and payloads."""
+    payload_bytes: int | None
+    """What of this are payloads; None where it does not know."""
+    index_bytes: int
+    """What its indexes of vectors take in RAM."""
+    evicted: int
+    """Entries that this process has evicted, as the policy said, to keep to the limits."""
+    ended: int
+    """Entries that this process has removed because they had ended or were outdated."""
+
+
 @dataclass(frozen=True, slots=True)
 class Match:
     """A candidate that a search found."""

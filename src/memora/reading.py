@@ -7,7 +7,7 @@ Every exporter goes through the same families, so that what they show agrees num
 |---|---|---|
 | `lookups` | result, reason | lookups: hit or miss, and `LookupResult.reason` |
 | `stale_hits` | reason | hits that served a stale result |
-| `refusals` | kind | misses of which something in the texts decided, by kind of the first evidence |
+| `refusals` | kind | misses that something in the texts led to, by its kind (of the first evidence) |
 | `stores` | result | results: stored, not_stored (no exact form in bytes, or too large) |
 | `errors` | operation | faults of the cache |
 | `evictions` | policy | entries that left to keep to the limits |

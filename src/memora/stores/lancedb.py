@@ -182,6 +182,7 @@ class LanceStore:
         self._writing = threading.Lock()  # one writer of this process's log at a time
         self._upkeeping = threading.Lock()  # taken before `_writing`, and that before the view's
         self._stop, self._wake = threading.Event(), threading.Event()
+        self._evicted = self._ended = 0  # by this process; under `_writing`
         if not self._opened or self._closed:
             return
         # LanceDB hangs or crashes in a process forked from one that used it. The log and the
@@ -393,6 +394,7 @@ class LanceStore:
                 with view.lock:
                     ended = view.hot.ended(now, min(limit - removed, _BATCH), present=True)
                 self._remove(ended)
+                self._ended += len(ended)
             if not ended:
                 break
             removed += len(ended)
@@ -419,6 +421,18 @@ class LanceStore:
     def count(self) -> int:
         self._check()
         return len(self._view.hot)
+
+    def measure(self) -> Measures:
+        self._check()
+        with self._view.lock:
+            hot = self._view.hot
+            return Measures(
+                bytes=hot.live_bytes,
+                payload_bytes=None,  # the log is not read for it
+                index_bytes=hot.index_bytes,
+                evicted=self._evicted,
+                ended=self._ended,
+            )
 
     def check(self) -> None:
         self._check()
@@ -664,10 +678,13 @@ class LanceStore:
                 with self._view.lock:
                     surplus = hot.surplus(*limits)
                     n = min(surplus, _BATCH, _BATCH if most is None else most - evicted)
-                    keys = n and (hot.ended(now, n) or hot.victims(n))
+                    ended = hot.ended(now, n) if n else []
+                    keys = ended or (hot.victims(n) if n else [])
                 if not keys:
                     break
                 self._remove(keys)
+                self._ended += len(ended)
+                self._evicted += 0 if ended else len(keys)
                 evicted += len(keys)
         return evicted
 
