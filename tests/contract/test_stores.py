@@ -930,6 +930,39 @@ def test_reopening_keeps_uses_tags_and_ends(opener: Opener, tmp_path: Path) -> N
 
 
 @on_disk_only
+@pytest.mark.parametrize("logged", [True, False])
+def test_what_left_and_came_again_begins_at_no_use(
+    opener: Opener, tmp_path: Path, *, logged: bool
+) -> None:
+    store = opener(tmp_path)
+    gone = put(store, "q")
+    store.touch(gone.key, now=NOW + 1, times=5)
+    store.close()
+
+    store = opener(tmp_path)
+    store.touch(gone.key, now=NOW + 2)
+    assert holding(store, gone.key).uses == 6
+    assert isinstance(store, LanceStore)
+    if logged:
+        store._write_uses()  # as it does every few seconds
+    store.discard([gone])
+    again = put(store, "q", at=NOW + 3)
+    assert holding(store, again.key).uses == 0
+    store.touch(again.key, now=NOW + 4, times=2)
+    store.flush()
+    with store._upkeeping, store._writing:
+        store._load()  # as after a kill, or having stood still
+    assert holding(store, again.key).uses == 2
+    store.close()
+
+    for _ in range(2):
+        store = opener(tmp_path)
+        held = holding(store, again.key)
+        assert (held.entry, held.uses, held.last_used_at) == (again, 2, NOW + 4)
+        store.close()
+
+
+@on_disk_only
 def test_what_is_outdated_stays_so(opener: Opener, tmp_path: Path) -> None:
     store = opener(tmp_path)
     old = put(store, "old", tags=("doc:1",))
