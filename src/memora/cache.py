@@ -8,34 +8,29 @@ from __future__ import annotations
 
 import json
 import time
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from memora import lifecycle, pipeline, transfer
-from memora._arguments import (
-    is_number,
-    largest_payload,
-    lifetime_of,
-    metadata_json,
-    share,
-    tags_of,
-)
+from memora._arguments import is_number, lifetime_of, metadata_json, share, tags_of
 from memora._clock import SteadyClock
 from memora._durations import seconds
 from memora._log import make_logger
+from memora.calls._breaker import Breaker
+from memora.calls._bridge import drive
+from memora.calls._workers import Workers
+from memora.calls.decorator import Caching
+from memora.calls.flights import Flights
+from memora.calls.lanes import TaskLane, ThreadLane
 from memora.codec import Codec
 from memora.config import CacheConfig
 from memora.context import canonical_context, canonical_query, exact_key
+from memora.core import Call, CallOptions, Core, said
 from memora.embedders import CachedEmbedder, as_embedder, load_embedder
-from memora.errors import (
-    ArgumentError,
-    ClosedError,
-    ConfigError,
-    JudgeError,
-    SerializationError,
-)
+from memora.errors import ArgumentError, ClosedError, ConfigError, MemoraError
 from memora.judge import Judge
-from memora.metrics import Metrics, Operation
+from memora.metrics import Metrics
 from memora.model import AvailabilityCheck, Explanation, LookupResult
 from memora.protocols import IndexedStore
 from memora.scheduler import CleanupScheduler
@@ -44,26 +39,51 @@ from memora.stores import open_store
 from memora.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+    from contextlib import AbstractContextManager
     from datetime import timedelta
     from os import PathLike
     from types import TracebackType
+    from typing import Concatenate
 
-    from typing_extensions import Self
+    from typing_extensions import ParamSpec, Self, Unpack
 
+    from memora.calls.lanes import Lane
     from memora.eviction import EvictionPolicy
     from memora.lifecycle import Found
-    from memora.model import Selected
+    from memora.model import Lifetime, Selected
     from memora.protocols import Clock, Embedder, Store
     from memora.transfer import Item, Moved, Progress
 
+    P = ParamSpec("P")
+
+S = TypeVar("S", bound="Memora")
 T = TypeVar("T")
 
 # Health turns bad when a tenth of the recent operations failed, and no earlier than at the fifth
 # failure: one fault in a young cache is not an outage.
 _UNHEALTHY_ERROR_RATE = 0.1
 _UNHEALTHY_ERRORS = 5
+# What `store` takes: alone, and besides.
+_PAIRED = ("query", "context", "result")
+_SAID = ("metadata", "ttl", "stale_ttl", "sliding", "tags", "cost")
+_WORKERS = 32  # threads that calls with a deadline may hang in, at most
+_REFRESHERS = 4  # threads that compute results anew in the background
 _CLEANUP_SECONDS = 300.0  # between two runs of the scheduler, where nobody says
+
+
+def _twin(
+    method: Callable[Concatenate[S, P], T],
+) -> Callable[Concatenate[S, P], Coroutine[Any, Any, T]]:
+    """Return the async twin of a method that is not called often: in a worker, to its end."""
+
+    async def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._tasks.run(partial(method, self, *args, **kwargs), timeout=None)
+
+    call.__name__ = f"a{method.__name__}"
+    call.__qualname__ = f"Memora.{call.__name__}"
+    call.__doc__ = f"Do as `{method.__name__}`, without blocking the event loop."
+    return call
 
 
 class Memora:
@@ -122,7 +142,21 @@ class Memora:
                 enabled=config.judge == "on",
                 cross_lingual=config.cross_lingual,
             ),
+            breakers=pipeline.Breakers(
+                *(
+                    Breaker(
+                        failures=config.breaker_failures,
+                        reset_seconds=config.breaker_reset_seconds,
+                    )
+                    for _ in pipeline.Breakers._fields
+                )
+            ),
         )
+        self._core = Core(config, self._ports, self._metrics, self._log)
+        workers, flights = Workers(_WORKERS, "memora-call"), Flights()
+        background = Workers(_REFRESHERS, "memora-refresh")
+        self._threads = ThreadLane(workers, background, flights)
+        self._tasks = TaskLane(workers, flights)
         self._scheduler: CleanupScheduler | None = None
         self._scheduling = False  # whether its thread should be there
         self._closed = False
@@ -153,31 +187,63 @@ class Memora:
 
         Returns:
             A hit or a miss, with its reason. If the cache itself fails, a miss with the reason
-            "error".
+            "error", or "timeout" after `lookup_timeout_seconds`.
 
         Raises:
             QueryError: The query is not a text, or blank.
             ContextError: The context holds a value without canonical form.
             ArgumentError: The threshold or the age is out of range.
+            MemoraError: Any fault, with `fail_open=False`.
         """
-        self._check_open()
-        request = pipeline.Request.of(query, context)
-        threshold = self._threshold(similarity_threshold)
-        oldest = inf if max_age is None else seconds("max_age", max_age)
-        try:
-            with self._metrics.timed("lookup"):
-                found = pipeline.lookup(self._ports, request, threshold=threshold, max_age=oldest)
-        except Exception as fault:  # noqa: BLE001 - whatever it is, it must not reach the application
-            self._report("judge" if isinstance(fault, JudgeError) else "lookup", fault)
-            return LookupResult(is_hit=False, reason="error", explanation=_said(fault))
-        self._metrics.count_lookup(found)
-        self._log.debug(
-            "cache_hit" if found else "cache_miss",
-            reason=found.reason,
-            similarity=found.similarity,
-            entry_id=found.entry_id,
+        return drive(self._lookup(self._threads, query, context, similarity_threshold, max_age))
+
+    async def alookup(
+        self,
+        query: str,
+        context: Mapping[str, Any] | None = None,
+        similarity_threshold: float | None = None,
+        *,
+        max_age: float | str | timedelta | None = None,
+    ) -> LookupResult:
+        """Do as `lookup`, without blocking the event loop."""
+        return await self._lookup(self._tasks, query, context, similarity_threshold, max_age)
+
+    def lookup_many(
+        self,
+        queries: Iterable[str | tuple[str, Mapping[str, Any] | None]],
+        context: Mapping[str, Any] | None = None,
+        similarity_threshold: float | None = None,
+        *,
+        max_age: float | str | timedelta | None = None,
+    ) -> list[LookupResult]:
+        """Look up several queries, embedded in one batch.
+
+        Args:
+            queries: Texts, or pairs of a text and its own context.
+            context: Of the texts that come without one.
+            similarity_threshold: As for `lookup`.
+            max_age: As for `lookup`.
+
+        Returns:
+            One result a query, in order; as from `lookup`.
+
+        Raises:
+            MemoraError: As by `lookup`; nothing has been looked up then.
+        """
+        return drive(
+            self._lookup_many(self._threads, queries, context, similarity_threshold, max_age)
         )
-        return found
+
+    async def alookup_many(
+        self,
+        queries: Iterable[str | tuple[str, Mapping[str, Any] | None]],
+        context: Mapping[str, Any] | None = None,
+        similarity_threshold: float | None = None,
+        *,
+        max_age: float | str | timedelta | None = None,
+    ) -> list[LookupResult]:
+        """Do as `lookup_many`, without blocking the event loop."""
+        return await self._lookup_many(self._tasks, queries, context, similarity_threshold, max_age)
 
     def check_availability(
         self,
@@ -210,7 +276,7 @@ class Memora:
         try:
             return pipeline.check(self._ports, request, threshold=threshold, max_age=oldest)
         except Exception as fault:  # noqa: BLE001 - as of a lookup
-            self._report("lookup", fault)
+            self._core.report("lookup", fault)
             return AvailabilityCheck(available=False)
 
     def explain(
@@ -243,12 +309,12 @@ class Memora:
         try:
             return pipeline.explain(self._ports, request, threshold=threshold)
         except Exception as fault:  # noqa: BLE001 - as of a lookup
-            self._log_fault("explain", fault)
+            self._core.log_fault("explain", fault)
             return Explanation(
                 query=request.text,
                 is_hit=False,
                 reason="error",
-                explanation=_said(fault),
+                explanation=said(fault),
                 threshold=threshold,
             )
 
@@ -289,40 +355,123 @@ class Memora:
             ArgumentError: The metadata is not JSON, a duration is not above 0, a tag is not a text,
                 or the cost is below 0.
         """
-        self._check_open()
-        request = pipeline.Request.of(query, context)
-        copied = metadata_json(metadata)
-        lifetime = lifetime_of(
-            self._config,
+        item = self._item(
+            query,
+            context,
+            result,
+            metadata,
             ttl=ttl,
             stale_ttl=stale_ttl,
             sliding=sliding,
             tags=tags,
             cost=cost,
-            metadata=metadata,
         )
-        try:
-            with self._metrics.timed("store"):
-                entry_id = pipeline.store(
-                    self._ports,
-                    request,
-                    result,
-                    metadata=copied,
-                    lifetime=lifetime,
-                    max_payload_bytes=largest_payload(self._config),
-                )
-        except SerializationError as error:
-            self._metrics.count_skip()
-            self._log.warning("result_not_stored", result_type=type(result).__name__)
-            self._log.debug("result_not_stored_because", error=str(error))
-            return None
-        except Exception as fault:  # noqa: BLE001 - whatever it is, it must not reach the application
-            self._report("store", fault)
-            return None
-        self._metrics.count_store()
-        self._log.debug("cache_store", entry_id=entry_id)
-        self._maintain()
-        return entry_id
+        return drive(self._core.store_many(self._threads, [item]))[0]
+
+    async def astore(  # noqa: PLR0913 - as `store`
+        self,
+        query: str,
+        context: Mapping[str, Any] | None,
+        result: Any,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        ttl: float | str | timedelta | None = None,
+        stale_ttl: float | str | timedelta | None = None,
+        sliding: bool | None = None,
+        tags: str | Iterable[str] | None = None,
+        cost: float | None = None,
+    ) -> str | None:
+        """Do as `store`, without blocking the event loop."""
+        item = self._item(
+            query,
+            context,
+            result,
+            metadata,
+            ttl=ttl,
+            stale_ttl=stale_ttl,
+            sliding=sliding,
+            tags=tags,
+            cost=cost,
+        )
+        return (await self._core.store_many(self._tasks, [item]))[0]
+
+    def store_many(self, items: Iterable[Item]) -> list[str | None]:
+        """Store several results, embedded in one batch and written at once.
+
+        Args:
+            items: Tuples of query, context and result; or mappings of the arguments of `store`.
+
+        Returns:
+            One id an item, in order; None as from `store`.
+
+        Raises:
+            MemoraError: As by `store`, with the number of the item; nothing has been stored then.
+        """
+        return drive(self._core.store_many(self._threads, self._items(items)))
+
+    async def astore_many(self, items: Iterable[Item]) -> list[str | None]:
+        """Do as `store_many`, without blocking the event loop."""
+        return await self._core.store_many(self._tasks, self._items(items))
+
+    def get_or_compute(
+        self,
+        query: str,
+        context: Mapping[str, Any] | None,
+        compute: Callable[[], T],
+        **options: Unpack[CallOptions],
+    ) -> T:
+        """Return a stored result, or else what `compute` returns, which is stored then.
+
+        Of those who miss on the very same query and context at one time, in all threads, tasks and
+        processes on the store, one computes, and the others get its result. If it fails, the next
+        computes. A stale result is returned, and computed anew in the background.
+
+        Args:
+            query: As for `lookup`.
+            context: As for `lookup`.
+            compute: Called without arguments; what it raises passes through, and is not stored.
+            **options: See `memora.core.CallOptions`.
+
+        Raises:
+            MemoraError: An argument is out of range, as of `lookup` and `store`.
+        """
+        self._check_open()
+        if not self._computes(options):
+            return compute()
+        call = self._call(query, context, options)
+        result: T = drive(self._core.call(self._threads, call, compute))
+        return result
+
+    async def aget_or_compute(
+        self,
+        query: str,
+        context: Mapping[str, Any] | None,
+        compute: Callable[[], Awaitable[T]],
+        **options: Unpack[CallOptions],
+    ) -> T:
+        """Do as `get_or_compute`, in a task; a cancelled one leaves the others undisturbed."""
+        self._check_open()
+        if not self._computes(options):
+            return await compute()
+        call = self._call(query, context, options)
+        result: T = await self._core.call(self._tasks, call, compute)
+        return result
+
+    @property
+    def cached(self) -> Caching:
+        """Decorate functions, methods and generators, sync and async: see `Caching`."""
+        return Caching(self, log=self._log.debug)
+
+    def disabled(self) -> AbstractContextManager[None]:
+        """Return a context manager: cached calls in its block are calls, and store nothing.
+
+        It holds for what the block calls, also in its tasks, and for no other thread.
+        """
+        return self._core.disabled()
+
+    def caching_enabled(self) -> bool:
+        """Tell whether the caller is outside of all such blocks."""
+        return self._core.enabled
 
     @overload
     def invalidate(
@@ -512,9 +661,11 @@ class Memora:
             MemoraError: The store failed, or a result is damaged.
         """
         self._check_open()
-        return transfer.export_entries(
+        moved = transfer.export_entries(
             self._ports, path, skip_errors=skip_errors, progress=progress
         )
+        self._log.debug("cache_export", entries=moved.written)
+        return moved
 
     def import_entries(
         self,
@@ -547,7 +698,7 @@ class Memora:
             MemoraError: The store or the model failed meanwhile; import the file again.
         """
         self._check_open()
-        return transfer.import_entries(
+        moved = transfer.import_entries(
             self._ports,
             self._config,
             path,
@@ -555,6 +706,8 @@ class Memora:
             reembed=reembed,
             progress=progress,
         )
+        self._log.debug("cache_import", entries=moved.written, evicted=moved.evicted)
+        return moved
 
     def warm(
         self,
@@ -580,7 +733,9 @@ class Memora:
             MemoraError: The store or the model failed meanwhile; what was stored stays.
         """
         self._check_open()
-        return transfer.warm(self._ports, self._config, items, progress=progress).written
+        moved = transfer.warm(self._ports, self._config, items, progress=progress)
+        self._log.debug("cache_warm", entries=moved.written, evicted=moved.evicted)
+        return moved.written
 
     def start_scheduler(
         self,
@@ -688,6 +843,7 @@ class Memora:
             "details": f"Error rate: {rate:.1%} ({failed}/{recent})",
         }
         checks["scheduler"] = self._check_scheduler()
+        checks["breaker"] = self._check_breakers()
         healthy = not self._closed and all(check["ok"] for check in checks.values())
         return {
             "status": "healthy" if healthy else "unhealthy",
@@ -749,6 +905,31 @@ class Memora:
             self.stop_scheduler()
             self._ports.store.close()
 
+    acheck_availability = _twin(check_availability)
+    aexplain = _twin(explain)
+    ainvalidate = _twin(invalidate)
+    aentries = _twin(entries)
+    aoutdate = _twin(outdate)
+    aclear = _twin(clear)
+    acleanup_expired = _twin(cleanup_expired)
+    aexport_entries = _twin(export_entries)
+    aimport_entries = _twin(import_entries)
+    awarm = _twin(warm)
+    aget_stats = _twin(get_stats)
+    ahealth_check = _twin(health_check)
+    aclose = _twin(close)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
     def __enter__(self) -> Self:
         return self
 
@@ -760,18 +941,96 @@ class Memora:
     ) -> None:
         self.close()
 
-    def _maintain(self) -> None:
-        try:
-            evicted = self._ports.store.maintain(
-                max_entries=self._config.max_entries,
-                max_bytes=self._config.max_bytes,
-                now=self._ports.clock(),
+    async def _lookup(
+        self,
+        lane: Lane,
+        query: str,
+        context: Mapping[str, Any] | None,
+        similarity_threshold: float | None,
+        max_age: float | str | timedelta | None,
+    ) -> LookupResult:
+        self._check_open()
+        return await self._core.lookup(
+            lane,
+            pipeline.Request.of(query, context),
+            threshold=self._threshold(similarity_threshold),
+            max_age=inf if max_age is None else seconds("max_age", max_age),
+        )
+
+    async def _lookup_many(
+        self,
+        lane: Lane,
+        queries: Iterable[str | tuple[str, Mapping[str, Any] | None]],
+        context: Mapping[str, Any] | None,
+        similarity_threshold: float | None,
+        max_age: float | str | timedelta | None,
+    ) -> list[LookupResult]:
+        self._check_open()
+        if isinstance(queries, str):
+            raise ArgumentError(f"queries must be an iterable of texts, got the text {queries!r}")
+        requests = [
+            pipeline.Request.of(*query)
+            if isinstance(query, tuple)
+            else pipeline.Request.of(query, context)
+            for query in queries
+        ]
+        return await self._core.lookup_many(
+            lane,
+            requests,
+            threshold=self._threshold(similarity_threshold),
+            max_age=inf if max_age is None else seconds("max_age", max_age),
+        )
+
+    def _item(
+        self,
+        query: str,
+        context: Mapping[str, Any] | None,
+        result: Any,
+        metadata: Mapping[str, Any] | None = None,
+        **life: Any,
+    ) -> tuple[pipeline.Request, Any, str, Lifetime]:
+        """Check the arguments of a store."""
+        self._check_open()
+        request = pipeline.Request.of(query, context)
+        copied = metadata_json(metadata)
+        return request, result, copied, lifetime_of(self._config, **life, metadata=metadata)
+
+    def _items(self, items: Iterable[Item]) -> list[tuple[pipeline.Request, Any, str, Lifetime]]:
+        found = []
+        for number, item in enumerate(items, start=1):
+            try:
+                found.append(self._item(**_arguments(item)))
+            except MemoraError as error:
+                raise type(error)(f"item {number}: {error}") from error
+        return found
+
+    def _computes(self, options: CallOptions) -> bool:
+        return self._core.enabled and not options.get("bypass", False)
+
+    def _call(self, query: str, context: Mapping[str, Any] | None, options: CallOptions) -> Call:
+        """Check the arguments of a cached call."""
+        if unknown := options.keys() - CallOptions.__annotations__.keys():
+            raise ArgumentError(
+                f"{min(unknown)!r} is no option of a call: expected "
+                f"{', '.join(CallOptions.__annotations__)}"
             )
-        except Exception as fault:  # noqa: BLE001 - what was stored is stored all the same
-            self._report("maintain", fault)
-            return
-        if evicted:
-            self._log.debug("cache_evict", entries=evicted)
+        life = ("ttl", "stale_ttl", "sliding", "tags", "cost", "metadata")
+        said: dict[str, Any] = {name: options.get(name) for name in life}
+        lifetime = lifetime_of(self._config, **said)
+        metadata, max_age = options.get("metadata"), options.get("max_age")
+        ahead = options.get("refresh_ahead")
+        return Call(
+            request=pipeline.Request.of(query, context),
+            threshold=self._threshold(options.get("similarity_threshold")),
+            max_age=inf if max_age is None else seconds("max_age", max_age),
+            lifetime=lifetime,
+            metadata=metadata_json(metadata),
+            costs=options.get("cost") is not None or "cost" in (metadata or {}),
+            condition=options.get("condition"),
+            refresh_ahead=0.0 if ahead is None else seconds("refresh_ahead", ahead),
+            refresh=options.get("refresh", False),
+            single_flight=options.get("single_flight", True),
+        )
 
     def _find(  # noqa: PLR0913 - the criteria
         self,
@@ -827,7 +1086,7 @@ class Memora:
         return 0 if self._closed else self.cleanup_expired()
 
     def _report_cleanup(self, fault: Exception) -> None:
-        self._report("cleanup", fault)
+        self._core.report("cleanup", fault)
 
     def _check_scheduler(self) -> dict[str, Any]:
         stats = self.get_scheduler_stats()
@@ -838,6 +1097,13 @@ class Memora:
         return {
             "ok": running or not self._scheduling,
             "details": f"{'running' if running else 'stopped'}: {runs}",
+        }
+
+    def _check_breakers(self) -> dict[str, Any]:
+        states = {name: one.state for name, one in self._ports.breakers._asdict().items()}
+        return {
+            "ok": all(state == "closed" for state in states.values()),
+            "details": ", ".join(f"{name} {state}" for name, state in states.items()),
         }
 
     def _count(self) -> tuple[int | None, Exception | None]:
@@ -875,15 +1141,6 @@ class Memora:
             return self._config.similarity_threshold
         return share("similarity_threshold", given)
 
-    def _report(self, operation: Operation, fault: Exception) -> None:
-        self._metrics.count_fault(operation)
-        self._log_fault(operation, fault)
-
-    def _log_fault(self, operation: str, fault: Exception) -> None:
-        # A foreign message may quote the query, so it is for DEBUG only.
-        self._log.error("cache_error", operation=operation, error_type=type(fault).__name__)
-        self._log.debug("cache_error_details", operation=operation, exc_info=fault)
-
     def _warn_of_settings_without_effect(self) -> None:
         in_ram = isinstance(self._ports.store, MemoryStore)
         ignored = {
@@ -899,13 +1156,27 @@ def _optional_share(name: str, value: float | None) -> float | None:
     return None if value is None else share(name, value)
 
 
+def _arguments(item: Item) -> dict[str, Any]:
+    """Return an item of `store_many` as the arguments of `store`."""
+    given: object = item  # whatever the application passed
+    if isinstance(given, tuple) and len(given) == len(_PAIRED):
+        return dict(zip(_PAIRED, given, strict=True))
+    if not isinstance(given, dict):
+        raise ArgumentError(
+            f"expected a tuple of query, context and result, or a mapping, got {given!r}"
+        )
+    if unknown := given.keys() - {*_PAIRED, *_SAID}:
+        raise ArgumentError(
+            f"unknown field {min(unknown)!r}, expected {', '.join((*_PAIRED, *_SAID))}"
+        )
+    if missing := {"query", "result"} - given.keys():
+        raise ArgumentError(f"{min(missing)} is missing")
+    return {"context": None, **given}
+
+
 def _age(name: str, value: float | str | timedelta) -> float:
     # Also 0: everything that was stored before now.
     return 0.0 if is_number(value) and value == 0 else seconds(name, value)
-
-
-def _said(fault: Exception) -> str:
-    return f"the cache failed: {type(fault).__name__}: {fault}"
 
 
 def _check(fault: Exception | None) -> dict[str, Any]:

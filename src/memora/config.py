@@ -166,6 +166,18 @@ class _Settings(BaseModel):
         Field(ge=0.02, le=60, description="a number of seconds from 0.02 to 60"),
     ] = 1.0
     """How late what other processes did to a store on disk may be seen."""
+    lookup_timeout_seconds: OptionalSeconds = 5.0
+    """How long a lookup or a store may keep the application waiting; None is without end."""
+    breaker_failures: Count = 5
+    """After how many faults in a row the model, or the store, is left alone for a while."""
+    breaker_reset_seconds: Annotated[
+        float,
+        BeforeValidator(_duration),
+        Field(gt=0, allow_inf_nan=False, description="a number of seconds above 0"),
+    ] = 5.0
+    """For how long, before it is tried again."""
+    fail_open: Flag = True
+    """Make a fault of the cache a miss; false raises it."""
     auto_create_index: Flag = False
     """Index the table on disk at `index_threshold_entries`; lookups from RAM do not need it."""
     index_threshold_entries: Count = 256

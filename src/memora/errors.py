@@ -14,10 +14,12 @@ break the application around it.
     ├── ArgumentError (ValueError)
     ├── TransferError (ValueError)
     ├── ClosedError (RuntimeError)
+    ├── DeadlineError (TimeoutError)
     ├── SerializationError (TypeError)
     ├── EmbedderError (RuntimeError)
     │   └── DimensionMismatchError (ValueError)
     ├── JudgeError (RuntimeError)
+    ├── UnavailableError (RuntimeError)
     └── StoreError (OSError)
         ├── StorePathError
         ├── StoreFormatError (ValueError)
@@ -68,6 +70,10 @@ class ClosedError(MemoraError, RuntimeError):
     """The cache was used after `close()`."""
 
 
+class DeadlineError(MemoraError, TimeoutError):
+    """Something has not been done in time."""
+
+
 class SerializationError(MemoraError, TypeError):
     """A result cannot be stored, or stored bytes name a type nobody registered."""
 
@@ -78,6 +84,10 @@ class EmbedderError(MemoraError, RuntimeError):
 
 class DimensionMismatchError(EmbedderError, ValueError):
     """The embedder's vectors have another dimension than it, or the store, said."""
+
+
+class UnavailableError(MemoraError, RuntimeError):
+    """A part of the cache has failed again and again, and is left alone for a while."""
 
 
 class JudgeError(MemoraError, RuntimeError):

@@ -15,7 +15,7 @@ from memora._fork import renew_after_fork
 if TYPE_CHECKING:
     from memora.model import LookupResult
 
-Operation: TypeAlias = Literal["lookup", "judge", "store", "maintain", "cleanup"]
+Operation: TypeAlias = Literal["lookup", "judge", "store", "maintain", "cleanup", "refresh"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 Stage: TypeAlias = Literal["lookup", "store", "embedding"]
 

@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import json
 import uuid
-from dataclasses import dataclass
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from typing_extensions import ParamSpec
+
+from memora.calls._breaker import Breaker
 from memora.context import canonical_context, canonical_query, exact_key
-from memora.errors import JudgeError, SerializationError
+from memora.errors import (
+    CorruptEntryError,
+    JudgeError,
+    SerializationError,
+    UnavailableError,
+)
 from memora.judge import Verdict
 from memora.model import (
     AvailabilityCheck,
@@ -28,12 +37,15 @@ from memora.model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from memora.codec import Codec
     from memora.judge import Judge
     from memora.model import Evidence, Lifetime
     from memora.protocols import Clock, Embedder, Store, Vector
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _CANDIDATES = 5  # how many the judge sees: the nearest is not always the one that is right
 _SAME_TEXT = "the same text in the same context"
@@ -41,6 +53,15 @@ _UNREADABLE = (
     "the model cannot read all of the text (too long, or characters it does not know), "
     "so only the very same text matches"
 )
+
+
+class Breakers(NamedTuple):
+    """What is left alone for a while when it fails again and again."""
+
+    embedder: Breaker
+    reads: Breaker
+    """Of the store; from a store that cannot be written, what is there can still be read."""
+    writes: Breaker
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +73,7 @@ class Ports:
     codec: Codec
     clock: Clock
     judge: Judge
+    breakers: Breakers = field(default_factory=lambda: Breakers(Breaker(), Breaker(), Breaker()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,20 +99,62 @@ def lookup(
     Raises:
         JudgeError: The judge failed.
     """
-    now = ports.clock()
-    stored = ports.store.get(request.key, now=now)
-    if stored is not None and _age(stored[0], now) <= max_age:
-        exact = Verdict("exact", _SAME_TEXT, Match(stored[0], 1.0), 1.0)
-        return _serve(ports, exact, *stored, now=now)
+    found = exact(ports, request, max_age=max_age)
+    if found is not None:
+        return found
     matches = _search(ports, request, max_age)
     if matches is None:
-        return LookupResult(is_hit=False, reason="unreadable", explanation=_UNREADABLE)
+        return _unreadable()
+    return _decide(ports, request, matches, threshold)
+
+
+def glance(
+    ports: Ports, request: Request, *, max_age: float = inf, largest: float = inf
+) -> LookupResult | None:
+    """Return an exact hit, if that takes nothing but RAM and no more than so many bytes decoded."""
+    now = ports.clock()
+    stored = ports.store.glance(request.key, now=now)
+    if stored is None or len(stored[1].payload) > largest or _age(stored[0], now) > max_age:
+        return None
+    return _serve_exactly(ports, *stored, now=now)
+
+
+def exact(ports: Ports, request: Request, *, max_age: float = inf) -> LookupResult | None:
+    """Return the hit of the very same text in the very same context, if there is one."""
+    now = ports.clock()
+    stored = _guarded(ports.breakers.reads, ports.store.get, request.key, now=now)
+    if stored is None or _age(stored[0], now) > max_age:
+        return None
+    return _serve_exactly(ports, *stored, now=now)
+
+
+def lookup_many(
+    ports: Ports, requests: Sequence[Request], *, threshold: float, max_age: float = inf
+) -> list[LookupResult]:
+    """Do as `lookup` for each, and embed those together that no exact hit answers.
+
+    Raises:
+        JudgeError: The judge failed.
+    """
+    found = [exact(ports, request, max_age=max_age) for request in requests]
+    left = [i for i, one in enumerate(found) if one is None]
+    vectors = _embed_many(ports, [requests[i].text for i in left]) if left else []
+    for i, vector in zip(left, vectors, strict=True):
+        if vector is None:
+            found[i] = _unreadable()
+        else:
+            matches = _near(ports, requests[i], vector, max_age)
+            found[i] = _decide(ports, requests[i], matches, threshold)
+    return [one for one in found if one is not None]
+
+
+def _decide(ports: Ports, request: Request, matches: list[Match], threshold: float) -> LookupResult:
     verdict = _judge(ports, request, matches, threshold)
     now = ports.clock()
     if not verdict.served or verdict.nearest is None:
         return _refuse(verdict, now)
     # By key: if the query was stored again meanwhile, its newest result is served.
-    stored = ports.store.get(verdict.nearest.entry.key, now=now)
+    stored = _guarded(ports.breakers.reads, ports.store.get, verdict.nearest.entry.key, now=now)
     if stored is None or stored[0].context.fingerprint != request.context.fingerprint:
         return _gone()
     return _serve(ports, verdict, *stored, now=now)
@@ -154,25 +218,23 @@ def explain(ports: Ports, request: Request, *, threshold: float) -> Explanation:
     )
 
 
-def store(  # noqa: PLR0913 - all that makes an entry
-    ports: Ports,
-    request: Request,
-    result: Any,
-    *,
-    metadata: str,
-    lifetime: Lifetime,
-    max_payload_bytes: int | None,
-) -> str:
-    """Store a result, in place of any under the same text and context; return the entry's id.
+class Draft(NamedTuple):
+    """What is to be stored, its result encoded."""
 
-    Raises:
-        SerializationError: The result has no exact form in bytes, or a larger one than allowed.
-    """
-    payload = encode(ports, result, max_payload_bytes=max_payload_bytes)
-    vector = _embed(ports, request.text)  # last: what cannot be stored costs no embedding
-    entry = new_entry(request, lifetime, now=ports.clock())
-    ports.store.put(entry, Content(payload, metadata), vector=vector)
-    return entry.id
+    request: Request
+    content: Content
+    lifetime: Lifetime
+
+
+def store(ports: Ports, drafts: Sequence[Draft]) -> list[str]:
+    """Store results, each in place of any under the same text and context; return the ids."""
+    vectors = _embed_many(ports, [draft.request.text for draft in drafts])
+    now = ports.clock()
+    entries = [new_entry(draft.request, draft.lifetime, now=now) for draft in drafts]
+    contents = (draft.content for draft in drafts)
+    items = list(zip(entries, contents, vectors, strict=True))
+    _guarded(ports.breakers.writes, ports.store.put_many, items)
+    return [entry.id for entry in entries]
 
 
 def encode(ports: Ports, result: Any, *, max_payload_bytes: int | None) -> bytes:
@@ -208,11 +270,15 @@ def new_entry(request: Request, lifetime: Lifetime, *, now: float) -> Entry:
 
 def _search(ports: Ports, request: Request, max_age: float = inf) -> list[Match] | None:
     """Return the nearest entries of the context; None if the model cannot read the query."""
-    vector = _embed(ports, request.text)
-    if vector is None:
-        return None
+    (vector,) = _embed_many(ports, [request.text])
+    return None if vector is None else _near(ports, request, vector, max_age)
+
+
+def _near(ports: Ports, request: Request, vector: Vector, max_age: float) -> list[Match]:
     now = ports.clock()  # anew: what expired while the text was embedded is not served
-    return ports.store.search(
+    return _guarded(
+        ports.breakers.reads,
+        ports.store.search,
         vector,
         context=request.context.fingerprint,
         k=_CANDIDATES,
@@ -250,6 +316,15 @@ def _serve(
         metadata={} if content.metadata == "{}" else json.loads(content.metadata),
         nearest=_nearest(verdict, now),
     )
+
+
+def _serve_exactly(ports: Ports, entry: Entry, content: Content, *, now: float) -> LookupResult:
+    same = Verdict("exact", _SAME_TEXT, Match(entry, 1.0), 1.0)
+    return _serve(ports, same, entry, content, now=now)
+
+
+def _unreadable() -> LookupResult:
+    return LookupResult(is_hit=False, reason="unreadable", explanation=_UNREADABLE)
 
 
 def _gone() -> LookupResult:
@@ -302,5 +377,39 @@ def _remaining(entry: Entry, now: float, *, used: bool) -> float | None:
     return entry.sliding_seconds if slides else left
 
 
-def _embed(ports: Ports, text: str) -> Vector | None:
-    return ports.embedder.embed([text])[0]
+def _embed_many(ports: Ports, texts: list[str]) -> list[Vector | None]:
+    return _guarded(ports.breakers.embedder, ports.embedder.embed, texts)
+
+
+under_way: ContextVar[list[Breaker] | None] = ContextVar("under_way", default=None)
+"""Whoever waits no longer than so long puts a list here, and finds in it what is being called."""
+
+
+def _guarded(breaker: Breaker, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a part of the cache, unless it has failed again and again.
+
+    Raises:
+        UnavailableError: It has.
+    """
+    if not breaker.allows():
+        raise UnavailableError(
+            f"{getattr(function, '__qualname__', function)} has failed again and again, and is "
+            "left alone for a while"
+        )
+    calling = under_way.get()
+    if calling is not None:
+        calling.append(breaker)
+    try:
+        result = function(*args, **kwargs)
+    except CorruptEntryError:  # of one entry, which is dropped
+        breaker.succeeded()
+        raise
+    except Exception:
+        breaker.failed()
+        raise
+    else:
+        breaker.succeeded()
+        return result
+    finally:
+        if calling is not None:
+            calling.remove(breaker)

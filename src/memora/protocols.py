@@ -60,6 +60,13 @@ class StoreReader(Protocol):
         """Return the entry stored under exactly this key, and its content, in one read."""
         ...
 
+    def glance(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
+        """Return what `get` does, if that needs nothing but RAM and microseconds; else None.
+
+        The event loop calls it. A store that cannot tell returns None.
+        """
+        ...
+
     def peek(self, key: bytes, /, *, now: float) -> Entry | None:
         """Return the entry stored under exactly this key; its content is not read."""
         ...
@@ -91,6 +98,27 @@ class StoreReader(Protocol):
         Also what other processes had stored when the call began. With `now` 0, at the epoch, the
         ended ones that are still held are among them.
         """
+        ...
+
+
+class Lease(Protocol):
+    """The lead of one key among all who share a store."""
+
+    def release(self) -> None:
+        """Let others lead. Idempotent; the end of the process does the same."""
+        ...
+
+
+@runtime_checkable
+class SharedStore(Protocol):
+    """What a store offers whose entries several processes share, beside all else."""
+
+    def try_lead(self, key: bytes, /) -> Lease | None:
+        """Lead a key, unless another does."""
+        ...
+
+    def refresh(self) -> None:
+        """Take in what others had put when the call began."""
         ...
 
 

@@ -78,6 +78,7 @@ def test_data_is_shipped(name: str) -> None:
 ORDER = [
     ["errors", "model", "selection", "protocols", "_log", "_fork", "_show"],
     [
+        "calls",
         "context",
         "config",
         "judge",
@@ -85,11 +86,13 @@ ORDER = [
         "index",
         "eviction",
         "scheduler",
+        "_arguments",
         "_clock",
         "_durations",
     ],
     ["codec", "embedders", "stores"],
-    ["pipeline", "lifecycle"],
+    ["pipeline", "lifecycle", "transfer"],
+    ["core"],
     ["cache"],
     ["cli"],
 ]
@@ -129,6 +132,10 @@ def test_every_setting_and_command_is_documented() -> None:
     for name in memora.CacheConfig.model_fields:
         assert f"| `{name}` | `MEMORA_{name.upper()}` |" in settings
     guide = (docs / "guide.md").read_text("utf-8")
-    for command in app.registered_commands:
+    commands = [("", command) for command in app.registered_commands]
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        commands += [(f"{group.name} ", one) for one in group.typer_instance.registered_commands]
+    for prefix, command in commands:
         name = command.name or command.callback.__name__  # type: ignore[union-attr]
-        assert f"`memora {name}" in guide
+        assert f"`memora {prefix}{name}" in guide

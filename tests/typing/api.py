@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from memora import CacheConfig, Evidence, Explanation, LookupResult, Memora
 from memora.embedders import CachedEmbedder, FunctionEmbedder
 from memora.stores.memory import MemoryStore
+from memora.transfer import Moved, reembed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,6 +46,9 @@ def vectors(texts: list[str]) -> list[list[float]]:
     return [[1.0] for _ in texts]
 
 
+def told_of(done: int, total: int | None) -> None: ...
+
+
 config: CacheConfig = CacheConfig(max_entries=None, ttl_seconds=60, eviction_policy="lru")
 CacheConfig(max_entries="many")  # type: ignore[arg-type]
 CacheConfig(eviction_policy="mru")  # type: ignore[arg-type]
@@ -66,6 +71,12 @@ with Memora(config, embedder=embedder, store=store) as cache:
     reasons: list[str] = [one.query for one in told.candidates if one is not told.served]
     entry_id: str | None = cache.store("q", None, result, {"cost": 1}, ttl=timedelta(minutes=1))
     cache.register_type(Answer, encode=lambda answer: answer.text, decode=Answer)
+    exported: Moved = cache.export_entries(Path("e.parquet"), progress=told_of)
+    imported: int = cache.import_entries("e.jsonl", skip_errors=True, reembed=False).written
+    warmed: int = cache.warm([{"query": "q", "result": result}, ("q", None, 1), ("q", {}, 1)])
+    cache.warm(item for item in [("q", None, 1)])
+    cache.warm("answers.jsonl", progress=lambda done, total: None)
+    cache.warm(3)  # type: ignore[arg-type]
     stats: dict[str, Any] = cache.get_stats()
     health: dict[str, Any] = cache.health_check()
     cache.lookup(3)  # type: ignore[arg-type]
@@ -73,3 +84,4 @@ with Memora(config, embedder=embedder, store=store) as cache:
 
 Memora(embedder=vectors)
 Memora(embedder=CachedEmbedder(FunctionEmbedder(vectors, identity="v"), 10))
+copied: Moved = reembed(config, CacheConfig(table_name="new"), embedder=embedder)

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from memora._clock import SteadyClock
 from memora._fork import renew_after_fork
+from memora.calls.flights import FileFlights
 from memora.errors import ClosedError, CorruptEntryError, StoreError
 from memora.model import Match
 from memora.stores import _guards, _records
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from memora.eviction import EvictionPolicy
     from memora.index import GraphType
     from memora.model import Content, Entry, Holding
-    from memora.protocols import Clock, Vector
+    from memora.protocols import Clock, Lease, Vector
     from memora.selection import Selection
     from memora.stores._journal import Durability
 
@@ -141,6 +142,7 @@ class LanceStore:
             content_bytes=hot_payload_bytes,
             late_seconds=self._late_seconds,
         )
+        self._flights: FileFlights | None = None
         self._closed = self._opened = False
         self._limits = (max_entries, max_bytes)
         self._policy = policy
@@ -238,6 +240,16 @@ class LanceStore:
             if view.hot.slot(key) == slot and view.hot.stamp(slot) == stamp:
                 view.cache(slot, content)
         return entry, content
+
+    def glance(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
+        self._check()
+        view = self._view
+        with view.lock:
+            slot = view.hot.slot(key)
+            if slot is None or not view.hot.alive(slot, now):
+                return None
+            content = view.contents.get(slot)
+            return None if content is None else (view.hot.entry(slot), content)
 
     def peek(self, key: bytes, /, *, now: float) -> Entry | None:
         self._check()
@@ -419,6 +431,17 @@ class LanceStore:
             raise StoreError("a forked process cannot create an index; its parent can")
         self.flush()
         return self._table.create_index(**options)
+
+    def try_lead(self, key: bytes, /) -> Lease | None:
+        self._check()
+        if self._flights is None:
+            self._flights = FileFlights(self._view.folder / "flights")
+        return self._flights.try_lead(key)
+
+    def refresh(self) -> None:
+        self._check()
+        with faults("refresh"):
+            self._view.read()
 
     def index_stats(self) -> dict[str, Any]:
         self._check()

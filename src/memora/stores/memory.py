@@ -66,6 +66,9 @@ class MemoryStore:
             slot = self._alive(key, now)
             return None if slot is None else (self._hot.entry(slot), self._contents[slot])
 
+    def glance(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
+        return self.get(key, now=now)
+
     def peek(self, key: bytes, /, *, now: float) -> Entry | None:
         with self._lock:
             slot = self._alive(key, now)

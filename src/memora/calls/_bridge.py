@@ -1,0 +1,60 @@
+"""How one core, written as `async def`, serves threads and the tasks of any event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+T = TypeVar("T")
+
+
+def drive(coroutine: Coroutine[Any, Any, T], /) -> T:
+    """Run a coroutine whose awaits never suspend, without an event loop.
+
+    Raises:
+        RuntimeError: It suspended, as an awaited port of the async side does.
+    """
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        value: T = stop.value
+        return value
+    finally:
+        coroutine.close()
+    raise RuntimeError(
+        f"{coroutine!r} waits for an event loop, and there is none here: "
+        "what a sync call awaits must be ready at once"
+    )
+
+
+def alarm() -> tuple[Callable[[], Coroutine[Any, Any, object]], Callable[[], object]]:
+    """Return what the running task waits for, and what ends the wait: once, from any thread.
+
+    Ringing raises RuntimeError where the event loop has ended meanwhile.
+    """
+    # Whoever runs under Trio has imported it. Asked first: Trio may be a guest of asyncio.
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_task():
+        bell = trio.Event()
+        return bell.wait, partial(trio.lowlevel.current_trio_token().run_sync_soon, bell.set)
+    event = asyncio.Event()
+    return event.wait, partial(asyncio.get_running_loop().call_soon_threadsafe, event.set)
+
+
+_jobs: set[asyncio.Task[None]] = set()  # or the event loop would forget them
+
+
+def spawn(job: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Start a task that nobody waits for, and that raises nothing; it ends with its event loop."""
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_task():
+        trio.lowlevel.spawn_system_task(job)
+        return
+    task = asyncio.get_running_loop().create_task(job())
+    _jobs.add(task)
+    task.add_done_callback(_jobs.discard)

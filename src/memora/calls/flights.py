@@ -1,0 +1,282 @@
+"""Single flight: of those who need the same value at the same time, one computes it.
+
+`Flights` is for the threads and tasks of one process, `FileFlights` for processes that share a
+folder. Whoever crosses processes claims in `Flights` first, and asks `FileFlights` as its leader:
+then at most one thread or task of a process waits for the others.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from collections import deque
+from contextlib import asynccontextmanager, contextmanager, suppress
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import filelock
+
+from memora._fork import renew_after_fork
+from memora.calls._bridge import alarm
+from memora.errors import DeadlineError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+_SUFFIX = ".flight"
+_DELAYS = (0.02, 0.2)  # seconds: the first and the longest, before the jitter
+_GROWTH, _JITTER = 1.5, 0.25
+
+# What this thread or task leads, and whatever it started with a copy of its context: the leader's
+# own computation must not wait for its end.
+_led: ContextVar[tuple[_Queue, ...]] = ContextVar("led", default=())
+
+
+class Flight:
+    """A claim of a key. In its block it either `leads`, or it has `landed` with a `value`."""
+
+    def __init__(self, land: Callable[[Flight, object], None]) -> None:
+        self.leads = self.landed = False
+        self.value: Any = None
+        self._land = land
+
+    def land(self, value: object) -> None:
+        """Give the value to all who wait; the leader may, once.
+
+        Whoever claims the key after this leads another flight: put the value where they will look
+        first, before this.
+        """
+        if not self.leads or self.landed:
+            raise RuntimeError("a flight is landed once, and by its leader")
+        self._land(self, value)
+
+
+class _Claim(Flight):
+    """A flight, and how to reach who claims it."""
+
+    def __init__(
+        self,
+        land: Callable[[Flight, object], None],
+        key: bytes,
+        ring: Callable[[], object],
+        *,
+        blocks: bool,
+    ) -> None:
+        super().__init__(land)
+        self.key, self.ring = key, ring
+        self.blocks = blocks  # its thread, while it waits
+        self.thread = threading.get_ident()
+        self.queue: _Queue | None = None  # None: leads, and lands for nobody
+
+
+_Queue = deque[_Claim]  # the first leads, the others wait
+
+
+class Flights:
+    """The flights of one process, for its threads and the tasks of all its event loops.
+
+    A leader that leaves its block without landing, for whatever reason, leaves the flight to one of
+    those who wait. Nobody waits where that cannot end: if the leader is what made the claim, or a
+    task of the very thread that would block, the claim leads too, and lands for nobody.
+    """
+
+    def __init__(self) -> None:
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """See `Renewable`."""
+        self._lock = threading.Lock()  # guards the queues
+        self._queues: dict[bytes, _Queue] = {}
+        # Who has left without landing, until somebody has the lock: leaving does not wait for it,
+        # because the garbage collector may end a block at any time, in the thread that has it.
+        self._left: deque[_Claim] = deque()
+
+    def __len__(self) -> int:
+        """Return how many keys are claimed."""
+        return len(self._queues)
+
+    @contextmanager
+    def claim(self, key: bytes, *, timeout: float | None = None) -> Iterator[Flight]:
+        """Lead the flight of a key, or block this thread until it has landed.
+
+        Raises:
+            DeadlineError: It has not, after `timeout` seconds.
+        """
+        turn = threading.Event()
+        claim = _Claim(self._land, key, turn.set, blocks=True)
+        try:
+            if not self._join(claim) and not turn.wait(timeout):
+                raise DeadlineError(f"somebody else has been computing this for {timeout} s")
+            self._begin(claim)
+            yield claim
+        finally:
+            self._end(claim)
+
+    @asynccontextmanager
+    async def aclaim(self, key: bytes) -> AsyncIterator[Flight]:
+        """Lead the flight of a key, or suspend this task until it has landed.
+
+        To lead at once does not suspend.
+        """
+        wait, ring = alarm()
+        claim = _Claim(self._land, key, ring, blocks=False)
+        try:
+            if not self._join(claim):
+                await wait()
+            self._begin(claim)
+            yield claim
+        finally:
+            self._end(claim)
+
+    def _join(self, claim: _Claim) -> bool:
+        """Take a place in the queue; True where it leads."""
+        with self._lock:
+            queue = self._queues.get(claim.key)
+            if queue is None:
+                queue = self._queues[claim.key] = deque()
+            endless = any(queue is led for led in _led.get()) or (
+                claim.blocks and bool(queue) and queue[0].thread == claim.thread
+            )
+            claim.leads = endless or not queue
+            if not endless:
+                claim.queue = queue
+                queue.append(claim)
+        self._settle()
+        return claim.leads
+
+    def _begin(self, claim: _Claim) -> None:
+        if claim.leads and claim.queue is not None:
+            _led.set((*_led.get(), claim.queue))
+
+    def _end(self, claim: _Claim) -> None:
+        if claim.queue is None:
+            return
+        if claim.leads:
+            _led.set(tuple(queue for queue in _led.get() if queue is not claim.queue))
+        if not claim.landed:
+            self._left.append(claim)
+            self._settle()
+
+    def _land(self, claim: Flight, value: object) -> None:
+        claim.landed, claim.value = True, value
+        if not isinstance(claim, _Claim) or claim.queue is None:
+            return
+        with self._lock:
+            if self._queues.get(claim.key) is not claim.queue:
+                return  # in a forked child: who waits is in the parent
+            del self._queues[claim.key]
+            claim.queue.popleft()
+            waiting = [*claim.queue]
+            for other in waiting:
+                other.landed, other.value = True, value
+        for other in waiting:
+            with suppress(RuntimeError):  # its event loop has ended
+                other.ring()
+        self._settle()
+
+    def _settle(self) -> None:
+        """Let go of who has left; whoever has the lock comes here after it."""
+        while self._left and self._lock.acquire(blocking=False):
+            try:
+                self._let_go(self._left.popleft())
+            finally:
+                self._lock.release()
+
+    def _let_go(self, claim: _Claim) -> None:
+        queue = self._queues.get(claim.key)
+        if queue is None or queue is not claim.queue or claim not in queue:
+            return  # it has landed meanwhile, or this is a forked child
+        vacant = queue[0] is claim
+        queue.remove(claim)
+        while vacant and queue:
+            # The first; but a task cannot lead while somebody else blocks its thread.
+            thread = queue[0].thread
+            heir = next((one for one in queue if one.blocks and one.thread == thread), queue[0])
+            queue.remove(heir)
+            queue.appendleft(heir)
+            heir.leads, vacant = True, False
+            try:
+                heir.ring()
+            except RuntimeError:  # its event loop has ended
+                queue.popleft()
+                vacant = True
+        if not queue:
+            del self._queues[claim.key]
+
+
+class Lease:
+    """The lead of a key among processes, until it is released or its process ends."""
+
+    def __init__(self, lock: filelock.BaseFileLock) -> None:
+        self._lock = lock
+
+    def release(self) -> None:
+        """Let others lead; once is enough, and in a forked child nothing happens."""
+        if self._lock.is_locked:  # never in a child
+            # Before the lock is released: whoever has opened the file meanwhile sees that its lock
+            # is of no use. Windows refuses; there filelock deletes it.
+            with suppress(OSError):
+                Path(self._lock.lock_file).unlink()
+            self._lock.release()
+
+
+class FileFlights:
+    """The flights of the processes that share a folder: a lock file for each key.
+
+    The system releases the lock of a process that ends, however it ends; the file it leaves is
+    deleted by the next who leads that key, or opens the folder. Within a process, `Flights` is to
+    be asked first.
+
+    Raises:
+        OSError: The folder cannot be made or read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.glob(f"*{_SUFFIX}"):
+            with suppress(OSError):
+                if (lease := _take(path)) is not None:
+                    lease.release()
+
+    def try_lead(self, key: bytes) -> Lease | None:
+        """Lead a key unless another process does; then ask again, after each of `delays()`.
+
+        Whoever gets a lease looks for the value once more: another may have led and landed since
+        this one looked last.
+
+        Raises:
+            OSError: The folder cannot be written, or its file system knows no locks.
+        """
+        return _take(self._folder / f"{key.hex()}{_SUFFIX}")
+
+
+def delays(draw: Callable[[], float] = random.random) -> Iterator[float]:
+    """Yield the seconds to wait between attempts, from 0.02 growing to 0.25, for ever.
+
+    Args:
+        draw: A number in [0, 1): so much of the jitter, that not all ask at once.
+    """
+    delay, longest = _DELAYS
+    while True:
+        yield delay * (1 + _JITTER * draw())
+        delay = min(delay * _GROWTH, longest)
+
+
+def _take(path: Path) -> Lease | None:
+    opened: list[os.stat_result] = []
+    lock = filelock.FileLock(
+        path, thread_local=False, on_acquired=lambda file: opened.append(os.fstat(file))
+    )
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        return None
+    # A lock on a file that is no longer there, or is another by now, excludes nobody.
+    with suppress(FileNotFoundError):
+        if os.path.samestat(opened[0], path.stat()):
+            return Lease(lock)
+    lock.release()
+    return None

@@ -1,0 +1,393 @@
+"""What lookups, stores and cached calls do, written once for threads and tasks.
+
+Coroutines over a lane (`calls.lanes`), which says how waiting is done. Here a fault of the cache
+becomes a miss; arguments have been checked at the door.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from typing_extensions import TypedDict
+
+from memora import pipeline
+from memora._arguments import largest_payload
+from memora.calls.flights import delays
+from memora.errors import DeadlineError, JudgeError, SerializationError, UnavailableError
+from memora.model import Content, LookupResult
+from memora.protocols import SharedStore
+
+if TYPE_CHECKING:
+    from collections.abc import (
+        AsyncIterator,
+        Callable,
+        Iterable,
+        Iterator,
+        Mapping,
+        Sequence,
+    )
+    from datetime import timedelta
+
+    from structlog.typing import FilteringBoundLogger
+
+    from memora.calls.lanes import Lane
+    from memora.config import CacheConfig
+    from memora.metrics import Metrics, Operation
+    from memora.model import Lifetime, Reason
+    from memora.pipeline import Draft, Ports, Request
+    from memora.protocols import Lease
+
+# Requests of a batch that one deadline is for: they are embedded together, which takes longer.
+_BATCH = 32
+
+
+class CallOptions(TypedDict, total=False):
+    """What may be said of a cached call, beside its query and context."""
+
+    similarity_threshold: float | None
+    """As for `lookup`; and the next."""
+    max_age: float | str | timedelta | None
+    ttl: float | str | timedelta | None
+    """As for `store`; and the next five. The cost is by default the seconds that it took."""
+    stale_ttl: float | str | timedelta | None
+    sliding: bool | None
+    tags: str | Iterable[str] | None
+    metadata: Mapping[str, Any] | None
+    cost: float | None
+    condition: Callable[[Any], bool] | None
+    """Is given the result, and says whether to store it."""
+    refresh_ahead: float | str | timedelta | None
+    """Compute anew, in the background, what a hit finds with less than so long to live."""
+    refresh: bool
+    """Compute anew now, and store; no lookup."""
+    bypass: bool
+    """Only call."""
+    single_flight: bool
+    """Whether those who miss on the very same query and context wait for one of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A cached call, its arguments checked."""
+
+    request: Request
+    threshold: float
+    max_age: float
+    lifetime: Lifetime
+    metadata: str
+    costs: bool
+    """Whether the lifetime says what the result cost; else it is what computing takes."""
+    condition: Callable[[Any], bool] | None = None
+    refresh_ahead: float = 0.0
+    refresh: bool = False
+    single_flight: bool = True
+
+
+class _Landed(NamedTuple):
+    """What a leader gives to those who wait."""
+
+    value: Any
+    stored: bool
+
+
+class Core:
+    """The engine of one cache."""
+
+    def __init__(
+        self, config: CacheConfig, ports: Ports, metrics: Metrics, log: FilteringBoundLogger
+    ) -> None:
+        self._config, self._ports, self._metrics, self._log = config, ports, metrics, log
+        self._largest = largest_payload(config)
+        self._refreshing: set[bytes] = set()  # keys; adding and discarding is atomic
+        self._disabled: ContextVar[bool] = ContextVar("disabled", default=False)
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Only call, in this block."""
+        token = self._disabled.set(True)
+        try:
+            yield
+        finally:
+            self._disabled.reset(token)
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the caller is in no such block."""
+        return not self._disabled.get()
+
+    async def lookup(
+        self, lane: Lane, request: Request, *, threshold: float, max_age: float
+    ) -> LookupResult:
+        """Look up; a fault is a miss, unless the settings say otherwise."""
+        look = partial(pipeline.lookup, self._ports, request, threshold=threshold, max_age=max_age)
+        try:
+            with self._metrics.timed("lookup"):
+                found = pipeline.glance(
+                    self._ports, request, max_age=max_age, largest=lane.glance_bytes
+                ) or await self._in_time(lane, look)
+        except Exception as fault:  # noqa: BLE001 - whatever it is, it must not reach the application
+            return self._missed(fault)
+        self._count(found)
+        return found
+
+    async def lookup_many(
+        self, lane: Lane, requests: Sequence[Request], *, threshold: float, max_age: float
+    ) -> list[LookupResult]:
+        """Look up several, in one batch."""
+        look = partial(
+            pipeline.lookup_many, self._ports, requests, threshold=threshold, max_age=max_age
+        )
+        try:
+            with self._metrics.timed("lookup"):
+                found: list[LookupResult] = await self._in_time(lane, look, items=len(requests))
+        except Exception as fault:  # noqa: BLE001 - as above
+            return [self._missed(fault) for _ in requests]
+        for one in found:
+            self._count(one)
+        return found
+
+    async def store(
+        self, lane: Lane, request: Request, result: Any, *, metadata: str, lifetime: Lifetime
+    ) -> str | None:
+        """Store; return the id, or None where that failed."""
+        (entry_id,) = await self.store_many(lane, [(request, result, metadata, lifetime)])
+        return entry_id
+
+    async def store_many(
+        self, lane: Lane, items: Sequence[tuple[Request, Any, str, Lifetime]]
+    ) -> list[str | None]:
+        """Store several, in one batch; return their ids, None for what cannot be stored."""
+        try:
+            with self._metrics.timed("store"):
+                # To its end, whatever happens: while the caller waits, nobody changes the results.
+                drafts = await lane.run(partial(self._encoded, items), timeout=None)
+                put = partial(self._put, [draft for draft in drafts if draft is not None])
+                ids = iter(await self._in_time(lane, put, items=len(items)))
+        except Exception as fault:
+            self.report("store", fault)
+            if not self._config.fail_open:
+                raise
+            return [None] * len(items)
+        return [None if draft is None else next(ids) for draft in drafts]
+
+    async def call(self, lane: Lane, call: Call, compute: Callable[[], Any]) -> Any:
+        """Return what is stored for a call, or else what it returns."""
+        if not call.refresh:
+            found = await self.lookup(
+                lane, call.request, threshold=call.threshold, max_age=call.max_age
+            )
+            if found.is_hit:
+                self._look_ahead(lane, call, compute, found)
+                return found.result
+        if call.refresh or not call.single_flight:
+            return (await self._computed(lane, call, compute)).value
+        async with lane.claim(call.request.key) as flight:
+            if flight.landed:
+                landed: _Landed = flight.value
+                return await self._shared(lane, call, landed)
+            async with self._lead(lane, call) as found_by_other:
+                if found_by_other is None:
+                    landed = await self._computed(lane, call, compute)
+                else:
+                    landed = _Landed(found_by_other.result, stored=True)
+                flight.land(landed)
+                return landed.value
+
+    def report(self, operation: Operation, fault: BaseException) -> None:
+        """Count a fault, and log it."""
+        self._metrics.count_fault(operation)
+        self.log_fault(operation, fault)
+
+    def log_fault(self, operation: str, fault: BaseException) -> None:
+        """Log a fault; a foreign message may quote the query, so it is for DEBUG only."""
+        # Of a part that is left alone, the faults that led to it have been logged.
+        say = self._log.debug if isinstance(fault, UnavailableError) else self._log.error
+        say("cache_error", operation=operation, error_type=type(fault).__name__)
+        self._log.debug("cache_error_details", operation=operation, exc_info=fault)
+
+    async def _in_time(self, lane: Lane, function: Callable[[], Any], *, items: int = 1) -> Any:
+        """Run something within the time that the application is kept waiting."""
+        timeout = self._config.lookup_timeout_seconds
+        if timeout is None:
+            return await lane.run(function, timeout=None)
+        calling: list[Any] = []
+        token = pipeline.under_way.set(calling)
+        try:
+            return await lane.run(function, timeout=timeout * -(-items // _BATCH))
+        except DeadlineError:
+            for breaker in calling.copy():  # what it hangs in
+                breaker.failed()
+            raise
+        finally:
+            pipeline.under_way.reset(token)
+
+    def _missed(self, fault: Exception) -> LookupResult:
+        self.report("judge" if isinstance(fault, JudgeError) else "lookup", fault)
+        if not self._config.fail_open:
+            raise fault
+        reason: Reason = "timeout" if isinstance(fault, DeadlineError) else "error"
+        return LookupResult(is_hit=False, reason=reason, explanation=said(fault))
+
+    def _count(self, found: LookupResult) -> None:
+        self._metrics.count_lookup(found)
+        self._log.debug(
+            "cache_hit" if found else "cache_miss",
+            reason=found.reason,
+            similarity=found.similarity,
+            entry_id=found.entry_id,
+        )
+
+    def _encoded(self, items: Sequence[tuple[Request, Any, str, Lifetime]]) -> list[Draft | None]:
+        drafts: list[Draft | None] = []
+        for request, result, metadata, lifetime in items:
+            try:
+                payload = pipeline.encode(self._ports, result, max_payload_bytes=self._largest)
+            except SerializationError as error:
+                self._metrics.count_skip()
+                self._log.warning("result_not_stored", result_type=type(result).__name__)
+                self._log.debug("result_not_stored_because", error=str(error))
+                drafts.append(None)
+            else:
+                drafts.append(pipeline.Draft(request, Content(payload, metadata), lifetime))
+        return drafts
+
+    def _put(self, drafts: list[Draft]) -> list[str]:
+        if not drafts:
+            return []
+        ids = pipeline.store(self._ports, drafts)
+        for entry_id in ids:
+            self._metrics.count_store()
+            self._log.debug("cache_store", entry_id=entry_id)
+        self._maintain()
+        return ids
+
+    def _maintain(self) -> None:
+        try:
+            evicted = self._ports.store.maintain(
+                max_entries=self._config.max_entries,
+                max_bytes=self._config.max_bytes,
+                now=self._ports.clock(),
+            )
+        except Exception as fault:  # noqa: BLE001 - what was stored is stored all the same
+            self.report("maintain", fault)
+            return
+        if evicted:
+            self._log.debug("cache_evict", entries=evicted)
+
+    async def _computed(self, lane: Lane, call: Call, compute: Callable[[], Any]) -> _Landed:
+        """Call, and store what it returns; what it raises is the caller's."""
+        started = time.perf_counter()
+        value = await lane.call(compute)
+        took = time.perf_counter() - started
+        if not self._is_wanted(call, value):
+            return _Landed(value, stored=False)
+        lifetime = call.lifetime if call.costs else replace(call.lifetime, cost=took)
+        entry_id = await self.store(
+            lane, call.request, value, metadata=call.metadata, lifetime=lifetime
+        )
+        return _Landed(value, stored=entry_id is not None)
+
+    def _is_wanted(self, call: Call, value: Any) -> bool:
+        try:
+            return call.condition is None or bool(call.condition(value))
+        except Exception as fault:  # noqa: BLE001 - the call has its result
+            self.report("store", fault)
+            return False
+
+    async def _shared(self, lane: Lane, call: Call, landed: _Landed) -> Any:
+        """Return the leader's result: a copy, as from any hit, where it was stored."""
+        if landed.stored:
+            found = await self._exactly(lane, call)
+            if found is not None:
+                self._count(found)
+                return found.result
+        return landed.value
+
+    async def _exactly(
+        self, lane: Lane, call: Call, *, refresh: Callable[[], None] = lambda: None
+    ) -> LookupResult | None:
+        """Return what is stored by now under the very same query and context."""
+
+        def look() -> LookupResult | None:
+            refresh()
+            return pipeline.exact(self._ports, call.request, max_age=call.max_age)
+
+        try:
+            found: LookupResult | None = await self._in_time(lane, look)
+        except Exception as fault:  # noqa: BLE001 - then it is computed
+            self.report("lookup", fault)
+            return None
+        return found
+
+    @asynccontextmanager
+    async def _lead(self, lane: Lane, call: Call) -> AsyncIterator[LookupResult | None]:
+        """Lead among all on the store; yield what another has stored since the lookup."""
+        lease: Lease | None = None
+        found: LookupResult | None = None
+        store = self._ports.store
+        try:
+            if not isinstance(store, SharedStore):
+                found = await self._exactly(lane, call)
+            else:
+                for delay in delays():
+                    lease = self._try_lead(store, call.request)
+                    found = await self._exactly(lane, call, refresh=store.refresh)
+                    if lease is not None or found is not None:
+                        break
+                    await lane.sleep(delay)
+            yield found
+        finally:
+            if lease is not None:
+                lease.release()
+
+    def _try_lead(self, store: SharedStore, request: Request) -> Lease | None:
+        try:
+            return store.try_lead(request.key)
+        except Exception as fault:  # noqa: BLE001 - then each process computes it
+            self.report("lookup", fault)
+            return _NO_LEASE
+
+    def _look_ahead(
+        self, lane: Lane, call: Call, compute: Callable[[], Any], found: LookupResult
+    ) -> None:
+        """Have a result computed anew in the background, once, where its time is over or nearly."""
+        left, key = found.ttl_remaining_seconds, call.request.key
+        if left is None or (left > call.refresh_ahead and not found.is_stale):
+            return
+        if key in self._refreshing:
+            return
+        self._refreshing.add(key)
+
+        async def refresh() -> None:
+            try:
+                await self._computed(lane, call, compute)
+            except Exception as fault:  # noqa: BLE001 - nobody waits for it
+                self.report("refresh", fault)
+            finally:
+                self._refreshing.discard(key)
+
+        try:
+            lane.spawn(refresh)
+        except Exception as fault:  # noqa: BLE001 - the hit is served all the same
+            self._refreshing.discard(key)
+            self.report("refresh", fault)
+
+
+class _NoLease:
+    """Stands for a lead that nobody could give."""
+
+    def release(self) -> None:
+        """There is nothing to release."""
+
+
+_NO_LEASE = _NoLease()
+
+
+def said(fault: BaseException) -> str:
+    """Return what a miss says of a fault."""
+    return f"the cache failed: {type(fault).__name__}: {fault}"
