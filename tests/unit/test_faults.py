@@ -56,6 +56,7 @@ class Rig:
         assert self.cache.store(KNOWN, SQL, {"total": [1]}) is not None
 
     def part(self, name: str) -> Faulty:
+        """Return what a breaker is for; the store has several."""
         return self.embedder if name == "embedder" else self.store
 
     def breaker(self, name: str) -> Breaker:
@@ -340,7 +341,7 @@ def test_a_result_that_cannot_be_decoded_is_a_miss_until_it_is_stored_anew(
 
     found = side(rig.cache.lookup, KNOWN, SQL)
     assert (found.reason, CorruptEntryError.__name__ in found.explanation) == ("error", True)
-    assert rig.breaker("store").state == "closed"
+    assert rig.breaker("reads").state == "closed"
     assert side.compute(rig.cache, KNOWN, lambda: "new", SQL) == "new"
     assert side(rig.cache.lookup, KNOWN, SQL).result == "new"
 
@@ -359,7 +360,9 @@ def test_a_fault_of_one_item_leaves_the_other_items_of_a_batch_alone(rig: Rig, s
 
 
 @pytest.mark.parametrize("hangs", [False, True])
-@pytest.mark.parametrize(("part", "operation"), [("embedder", "embed"), ("store", "get")])
+@pytest.mark.parametrize(
+    ("part", "operation"), [("embedder", "embed"), ("reads", "get"), ("searches", "search")]
+)
 def test_what_fails_again_and_again_is_left_alone_and_tried_again_later(  # noqa: PLR0913
     rig: Rig, side: Side, clock: FakeClock, part: str, operation: str, *, hangs: bool
 ) -> None:
@@ -391,6 +394,21 @@ def test_what_fails_again_and_again_is_left_alone_and_tried_again_later(  # noqa
     assert side(rig.cache.lookup, ALIKE, SQL).result == {"total": [1]}
     assert breaker.state == "closed"
     assert rig.cache.health_check()["checks"]["breaker"]["ok"] is True
+
+
+def test_a_store_that_cannot_be_written_is_read(rig: Rig, side: Side, clock: FakeClock) -> None:
+    rig.breaker("writes")._clock = clock
+    rig.store.before["put_many"] = raising(OSError(28, "full"))
+    for _ in range(5):
+        assert side(rig.cache.store, OTHER, SQL, 1) is None
+        assert side(rig.cache.lookup, ALIKE, SQL).result == {"total": [1]}
+    rig.store.before.clear()
+
+    assert rig.breaker("writes").state == "open"
+    assert side(rig.cache.store, OTHER, SQL, 1) is None
+    clock.advance(30)
+    assert side(rig.cache.store, OTHER, SQL, 1) is not None
+    assert rig.breaker("writes").state == "closed"
 
 
 def test_a_probe_that_fails_leaves_the_part_alone_again(
