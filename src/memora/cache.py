@@ -30,9 +30,9 @@ from memora.core import Call, CallOptions, Core, said
 from memora.embedders import CachedEmbedder, as_embedder, load_embedder
 from memora.errors import ArgumentError, ClosedError, ConfigError, MemoraError
 from memora.judge import Judge
-from memora.metrics import Metrics
+from memora.metrics import Metrics, Timed, Vitals, stats_of
 from memora.model import AvailabilityCheck, Explanation, LookupResult
-from memora.protocols import IndexedStore
+from memora.protocols import IndexedStore, MeasuredStore
 from memora.scheduler import CleanupScheduler
 from memora.selection import Selection
 from memora.stores import open_store
@@ -51,8 +51,9 @@ if TYPE_CHECKING:
     from memora.calls.lanes import Lane
     from memora.eviction import EvictionPolicy
     from memora.lifecycle import Found
-    from memora.model import Lifetime, Selected
+    from memora.model import Lifetime, Measures, Selected
     from memora.protocols import Clock, Embedder, Store
+    from memora.reading import Reading
     from memora.transfer import Item, Moved, Progress
 
     P = ParamSpec("P")
@@ -128,13 +129,15 @@ class Memora:
         steady = SteadyClock(clock)
         if store is None:
             store = open_store(config, embedder=chosen, policy=eviction_policy, clock=steady)
-        self._metrics = Metrics(enabled=config.enable_metrics)
+        counting = Metrics if config.enable_metrics else Vitals
+        self._metrics = counting(clock=steady, policy=config.eviction_policy)
+        timings = self._metrics.timings
         self._embedder = chosen
         self._ports = pipeline.Ports(
             embedder=CachedEmbedder(
                 chosen,
                 config.embedding_cache_size,
-                timer=lambda: self._metrics.timed("embedding"),
+                timer=partial(Timed, timings.now, timings.embedding),
             ),
             store=store,
             codec=Codec(),
@@ -153,6 +156,7 @@ class Memora:
                     for _ in pipeline.Breakers._fields
                 )
             ),
+            timings=timings,
         )
         self._core = Core(config, self._ports, self._metrics, self._log)
         workers, flights = Workers(_WORKERS, "memora-call"), Flights()
@@ -560,6 +564,7 @@ class Memora:
         if dry_run:
             return [one.shown() for one in found]
         deleted = lifecycle.withdraw(self._ports, found)
+        self._metrics.count_left("invalidated", deleted)
         self._log.debug("cache_invalidate", entries=deleted)
         return deleted
 
@@ -617,6 +622,7 @@ class Memora:
         self._check_open()
         for tag in tags_of(tags):
             self._ports.store.outdate(tag)
+            self._metrics.count_outdated()
             self._log.debug("cache_outdate")
 
     def clear(self) -> int:
@@ -626,7 +632,10 @@ class Memora:
             StoreError: The store failed; some may still be there.
         """
         self._check_open()
-        return lifecycle.clear(self._ports)
+        deleted, swept = lifecycle.clear(self._ports)
+        self._metrics.count_left("cleared", deleted)
+        self._metrics.count_left("expired", swept)
+        return deleted + swept
 
     def cleanup_expired(self) -> int:
         """Remove the entries that have expired, and the outdated; return how many.
@@ -638,6 +647,7 @@ class Memora:
         """
         self._check_open()
         removed = lifecycle.sweep(self._ports)
+        self._metrics.count_left("expired", removed)
         self._log.debug("cache_cleanup", entries=removed)
         return removed
 
@@ -710,6 +720,7 @@ class Memora:
             reembed=reembed,
             progress=progress,
         )
+        self._metrics.count_left("evicted", moved.evicted)
         self._log.debug("cache_import", entries=moved.written, evicted=moved.evicted)
         return moved
 
@@ -738,6 +749,7 @@ class Memora:
         """
         self._check_open()
         moved = transfer.warm(self._ports, self._config, items, progress=progress)
+        self._metrics.count_left("evicted", moved.evicted)
         self._log.debug("cache_warm", entries=moved.written, evicted=moved.evicted)
         return moved.written
 
@@ -811,14 +823,16 @@ class Memora:
         self._ports.codec.register(cls, name=name, encode=encode, decode=decode)
 
     def get_stats(self) -> dict[str, Any]:
-        """Return the settings that matter, the number of entries, and what has happened so far.
+        """Return the settings that matter, what is stored, and what has happened so far.
 
         `total_entries` counts expired entries that are not removed yet; it is None where the store
-        cannot tell.
+        cannot tell, and so are the sizes. All else that is counted is of this process alone, since
+        it opened the cache. docs/operations.md explains each key.
         """
-        self._check_open()
+        reading = self.read_metrics()
+        sizes = {family.name: family.values[()] for family in reading.gauges}
         return {
-            "total_entries": self._count()[0],
+            "total_entries": sizes.get("entries"),
             "max_entries": self._config.max_entries,
             "eviction_policy": self._config.eviction_policy,
             "threshold": self._config.similarity_threshold,
@@ -829,8 +843,28 @@ class Memora:
             "scheduler": self.get_scheduler_stats(),
             "storage": self._config.db_uri,
             "index_created": self._index_created(),
-            **self._metrics.snapshot(),
+            **{name: sizes.get(name) for name in ("entry_bytes", "payload_bytes", "index_bytes")},
+            **stats_of(reading),
         }
+
+    def read_metrics(self) -> Reading:
+        """Return all that is measured, at one moment, for an exporter: see `memora.reading`.
+
+        Raises:
+            ClosedError: The cache was closed.
+        """
+        self._check_open()
+        measures = self._measure()
+        gauges = {
+            "entries": self._count()[0],
+            "entries_limit": self._config.max_entries,
+            "bytes_limit": self._config.max_bytes,
+        }
+        if measures is not None:
+            gauges["entry_bytes"] = measures.bytes
+            gauges["payload_bytes"] = measures.payload_bytes
+            gauges["index_bytes"] = measures.index_bytes
+        return self._metrics.read(gauges=gauges, measures=measures)
 
     def health_check(self) -> dict[str, Any]:
         """Try the embedder and the store, and judge the recent error rate; no fault raises.
@@ -928,6 +962,7 @@ class Memora:
     aimport_entries = _twin(import_entries)
     awarm = _twin(warm)
     aget_stats = _twin(get_stats)
+    aread_metrics = _twin(read_metrics)
     ahealth_check = _twin(health_check)
     aclose = _twin(close)
 
@@ -1130,6 +1165,13 @@ class Memora:
             return self._ports.store.count(), None
         except Exception as fault:  # noqa: BLE001 - a probe: the fault is the answer
             return None, fault
+
+    def _measure(self) -> Measures | None:
+        store = self._ports.store
+        try:
+            return store.measure() if isinstance(store, MeasuredStore) else None
+        except Exception:  # noqa: BLE001 - statistics never fail
+            return None
 
     def _index_created(self) -> bool:
         try:

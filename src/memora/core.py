@@ -6,6 +6,7 @@ becomes a miss; arguments have been checked at the door.
 
 from __future__ import annotations
 
+import json
 import time
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
@@ -16,10 +17,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from typing_extensions import TypedDict
 
 from memora import pipeline
-from memora._arguments import largest_payload
+from memora._arguments import largest_payload, metadata_json
 from memora._fork import renew_after_fork
 from memora.calls.flights import delays
 from memora.errors import DeadlineError, JudgeError, SerializationError, UnavailableError
+from memora.metrics import Timed
 from memora.model import Content, LookupResult
 from memora.protocols import SharedStore
 
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 
     from memora.calls.lanes import Lane
     from memora.config import CacheConfig
-    from memora.metrics import Metrics, Operation
+    from memora.metrics import Operation, Vitals
     from memora.model import Lifetime, Reason
     from memora.pipeline import Draft, Ports, Request
     from memora.protocols import Lease
@@ -101,8 +103,9 @@ class Core:
     """The engine of one cache."""
 
     def __init__(
-        self, config: CacheConfig, ports: Ports, metrics: Metrics, log: FilteringBoundLogger
+        self, config: CacheConfig, ports: Ports, metrics: Vitals, log: FilteringBoundLogger
     ) -> None:
+        self._timings = metrics.timings
         self._config, self._ports, self._metrics, self._log = config, ports, metrics, log
         self._largest = largest_payload(config)
         self._disabled: ContextVar[bool] = ContextVar("disabled", default=False)
@@ -132,13 +135,15 @@ class Core:
     ) -> LookupResult:
         """Look up; a fault is a miss, unless the settings say otherwise."""
         look = partial(pipeline.lookup, self._ports, request, threshold=threshold, max_age=max_age)
+        started = self._timings.now()
         try:
-            with self._metrics.timed("lookup"):
-                found = pipeline.glance(
-                    self._ports, request, max_age=max_age, largest=lane.glance_bytes
-                ) or await self._in_time(lane, look)
+            found = pipeline.glance(
+                self._ports, request, max_age=max_age, largest=lane.glance_bytes
+            ) or await self._in_time(lane, look)
         except Exception as fault:  # noqa: BLE001 - whatever it is, it must not reach the application
             return self._missed(fault)
+        finally:
+            self._timings.lookup(self._timings.now() - started)
         return self._count(found)
 
     async def lookup_many(
@@ -152,7 +157,7 @@ class Core:
         )
         found: list[LookupResult | Exception]
         try:
-            with self._metrics.timed("lookup"):
+            with Timed(self._timings.now, self._timings.lookup):
                 found = await self._in_time(lane, look, items=len(requests))
         except Exception as fault:  # noqa: BLE001 - as above
             found = [fault for _ in requests]
@@ -174,7 +179,7 @@ class Core:
         if not items:
             return []
         try:
-            with self._metrics.timed("store"):
+            with Timed(self._timings.now, self._timings.store):
                 # To its end, whatever happens: while the caller waits, nobody changes the results.
                 drafts = await lane.run(partial(self._encoded, items), timeout=None)
                 put = partial(self._put, [draft for draft in drafts if draft is not None])
@@ -264,6 +269,7 @@ class Core:
 
     def _encoded(self, items: Sequence[tuple[Request, Any, str, Lifetime]]) -> list[Draft | None]:
         drafts: list[Draft | None] = []
+        started = self._timings.now()
         for request, result, metadata, lifetime in items:
             try:
                 payload = pipeline.encode(self._ports, result, max_payload_bytes=self._largest)
@@ -274,6 +280,7 @@ class Core:
                 drafts.append(None)
             else:
                 drafts.append(pipeline.Draft(request, Content(payload, metadata), lifetime))
+        self._timings.store_encode(self._timings.now() - started)
         return drafts
 
     def _put(self, drafts: list[Draft]) -> list[str]:
@@ -297,6 +304,7 @@ class Core:
             self.report("maintain", fault)
             return
         if evicted:
+            self._metrics.count_left("evicted", evicted)
             self._log.debug("cache_evict", entries=evicted)
 
     async def _computed(self, lane: Lane, call: Call, compute: Callable[[], Any]) -> _Landed:
@@ -304,11 +312,12 @@ class Core:
         started = time.perf_counter()
         value = await lane.call(compute)
         took = time.perf_counter() - started
+        self._timings.compute(took)
         if not self._is_wanted(call, value):
             return _Landed(value, stored=False)
         lifetime = call.lifetime if call.costs else replace(call.lifetime, cost=took)
         entry_id = await self.store(
-            lane, call.request, value, metadata=call.metadata, lifetime=lifetime
+            lane, call.request, value, metadata=_measured(call.metadata, took), lifetime=lifetime
         )
         return _Landed(value, stored=entry_id is not None)
 
@@ -411,6 +420,12 @@ class _NoLease:
 
 
 _NO_LEASE = _NoLease()
+
+
+def _measured(metadata: str, seconds: float) -> str:
+    """Return metadata with how long computing took, which each hit saves."""
+    found: dict[str, Any] = json.loads(metadata)
+    return metadata_json({"seconds": round(seconds, 6), **found})
 
 
 def said(fault: BaseException) -> str:

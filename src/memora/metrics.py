@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 import numpy as np
 
 from memora._fork import renew_after_fork
+from memora.model import Reason
 from memora.reading import Distribution, Family, Reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from memora.model import LookupResult, Measures, Reason
+    from memora.model import LookupResult, Measures
     from memora.protocols import Clock
     from memora.reading import Labels, Unit
 
@@ -26,7 +27,9 @@ Operation: TypeAlias = Literal["lookup", "judge", "store", "maintain", "cleanup"
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 Left: TypeAlias = Literal["evicted", "expired", "invalidated", "cleared"]
 
-_HITS = ("exact", "semantic")
+_HITS: tuple[Reason, ...] = ("exact", "semantic")
+# Misses of which the judge decided: what speaks against the nearest entry is why.
+_REFUSALS: tuple[Reason, ...] = ("below_threshold", "other_language")
 _RECENT = 400  # operations that one error rate is taken over
 # And the seconds that the other is: long enough for a probe a minute, short enough to be well again
 # soon after a repair.
@@ -212,7 +215,7 @@ class Vitals:
             measures: What the store tells: entries that it counts itself are told by its count.
         """
         failed, operations = self.lately()
-        told = {"error_rate": failed / operations if operations else 0.0, **(gauges or {})}
+        told = {"error_ratio": failed / operations if operations else 0.0, **(gauges or {})}
         return Reading(
             counters=tuple(
                 _family(_COUNTERS, name, found) for name, found in self._totals(measures).items()
@@ -295,7 +298,7 @@ class Metrics(Vitals):
             if found.is_stale:
                 self._stale[reason] += 1
             if not found.is_hit:
-                if found.evidence:
+                if reason in _REFUSALS and found.evidence:
                     self._refusals[found.evidence[0].kind] += 1
             elif found.metadata:
                 self._save(found.metadata)
@@ -323,7 +326,7 @@ class Metrics(Vitals):
 
     def _save(self, metadata: Mapping[str, Any]) -> None:
         for name in _SAVED:
-            said = metadata.get(name)
+            said: Any = metadata.get(name)
             # Somebody's own metadata may mean something else by it.
             if type(said) in _NUMBERS and 0 <= said <= _ABSURD:
                 self._saved[name] += said
@@ -335,10 +338,10 @@ class Metrics(Vitals):
             if measures is not None:
                 left["evicted"], left["expired"] = measures.evicted, measures.ended
             totals["lookups"] = {
-                ("hit" if reason in _HITS else "miss", reason): n
-                for reason, n in sorted(self._lookups.items())
+                ("hit" if reason in _HITS else "miss", reason): self._lookups[reason]
+                for reason in get_args(Reason)
             }
-            totals["stale_hits"] = {(reason,): n for reason, n in sorted(self._stale.items())}
+            totals["stale_hits"] = {(reason,): self._stale[reason] for reason in _HITS}
             totals["refusals"] = {(kind,): n for kind, n in sorted(self._refusals.items())}
             totals["stores"][("stored",)] = self._stored
             totals["evictions"] = {(self._policy,): left.pop("evicted", 0)}
@@ -379,7 +382,7 @@ _COUNTERS: dict[str, tuple[str, Unit, tuple[str, ...]]] = {
     "saved_cost": ("Cost of the served results, by their metadata.", "", ()),
 }
 _GAUGES: dict[str, tuple[str, Unit, tuple[str, ...]]] = {
-    "error_rate": ("Share of the operations of the last five minutes that failed.", "ratio", ()),
+    "error_ratio": ("Share of the operations of the last five minutes that failed.", "ratio", ()),
     "entries": ("Entries stored, also expired ones that are not removed yet.", "", ()),
     "entries_limit": ("Entries that may be stored.", "", ()),
     "bytes_limit": ("Bytes that entries may take.", "bytes", ()),
@@ -405,9 +408,14 @@ def _family(
 
 def stats_of(reading: Reading) -> dict[str, Any]:
     """Return a reading under the names that `get_stats` documents."""
-    found = {family.name: family.values for family in (*reading.counters, *reading.histograms)}
-    hits = {reason: n for (result, reason), n in found["lookups"].items() if result == "hit"}
-    misses = {reason: n for (result, reason), n in found["lookups"].items() if result == "miss"}
+    found: dict[str, Mapping[Labels, Any]] = {
+        family.name: family.values
+        for families in (reading.counters, reading.histograms)
+        for family in families
+    }
+    outcomes = {labels: n for labels, n in sorted(found["lookups"].items()) if n}
+    hits = {reason: n for (result, reason), n in outcomes.items() if result == "hit"}
+    misses = {reason: n for (result, reason), n in outcomes.items() if result == "miss"}
     total = sum(hits.values()) + sum(misses.values())
     stages: dict[str, dict[str, Any]] = {"lookup": {}, "store": {}}
     for (operation, stage), durations in found["stage"].items():
@@ -422,15 +430,13 @@ def stats_of(reading: Reading) -> dict[str, Any]:
         "stale_hits": sum(found["stale_hits"].values()),
         "refusals_by_kind": _by_label(found["refusals"]),
         "errors": _by_label(found["errors"]),
-        "error_rate": reading.number("error_rate"),
+        "error_rate": reading.number("error_ratio"),
         "results_stored": reading.number("stores", "stored"),
         "results_not_stored": reading.number("stores", "not_stored"),
         "evictions_by_policy": _by_label(found["evictions"]),
         "removals_by_reason": _by_label(found["removals"]),
         "outdated_tags": reading.number("outdated_tags"),
-        "saved": {
-            name: reading.number(f"saved_{name}") for name in ("calls", *_SAVED)
-        },
+        "saved": {name: reading.number(f"saved_{name}") for name in ("calls", *_SAVED)},
         **{
             f"{name}_latency_ms": summary(found[name].get(()))
             for name in ("lookup", "store", "embedding", "compute")

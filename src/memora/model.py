@@ -12,6 +12,7 @@ Reason: TypeAlias = Literal[
     "semantic",  # hit: the stored answer is likely enough to be right
     "no_candidate",  # miss: nothing in this context can be compared
     "below_threshold",  # miss: no stored answer is likely enough to be right
+    "expired",  # miss: what is stored under the same text and context has ended
     "other_language",  # miss: what is near is in another language, and cross_lingual is off
     "unreadable",  # miss: the model cannot read all of the text, which was not stored as it is
     "timeout",  # miss: the cache took longer than `lookup_timeout_seconds`; the same

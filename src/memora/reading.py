@@ -7,7 +7,7 @@ Every exporter goes through the same families, so that what they show agrees num
 |---|---|---|
 | `lookups` | result, reason | lookups: hit or miss, and `LookupResult.reason` |
 | `stale_hits` | reason | hits that served a stale result |
-| `refusals` | kind | misses that something in the texts led to, by its kind (of the first evidence) |
+| `refusals` | kind | misses of which the judge decided, by the kind of the first evidence |
 | `stores` | result | results: stored, not_stored (no exact form in bytes, or too large) |
 | `errors` | operation | faults of the cache |
 | `evictions` | policy | entries that left to keep to the limits |
@@ -17,13 +17,15 @@ Every exporter goes through the same families, so that what they show agrees num
 
 | gauge | labels | |
 |---|---|---|
-| `entries`, `entries_limit`, `entry_bytes`, `payload_bytes`, `index_bytes` | | what is stored |
-| `error_rate` | | share of the operations of the last minutes that failed |
+| `entries`, `entries_limit`, `bytes_limit` | | what is stored, and may be |
+| `entry_bytes`, `payload_bytes`, `index_bytes` | | what it takes, as far as the store knows |
+| `error_ratio` | | share of the operations of the last minutes that failed |
 
 | histogram, in seconds | labels | |
 |---|---|---|
 | `lookup`, `store` | | calls: one a batch |
-| `stage` | operation, stage | lookup: embed, search, judge, payload; store: encode, embed, put |
+| `stage` | operation, stage | lookup: embed (one a batch), search, judge, payload (a hit) |
+| | | store: encode, embed, put (one a batch) |
 | `embedding` | | calls of the model; what is remembered needs none |
 | `compute` | | calls that missed, by `get_or_compute` and `cached` |
 """

@@ -262,7 +262,8 @@ def test_the_options_reach_the_entry(cache: Memora, side: Side, clock: FakeClock
     assert entry is not None
     assert (entry.expires_at, entry.stale_seconds) == (clock.now + 600, 60)
     assert entry.tags == ("doc:1",)
-    assert cache.lookup(QUERY, SQL).metadata == {"a": 1}
+    found = cache.lookup(QUERY, SQL)
+    assert (found.metadata.keys(), found.metadata["a"]) == ({"a", "seconds"}, 1)
 
 
 @pytest.mark.parametrize(

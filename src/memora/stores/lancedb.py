@@ -23,7 +23,7 @@ from memora._clock import SteadyClock
 from memora._fork import renew_after_fork
 from memora.calls.flights import FileFlights
 from memora.errors import ClosedError, CorruptEntryError, StoreError
-from memora.model import Match
+from memora.model import Match, Measures
 from memora.stores import _guards, _records
 from memora.stores._journal import Member, Writer
 from memora.stores._table import MIN_INDEX_ROWS, EntryTable, Stamp, faults
