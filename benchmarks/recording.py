@@ -130,9 +130,9 @@ def main() -> None:
 |---|---|---|
 {table}
 
-Time of the processor, best of {ROUNDS} rounds of {CALLS:,}; the limit is {LIMIT_US:.0f} µs. What is left without metrics \
-is the count of what worked and failed, which health needs. Reading all metrics, as a scrape does, \
-takes {read_ms:.1f} ms.
+Time of the processor, best of {ROUNDS} rounds of {CALLS:,}; the limit is {LIMIT_US:.0f} µs. \
+What is left without metrics is the count of what worked and failed, which health needs. Reading \
+all metrics, as a scrape does, takes {read_ms:.1f} ms.
 """
     RESULTS.write_text(text, "utf-8")
     print(text)

@@ -39,7 +39,7 @@ from memora.stores import open_store
 from memora.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
     from datetime import timedelta
     from os import PathLike
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from memora.eviction import EvictionPolicy
     from memora.lifecycle import Found
     from memora.model import Lifetime, Measures, Selected
+    from memora.prometheus import MetricsServer
     from memora.protocols import Clock, Embedder, Store
     from memora.reading import Reading
     from memora.transfer import Item, Moved, Progress
@@ -168,6 +169,7 @@ class Memora:
         self._tasks = TaskLane(workers, Workers(_WORKERS, "memora-encode"), flights)
         self._chores = Workers(_WORKERS, "memora-chore")
         self._probers = Workers(_PROBERS, "memora-health")
+        self._servers: list[MetricsServer] = []
         self._scheduler: CleanupScheduler | None = None
         self._scheduling = False  # whether its thread should be there
         self._closed = False
@@ -860,14 +862,40 @@ class Memora:
         measures = self._measure()
         gauges = {
             "entries": self._count()[0],
-            "entries_limit": self._config.max_entries,
-            "bytes_limit": self._config.max_bytes,
+            "limit_entries": self._config.max_entries,
+            "limit_bytes": self._config.max_bytes,
         }
         if measures is not None:
             gauges["entry_bytes"] = measures.bytes
             gauges["payload_bytes"] = measures.payload_bytes
             gauges["index_bytes"] = measures.index_bytes
         return self._metrics.read(gauges=gauges, measures=measures)
+
+    def start_metrics_server(
+        self, port: int | Sequence[int], *, host: str = "127.0.0.1", name: str | None = None
+    ) -> MetricsServer:
+        """Serve the metrics for Prometheus, over HTTP in a thread, until the cache is closed.
+
+        For several caches on one page, and for a page that the application has already, see
+        `memora.prometheus`.
+
+        Args:
+            port: 0 for any that is free: see `port` of what is returned. Of several, such as
+                `range(9464, 9472)`, the first that is free, for applications of many processes.
+            host: The address to listen at; "0.0.0.0" for a Prometheus on another machine.
+            name: The label `cache` of all metrics; by default the name of the table.
+
+        Raises:
+            MissingExtraError: The extra `prometheus` is not installed.
+            ArgumentError: The port is in use, or an argument is out of range.
+        """
+        self._check_open()
+        from memora.prometheus import serve  # noqa: PLC0415 - an extra
+
+        named = {self._config.table_name if name is None else name: self}
+        server = serve(named, port, host=host)
+        self._servers.append(server)
+        return server
 
     def health_check(self) -> dict[str, Any]:
         """Try the embedder and the store, and judge the recent error rate; no fault raises.
@@ -951,6 +979,8 @@ class Memora:
         """Stop the scheduler, and release the store, its table up to date. Idempotent."""
         if not self._closed:
             self._closed = True
+            for server in self._servers:
+                server.close()
             self.stop_scheduler()
             self._ports.store.close()
 

@@ -384,8 +384,8 @@ _COUNTERS: dict[str, tuple[str, Unit, tuple[str, ...]]] = {
 _GAUGES: dict[str, tuple[str, Unit, tuple[str, ...]]] = {
     "error_ratio": ("Share of the operations of the last five minutes that failed.", "ratio", ()),
     "entries": ("Entries stored, also expired ones that are not removed yet.", "", ()),
-    "entries_limit": ("Entries that may be stored.", "", ()),
-    "bytes_limit": ("Bytes that entries may take.", "bytes", ()),
+    "limit_entries": ("Entries that may be stored.", "", ()),
+    "limit_bytes": ("Bytes that entries may take.", "bytes", ()),
     "entry_bytes": ("Bytes that entries take.", "bytes", ()),
     "payload_bytes": ("Bytes of these that are encoded results.", "bytes", ()),
     "index_bytes": ("Bytes of RAM that the indexes of vectors take.", "bytes", ()),

@@ -17,7 +17,7 @@ Every exporter goes through the same families, so that what they show agrees num
 
 | gauge | labels | |
 |---|---|---|
-| `entries`, `entries_limit`, `bytes_limit` | | what is stored, and may be |
+| `entries`, `limit_entries`, `limit_bytes` | | what is stored, and may be |
 | `entry_bytes`, `payload_bytes`, `index_bytes` | | what it takes, as far as the store knows |
 | `error_ratio` | | share of the operations of the last minutes that failed |
 

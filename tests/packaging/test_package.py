@@ -92,7 +92,7 @@ ORDER = [
     ],
     ["codec", "embedders", "stores"],
     ["pipeline", "lifecycle", "transfer"],
-    ["core"],
+    ["core", "prometheus"],
     ["cache"],
     ["cli"],
 ]
