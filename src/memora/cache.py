@@ -162,7 +162,12 @@ class Memora:
             ),
             timings=timings,
         )
-        self._core = Core(config, self._ports, self._metrics, self._log)
+        core = Core
+        if config.opentelemetry:
+            from memora import otel  # noqa: PLC0415 - an extra
+
+            core = otel.TracedCore
+        self._core = core(config, self._ports, self._metrics, self._log)
         workers, flights = Workers(_WORKERS, "memora-call"), Flights()
         background = Workers(_REFRESHERS, "memora-refresh")
         self._threads = ThreadLane(workers, background, flights)
@@ -174,6 +179,8 @@ class Memora:
         self._scheduling = False  # whether its thread should be there
         self._closed = False
         self._warn_of_settings_without_effect()
+        if config.opentelemetry:
+            otel.watch(config.table_name, self.read_metrics)
 
     @property
     def config(self) -> CacheConfig:

@@ -113,6 +113,8 @@ class _Settings(BaseModel):
     """Caches with different table names share a path and nothing else."""
     enable_metrics: Flag = True
     """Count hits, misses and latencies for `get_stats`; faults are always counted."""
+    opentelemetry: Flag = False
+    """Tell the application's OpenTelemetry of lookups, stores and metrics (extra `otel`)."""
     ttl_seconds: OptionalSeconds = None
     """How long an entry lives, from storing it, in seconds or as "10m"; None is for ever."""
     ttl_jitter: Share = 0.0

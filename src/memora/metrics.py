@@ -218,10 +218,10 @@ class Vitals:
         told = {"error_ratio": failed / operations if operations else 0.0, **(gauges or {})}
         return Reading(
             counters=tuple(
-                _family(_COUNTERS, name, found) for name, found in self._totals(measures).items()
+                _family(COUNTERS, name, found) for name, found in self._totals(measures).items()
             ),
             gauges=tuple(
-                _family(_GAUGES, name, {(): value})
+                _family(GAUGES, name, {(): value})
                 for name, value in told.items()
                 if value is not None
             ),
@@ -367,7 +367,7 @@ _ABSURD = 1e15  # no tokens of one call
 _REMOVALS: tuple[Left, ...] = ("expired", "invalidated", "cleared")
 
 # name -> what it is, its unit, the names of its labels
-_COUNTERS: dict[str, tuple[str, Unit, tuple[str, ...]]] = {
+COUNTERS: dict[str, tuple[str, Unit, tuple[str, ...]]] = {
     "lookups": ("Lookups.", "", ("result", "reason")),
     "stale_hits": ("Hits that served a stale result.", "", ("reason",)),
     "refusals": ("Misses that evidence in the texts led to, by its kind.", "", ("kind",)),
@@ -381,7 +381,7 @@ _COUNTERS: dict[str, tuple[str, Unit, tuple[str, ...]]] = {
     "saved_tokens": ("Tokens of the served results, by their metadata.", "tokens", ()),
     "saved_cost": ("Cost of the served results, by their metadata.", "", ()),
 }
-_GAUGES: dict[str, tuple[str, Unit, tuple[str, ...]]] = {
+GAUGES: dict[str, tuple[str, Unit, tuple[str, ...]]] = {
     "error_ratio": ("Share of the operations of the last five minutes that failed.", "ratio", ()),
     "entries": ("Entries stored, also expired ones that are not removed yet.", "", ()),
     "limit_entries": ("Entries that may be stored.", "", ()),

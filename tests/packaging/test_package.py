@@ -92,7 +92,7 @@ ORDER = [
     ],
     ["codec", "embedders", "stores"],
     ["pipeline", "lifecycle", "transfer"],
-    ["core", "prometheus"],
+    ["core", "prometheus", "otel"],
     ["cache"],
     ["cli"],
 ]
