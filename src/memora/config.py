@@ -128,6 +128,8 @@ class _Settings(BaseModel):
     ] = "INFO"
     json_logs: Flag = False
     """Log JSON lines instead of text for people."""
+    log_queries: Flag = False
+    """Add the query, and the one it matched, to the events of lookups and stores."""
     max_entries: OptionalCount = 1000
     """How many entries are kept; None is unlimited."""
     max_bytes: OptionalCount = None

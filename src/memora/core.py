@@ -105,6 +105,8 @@ class Core:
         self._largest = largest_payload(config)
         self._refreshing: set[bytes] = set()  # keys; adding and discarding is atomic
         self._disabled: ContextVar[bool] = ContextVar("disabled", default=False)
+        self.failed_at: float | None = None
+        """When the cache itself failed last; monotonic seconds."""
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
@@ -132,7 +134,7 @@ class Core:
                 ) or await self._in_time(lane, look)
         except Exception as fault:  # noqa: BLE001 - whatever it is, it must not reach the application
             return self._missed(fault)
-        self._count(found)
+        self._count(request, found)
         return found
 
     async def lookup_many(
@@ -147,8 +149,8 @@ class Core:
                 found: list[LookupResult] = await self._in_time(lane, look, items=len(requests))
         except Exception as fault:  # noqa: BLE001 - as above
             return [self._missed(fault) for _ in requests]
-        for one in found:
-            self._count(one)
+        for request, one in zip(requests, found, strict=True):
+            self._count(request, one)
         return found
 
     async def store(
@@ -200,6 +202,7 @@ class Core:
 
     def report(self, operation: Operation, fault: BaseException) -> None:
         """Count a fault, and log it."""
+        self.failed_at = time.monotonic()
         self._metrics.count_fault(operation)
         self.log_fault(operation, fault)
 
@@ -233,13 +236,17 @@ class Core:
         reason: Reason = "timeout" if isinstance(fault, DeadlineError) else "error"
         return LookupResult(is_hit=False, reason=reason, explanation=said(fault))
 
-    def _count(self, found: LookupResult) -> None:
+    def _count(self, request: Request, found: LookupResult) -> None:
         self._metrics.count_lookup(found)
+        asked = {}
+        if self._config.log_queries:
+            asked = {"query": request.text, "matched_query": found.matched_query}
         self._log.debug(
             "cache_hit" if found else "cache_miss",
             reason=found.reason,
             similarity=found.similarity,
             entry_id=found.entry_id,
+            **asked,
         )
 
     def _encoded(self, items: Sequence[tuple[Request, Any, str, Lifetime]]) -> list[Draft | None]:
@@ -260,9 +267,12 @@ class Core:
         if not drafts:
             return []
         ids = pipeline.store(self._ports, drafts)
-        for entry_id in ids:
+        for draft, entry_id in zip(drafts, ids, strict=True):
             self._metrics.count_store()
-            self._log.debug("cache_store", entry_id=entry_id)
+            asked = {"query": draft.request.text} if self._config.log_queries else {}
+            self._log.debug(
+                "cache_store", entry_id=entry_id, bytes=len(draft.content.payload), **asked
+            )
         self._maintain()
         return ids
 
@@ -304,7 +314,7 @@ class Core:
         if landed.stored:
             found = await self._exactly(lane, call)
             if found is not None:
-                self._count(found)
+                self._count(call.request, found)
                 return found.result
         return landed.value
 

@@ -92,7 +92,7 @@ ORDER = [
     ],
     ["codec", "embedders", "stores"],
     ["pipeline", "lifecycle", "transfer"],
-    ["core"],
+    ["core", "health"],
     ["cache"],
     ["cli"],
 ]

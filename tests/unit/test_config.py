@@ -21,6 +21,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "ttl_seconds": None,
         "log_level": "INFO",
         "json_logs": False,
+        "log_queries": False,
         "max_entries": 1000,
         "eviction_policy": "fifo",
         "auto_create_index": False,

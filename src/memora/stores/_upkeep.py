@@ -271,6 +271,18 @@ class Upkeep:
             raise
         self._uses_at = time.monotonic()
 
+    def compact(self) -> None:
+        """Flush, compact the table and clear away, due or not.
+
+        Raises:
+            Exception: The first fault.
+        """
+        self._keep_uses(at_once=True)
+        self.flush()
+        self.look(again=True)
+        self._table.compact(alone=self._members <= {self._name})
+        self.run()
+
     def finish(self) -> None:
         """Leave nothing to do for whoever opens the store next; the caller has flushed."""
         self._keep_uses(at_once=True)

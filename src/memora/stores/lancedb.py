@@ -424,6 +424,13 @@ class LanceStore:
         self._check()
         for fault in list(self._failing.values()):
             raise StoreError(f"in the background: {fault}") from fault
+        # What the background may need only later: that both folders are there, are those that were
+        # opened, and take a file.
+        with faults("check"):
+            if self._table is not None:
+                self._table.check()
+            if self._member is not None:
+                self._member.check()
 
     def create_index(self, **options: Any) -> bool:
         self._check()
@@ -464,6 +471,22 @@ class LanceStore:
             with self._upkeeping:
                 if self._upkeep.acquire():
                     self._upkeep.flush()
+
+    def compact(self) -> bool:
+        """Bring the table up to the log, and compact it, now.
+
+        Returns:
+            False where another process has that duty: it does so by and by.
+        """
+        self._check()
+        with self._writing:
+            self._write_uses()
+            self._writer.write_out()
+        with self._upkeeping:
+            if self._upkeep is None or not self._upkeep.acquire():
+                return False
+            self._upkeep.compact()
+        return True
 
     def close(self) -> None:
         if self._closed:
