@@ -288,6 +288,8 @@ class Memora:
         query: str,
         context: Mapping[str, Any] | None = None,
         similarity_threshold: float | None = None,
+        *,
+        elsewhere: bool = False,
     ) -> Explanation:
         """Tell what a lookup would do now, and why: all candidates that it would judge.
 
@@ -297,10 +299,12 @@ class Memora:
             query: As for `lookup`.
             context: As for `lookup`.
             similarity_threshold: As for `lookup`.
+            elsewhere: Look also into all other contexts for what would be served there; this takes
+                time in a large cache.
 
         Returns:
-            The decision, and up to five candidates. If the cache itself fails, the reason is
-            "error".
+            The decision, and up to five candidates; where asked for also what other contexts hold.
+            If the cache itself fails, the reason is "error".
 
         Raises:
             QueryError: The query is not a text, or blank.
@@ -311,7 +315,15 @@ class Memora:
         request = pipeline.Request.of(query, context)
         threshold = self._threshold(similarity_threshold)
         try:
-            return pipeline.explain(self._ports, request, threshold=threshold)
+            others = (
+                lifecycle.elsewhere(self._ports, request, threshold=threshold) if elsewhere else ()
+            )
+            return pipeline.explain(
+                self._ports,
+                request,
+                threshold=threshold,
+                elsewhere=tuple(one.shown() for one in others),
+            )
         except Exception as fault:  # noqa: BLE001 - as of a lookup
             self._core.log_fault("explain", fault)
             return Explanation(

@@ -17,6 +17,7 @@ import anyio
 from memora._durations import seconds
 from memora._fork import renew_after_fork
 from memora.calls._workers import Workers
+from memora.embedders.onnx import OnnxEmbedder
 from memora.errors import ArgumentError, DimensionMismatchError
 from memora.protocols import IndexedStore
 
@@ -232,12 +233,15 @@ def _look_at_workers(workers: Workers) -> Looked:
     return Looked(ok=True, details="threads are free")
 
 
-def _try_embedder(embedder: Embedder) -> None:
+def _try_embedder(embedder: Embedder) -> str | None:
     (vector,) = embedder.embed(["health check"])
     if vector is not None and len(vector) != embedder.dimension:
         raise DimensionMismatchError(
             f"{embedder.identity} returned {len(vector)} numbers instead of {embedder.dimension}"
         )
+    # What is loaded works on, so this process is well. The next one will not be.
+    missing = embedder.missing() if isinstance(embedder, OnnxEmbedder) else None
+    return None if missing is None else f"{missing} is gone: no other process can load the model"
 
 
 def _try_store(store: Store) -> int:

@@ -123,6 +123,11 @@ class OnnxEmbedder:
         """The length of every vector."""
         return self._layout.dimension
 
+    def missing(self) -> str | None:
+        """Return which file is gone that another process would need; None where all are there."""
+        files = (self._layout.weights, self._layout.tokenizer)
+        return next((str(path) for path in files if not path.is_file()), None)
+
     def embed(self, texts: Sequence[str], /) -> list[Vector | None]:
         """Return one unit vector a text, in order; None for a text the model cannot read in full.
 
