@@ -64,6 +64,7 @@ T = TypeVar("T")
 
 # What `store` takes: alone, and besides.
 _PAIRED = ("query", "context", "result")
+_FLAGS = ("refresh", "bypass", "single_flight")  # of a call
 _SAID = ("metadata", "ttl", "stale_ttl", "sliding", "tags", "cost")
 _WORKERS = 32  # threads that calls with a deadline may hang in, at most
 _REFRESHERS = 4  # threads that compute results anew in the background
@@ -76,7 +77,7 @@ def _twin(
     """Return the async twin of a method that is not called often: in a worker, to its end."""
 
     async def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._tasks.run(partial(method, self, *args, **kwargs), timeout=None)
+        return await self._chores.arun(partial(method, self, *args, **kwargs), None)
 
     call.__name__ = f"a{method.__name__}"
     call.__qualname__ = f"Memora.{call.__name__}"
@@ -153,7 +154,8 @@ class Memora:
         workers, flights = Workers(_WORKERS, "memora-call"), Flights()
         background = Workers(_REFRESHERS, "memora-refresh")
         self._threads = ThreadLane(workers, background, flights)
-        self._tasks = TaskLane(workers, flights)
+        self._tasks = TaskLane(workers, Workers(_WORKERS, "memora-encode"), flights)
+        self._chores = Workers(_WORKERS, "memora-chore")
         self._health = Health(self._ports, chosen, self._metrics, self._core, workers)
         self._scheduler: CleanupScheduler | None = None
         self._scheduling = False  # whether its thread should be there
@@ -1027,7 +1029,7 @@ class Memora:
         return found
 
     def _computes(self, options: CallOptions) -> bool:
-        return self._core.enabled and not options.get("bypass", False)
+        return self._core.enabled and options.get("bypass", False) is not True
 
     def _call(self, query: str, context: Mapping[str, Any] | None, options: CallOptions) -> Call:
         """Check the arguments of a cached call."""
@@ -1036,19 +1038,26 @@ class Memora:
                 f"{min(unknown)!r} is no option of a call: expected "
                 f"{', '.join(CallOptions.__annotations__)}"
             )
+        for name in _FLAGS:
+            if not isinstance(flag := options.get(name, False), bool):
+                raise ArgumentError(f"{name} must be True or False, got {flag!r}")
+        condition = options.get("condition")
+        if condition is not None and not callable(condition):
+            raise ArgumentError(f"condition must be a function of the result, got {condition!r}")
         life = ("ttl", "stale_ttl", "sliding", "tags", "cost", "metadata")
         said: dict[str, Any] = {name: options.get(name) for name in life}
-        lifetime = lifetime_of(self._config, **said)
         metadata, max_age = options.get("metadata"), options.get("max_age")
+        copied = metadata_json(metadata)
+        lifetime = lifetime_of(self._config, **said)
         ahead = options.get("refresh_ahead")
         return Call(
             request=pipeline.Request.of(query, context),
             threshold=self._threshold(options.get("similarity_threshold")),
             max_age=inf if max_age is None else seconds("max_age", max_age),
             lifetime=lifetime,
-            metadata=metadata_json(metadata),
+            metadata=copied,
             costs=options.get("cost") is not None or "cost" in (metadata or {}),
-            condition=options.get("condition"),
+            condition=condition,
             refresh_ahead=0.0 if ahead is None else seconds("refresh_ahead", ahead),
             refresh=options.get("refresh", False),
             single_flight=options.get("single_flight", True),

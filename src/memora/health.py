@@ -12,13 +12,11 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
-import anyio
-
 from memora._durations import seconds
 from memora._fork import renew_after_fork
 from memora.calls._workers import Workers
 from memora.embedders.onnx import OnnxEmbedder
-from memora.errors import ArgumentError, DimensionMismatchError
+from memora.errors import ArgumentError, DimensionMismatchError, EmbedderError
 from memora.protocols import IndexedStore
 
 if TYPE_CHECKING:
@@ -31,15 +29,15 @@ if TYPE_CHECKING:
 
 Kind: TypeAlias = Literal["ready", "live"]
 
-# Bad when a tenth of the recent operations failed, and no earlier than at the fifth failure: one
-# fault in a young cache is not an outage.
+# Bad when more than a tenth of the recent operations failed, and no earlier than at the fifth
+# failure: one fault in a young cache is not an outage.
 _ERROR_RATE = 0.1
 _ERRORS = 5
 # Nor later than so long after the last failure: a cache that is sent no traffic because it is not
 # ready has no operations that could lower the rate.
 _ERROR_SECONDS = 60.0
-_LOOK_SECONDS = 0.005  # between two looks of a task at what threads are trying
-_TRIED = 3
+_TRIED = 3  # parts that may hang
+_ASKING = 4  # tasks that may ask at once; others wait for one of them
 
 
 class Looked(NamedTuple):
@@ -73,7 +71,7 @@ class _Try:
         """Return what is known by now."""
         took = (self.ended or time.perf_counter()) - self.started
         if not self.done.is_set():
-            error: str | None = f"no answer within {took:.1f} s"
+            error: str | None = f"DeadlineError: no answer within {took:.1f} s"
         else:
             error = None if self.fault is None else f"{type(self.fault).__name__}: {self.fault}"
         details = {"details": self.value} if isinstance(self.value, str) else {}
@@ -108,6 +106,7 @@ class Health:
         self._ports, self._metrics, self._core, self._calls = ports, metrics, core, workers
         self._clock = clock
         self._workers = Workers(_TRIED, "memora-health")
+        self._askers = Workers(_ASKING, "memora-probe")
         self._parts: dict[str, Callable[[], Any]] = {
             "embedding": partial(_try_embedder, embedder),
             "database": partial(_try_store, ports.store),
@@ -137,18 +136,14 @@ class Health:
         self,
         kind: Kind,
         *,
-        timeout: float,  # noqa: ASYNC109 - a bound for threads
+        timeout: float,
         closed: bool,
         scheduler: Looked,
     ) -> dict[str, Any]:
-        """Do as `check`, without blocking the event loop, nor needing a thread of its callers."""
-        tries, deadline = self._begin(kind), self._clock() + seconds("timeout", timeout)
-        # Looked at, as a thread that hangs rings no bell and a task must not wait for it.
-        while (  # noqa: ASYNC110
-            not all(one.done.is_set() for one in tries.values()) and self._clock() < deadline
-        ):
-            await anyio.sleep(_LOOK_SECONDS)
-        return self._answer(kind, tries, closed=closed, scheduler=scheduler)
+        """Do as `check`, without blocking the event loop."""
+        # In threads of its own, which end in time: those of the application's calls may all hang.
+        ask = partial(self.check, kind, timeout=timeout, closed=closed, scheduler=scheduler)
+        return await self._askers.arun(ask, None)
 
     def _begin(self, kind: Kind) -> dict[str, _Try]:
         if kind not in get_args(Kind):
@@ -205,7 +200,7 @@ class Health:
         rate = failed / recent if recent else 0.0
         last = self._core.failed_at
         quiet = last is None or self._clock() - last > _ERROR_SECONDS
-        few = failed < _ERRORS or rate < _ERROR_RATE
+        few = failed < _ERRORS or rate <= _ERROR_RATE
         details = f"Error rate: {rate:.1%} ({failed}/{recent})"
         if quiet and not few:
             details += f", none in the last {_ERROR_SECONDS:.0f} s"
@@ -233,15 +228,16 @@ def _look_at_workers(workers: Workers) -> Looked:
     return Looked(ok=True, details="threads are free")
 
 
-def _try_embedder(embedder: Embedder) -> str | None:
+def _try_embedder(embedder: Embedder) -> None:
     (vector,) = embedder.embed(["health check"])
     if vector is not None and len(vector) != embedder.dimension:
         raise DimensionMismatchError(
             f"{embedder.identity} returned {len(vector)} numbers instead of {embedder.dimension}"
         )
-    # What is loaded works on, so this process is well. The next one will not be.
+    # What is loaded works on; the next process would not start.
     missing = embedder.missing() if isinstance(embedder, OnnxEmbedder) else None
-    return None if missing is None else f"{missing} is gone: no other process can load the model"
+    if missing is not None:
+        raise EmbedderError(f"{missing} is gone: no other process can load the model")
 
 
 def _try_store(store: Store) -> int:

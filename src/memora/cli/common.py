@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 Db = Annotated[str, typer.Option(help="The store: a directory.", envvar="MEMORA_DB_URI")]
+OptionalDb = Annotated[
+    str | None, typer.Option("--db", help="The store: a directory; by default MEMORA_DB_URI.")
+]
 TableName = Annotated[str | None, typer.Option("--table", help="The table in the store.")]
 ModelName = Annotated[
     str | None, typer.Option("--model", help="Embedding model: packaged, directory or hub name.")

@@ -17,14 +17,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from memora._show import one_line
-from memora.cli.common import AsJson, ModelName, TableName, readable
-from memora.cli.operating import OptionalDb
+from memora.cli.common import AsJson, ModelName, OptionalDb, TableName, readable
 from memora.config import PREFIX, CacheConfig, environment, hint
 from memora.embedders import is_packaged, load_embedder
 from memora.errors import ConfigError, MemoraError, StoreFormatError, StorePathError
 from memora.judge._calibration import calibrated_models
 from memora.stores import local_path
-from memora.stores._inspect import FORMAT, Facts, inspect
+from memora.stores._inspect import Facts, inspect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,12 +102,13 @@ def _settings(
     told = {name: (f"{PREFIX}{name.upper()}", text) for name, text in environment().items()}
     told |= {name: (option, text) for name, (option, text) in given.items() if text is not None}
     for name, (source, text) in told.items():
+        one: dict[str, Any] = {name: text}
         if name not in CacheConfig.model_fields:
             advice = f"remove it{hint(name)}"
             found.append(Finding("problem", source, f"is set to {text!r}: no such setting", advice))
             continue
         try:
-            values[name] = getattr(CacheConfig(**{name: text}), name)
+            values[name] = getattr(CacheConfig(**one), name)
         except ConfigError as error:
             found.append(Finding("problem", source, str(error), "correct it; nothing opens before"))
         else:

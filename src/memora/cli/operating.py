@@ -20,7 +20,15 @@ from rich.table import Table
 from memora._show import duration, one_line
 from memora.cache import Memora
 from memora.calls._workers import Workers
-from memora.cli.common import AsJson, Db, ModelName, TableName, config_of, readable
+from memora.cli.common import (
+    AsJson,
+    Db,
+    ModelName,
+    OptionalDb,
+    TableName,
+    config_of,
+    readable,
+)
 from memora.embedders import load_embedder
 from memora.errors import ConfigError, DeadlineError, MemoraError, StoreError
 from memora.selection import Selection
@@ -34,8 +42,6 @@ if TYPE_CHECKING:
 
     from memora.config import CacheConfig
     from memora.protocols import Store
-
-OptionalDb = Annotated[str | None, typer.Option("--db", help="The store: a directory.")]
 
 EXIT_UNHEALTHY = 1
 _CHECK_SECONDS = 2.0
