@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 EXIT_WRONG = 1
 _DISTRIBUTION = "memora-cache"
+_DEFAULT = "default"  # where a value is from that nobody set
 _LITTLE_SPACE = 256 * 1024 * 1024  # bytes: some flushes of the table, and its compaction
 _FEW_FILES = 1024  # open at once; a store has one for each segment of the log, and LanceDB's
 # Where `flock` and `fsync` may not do what the log needs, or files do not stay.
@@ -124,7 +125,7 @@ def _settings(
     if not any(one.state == "problem" for one in found):
         found.insert(0, Finding("ok", "settings", f"{len(sources)} set, the others as by default"))
     return config, [
-        Setting(name, getattr(config, name), sources.get(name, "default"))
+        Setting(name, getattr(config, name), sources.get(name, _DEFAULT))
         for name in CacheConfig.model_fields
     ]
 
@@ -187,7 +188,7 @@ def _store(config: CacheConfig, found: list[Finding]) -> Facts | None:
         found.append(Finding("problem", "store", str(error), "set db_uri to a directory"))
         return None
     found += _disk(path, config)
-    if not path.exists():
+    if not path.is_dir():
         return None
     try:
         facts = inspect(path, config.table_name)
@@ -268,11 +269,12 @@ def _compare(embedder: Embedder, facts: Facts) -> Finding:
 
 def _print(found: list[Finding], settings: list[Setting]) -> None:
     console = Console(highlight=False)
-    table = Table("setting", "value", "from", title="settings", title_justify="left")
-    for one in settings:
-        style = "" if one.source != "default" else "dim"
-        table.add_row(one.name, escape(one_line(str(one.value))), one.source, style=style)
-    console.print(table)
+    chosen = [one for one in settings if one.source != _DEFAULT]
+    if chosen:
+        table = Table("setting", "value", "from", title="settings", title_justify="left")
+        for one in chosen:
+            table.add_row(one.name, escape(one_line(str(one.value))), one.source)
+        console.print(table)
     table = Table("", "what", "", title="findings", title_justify="left")
     for finding in found:
         said = escape(one_line(finding.details, 1000))

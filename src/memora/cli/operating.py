@@ -126,8 +126,8 @@ def top(
 def compact(*, db: Db, table: TableName = None, as_json: AsJson = False) -> None:
     """Bring the table of a store up to its log and compact it, now."""
     config = config_of(db_uri=db, table_name=table)
-    path = local_path(config.db_uri)
     store, _ = open_stored(config)
+    path = local_path(config.db_uri)
     try:
         before = sum(sizes(path, config.table_name))
         if not isinstance(store, LanceStore) or not store.compact():
@@ -158,9 +158,11 @@ def _probed(config: CacheConfig) -> dict[str, Any]:
         return _unhealthy("embedding", fault, time.perf_counter() - started)
     started = time.perf_counter()
     try:
-        # A probe evicts nothing, and makes nothing.
-        limitless = config.model_copy(update={"max_entries": None, "max_bytes": None})
-        store = open_store(limitless, embedder=embedder, create=False)
+        # A probe evicts nothing, makes nothing, takes no duty from others, builds no graph.
+        probing = config.model_copy(
+            update={"max_entries": None, "max_bytes": None, "hot_index": "off"}
+        )
+        store = open_store(probing, embedder=embedder, create=False, keep=False)
     except ConfigError:
         raise
     except (MemoraError, OSError) as fault:
