@@ -258,16 +258,20 @@ class Core:
 
     def _count(self, request: Request, found: LookupResult) -> LookupResult:
         self._metrics.count_lookup(found)
-        asked = {}
-        if self._config.log_queries:
-            asked = {"query": request.text, "matched_query": found.matched_query}
-        self._log.debug(
-            "cache_hit" if found else "cache_miss",
-            reason=found.reason,
-            similarity=found.similarity,
-            entry_id=found.entry_id,
-            **asked,
-        )
+        asked = {"query": request.text} if self._config.log_queries else {}
+        if found.is_hit:
+            if asked:
+                asked["matched_query"] = found.matched_query or ""
+            self._log.debug(
+                "cache_hit",
+                reason=found.reason,
+                similarity=found.similarity,
+                entry_id=found.entry_id,
+                **asked,
+            )
+        else:
+            nearest = None if found.nearest is None else found.nearest.similarity
+            self._log.debug("cache_miss", reason=found.reason, nearest_similarity=nearest, **asked)
         return found
 
     def _encoded(self, items: Sequence[tuple[Request, Any, str, Lifetime]]) -> list[Draft | None]:
