@@ -28,7 +28,7 @@ from memora.embedders import load_embedder
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
+    from memora.protocols import Vector
 
 SIZES = (100, 1_000, 10_000)  # bytes of a result
 BATCH = 1_000
@@ -43,7 +43,7 @@ class Random:
         self.identity, self.dimension = model.identity, model.dimension
         self._random = np.random.default_rng(0)
 
-    def embed(self, texts: Sequence[str], /) -> list[NDArray[np.float32]]:
+    def embed(self, texts: Sequence[str], /) -> list[Vector | None]:
         """Return a vector a text."""
         found = self._random.standard_normal((len(texts), self.dimension), dtype=np.float32)
         return list(found / np.linalg.norm(found, axis=1, keepdims=True))

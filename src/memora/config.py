@@ -273,9 +273,9 @@ def environment() -> dict[str, str]:
     }
 
 
-def hint(setting: str) -> str:
-    """Return what an unknown setting might have meant, as the end of a sentence; or nothing."""
-    return _nearest(setting, _Settings.model_fields)
+def hint(variable: str) -> str:
+    """Return what an unknown variable might have meant, as the end of a sentence; or nothing."""
+    return _nearest(variable, [f"{PREFIX}{name.upper()}" for name in _Settings.model_fields])
 
 
 _reported: set[str] = set()  # once a process, however many caches are opened
@@ -287,7 +287,6 @@ def _report_unknown(config: CacheConfig) -> None:
     for name in sorted(found - _reported):
         _reported.add(name)
         if name.upper() not in known:
-            near = _nearest(name.upper(), known)
             make_logger(config.log_level, json_logs=config.json_logs).warning(
-                "unknown_setting", variable=name, hint=f"no such setting{near}"
+                "unknown_setting", variable=name, hint=f"no such setting{hint(name.upper())}"
             )

@@ -105,8 +105,9 @@ def _settings(
     for name, (source, text) in told.items():
         one: dict[str, Any] = {name: text}
         if name not in CacheConfig.model_fields:
-            advice = f"remove it{hint(name)}"
-            found.append(Finding("problem", source, f"is set to {text!r}: no such setting", advice))
+            # Not its value, which may be anything. And no problem: a cache opens all the same.
+            advice = f"remove it{hint(source)}"
+            found.append(Finding("warning", source, "no such setting", advice))
             continue
         try:
             values[name] = getattr(CacheConfig(**one), name)

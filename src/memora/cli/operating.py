@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from memora.protocols import Store
 
 EXIT_UNHEALTHY = 1
-_CHECK_SECONDS = 2.0
 _SHOWN = 10  # entries that were used most
 _QUERY = 60  # characters of a query
 
@@ -72,11 +71,12 @@ def health(
         local_path(config.db_uri)  # a wrong setting is no fault of the store
     hung = False
     try:
-        probe = partial(_started) if live else partial(_probed, config)
+        probe = _started if live else partial(_probed, config, timeout)
         report = Workers(1, "memora-probe").run(probe, timeout)
     except DeadlineError:
         hung = True
-        report = _unhealthy("process", f"no answer within {timeout:g} s", timeout)
+        fault = DeadlineError(f"no answer within {timeout:g} s")
+        report = _unhealthy("process", fault, timeout)
     if as_json:
         typer.echo(json.dumps({"kind": "live" if live else "ready", **report}))
     else:
@@ -149,7 +149,7 @@ def _started() -> dict[str, Any]:
     return {"status": "healthy", "checks": {"process": _check(None, 0.0)}, "timestamp": _now()}
 
 
-def _probed(config: CacheConfig) -> dict[str, Any]:
+def _probed(config: CacheConfig, timeout: float) -> dict[str, Any]:
     """Open what the settings name, as the next process of the application would, and try it."""
     started = time.perf_counter()
     try:
@@ -169,17 +169,17 @@ def _probed(config: CacheConfig) -> dict[str, Any]:
         return _unhealthy("database", fault, time.perf_counter() - started)
     cache = Memora(config, embedder=embedder, store=store)
     try:
-        return cache.health_check(timeout=_CHECK_SECONDS)
+        return cache.health_check(timeout=timeout / 2)  # opening takes the rest
     finally:
         cache.close()
 
 
-def _unhealthy(name: str, fault: Exception | str, took: float) -> dict[str, Any]:
+def _unhealthy(name: str, fault: Exception, took: float) -> dict[str, Any]:
     return {"status": "unhealthy", "checks": {name: _check(fault, took)}, "timestamp": _now()}
 
 
-def _check(fault: Exception | str | None, took: float) -> dict[str, Any]:
-    error = f"{type(fault).__name__}: {fault}" if isinstance(fault, Exception) else fault
+def _check(fault: Exception | None, took: float) -> dict[str, Any]:
+    error = None if fault is None else f"{type(fault).__name__}: {fault}"
     return {"ok": fault is None, "error": error, "duration_ms": round(took * 1000, 3)}
 
 
