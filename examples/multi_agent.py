@@ -43,7 +43,7 @@ class AnalysisAgent:
     def analyze(self, question: str, model: str, tools: list[str]) -> str:
         """Stand in for an expensive analysis."""
         self.calls += 1
-        return f"{model} with {', '.join(tools)}: the north carries it"
+        return f"{question}: the north carries it ({model}, {' and '.join(tools)})"
 
 
 def _outcome(reason: str) -> str:
@@ -63,10 +63,13 @@ def main() -> None:
     print(f"  4 questions, {sql.calls} queries of a database")
 
     print("The analyst, with and without a tool:")
-    analyst.analyze("Analyze Q3 2024 sales performance", "large", ["sql"])
-    analyst.analyze("Show me the Q3 2024 sales performance analysis", "large", ["sql"])
-    analyst.analyze("Analyze Q3 2024 sales performance", "large", ["sql", "web"])
-    analyst.analyze("Analyze Q4 2024 sales performance", "large", ["sql"])
+    for question, tools in (
+        ("Analyze Q3 2024 sales performance", ["sql"]),
+        ("Show me the Q3 2024 sales performance analysis", ["sql"]),
+        ("Analyze Q3 2024 sales performance", ["sql", "web"]),
+        ("Analyze Q4 2024 sales performance", ["sql"]),
+    ):
+        print(f"  {analyst.analyze(question, 'large', tools)}")
     print(f"  4 questions, {analyst.calls} analyses")
 
     stats = cache.get_stats()

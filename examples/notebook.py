@@ -1,9 +1,10 @@
 # %% [markdown]
-# # Memora in a notebook
-#
-# Open this file in Jupyter (with jupytext), VS Code or PyCharm and run it cell by cell, or as a
-# script: `python examples/notebook.py`. A notebook has an event loop that is running already; the
-# methods without an `a` need none, so they work in any cell.
+"""Memora in a notebook.
+
+Open this file in Jupyter (with jupytext), VS Code or PyCharm and run it cell by cell, or as a
+script: `python examples/notebook.py`. A notebook has an event loop that is running already; the
+methods without an `a` need none, so they work in any cell.
+"""
 
 # %%
 from __future__ import annotations
@@ -62,4 +63,4 @@ try:
 except RuntimeError:  # as a script, there is no loop yet
     asyncio.run(at_once())
 else:
-    running = asyncio.ensure_future(at_once())
+    running = asyncio.ensure_future(at_once())  # noqa: RUF006 - the notebook keeps it

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from memora import CacheConfig, Memora
 from memora.embedders import load_embedder
 
@@ -24,10 +22,13 @@ class Library:
 
     def retrieve(self, question: str, k: int = 1) -> list[str]:
         """Return the names of the nearest."""
-        names = list(self.documents)
         asked, *vectors = self._embedder.embed([question, *self.documents.values()])
-        scores = [float(np.dot(vector, asked)) for vector in vectors]
-        return sorted(names, key=lambda name: -scores[names.index(name)])[:k]
+        scores = {
+            name: float(vector @ asked)
+            for name, vector in zip(self.documents, vectors, strict=True)
+            if vector is not None and asked is not None  # None: more than the model can read
+        }
+        return sorted(scores, key=lambda name: -scores[name])[:k]
 
 
 class Chain:

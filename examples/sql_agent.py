@@ -1,4 +1,4 @@
-"""Questions to a database, answered by DataFrames from the cache: `python examples/sql_agent.py`."""
+"""Questions to a database, their DataFrames cached: `python examples/sql_agent.py`."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ class SQLAgent:
     def __init__(self, cache: Memora, connection: sqlite3.Connection, database: str) -> None:
         self.model = Model()
         self._cache, self._connection = cache, connection
-        self._context = {"agent": "sql", "db": database, "schema": 1}
+        self.context = {"agent": "sql", "db": database, "schema": 1}
 
     def ask(self, question: str) -> pd.DataFrame:
         """Return a table of its own each time: changing it changes nothing in the cache."""
         return self._cache.get_or_compute(
-            question, self._context, lambda: self._computed(question), tags="table:sales"
+            question, self.context, lambda: self._computed(question), tags="table:sales"
         )
 
     def _computed(self, question: str) -> pd.DataFrame:
@@ -81,10 +81,9 @@ def main() -> None:
         ask("Show the top 3 products by revenue")
         ask("Top 1 products by revenue")
 
-        refused = cache.explain("Total revenue by region for May 2024", {"agent": "sql"})
-        print(f"another context is never searched: {refused.reason}")
-        why = cache.lookup("Top 5 products by revenue", agent._context)  # noqa: SLF001 - to show
-        print(f"why not: cosine {why.cosine:.2f}, but {why.evidence[0]}")
+        why = cache.lookup("Top 5 products by revenue", agent.context)
+        evidence = why.evidence[0]
+        print(f"Top 5? The cosine is {why.cosine:.2f}, but {evidence.kind}: {evidence.detail}")
 
         connection.execute("INSERT INTO sales VALUES ('2024-03', 'north', 'desk', 100)")
         cache.outdate("table:sales")
