@@ -24,18 +24,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from machine import machine
 
 from memora import CacheConfig, Memora
-from memora.embedders import load_embedder
+from memora.embedders import FunctionEmbedder, load_embedder
 from memora.judge._text import forget
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from typing import Unpack
 
     from memora.core import CallOptions
+    from memora.protocols import Embedder, Vector
 
 CALLS = 40  # that are timed together
 STORED = 1000  # entries of a cache that lookups meet
 BATCH = 256
+SERVICE_SECONDS = 0.005  # a call of an embedding service, however many texts it is given
 CONTEXT = {"agent": "support", "model": "m-1", "temperature": 0.2}
 ANSWER = "An answer of the usual length, " * 8
 OTHER_WORDS = "How can I reset my password?"
@@ -50,6 +52,14 @@ class Row(NamedTuple):
     name: str
     median: float
     more: float | None
+
+
+class Batched(NamedTuple):
+    """Median seconds of both, and how many times one is the other."""
+
+    single: float
+    batch: float
+    times: float
 
 
 def main() -> None:
@@ -90,8 +100,9 @@ def _texts(data: Path, seed: int) -> tuple[list[str], str]:
     return texts, origin
 
 
-def _opened(uri: str, **settings: Any) -> Memora:
-    return Memora(CacheConfig(db_uri=uri, max_entries=1_000_000, log_level="ERROR", **settings))
+def _opened(uri: str, embedder: Embedder | None = None, **settings: Any) -> Memora:
+    config = CacheConfig(db_uri=uri, max_entries=1_000_000, log_level="ERROR", **settings)
+    return Memora(config, embedder=embedder)
 
 
 async def _hits(place: Path, texts: Sequence[str], rounds: int) -> None:
@@ -184,62 +195,74 @@ def _missing(cache: Memora, name: str, **options: Unpack[CallOptions]) -> Timed:
 
 def _batches(place: Path, texts: Sequence[str], rounds: int) -> None:
     print(
-        f"\n## Batches\n\nMilliseconds for {BATCH} questions, the packaged model reading each (no "
-        "cache of embeddings), and\nthe same with their vectors known; lookups among "
-        f"{STORED:,} entries, nearly all misses. *Times*: how much faster\nthe batch is.\n"
+        f"\n## Batches\n\nMilliseconds for {BATCH} questions; lookups among {STORED:,} entries, "
+        "nearly all misses. *Times*: how much\nfaster the batch is. Vectors: *model*, the packaged "
+        "model reads each text (no cache of embeddings);\n*service*, a stand-in for one that takes "
+        f"{1e3 * SERVICE_SECONDS:g} ms a call, however many texts; *known*, they are "
+        "remembered,\nso that the time is the cache's own.\n"
     )
     _print_head(["store", "operation", "vectors", "single calls", "one batch", "times"])
     asked = texts[STORED : STORED + BATCH]
     model = load_embedder("all-MiniLM-L6-v2", use_onnx=True)
-    model.embed(asked[:2])
-    _print_batch(
-        "none",
-        "the model alone",
-        "made",
-        _alternated(
-            lambda _: [model.embed([text]) for text in asked], lambda _: model.embed(asked), rounds
-        ),
+    service = _service(model, texts[: STORED + BATCH])
+    alone = _alternated(
+        lambda _: [model.embed([text]) for text in asked], lambda _: model.embed(asked), rounds
     )
-    for name, uri, settings in (
-        ("memory://", "memory://", {}),
-        ("a directory", str(place / "batches"), {}),
-        ('`durability="power"`', str(place / "power"), {"durability": "power"}),
-    ):
-        for vectors, size in (("made", 0), ("known", 10_000)):
-            with _opened(
-                uri if "//" in uri else f"{uri}-{vectors}", embedding_cache_size=size, **settings
-            ) as cache:
+    _print_batch("none", "the model alone", "model", alone)
+    for store, uri in (("memory://", "memory://"), ("a directory", str(place / "batches"))):
+        for vectors, embedder, size in (
+            ("model", model, 0),
+            ("service", service, 0),
+            ("known", model, 10_000),
+        ):
+            own = uri if "//" in uri else f"{uri}-{vectors}"
+            with _opened(own, embedder, embedding_cache_size=size) as cache:
                 cache.store_many([(text, CONTEXT, ANSWER) for text in texts[:STORED]])
                 cache.lookup_many(asked, CONTEXT)
-                for operation, found in _operations(cache, asked, rounds):
-                    _print_batch(name, operation, vectors, found)
+                _print_batch(store, "lookup", vectors, _looked_up(cache, asked, rounds))
+                _print_batch(store, "store", vectors, _stored(cache, asked, rounds))
+    with _opened(str(place / "power"), durability="power") as cache:
+        cache.lookup_many(asked, CONTEXT)
+        found = _stored(cache, asked, rounds)
+        _print_batch('`durability="power"`', "store", "known", found)
 
 
-def _operations(
-    cache: Memora, asked: Sequence[str], rounds: int
-) -> Iterator[tuple[str, tuple[float, float]]]:
-    yield (
-        "lookup",
-        _alternated(
-            lambda _: [cache.lookup(text, CONTEXT) for text in asked],
-            lambda _: cache.lookup_many(asked, CONTEXT),
-            rounds,
-        ),
+def _service(model: Embedder, texts: Sequence[str]) -> FunctionEmbedder:
+    """Return an embedder that knows the model's vectors, and takes as long as a service."""
+    known = dict(zip(texts, model.embed(texts), strict=True))
+
+    def fetch(some: list[str]) -> list[Vector | None]:
+        time.sleep(SERVICE_SECONDS)
+        return [known[text] for text in some]
+
+    return FunctionEmbedder(
+        fetch,
+        identity="service",
+        dimension=model.dimension,
+        fits=lambda text: known[text] is not None,
     )
-    yield (
-        "store",
-        _alternated(
-            lambda turn: [cache.store(text, {"single": turn}, ANSWER) for text in asked],
-            lambda turn: cache.store_many([(text, {"batch": turn}, ANSWER) for text in asked]),
-            rounds,
-        ),
+
+
+def _looked_up(cache: Memora, asked: Sequence[str], rounds: int) -> Batched:
+    return _alternated(
+        lambda _: [cache.lookup(text, CONTEXT) for text in asked],
+        lambda _: cache.lookup_many(asked, CONTEXT),
+        rounds,
+    )
+
+
+def _stored(cache: Memora, asked: Sequence[str], rounds: int) -> Batched:
+    return _alternated(
+        lambda turn: [cache.store(text, {"single": turn}, ANSWER) for text in asked],
+        lambda turn: cache.store_many([(text, {"batch": turn}, ANSWER) for text in asked]),
+        rounds,
     )
 
 
 def _alternated(
     single: Callable[[int], object], batch: Callable[[int], object], rounds: int
-) -> tuple[float, float]:
-    """Return the median seconds of both, which take turns."""
+) -> Batched:
+    """Time both in turns."""
     samples: tuple[list[float], list[float]] = ([], [])
     for turn in range(rounds):
         for call, found in zip((single, batch), samples, strict=True):
@@ -247,7 +270,8 @@ def _alternated(
             started = time.perf_counter()
             call(turn)
             found.append(time.perf_counter() - started)
-    return statistics.median(samples[0]), statistics.median(samples[1])
+    times = map(float.__truediv__, *samples)
+    return Batched(*map(statistics.median, (*samples, times)))
 
 
 async def _compared(calls: dict[str, Timed], rounds: int) -> list[Row]:
@@ -293,15 +317,15 @@ def _print_rows(store: str, rows: list[Row]) -> None:
         _print_row([store, row.name, f"{row.median:.1f}", more])
 
 
-def _print_batch(store: str, operation: str, vectors: str, found: tuple[float, float]) -> None:
-    single, batch = found
-    times = [f"{1e3 * seconds:.1f}" for seconds in found]
-    _print_row([store, operation, vectors, *times, f"{single / batch:.1f}"])
+def _print_batch(store: str, operation: str, vectors: str, found: Batched) -> None:
+    cells = [1e3 * found.single, 1e3 * found.batch, found.times]
+    _print_row([store, operation, vectors, *(f"{cell:.1f}" for cell in cells)])
 
 
 def _print_head(names: Sequence[str]) -> None:
     _print_row(names)
-    _print_row(["---" if name in {"store", "call", "operation"} else "---:" for name in names])
+    words = {"store", "call", "operation", "vectors"}
+    _print_row(["---" if name in words else "---:" for name in names])
 
 
 def _print_row(cells: Sequence[object]) -> None:

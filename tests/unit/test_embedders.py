@@ -132,8 +132,6 @@ def test_a_vector_is_the_same_bytes_alone_and_in_a_batch() -> None:
     assert vector_of(embedder, "one") == batch[0].tolist()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not fork by default")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_batch_in_several_threads_is_the_same_bytes_in_order(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -196,6 +194,8 @@ def test_a_batch_is_embedded_while_the_interpreter_ends() -> None:
     assert (done.stdout.strip(), done.stderr) == ("16", "")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not fork by default")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_loaded_model_works_in_a_forked_child() -> None:
     embedder = load_embedder(NAME, use_onnx=True)
     before = vector_of(embedder, "one")
