@@ -67,21 +67,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=200, help="turns of calls")
+    parser.add_argument("--rounds", type=int, default=100, help="turns of calls")
     parser.add_argument("--batches", type=int, default=9, help="turns of batches")
     options = parser.parse_args()
     texts, origin = _texts(options.data, options.seed)
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
     print(
         f"{machine('onnxruntime', 'lancedb')}; seed {options.seed}; {origin}; "
-        f"{options.rounds} turns of {CALLS} calls, {options.batches} of batches; load at the start "
-        f"{load:.1f}\n"
+        f"{options.rounds} turns of {CALLS} calls, {options.batches} of batches; load at the "
+        f"start {_load()}\n"
     )
     with ExitStack() as stack:
         place = Path(stack.enter_context(TemporaryDirectory()))
         asyncio.run(_hits(place, texts, options.rounds))
         asyncio.run(_flights(place, options.rounds))
         _batches(place, texts, options.batches)
+    print(f"\nLoad at the end: {_load()}.")
+
+
+def _load() -> str:
+    """Say how much else the machine does, where the system tells."""
+    return f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
 
 
 def _texts(data: Path, seed: int) -> tuple[list[str], str]:

@@ -34,7 +34,7 @@ class SQLAgent:
 
 
 class AnalysisAgent:
-    """Is decorated: the same, with what must be equal named once."""
+    """Has a decorated method: the same in one line, which names what must be equal."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -69,7 +69,10 @@ def main() -> None:
         ("Analyze Q3 2024 sales performance", ["sql", "web"]),
         ("Analyze Q4 2024 sales performance", ["sql"]),
     ):
-        print(f"  {analyst.analyze(question, 'large', tools)}")
+        before = analyst.calls
+        analyst.analyze(question, "large", tools)
+        how = "run" if analyst.calls > before else "from the cache"
+        print(f"  {' and '.join(tools):<14} {question:<50} {how}")
     print(f"  4 questions, {analyst.calls} analyses")
 
     stats = cache.get_stats()

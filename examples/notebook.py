@@ -17,21 +17,27 @@ from memora import CacheConfig, Memora
 cache = Memora(CacheConfig(db_uri="memory://", log_level="WARNING"))
 
 # %% [markdown]
-# An expensive function, decorated. `model` has to be equal; `prompt` may be said otherwise.
+# An expensive function, decorated. `model` has to be equal; `prompt` may be said otherwise. The
+# first hit takes longer than those after it, because it loads the judge's words.
 
 
 # %%
 @cache.cached(query_param="prompt")
 def ask(prompt: str, model: str = "small") -> str:
     """Stand in for a call of an LLM."""
-    time.sleep(0.2)
+    time.sleep(0.5)
     return f"{model} explains: {prompt}"
 
 
-started = time.perf_counter()
-first = ask("Explain quantum physics")
-second = ask("Can you explain quantum physics?")
-print(f"two questions, one answer: {second == first}, {ask.cache_info()}")
+for question in (
+    "Explain quantum physics",
+    "Can you explain quantum physics?",
+    "Please explain quantum physics.",
+):
+    started = time.perf_counter()
+    answer = ask(question)
+    print(f"{question:<33} {answer}; {time.perf_counter() - started:.3f} s")
+print(ask.cache_info())
 
 # %% [markdown]
 # Would this be answered? What speaks against it?

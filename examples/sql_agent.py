@@ -81,13 +81,16 @@ def main() -> None:
         ask("Show the top 3 products by revenue")
         ask("Top 1 products by revenue")
 
-        why = cache.lookup("Top 5 products by revenue", agent.context)
-        evidence = why.evidence[0]
-        print(f"Top 5? The cosine is {why.cosine:.2f}, but {evidence.kind}: {evidence.detail}")
+        found = cache.lookup("Top 5 products by revenue", agent.context)
+        evidence = found.evidence[0]
+        print(
+            f"'Top 5 products by revenue' would be a {'hit' if found else 'miss'}: "
+            f"its cosine is {found.cosine:.2f}, but {evidence.kind}: {evidence.detail}"
+        )
 
         connection.execute("INSERT INTO sales VALUES ('2024-03', 'north', 'desk', 100)")
         cache.outdate("table:sales")
-        print("a row is added, the table's answers are outdated")
+        print("(a row is added, and what was made of the table is outdated)")
         ask("Show me total revenue per region in March 2024")
         print(f"{agent.model.calls} calls of the model for 7 questions")
 
