@@ -113,9 +113,9 @@ def _opened(uri: str, embedder: Embedder | None = None, **settings: Any) -> Memo
 async def _hits(place: Path, texts: Sequence[str], rounds: int) -> None:
     print(
         f"## Hits\n\nMicroseconds a call, {STORED:,} entries, a result of {len(ANSWER)} "
-        "characters. *More*: than the row without,\nabove. No model runs: an exact hit needs none, "
-        "and the other words are remembered. Five seconds is\nthe default of "
-        "`lookup_timeout_seconds`.\n"
+        "characters. *More*: than the last row\nabove without such a figure. No model runs: an "
+        "exact hit needs none, and the other words are\nremembered. Five seconds is the default "
+        "of `lookup_timeout_seconds`.\n"
     )
     _print_head(["store", "call", "median", "more"])
     for name, uri, other in (
