@@ -34,6 +34,7 @@ from memora.model import AvailabilityCheck, Explanation, LookupResult
 from memora.protocols import IndexedStore
 from memora.scheduler import CleanupScheduler
 from memora.selection import Selection
+from memora.shadow import Shadow
 from memora.stores import open_store
 from memora.stores.memory import MemoryStore
 
@@ -94,6 +95,8 @@ class Memora:
             model that the settings name.
         store: A store instead of the one that the settings name; it evicts as it was told.
         eviction_policy: An empty policy instead of the one that the settings name.
+        same_answer: For `mode="shadow"`: given what would have been served and the fresh result,
+            whether they say the same; by default if they are equal.
         clock: Seconds since the epoch. Time in the cache never goes back: see the guide.
 
     Raises:
@@ -109,6 +112,7 @@ class Memora:
         embedder: Embedder | Callable[[list[str]], Any] | None = None,
         store: Store | None = None,
         eviction_policy: EvictionPolicy | None = None,
+        same_answer: Callable[[Any, Any], bool] | None = None,
         clock: Clock = time.time,
     ) -> None:
         if config is None:
@@ -151,7 +155,15 @@ class Memora:
                 )
             ),
         )
-        self._core = Core(config, self._ports, self._metrics, self._log)
+        self._core = Core(
+            config,
+            self._ports,
+            self._metrics,
+            self._log,
+            shadow=Shadow.of(
+                config, model=chosen.identity, codec=self._ports.codec, same=same_answer
+            ),
+        )
         workers, flights = Workers(_WORKERS, "memora-call"), Flights()
         background = Workers(_REFRESHERS, "memora-refresh")
         self._threads = ThreadLane(workers, background, flights)
@@ -272,6 +284,8 @@ class Memora:
         request = pipeline.Request.of(query, context)
         threshold = self._threshold(similarity_threshold)
         oldest = inf if max_age is None else seconds("max_age", max_age)
+        if self._config.mode == "shadow":
+            return AvailabilityCheck(available=False)
         try:
             return pipeline.check(self._ports, request, threshold=threshold, max_age=oldest)
         except Exception as fault:  # noqa: BLE001 - as of a lookup

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from memora.model import Lifetime, Reason
     from memora.pipeline import Draft, Ports, Request
     from memora.protocols import Lease
+    from memora.shadow import Shadow
 
 # Requests of a batch that one deadline is for: they are embedded together, which takes longer.
 _BATCH = 32
@@ -99,8 +100,15 @@ class Core:
     """The engine of one cache."""
 
     def __init__(
-        self, config: CacheConfig, ports: Ports, metrics: Metrics, log: FilteringBoundLogger
+        self,
+        config: CacheConfig,
+        ports: Ports,
+        metrics: Metrics,
+        log: FilteringBoundLogger,
+        *,
+        shadow: Shadow | None = None,
     ) -> None:
+        self._shadow = shadow
         self._config, self._ports, self._metrics, self._log = config, ports, metrics, log
         self._largest = largest_payload(config)
         self._refreshing: set[bytes] = set()  # keys; adding and discarding is atomic
@@ -124,12 +132,10 @@ class Core:
         self, lane: Lane, request: Request, *, threshold: float, max_age: float
     ) -> LookupResult:
         """Look up; a fault is a miss, unless the settings say otherwise."""
-        look = partial(pipeline.lookup, self._ports, request, threshold=threshold, max_age=max_age)
+        look = partial(self._look, request, threshold=threshold, max_age=max_age)
         try:
             with self._metrics.timed("lookup"):
-                found = pipeline.glance(
-                    self._ports, request, max_age=max_age, largest=lane.glance_bytes
-                ) or await self._in_time(lane, look)
+                found = self._glance(lane, request, max_age) or await self._in_time(lane, look)
         except Exception as fault:  # noqa: BLE001 - whatever it is, it must not reach the application
             return self._missed(fault)
         self._count(found)
@@ -139,9 +145,7 @@ class Core:
         self, lane: Lane, requests: Sequence[Request], *, threshold: float, max_age: float
     ) -> list[LookupResult]:
         """Look up several, in one batch."""
-        look = partial(
-            pipeline.lookup_many, self._ports, requests, threshold=threshold, max_age=max_age
-        )
+        look = partial(self._look_many, requests, threshold=threshold, max_age=max_age)
         try:
             with self._metrics.timed("lookup"):
                 found: list[LookupResult] = await self._in_time(lane, look, items=len(requests))
@@ -184,7 +188,7 @@ class Core:
             if found.is_hit:
                 self._look_ahead(lane, call, compute, found)
                 return found.result
-        if call.refresh or not call.single_flight:
+        if call.refresh or not call.single_flight or self._shadow is not None:
             return (await self._computed(lane, call, compute)).value
         async with lane.claim(call.request.key) as flight:
             if flight.landed:
@@ -226,6 +230,39 @@ class Core:
         finally:
             pipeline.under_way.reset(token)
 
+    def _glance(self, lane: Lane, request: Request, max_age: float) -> LookupResult | None:
+        if self._shadow is not None:
+            return None
+        return pipeline.glance(
+            self._ports, request, max_age=max_age, largest=lane.glance_bytes
+        )
+
+    def _look(self, request: Request, *, threshold: float, max_age: float) -> LookupResult:
+        if self._shadow is None:
+            return pipeline.lookup(self._ports, request, threshold=threshold, max_age=max_age)
+        found, proposal = pipeline.shadow(
+            self._ports, request, threshold=threshold, max_age=max_age
+        )
+        self._shadow.looked_up(request.key, proposal)
+        return found
+
+    def _look_many(
+        self, requests: Sequence[Request], *, threshold: float, max_age: float
+    ) -> list[LookupResult]:
+        if self._shadow is None:
+            return pipeline.lookup_many(
+                self._ports, requests, threshold=threshold, max_age=max_age
+            )
+        return [self._look(one, threshold=threshold, max_age=max_age) for one in requests]
+
+    def _compare(self, request: Request, payload: bytes) -> None:
+        if self._shadow is None:
+            return
+        try:
+            self._shadow.stored(request.key, request.text, payload, now=self._ports.clock())
+        except Exception as fault:  # noqa: BLE001 - nothing is served by it
+            self.log_fault("shadow", fault)
+
     def _missed(self, fault: Exception) -> LookupResult:
         self.report("judge" if isinstance(fault, JudgeError) else "lookup", fault)
         if not self._config.fail_open:
@@ -254,6 +291,7 @@ class Core:
                 drafts.append(None)
             else:
                 drafts.append(pipeline.Draft(request, Content(payload, metadata), lifetime))
+                self._compare(request, payload)
         return drafts
 
     def _put(self, drafts: list[Draft]) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import uuid
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -35,6 +35,7 @@ from memora.model import (
     LookupResult,
     Match,
 )
+from memora.shadow import Proposal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -104,6 +105,36 @@ def lookup(
     if matches is None:
         return _unreadable()
     return _decide(ports, request, matches, threshold)
+
+
+def shadow(
+    ports: Ports, request: Request, *, threshold: float, max_age: float = inf
+) -> tuple[LookupResult, Proposal | None]:
+    """Find as `lookup` does, and serve nothing; nothing is counted as used.
+
+    Returns:
+        A miss; its reason is "shadow" where `lookup` would hit. And what is nearest, served or not.
+
+    Raises:
+        JudgeError: The judge failed.
+    """
+    now = ports.clock()
+    stored = _guarded(ports.breakers.store, ports.store.get, request.key, now=now)
+    if stored is not None and _age(stored[0], now) <= max_age:
+        same = Verdict("exact", _SAME_TEXT, Match(stored[0], 1.0), 1.0)
+        return _shadowed(same, now), Proposal(Match(stored[0], 1.0), 1.0, stored[1])
+    matches = _search(ports, request, max_age)
+    if matches is None:
+        return _unreadable(), None
+    verdict, now = _judge(ports, request, matches, threshold), ports.clock()
+    nearest, similarity = verdict.nearest, verdict.similarity
+    found = _shadowed(verdict, now) if verdict.served else _refuse(verdict, now)
+    if nearest is None or similarity is None or verdict.reason == "other_language":
+        return found, None
+    stored = _guarded(ports.breakers.store, ports.store.get, nearest.entry.key, now=now)
+    if stored is None or stored[0].context.fingerprint != request.context.fingerprint:
+        return _gone(), None
+    return found, Proposal(Match(stored[0], nearest.cosine), similarity, stored[1])
 
 
 def glance(
@@ -340,6 +371,12 @@ def _refuse(verdict: Verdict, now: float) -> LookupResult:
         evidence=verdict.evidence,
         nearest=_nearest(verdict, now),
     )
+
+
+def _shadowed(verdict: Verdict, now: float) -> LookupResult:
+    miss = _refuse(verdict, now)
+    told = f"shadow mode serves nothing; otherwise: {verdict.explanation}"
+    return replace(miss, reason="shadow", explanation=told)
 
 
 def _nearest(verdict: Verdict, now: float) -> Candidate | None:
