@@ -39,6 +39,7 @@ GRID: Final = (1.0, 0.999, *(round(number / 200, 3) for number in range(199, 0, 
 _BATCH = 256
 _RUNGS = 4  # a sequence starts where so many times as many are served as where the last one did
 _MOST = 1_000_000  # pairs that anybody would label, or wait for
+_LOOKS = 8  # thresholds at which it is asked how many pairs it would take
 _HALVINGS = 48
 _STEPS = 5_000  # of the continued fraction: about the root of the largest count, and more
 _TINY = 1e-300
@@ -313,15 +314,19 @@ def _last(passes: Flags, start: int) -> int:
 
 
 def _needed(curve: Curve, max_wrong: float, of: Of, confidence: float) -> int | None:
-    """Return how many pairs like these would show the budget kept, where the fewest are wrong."""
-    serving = [point for point in curve.points if point.served.count]
-    if not serving:
-        return None
-    best = min(serving, key=lambda point: (point.wrong(of).value, point.threshold))
-    count = enough(max_wrong, share=best.wrong(of).value, confidence=confidence)
-    if count is None or of == "all":
-        return count
-    return math.ceil(count / best.served.value)
+    """Return how many pairs like these would show that some threshold keeps the budget."""
+    keeping = [
+        point
+        for point in curve.points
+        if point.served.count and point.wrong(of).value < max_wrong
+    ]
+    found = []
+    for point in keeping[:: len(keeping) // _LOOKS + 1]:
+        count = enough(max_wrong, share=point.wrong(of).value, confidence=confidence)
+        if count is not None:
+            found.append(math.ceil(count / (1.0 if of == "all" else point.served.value)))
+    needed = max(min(found, default=_MOST), curve.pairs + 1)
+    return needed if needed < _MOST else None
 
 
 def _quantile(a: Floats, b: Floats, p: float) -> Floats:

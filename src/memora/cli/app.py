@@ -17,6 +17,7 @@ from rich.console import Console
 import memora
 from memora.cache import Memora
 from memora.cli import entries, moving
+from memora.cli.calibrate import calibrate
 from memora.cli.common import (
     AsJson,
     ContextOption,
@@ -326,3 +327,4 @@ app.command()(moving.export)
 app.command("import")(moving.import_command)
 app.command()(moving.warm)
 app.command()(moving.reembed)
+app.command()(calibrate)
