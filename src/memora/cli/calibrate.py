@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -32,7 +33,7 @@ EXIT_NONE = 1
 
 _SETTING = f"{PREFIX}SIMILARITY_THRESHOLD"
 _TOLD = (0.99, 0.97, 0.95, 0.93, 0.9, 0.87, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5)  # rows of the table
-_HEADING = ("threshold", "served", "of the right", "wrong of all", "wrong of hits")  # in per cent
+_HEADING = ("threshold", "served", "of right", "wrong of all", "at most", "wrong of hits", "at most")  # in per cent
 
 
 def calibrate(
@@ -220,15 +221,17 @@ def _cells(point: Point, curve: Curve) -> tuple[str, ...]:
     return (
         f"{100 * point.served.value:.1f}",
         f"{100 * point.right_served / curve.right:.1f}",
-        f"{100 * of_all.value:.2f} ({100 * of_all.low:.2f} to {100 * of_all.high:.2f})",
-        f"{100 * of_hits.value:.1f} ({100 * of_hits.low:.1f} to {100 * of_hits.high:.1f})",
+        f"{100 * of_all.value:.2f}",
+        f"{100 * of_all.high:.2f}",
+        f"{100 * of_hits.value:.1f}",
+        f"{100 * of_hits.high:.1f}",
     )
 
 
 def _print(
     told: Sequence[str], rows: Sequence[Sequence[str]], written: Sequence[Path], *, title: str
 ) -> None:
-    table = Table(title=f"{escape(title)}, in %", title_justify="left")
+    table = Table(title=f"{escape(title)}, in %", title_justify="left", box=box.SIMPLE_HEAD)
     for name in rows[0]:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows[1:]:

@@ -75,15 +75,17 @@ def _against(found: Recommendation, judged: Curve, bare: Curve | None) -> Panel:
     of, budget = found.of, 100 * found.max_wrong
     curves = [("similarity, as judged", JUDGED, judged, 2.6)]
     curves += [] if bare is None else [("bare cosine", BARE, bare, 1.6)]
-    widest = 5 * budget
+    widest, highest = 5 * budget, 1.0
     lines = []
     for label, colour, curve, width in curves:
         points = [
             (100 * point.wrong(of).value, 100 * point.served.value)
             for point in _shown(curve, of)
         ]
-        lines.append(Line(label, colour, _within(points, widest), width))
-    top = 1.12 * max([1.0, *(y for line in lines for _, y in line.points)])
+        if inside := [served for wrong, served in points if wrong <= widest]:
+            lines.append(Line(label, colour, points, width))
+            highest = max(highest, *inside)
+    top = 1.12 * highest
     lines.append(_budget([(budget, 0.0), (budget, top)], found))
     mark = None
     if found.point is not None:
@@ -111,10 +113,12 @@ def _over(found: Recommendation, judged: Curve) -> Panel:
         for point in points
     ]
     top = 5 * budget
-    lines = [
-        Line("wrong", WRONG, wrong, 2.4),
-        _budget([(left, budget), (1.0, budget)], found),
-    ]
+    lines = [_budget([(left, budget), (1.0, budget)], found)]
+    confidence = f"{100 * judged.confidence:g} % interval"
+    bands = []
+    if points:
+        lines.insert(0, Line("wrong", WRONG, wrong, 2.4))
+        bands.append(Band(confidence, WRONG, band))
     mark = None
     if found.point is not None:
         mark = (
@@ -122,7 +126,6 @@ def _over(found: Recommendation, judged: Curve) -> Panel:
             found.point.threshold,
             100 * found.point.wrong(of).value,
         )
-    confidence = f"{100 * judged.confidence:g} % interval"
     return Panel(
         title="What is wrong, over the threshold",
         x_label="threshold of the similarity",
@@ -130,7 +133,7 @@ def _over(found: Recommendation, judged: Curve) -> Panel:
         x=(left, 1.0),
         y=(0.0, top),
         lines=lines,
-        bands=[Band(confidence, WRONG, band)],
+        bands=bands,
         mark=mark,
     )
 
@@ -138,12 +141,6 @@ def _over(found: Recommendation, judged: Curve) -> Panel:
 def _shown(curve: Curve, of: Of) -> list[Point]:
     least = _FEW if of == "hits" else 0
     return [point for point in curve.points if point.wrong(of).whole >= least]
-
-
-def _within(points: list[tuple[float, float]], widest: float) -> list[tuple[float, float]]:
-    # One beyond the edge, so that the line reaches it.
-    inside = next((at for at, (x, _) in enumerate(points) if x > widest), len(points) - 1)
-    return points[: inside + 1]
 
 
 def _budget(points: list[tuple[float, float]], found: Recommendation) -> Line:
