@@ -51,6 +51,8 @@ BUDGETS = (0.005, 0.01, 0.02, 0.05)
 KINDS: tuple[Of, ...] = ("all", "hits")
 _SAMPLE, _DRAWS = 2_000, 400
 _SEED = 20
+_COMMAND = "python benchmarks/quality/calibrate.py --output benchmarks/results/calibrate.md"
+_DOCS = "../../docs/operations.md#choosing-a-threshold-from-your-own-traffic"
 _PROGRAM = "from memora.cli import main; main()"
 
 
@@ -102,9 +104,7 @@ def seen(bench: Bench, name: str, rows: Sequence[dict[str, Any]]) -> Seen:
 
 def shadow(scene: Scene, path: Path, *, identity: str) -> None:
     """Replay a stream through a cache in shadow mode, whose answers are the classes."""
-    config = CacheConfig(
-        mode="shadow", shadow_log=str(path), max_entries=None, log_level="ERROR"
-    )
+    config = CacheConfig(mode="shadow", shadow_log=str(path), max_entries=None, log_level="ERROR")
     with Memora(config, embedder=Known(identity, scene)) as cache:
         for text, answer in zip(scene.stream.texts, scene.stream.classes.tolist(), strict=True):
             if cache.lookup(text).is_hit:
@@ -118,7 +118,7 @@ def halves(stream: Stream) -> tuple[Stream, Stream]:
     first = draw.random(int(stream.classes.max()) + 1) < 0.5  # noqa: PLR2004
     parts = []
     for wanted in (True, False):
-        kept = np.flatnonzero(first[stream.classes] == wanted)
+        kept = np.flatnonzero(first[stream.classes] == wanted).tolist()
         parts.append(
             Stream(
                 stream.name,
@@ -177,8 +177,8 @@ def streams_part(bench: Bench, folder: Path) -> tuple[list[str], list[str]]:
         serving = Replay(scene_of(bench, other), judge_policy())
         for of in KINDS:
             for budget in BUDGETS:
-                found = memora("--from-log", path, "--max-wrong", str(budget), "--of", of)
-                chosen = found["recommendation"]
+                advice = memora("--from-log", path, "--max-wrong", str(budget), "--of", of)
+                chosen = advice["recommendation"]
                 if chosen["threshold"] is None:
                     kept.append(_none(name, of, budget, chosen["status"]))
                     continue
@@ -187,7 +187,14 @@ def streams_part(bench: Bench, folder: Path) -> tuple[list[str], list[str]]:
                 hits = int(outcome.hit.sum())
                 of_what = hits if of == "hits" else len(other)
                 kept.append(
-                    _kept(name, of, budget, chosen, wrong_hits, of_what, hits / len(other))
+                    _kept(
+                        name,
+                        of,
+                        budget,
+                        chosen,
+                        tried=(wrong_hits, of_what),
+                        served=hits / len(other),
+                    )
                 )
         _say(f"shadow {name}")
     return lines, kept
@@ -211,11 +218,13 @@ def tests_part(tested: dict[str, tuple[Seen, Seen]]) -> tuple[list[str], list[st
                     "wrong": {"value": found.wrong.value, "high": found.wrong.high},
                 }
                 served = float((unseen.similarity >= threshold).mean())
-                wrong, whole = unseen.wrong(threshold, of)
-                lines.append(_kept(name, of, budget, told, wrong, whole, served))
-        for of in KINDS:
-            for budget in BUDGETS:
-                sampled.append(_sampled(name, ours, unseen, draw, of=of, budget=budget))
+                tried = unseen.wrong(threshold, of)
+                lines.append(_kept(name, of, budget, told, tried=tried, served=served))
+        sampled += [
+            _sampled(name, ours, unseen, draw, of=of, budget=budget)
+            for of in KINDS
+            for budget in BUDGETS
+        ]
         _say(f"test {name}")
     return lines, sampled
 
@@ -253,10 +262,11 @@ def _kept(  # noqa: PLR0913 - one row
     of: Of,
     budget: float,
     chosen: dict[str, Any],
-    wrong: int,
-    whole: int,
+    *,
+    tried: tuple[int, int],
     served: float,
 ) -> str:
+    wrong, whole = tried
     low, high = (float(end[0]) for end in interval(np.array([wrong]), np.array([whole]), 0.95))
     share = wrong / max(whole, 1)
     verdict = "yes" if share <= budget else "**no**"
@@ -285,16 +295,16 @@ def report(
     lines = [
         "# Choosing a threshold by labelled pairs",
         "",
-        "Made by `python benchmarks/quality/calibrate.py --output benchmarks/results/calibrate.md`"
-        "; [how to choose one](../../docs/operations.md#choosing-a-threshold-from-your-own-traffic)"
-        ".",
+        f"Made by `{_COMMAND}`; [how to choose one]({_DOCS}).",
         "",
         "## The same curve",
         "",
-        "What `memora calibrate` counts at each of its 201 thresholds, beside what "
-        "`benchmarks/quality` counts: for pairs its scores of the same development rows; for "
-        'streams its replay where everything is stored (`store="always"`), as it is in shadow '
-        "mode.",
+        (
+            "What `memora calibrate` counts at each of its 201 thresholds, beside what "
+            "`benchmarks/quality` counts: for pairs its scores of the same development rows; for "
+            'streams its replay where everything is stored (`store="always"`), as it is in shadow '
+            "mode."
+        ),
         "",
         "| | pairs or lookups | thresholds with equal counts | largest difference |",
         "|---|---:|---:|---:|",
@@ -302,14 +312,18 @@ def report(
         "",
         "## On pairs it has not seen",
         "",
-        'Chosen by the development rows, tried on the rows marked "heldout", which nothing was '
-        "trained on. In brackets the 95 % interval of the test.",
+        (
+            'Chosen by the development rows, tried on the rows marked "heldout", which nothing was '
+            "trained on. In brackets the 95 % interval of the test."
+        ),
         _TRIED,
         *tested,
         "",
-        f"The same from samples of {_SAMPLE:,} development pairs (of a smaller file half), drawn "
-        f"{_DRAWS} times: how often something was recommended, and in how many of those the "
-        "budget was broken on the rows kept back. With 95 % confidence that may be 5 %.",
+        (
+            f"The same from samples of {_SAMPLE:,} development pairs (of a smaller file half), "
+            f"drawn {_DRAWS} times: how often something was recommended, and in how many of those "
+            "the budget was broken on the rows kept back. With 95 % confidence that may be 5 %."
+        ),
         "",
         "| | wrong of | budget % | recommended | broken | % |",
         "|---|---|---:|---:|---:|---:|",
@@ -317,9 +331,11 @@ def report(
         "",
         "## From shadow mode to serving",
         "",
-        "Streams parted by their classes: one half is looked up in shadow mode, where everything "
-        "is stored; the other half is served at the threshold that its log recommends, and stored "
-        "on a miss. Unlabelled neighbours count as wrong.",
+        (
+            "Streams parted by their classes: one half is looked up in shadow mode, where "
+            "everything is stored; the other half is served at the threshold that its log "
+            "recommends, and stored on a miss. Unlabelled neighbours count as wrong."
+        ),
         _TRIED,
         *served,
         "",

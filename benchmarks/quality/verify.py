@@ -32,6 +32,7 @@ class Known:
         }
 
     def embed(self, texts: Sequence[str], /) -> list[Vector | None]:
+        """Look them up."""
         return [self._vectors[text] for text in texts]
 
 

@@ -105,7 +105,7 @@ class Memora:
         StoreError: The store cannot be opened, or does not belong to this model or version.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the ports
         self,
         config: CacheConfig | None = None,
         *,

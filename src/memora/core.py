@@ -233,9 +233,7 @@ class Core:
     def _glance(self, lane: Lane, request: Request, max_age: float) -> LookupResult | None:
         if self._shadow is not None:
             return None
-        return pipeline.glance(
-            self._ports, request, max_age=max_age, largest=lane.glance_bytes
-        )
+        return pipeline.glance(self._ports, request, max_age=max_age, largest=lane.glance_bytes)
 
     def _look(self, request: Request, *, threshold: float, max_age: float) -> LookupResult:
         if self._shadow is None:
@@ -250,9 +248,7 @@ class Core:
         self, requests: Sequence[Request], *, threshold: float, max_age: float
     ) -> list[LookupResult]:
         if self._shadow is None:
-            return pipeline.lookup_many(
-                self._ports, requests, threshold=threshold, max_age=max_age
-            )
+            return pipeline.lookup_many(self._ports, requests, threshold=threshold, max_age=max_age)
         return [self._look(one, threshold=threshold, max_age=max_age) for one in requests]
 
     def _compare(self, request: Request, payload: bytes) -> None:

@@ -81,7 +81,12 @@ class Shadow:
 
     @classmethod
     def of(
-        cls, config: CacheConfig, *, model: str, codec: Codec, same: Callable[[Any, Any], bool] | None
+        cls,
+        config: CacheConfig,
+        *,
+        model: str,
+        codec: Codec,
+        same: Callable[[Any, Any], bool] | None,
     ) -> Shadow | None:
         """Return what the settings ask for, if they ask for it.
 

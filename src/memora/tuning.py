@@ -316,9 +316,7 @@ def _last(passes: Flags, start: int) -> int:
 def _needed(curve: Curve, max_wrong: float, of: Of, confidence: float) -> int | None:
     """Return how many pairs like these would show that some threshold keeps the budget."""
     keeping = [
-        point
-        for point in curve.points
-        if point.served.count and point.wrong(of).value < max_wrong
+        point for point in curve.points if point.served.count and point.wrong(of).value < max_wrong
     ]
     found = []
     for point in keeping[:: len(keeping) // _LOOKS + 1]:

@@ -33,7 +33,15 @@ EXIT_NONE = 1
 
 _SETTING = f"{PREFIX}SIMILARITY_THRESHOLD"
 _TOLD = (0.99, 0.97, 0.95, 0.93, 0.9, 0.87, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5)  # rows of the table
-_HEADING = ("threshold", "served", "of right", "wrong of all", "at most", "wrong of hits", "at most")  # in per cent
+_HEADING = (
+    "threshold",
+    "served",
+    "of right",
+    "wrong of all",
+    "at most",
+    "wrong of hits",
+    "at most",
+)  # in per cent
 
 
 def calibrate(
@@ -45,9 +53,7 @@ def calibrate(
     from_log: Annotated[
         Path | None, typer.Option(help="Instead of pairs, the log of a cache in shadow mode.")
     ] = None,
-    max_wrong: Annotated[
-        str, typer.Option(help="The budget of wrong answers: 1% or 0.01.")
-    ] = "1%",
+    max_wrong: Annotated[str, typer.Option(help="The budget of wrong answers: 1% or 0.01.")] = "1%",
     of: Annotated[
         str, typer.Option(help="What it is a share of: all that is asked, or the hits.")
     ] = "all",
@@ -123,7 +129,9 @@ def _share(option: str, text: str) -> float:
 def _check_outputs(source: Path, plot: Path | None, html: Path | None, write: Path | None) -> None:
     for option, path, suffixes in (("--plot", plot, {".png"}), ("--html", html, {".html", ".htm"})):
         if path is not None and path.suffix.lower() not in suffixes:
-            raise ArgumentError(f"{option} {str(path)!r}: expected a name that ends in {min(suffixes)}")
+            raise ArgumentError(
+                f"{option} {str(path)!r}: expected a name that ends in {min(suffixes)}"
+            )
     outputs = [path for path in (plot, html, write) if path is not None]
     if source.resolve() in {path.resolve() for path in outputs}:
         raise ArgumentError(f"{str(source)!r} is what is read: write to another file")
@@ -168,23 +176,31 @@ def _told(found: Recommendation, curve: Curve, what: str) -> list[str]:
     if found.point is not None and found.wrong is not None:
         point = found.point
         return [
-            f"Threshold {point.threshold:g} has {_wrong_is(found.wrong, whose)}: {wanted}, {sure}, "
-            f"for queries like these {curve.pairs:,} {what}.",
-            f"It serves {_percent(point.served.value)} of them, and "
-            f"{_percent(point.right_served / curve.right)} of those that one answer serves. "
-            f"Of what it serves, {_percent(point.wrong_of_hits.value)} "
-            f"({_ends(point.wrong_of_hits)}) is wrong.",
+            (
+                f"Threshold {point.threshold:g} has {_wrong_is(found.wrong, whose)}: {wanted}, "
+                f"{sure}, for queries like these {curve.pairs:,} {what}."
+            ),
+            (
+                f"It serves {_percent(point.served.value)} of them, and "
+                f"{_percent(point.right_served / curve.right)} of those that one answer serves. "
+                f"Of what it serves, {_percent(point.wrong_of_hits.value)} "
+                f"({_ends(point.wrong_of_hits)}) is wrong."
+            ),
         ]
     if found.status == "too_few" and found.needed is not None:
         more = found.needed - curve.pairs
         return [
-            f"Too few {what}: {curve.pairs:,} cannot show {wanted}, {sure}. About "
-            f"{more:,} more like these might, {found.needed:,} in all.",
+            (
+                f"Too few {what}: {curve.pairs:,} cannot show {wanted}, {sure}. About "
+                f"{more:,} more like these might, {found.needed:,} in all."
+            ),
         ]
     return [
-        f"No threshold keeps {wanted}: at each that serves anything, more is wrong, or so nearly "
-        "as much that no number of labels would tell. Allow more, or find out what is served "
-        "wrongly: `memora replay` shows examples.",
+        (
+            f"No threshold keeps {wanted}: at each that serves anything, more is wrong, or so "
+            "nearly as much that no number of labels would tell. Allow more, or find out what is "
+            "served wrongly: `memora replay` shows examples."
+        ),
     ]
 
 

@@ -79,8 +79,7 @@ def _against(found: Recommendation, judged: Curve, bare: Curve | None) -> Panel:
     lines = []
     for label, colour, curve, width in curves:
         points = [
-            (100 * point.wrong(of).value, 100 * point.served.value)
-            for point in _shown(curve, of)
+            (100 * point.wrong(of).value, 100 * point.served.value) for point in _shown(curve, of)
         ]
         if inside := [served for wrong, served in points if wrong <= widest]:
             lines.append(Line(label, colour, points, width))
@@ -109,8 +108,7 @@ def _over(found: Recommendation, judged: Curve) -> Panel:
     points = [point for point in shown if point.threshold >= left]
     wrong = [(point.threshold, 100 * point.wrong(of).value) for point in points]
     band = [
-        (point.threshold, 100 * point.wrong(of).low, 100 * point.wrong(of).high)
-        for point in points
+        (point.threshold, 100 * point.wrong(of).low, 100 * point.wrong(of).high) for point in points
     ]
     top = 5 * budget
     lines = [_budget([(left, budget), (1.0, budget)], found)]
@@ -163,7 +161,9 @@ def check_png() -> None:
 
 def png(drawn: Sequence[Panel]) -> bytes:
     """Draw side by side."""
-    figure = import_module("matplotlib.figure").Figure(figsize=(6.2 * len(drawn), 5.0), layout="constrained")
+    figure = import_module("matplotlib.figure").Figure(
+        figsize=(6.2 * len(drawn), 5.0), layout="constrained"
+    )
     for axes, panel in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
         _fill(axes, panel)
     made = io.BytesIO()
@@ -173,12 +173,17 @@ def png(drawn: Sequence[Panel]) -> bytes:
 
 def _fill(axes: Any, panel: Panel) -> None:
     for band in panel.bands:
-        x, low, high = zip(*band.points, strict=True)
-        axes.fill_between(x, low, high, color=band.colour, alpha=0.16, lw=0, label=band.label)
+        columns = zip(*band.points, strict=True)
+        axes.fill_between(*columns, color=band.colour, alpha=0.16, lw=0, label=band.label)
     for line in panel.lines:
-        x, y = zip(*line.points, strict=True)
         style = "--" if line.dashed else "-"
-        axes.plot(x, y, color=line.colour, lw=line.width, ls=style, label=line.label)
+        axes.plot(
+            *zip(*line.points, strict=True),
+            color=line.colour,
+            lw=line.width,
+            ls=style,
+            label=line.label,
+        )
     if panel.mark is not None:
         label, x, y = panel.mark
         axes.plot([x], [y], "o", color=INK, mec="white", ms=10, label=label, zorder=6)
@@ -193,8 +198,10 @@ def svg(drawn: Sequence[Panel]) -> str:
     """Draw side by side."""
     width = _WIDTH * len(drawn)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {_HEIGHT}" role="img" '
-        'font-family="sans-serif" font-size="13">',
+        (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {_HEIGHT}" role="img" '
+            'font-family="sans-serif" font-size="13">'
+        ),
         f'<rect width="{width}" height="{_HEIGHT}" fill="white"/>',
     ]
     for number, panel in enumerate(drawn):
@@ -280,7 +287,10 @@ class _Pen:
         panel = self._panel
         keys = [(line.label, _key(line)) for line in panel.lines]
         keys += [
-            (band.label, f'<rect y="-9" width="26" height="12" fill="{band.colour}" opacity="0.16"/>')
+            (
+                band.label,
+                f'<rect y="-9" width="26" height="12" fill="{band.colour}" opacity="0.16"/>',
+            )
             for band in panel.bands
         ]
         if panel.mark is not None:
@@ -313,7 +323,9 @@ def _stroke(x1: float, y1: float, x2: float, y2: float) -> str:
 
 
 def _dot(x: float, y: float) -> str:
-    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="{INK}" stroke="white" stroke-width="1.5"/>'
+    return (
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="{INK}" stroke="white" stroke-width="1.5"/>'
+    )
 
 
 def _ticks(low: float, high: float) -> list[float]:
@@ -326,7 +338,9 @@ def _ticks(low: float, high: float) -> list[float]:
     return [tick for tick in found if low - 1e-9 <= tick <= high + 1e-9]
 
 
-def page(title: str, told: Sequence[str], drawn: Sequence[Panel], table: Sequence[Sequence[str]]) -> str:
+def page(
+    title: str, told: Sequence[str], drawn: Sequence[Panel], table: Sequence[Sequence[str]]
+) -> str:
     """Return a page that needs nothing but itself.
 
     Args:

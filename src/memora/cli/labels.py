@@ -60,7 +60,11 @@ def read_pairs(path: Path, columns: PairColumns) -> list[LabelledPair]:
     """
     names = (
         ("the query", "--query", (columns.query,) if columns.query else QUERY),
-        ("the stored query", "--candidate", (columns.candidate,) if columns.candidate else CANDIDATE),
+        (
+            "the stored query",
+            "--candidate",
+            (columns.candidate,) if columns.candidate else CANDIDATE,
+        ),
         ("the label", "--label", (columns.label,) if columns.label else LABEL),
     )
     pairs = []
@@ -89,7 +93,10 @@ def read_log(path: Path) -> Logged:
     Raises:
         ArgumentError: The file cannot be read, or is no such log; all answers agree, or none.
     """
-    similarity, cosine, right, models = [], [], [], {}
+    similarity: list[float] = []
+    cosine: list[float] = []
+    right: list[bool] = []
+    models: dict[str, None] = {}
     repeats = changed = skipped = 0
     problem: str | None = None
     with QueryLog(path, log_format="jsonl", columns=Columns()) as log:

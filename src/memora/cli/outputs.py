@@ -52,14 +52,17 @@ def write_all(contents: Mapping[Path, bytes]) -> None:
     try:
         for named, content in contents.items():
             path = named.resolve()  # a link stays one
-            with _explained(path), tempfile.NamedTemporaryFile(
-                dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
-            ) as file:
+            with (
+                _explained(path),
+                tempfile.NamedTemporaryFile(
+                    dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
+                ) as file,
+            ):
                 written.append((Path(file.name), path))
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-                os.chmod(file.name, _mode(path))
+                Path(file.name).chmod(_mode(path))
         for part, path in written:
             part.replace(path)
     except BaseException:
