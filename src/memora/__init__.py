@@ -9,6 +9,7 @@ from memora import errors
 
 if TYPE_CHECKING:
     from memora.cache import Memora
+    from memora.calls import create_cached_decorator
     from memora.config import CacheConfig
     from memora.model import AvailabilityCheck, Evidence, Explanation, LookupResult, Selected
     from memora.scheduler import CleanupScheduler
@@ -24,6 +25,7 @@ __all__ = [
     "LookupResult",
     "Memora",
     "Selected",
+    "create_cached_decorator",
     "errors",
 ]
 
@@ -36,6 +38,7 @@ _HOMES = {
     "LookupResult": "model",
     "Memora": "cache",
     "Selected": "model",
+    "create_cached_decorator": "calls",
 }
 
 

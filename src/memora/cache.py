@@ -20,6 +20,7 @@ from memora._log import make_logger
 from memora.calls._breaker import Breaker
 from memora.calls._bridge import drive
 from memora.calls._workers import Workers
+from memora.calls.decorator import Caching
 from memora.calls.flights import Flights
 from memora.calls.lanes import TaskLane, ThreadLane
 from memora.codec import Codec
@@ -469,6 +470,11 @@ class Memora:
         call = self._call(query, context, options)
         result: T = await self._core.call(self._tasks, call, compute)
         return result
+
+    @property
+    def cached(self) -> Caching:
+        """Decorate functions, methods and generators, sync and async: see `Caching`."""
+        return Caching(self, log=self._log.debug)
 
     def disabled(self) -> AbstractContextManager[None]:
         """Return a context manager: cached calls in its block are calls, and store nothing.

@@ -186,7 +186,7 @@ class _Settings(BaseModel):
         float,
         BeforeValidator(_duration),
         Field(gt=0, allow_inf_nan=False, description="a number of seconds above 0"),
-    ] = 30.0
+    ] = 5.0
     """For how long, before it is tried again."""
     fail_open: Flag = True
     """Make a fault of the cache a miss; false raises it."""

@@ -60,7 +60,9 @@ class Breakers(NamedTuple):
     """What is left alone for a while when it fails again and again."""
 
     embedder: Breaker
-    store: Breaker
+    reads: Breaker
+    """Of the store; from a store that cannot be written, what is there can still be read."""
+    writes: Breaker
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ class Ports:
     codec: Codec
     clock: Clock
     judge: Judge
-    breakers: Breakers = field(default_factory=lambda: Breakers(Breaker(), Breaker()))
+    breakers: Breakers = field(default_factory=lambda: Breakers(Breaker(), Breaker(), Breaker()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +153,7 @@ def glance(
 def exact(ports: Ports, request: Request, *, max_age: float = inf) -> LookupResult | None:
     """Return the hit of the very same text in the very same context, if there is one."""
     now = ports.clock()
-    stored = _guarded(ports.breakers.store, ports.store.get, request.key, now=now)
+    stored = _guarded(ports.breakers.reads, ports.store.get, request.key, now=now)
     if stored is None or _age(stored[0], now) > max_age:
         return None
     return _serve_exactly(ports, *stored, now=now)
@@ -183,7 +185,7 @@ def _decide(ports: Ports, request: Request, matches: list[Match], threshold: flo
     if not verdict.served or verdict.nearest is None:
         return _refuse(verdict, now)
     # By key: if the query was stored again meanwhile, its newest result is served.
-    stored = _guarded(ports.breakers.store, ports.store.get, verdict.nearest.entry.key, now=now)
+    stored = _guarded(ports.breakers.reads, ports.store.get, verdict.nearest.entry.key, now=now)
     if stored is None or stored[0].context.fingerprint != request.context.fingerprint:
         return _gone()
     return _serve(ports, verdict, *stored, now=now)
@@ -262,7 +264,7 @@ def store(ports: Ports, drafts: Sequence[Draft]) -> list[str]:
     entries = [new_entry(draft.request, draft.lifetime, now=now) for draft in drafts]
     contents = (draft.content for draft in drafts)
     items = list(zip(entries, contents, vectors, strict=True))
-    _guarded(ports.breakers.store, ports.store.put_many, items)
+    _guarded(ports.breakers.writes, ports.store.put_many, items)
     return [entry.id for entry in entries]
 
 
@@ -306,7 +308,7 @@ def _search(ports: Ports, request: Request, max_age: float = inf) -> list[Match]
 def _near(ports: Ports, request: Request, vector: Vector, max_age: float) -> list[Match]:
     now = ports.clock()  # anew: what expired while the text was embedded is not served
     return _guarded(
-        ports.breakers.store,
+        ports.breakers.reads,
         ports.store.search,
         vector,
         context=request.context.fingerprint,

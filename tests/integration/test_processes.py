@@ -558,7 +558,11 @@ def test_a_process_that_stood_still_agrees_again(start: Any, tmp_path: Path) -> 
 def test_a_full_disk_is_a_failed_store_and_nothing_else(
     start: Any, tmp_path: Path, durability: str
 ) -> None:
-    settings = {"max_staleness_seconds": 0.02, "durability": durability}
+    settings = {
+        "max_staleness_seconds": 0.02,
+        "durability": durability,
+        "breaker_failures": 1000,  # each store is tried
+    }
     worker = start("worker", settings=settings, constants=FLUSHING)
     worker.wait_for("ready")
     keys = [f"key {i}" for i in range(40)]

@@ -127,6 +127,7 @@ def test_of_many_threads_one_probes(breaker: Breaker, clock: FakeClock) -> None:
     assert sorted(allowed) == [False] * 15 + [True]
 
 
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 def test_a_forked_child_does_not_wait_for_the_parents_probe(
     breaker: Breaker, clock: FakeClock

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from doubles import WordEmbedder
+from doubles import WordEmbedder, until
 from hypothesis import given
 from hypothesis import strategies as st
 
 from memora import CacheConfig, LookupResult, Memora
+from memora.calls import _workers as workers_module
 from memora.embedders import FunctionEmbedder
 from memora.errors import (
     ArgumentError,
@@ -620,7 +621,7 @@ def test_a_failing_store_makes_a_lookup_a_miss_that_is_counted(
 
 
 def test_a_failing_store_does_not_break_store(embedder: WordEmbedder) -> None:
-    cache = Memora(CacheConfig(), embedder=embedder, store=BrokenStore("put"))
+    cache = Memora(CacheConfig(), embedder=embedder, store=BrokenStore("put_many"))
 
     assert cache.store("q", SQL, 1) is None
     assert cache.get_stats()["errors"] == NO_FAULT | {"store": 1}
@@ -716,6 +717,7 @@ def test_health_has_the_documented_shape(cache: Memora, clock: FakeClock) -> Non
             "database": {"ok": True, "error": None},
             "error_rate": {"ok": True, "details": "Error rate: 0.0% (0/1)"},
             "scheduler": {"ok": True, "details": "not started"},
+            "breaker": {"ok": True, "details": "embedder closed, reads closed, writes closed"},
         },
         "metrics": {
             "total_entries": 1,
@@ -845,14 +847,17 @@ def test_threads_share_a_cache(cache: Memora) -> None:
     assert (stats["total_entries"], stats["hits"], stats["misses"]) == (400, 400, 400)
 
 
-def test_a_dropped_cache_leaves_nothing_running(embedder: WordEmbedder) -> None:
+def test_a_dropped_cache_leaves_nothing_running(
+    embedder: WordEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers_module, "_IDLE_SECONDS", 0.01)
     before = threading.active_count()
     cache = Memora(CacheConfig(), embedder=embedder)
     cache.store("q", SQL, 1)
     del cache
     gc.collect()
 
-    assert threading.active_count() == before
+    assert until(lambda: threading.active_count() == before)
 
 
 def test_a_bad_embedder_is_refused_at_the_door() -> None:

@@ -622,6 +622,7 @@ def test_the_limit_holds_also_for_a_process_that_has_stored_nothing(
         with opened(tmp_path, embedder, max_entries=None, **staleness) as writer:
             for i in range(20):
                 writer.store(f"q{i}", SQL, i)
+        assert until(lambda: served(reader, "q19") == 19)  # first: it has read all
         assert until(lambda: reader.get_stats()["total_entries"] == 10)
         assert served(reader, "q19") == 19
 

@@ -1,1 +1,30 @@
-"""What a miss calls, done with care: once for all who ask, in time, and not while it is down."""
+"""Functions whose calls are answered from a cache, and what a miss calls, done with care.
+
+Once for all who ask, in time, and not while it is down.
+"""
+
+from memora.calls._binding import FUNCTION
+from memora.calls._decorated import (
+    AsyncCached,
+    AsyncCachedStream,
+    Cached,
+    CachedStream,
+    CacheInfo,
+    CallKey,
+)
+from memora.calls._engine import Engine
+from memora.calls.decorator import Caching, create_cached_decorator, make_cached
+
+__all__ = [
+    "FUNCTION",
+    "AsyncCached",
+    "AsyncCachedStream",
+    "CacheInfo",
+    "Cached",
+    "CachedStream",
+    "Caching",
+    "CallKey",
+    "Engine",
+    "create_cached_decorator",
+    "make_cached",
+]

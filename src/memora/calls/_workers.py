@@ -102,21 +102,28 @@ class Workers:
 
         Raises:
             DeadlineError: Not within `timeout` seconds, counting the wait for a thread; or all
-            threads are at overdue functions.
+                threads are at overdue functions.
+            RuntimeError: The system has no more threads.
         """
         done = threading.Lock()
         done.acquire()
         job = _Job(function, _ends(timeout), done.release)
         self._begin(job)
+        finished = False
         try:
-            if not done.acquire(timeout=_within(timeout)):
-                raise DeadlineError(f"not done within {timeout} s")
-        except BaseException:
-            self._give_up(job)
-            raise
+            finished = done.acquire(timeout=_within(timeout))
+        finally:
+            if not finished:
+                self._give_up(job)
+        if not finished:
+            raise DeadlineError(f"not done within {timeout} s")
         return cast("T", job.result())
 
-    async def arun(self, function: Callable[[], T], timeout: float | None) -> T:  # noqa: ASYNC109 - a deadline for a thread
+    async def arun(
+        self,
+        function: Callable[[], T],
+        timeout: float | None,  # noqa: ASYNC109 - it is the function's, as in `run`
+    ) -> T:
         """Do as `run` does, and suspend the task meanwhile; it may be cancelled at any time."""
         wait, ring = alarm()
 

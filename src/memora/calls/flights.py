@@ -210,11 +210,11 @@ class Lease:
     """The lead of a key among processes, until it is released or its process ends."""
 
     def __init__(self, lock: filelock.BaseFileLock) -> None:
-        self._lock, self._pid = lock, os.getpid()
+        self._lock = lock
 
     def release(self) -> None:
         """Let others lead; once is enough, and in a forked child nothing happens."""
-        if self._lock.is_locked and self._pid == os.getpid():
+        if self._lock.is_locked:  # never in a child
             # Before the lock is released: whoever has opened the file meanwhile sees that its lock
             # is of no use. Windows refuses; there filelock deletes it.
             with suppress(OSError):

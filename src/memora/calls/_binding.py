@@ -1,0 +1,436 @@
+"""A call to a query in a context: which argument is asked, which count, which do not. Pure."""
+
+from __future__ import annotations
+
+import copy
+import enum
+import hashlib
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
+from functools import partial
+from pathlib import PurePath
+from string import Formatter
+from types import CodeType
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from uuid import UUID
+
+from memora.context import canonical_context
+from memora.errors import ArgumentError, ContextError, QueryError, QueryTypeError
+
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+FUNCTION = "memora.function"
+"""The key of a context that says which function's result it is."""
+
+Arguments: TypeAlias = "dict[str, Any]"
+"""Parameters to values, as `inspect.BoundArguments.arguments` with defaults applied."""
+
+_OWNERS = ("self", "cls", "mcs")  # the first parameter, where only its name can tell
+_EMPTY = inspect.Parameter.empty
+_CAPTURED = (str, bytes, int, float, bool, type(None))
+_LONG = 100  # characters of captured values that a person might still read
+# What has one obvious text. Not any object: its address would be a tag nobody can name.
+_TAGGABLE = (str, int, float, Decimal, UUID, date, PurePath)
+
+
+class Call(NamedTuple):
+    """What identifies a call, and what its result depends on."""
+
+    query: str
+    context: dict[str, Any]
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """Which arguments of a function are query, context and tags; see `memora.calls.cached`."""
+
+    query_param: str = "query"
+    strict_params: tuple[str, ...] | None = None
+    static_context: Mapping[str, Any] | None = None
+    auto_strict: bool = False
+    ignore: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    key: Callable[..., str] | None = None
+    context: Callable[..., Mapping[str, Any] | None] | None = None
+
+
+class Binding:
+    """How the calls of one function become queries in contexts.
+
+    Args:
+        signature: The function's.
+        rules: What its decorator was told.
+        name: What to call the function in an error.
+        identity: What the context calls it.
+        owner: Whether the first positional argument is a method's `self` or `cls`.
+
+    Raises:
+        ArgumentError: A rule names what is no parameter, or contradicts another.
+        ContextError: The static context holds a value without canonical form.
+    """
+
+    def __init__(
+        self,
+        signature: inspect.Signature,
+        rules: Rules,
+        *,
+        name: str,
+        identity: str,
+        owner: bool = False,
+    ) -> None:
+        self._signature = signature
+        self._rules = rules
+        self._name = name
+        self._read_signature(owner=owner)
+        self._check_names()
+        self._query_param = rules.query_param if rules.query_param in self._names else None
+        static = copy.deepcopy(dict(rules.static_context or {}))
+        self._fixed = {FUNCTION: identity, **static}
+        self._choose_context(static)
+        self._made_query = None if rules.key is None else self._from_arguments("key", rules.key)
+        self._made_context = (
+            None if rules.context is None else self._from_arguments("context", rules.context)
+        )
+        self._tags = tuple(self._template(tag) for tag in rules.tags)
+
+    @property
+    def uncounted(self) -> list[str]:
+        """The parameters that a rule of the application leaves out; with `auto_strict`, as text."""
+        counted = {*self._counted, *self._counted_stars, *self._rules.ignore, self._query_param}
+        return [name for name in self._names if name not in counted]
+
+    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments | None:
+        """Return the arguments of a call, defaults applied; None where the function refuses it.
+
+        As `Signature.bind` and `apply_defaults`, in a tenth of their time.
+        """
+        positional = self._positional
+        given = len(args)
+        arguments = self._defaults.copy()
+        arguments.update(zip(positional, args, strict=False))
+        if given > len(positional):
+            if self._star is None:
+                return None
+            arguments[self._star] = args[len(positional) :]
+        if kwargs:
+            more: dict[str, Any] = {}
+            for name, value in kwargs.items():
+                position = self._by_keyword.get(name)
+                if position is None:
+                    more[name] = value
+                elif position < given:  # also given by position
+                    return None
+                else:
+                    arguments[name] = value
+            if more:
+                if self._double_star is None:
+                    return None
+                arguments[self._double_star] = more
+        return arguments if len(arguments) == self._size else None
+
+    def call(self, arguments: Arguments) -> Call:
+        """Return what identifies a call with these arguments.
+
+        Raises:
+            QueryError: The query is not a text, or blank.
+            ContextError: What `context` returned is no mapping.
+            ArgumentError: A tag would be blank, or a value in it has no obvious text.
+        """
+        query = self._query(arguments)
+        context = self._fixed.copy()
+        if self._made_context is not None:
+            context.update(self._context_from(self._made_context, arguments))
+        for name in self._counted:
+            if (value := arguments[name]) is not None:
+                context[name] = value
+        for name in self._counted_unless_text:
+            value = arguments[name]
+            if value is not None and (not isinstance(value, str) or isinstance(value, enum.Enum)):
+                context[name] = value
+        for name in self._counted_stars:
+            value = arguments[name]
+            if name == self._star:
+                value = value[self._skipped :]
+            if value:
+                context[name] = value
+        return Call(query, context, tuple(self._tags_of(arguments)) if self._tags else ())
+
+    def explain(self, context: Mapping[str, Any]) -> None:
+        """Raise a ContextError that says which argument cannot be context, if one cannot."""
+        for name, value in context.items():
+            try:
+                canonical_context({name: value})
+            except ContextError as error:
+                if self._made_context is not None:
+                    raise ContextError(f"{self._name}(): what context= returned: {error}") from None
+                raise ContextError(
+                    f"{self._name}(): parameter {name!r} cannot be part of the context: {error}. "
+                    "If it does not change the result, name it in ignore=; otherwise say with "
+                    "context= what identifies it"
+                ) from None
+
+    def _read_signature(self, *, owner: bool) -> None:
+        """Note what `bind` needs, and the parameters that may be context."""
+        kinds = inspect.Parameter
+        parameters = self._signature.parameters.values()
+        self._size = len(parameters)
+        self._positional = tuple(
+            one.name
+            for one in parameters
+            if one.kind in {kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD}
+        )
+        stars = {one.kind: one.name for one in parameters}
+        self._star = stars.get(kinds.VAR_POSITIONAL)
+        self._double_star = stars.get(kinds.VAR_KEYWORD)
+        position = {name: index for index, name in enumerate(self._positional)}
+        self._by_keyword = {
+            one.name: position.get(one.name, sys.maxsize)
+            for one in parameters
+            if one.kind in {kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY}
+        }
+        self._defaults: Arguments = {
+            one.name: one.default for one in parameters if one.default is not _EMPTY
+        }
+        if self._star is not None:
+            self._defaults[self._star] = ()
+        if self._double_star is not None:
+            self._defaults[self._double_star] = {}
+        self._owner = self._positional[0] if owner and self._positional else None
+        # `def method(*args)`: its first one is the owner.
+        self._skipped = 1 if owner and not self._positional else 0
+        self._stars = tuple(name for name in (self._star, self._double_star) if name is not None)
+        self._names = tuple(one.name for one in parameters if one.name != self._owner)
+
+    def _check_names(self) -> None:
+        rules = self._rules
+        plain = [name for name in self._names if name not in self._stars]
+        # Where `key` makes the query, nobody need have said which parameter it is.
+        free = rules.key is not None and rules.query_param == "query"
+        if rules.query_param not in plain and not free:
+            self._refuse(f"query_param {rules.query_param!r} is not one of them", plain)
+        for option, named in (("strict_params", rules.strict_params), ("ignore", rules.ignore)):
+            for name in named or ():
+                if name == rules.query_param and name in self._names:
+                    self._refuse(f"{option} names {name!r}, which is the query", self._names)
+                if name not in self._names and not (option == "ignore" and name == self._owner):
+                    self._refuse(f"{option} names {name!r}, which is not one of them", self._names)
+        if both := {*(rules.strict_params or ())} & {*rules.ignore}:
+            self._refuse(f"{min(both)!r} is in strict_params and in ignore", self._names)
+        if rules.context is not None and (rules.strict_params is not None or rules.auto_strict):
+            self._refuse(
+                "context= is in place of the parameters, so strict_params and auto_strict say "
+                "nothing beside it",
+                self._names,
+            )
+
+    def _choose_context(self, static: Mapping[str, Any]) -> None:
+        rules = self._rules
+        others = [name for name in self._names if name not in {self._query_param, *rules.ignore}]
+        named, unless_text = others, list[str]()
+        if rules.context is not None:
+            named = []
+        elif rules.strict_params is not None or rules.auto_strict:
+            named = list(rules.strict_params or ())
+            if rules.auto_strict:
+                unless_text = [name for name in others if name not in named]
+        elif rules.static_context is not None:
+            named = []
+        canonical_context(static)
+        for name in (FUNCTION, *named, *unless_text):
+            if name in static:
+                self._refuse(f"static_context has the key {name!r} of its own", self._names)
+        stars = self._stars
+        self._counted = tuple(name for name in named if name not in stars)
+        self._counted_unless_text = tuple(name for name in unless_text if name not in stars)
+        self._counted_stars = tuple(name for name in (*named, *unless_text) if name in stars)
+
+    def _query(self, arguments: Arguments) -> str:
+        if self._made_query is not None:
+            query, what = self._made_query(arguments), "what key= returned"
+        else:
+            query, what = arguments[self._rules.query_param], None
+        if isinstance(query, str) and query.strip():
+            return query
+        what = what or f"parameter {self._query_param!r}"
+        if isinstance(query, str):
+            raise QueryError(f"{self._name}(): {what} is the query, and blank: {query!r}")
+        raise QueryTypeError(
+            f"{self._name}(): {what} is the query, which must be a text; "
+            f"got {type(query).__name__}. key= can make one of the arguments"
+        )
+
+    def _context_from(
+        self, make: Callable[[Arguments], Any], arguments: Arguments
+    ) -> Mapping[str, Any]:
+        made = make(arguments)
+        if made is None:
+            return {}
+        if not isinstance(made, Mapping):
+            raise ContextError(
+                f"{self._name}(): context= must return a mapping such as {{'agent': 'sql'}}, or "
+                f"None; got {type(made).__name__}"
+            )
+        if FUNCTION in made:
+            raise ContextError(f"{self._name}(): context= returned the key {FUNCTION!r}; rename it")
+        return made
+
+    def _from_arguments(self, option: str, make: Callable[..., Any]) -> Callable[[Arguments], Any]:
+        """Return what calls an application's callable with those parameters that it names."""
+        as_called = partial(self._call_alike, make)
+        try:
+            wanted = inspect.signature(make).parameters.values()
+        except (TypeError, ValueError):  # a builtin
+            return as_called
+        kinds = inspect.Parameter
+        if any(one.kind is kinds.VAR_POSITIONAL for one in wanted):
+            return as_called
+        ours = self._signature.parameters
+        takes_all = any(one.kind is kinds.VAR_KEYWORD for one in wanted)
+        named = [one for one in wanted if one.kind is not kinds.VAR_KEYWORD]
+        for one in named:
+            if one.name not in ours and one.default is _EMPTY:
+                self._refuse(f"{option}= takes {one.name!r}, which is not one of them", ours)
+        by_position = [one.name for one in named if one.kind is kinds.POSITIONAL_ONLY]
+        by_keyword = [name for name in ours if takes_all or any(one.name == name for one in named)]
+        by_keyword = [name for name in by_keyword if name not in by_position]
+
+        def call(arguments: Arguments) -> Any:
+            return make(
+                *(arguments[name] for name in by_position),
+                **{name: arguments[name] for name in by_keyword},
+            )
+
+        return call
+
+    def _call_alike(self, make: Callable[..., Any], arguments: Arguments) -> Any:
+        ordered = {name: arguments[name] for name in self._signature.parameters}
+        bound = inspect.BoundArguments(self._signature, ordered)
+        return make(*bound.args, **bound.kwargs)
+
+    def _template(self, tag: str) -> tuple[tuple[str, str | None], ...]:
+        """Return a tag's parts: text, and the parameter that follows it."""
+        plain = [name for name in self._names if name not in self._stars]
+        try:
+            parts = list(Formatter().parse(tag))
+        except ValueError as error:
+            raise ArgumentError(
+                f"tags: {tag!r} is no template ({error}); write {{{{ and }}}} for braces"
+            ) from None
+        for _, name, form, conversion in parts:
+            if name is not None and (form or conversion or not name.isidentifier()):
+                raise ArgumentError(
+                    f"tags: {tag!r} may name parameters, such as {{{plain[0] if plain else 'x'}}}, "
+                    "without format, attribute or index; make another value with context= or a "
+                    "parameter of its own"
+                )
+            if name is not None and name not in plain:
+                self._refuse(f"the tag {tag!r} names {name!r}, which is not one of them", plain)
+        return tuple((text, name) for text, name, _, _ in parts)
+
+    def _tags_of(self, arguments: Arguments) -> Iterable[str]:
+        for template, parts in zip(self._rules.tags, self._tags, strict=True):
+            if any(name is not None and arguments[name] is None for _, name in parts):
+                continue  # depends on nothing
+            tag = "".join(
+                text if name is None else text + self._text(template, name, arguments[name])
+                for text, name in parts
+            )
+            if not tag.strip():
+                raise ArgumentError(f"{self._name}(): the tag {template!r} is blank in this call")
+            yield tag
+
+    def _text(self, template: str, name: str, value: object) -> str:
+        if isinstance(value, enum.Enum):
+            value = value.value
+        if not isinstance(value, _TAGGABLE):
+            raise ArgumentError(
+                f"{self._name}(): the tag {template!r} needs a text or a number, and parameter "
+                f"{name!r} is a {type(value).__name__}"
+            )
+        return str(value)
+
+    def _refuse(self, why: str, names: Iterable[str]) -> NoReturn:
+        raise ArgumentError(f"{self._name}() has the parameters {', '.join(names)}; {why}")
+
+
+def named(function: Callable[..., Any]) -> Any:
+    """Return what bears the name of a callable: a function, or the class of an object."""
+    while isinstance(function, partial):
+        function = function.func
+    function = getattr(function, "__func__", function)  # of a bound method
+    return function if hasattr(function, "__qualname__") else type(function)
+
+
+def identity_of(function: Callable[..., Any]) -> str:
+    """Return what tells a function from others, after a restart too: its module and name.
+
+    A function that is made again and again, with other values around it, is as many functions: the
+    texts and numbers that it has captured belong to the name. Other captured objects cannot be
+    told apart from one run to the next; `namespace` is for those. A lambda has no name, so what it
+    does is its own.
+    """
+    bearer = named(function)
+    name = f"{_module_of(bearer)}.{bearer.__qualname__}"
+    inner = inspect.unwrap(bearer)
+    captured = ", ".join(_captured(inner))
+    if len(captured) > _LONG:
+        captured = _digest(captured)
+    if bearer.__qualname__.endswith("<lambda>"):
+        name = f"{name}:{_digest(repr(_code_of(inner.__code__)))}"
+    return f"{name}[{captured}]" if captured else name
+
+
+def is_method(function: Callable[..., Any]) -> bool:
+    """Tell whether a function was defined in a class, and its first parameter is its owner's."""
+    if not inspect.isfunction(inspect.unwrap(function)):
+        return False
+    place, _, _ = getattr(function, "__qualname__", "").rpartition(".")
+    if not place or place.endswith("<locals>"):
+        return False
+    first = next(iter(inspect.signature(function).parameters), None)
+    return first in _OWNERS
+
+
+def _module_of(bearer: Any) -> str:
+    module: str = getattr(bearer, "__module__", None) or "?"
+    if module != "__main__":
+        return module
+    # Two scripts must not share entries, and `python -m` shares them with an import.
+    space = getattr(inspect.unwrap(bearer), "__globals__", {})
+    if spec := space.get("__spec__"):
+        return str(spec.name)
+    return f"__main__:{PurePath(file).name}" if (file := space.get("__file__")) else module
+
+
+def _code_of(code: CodeType) -> tuple[Any, ...]:
+    """Return what a function does, wherever it stands."""
+    constants = [
+        # A set has another order in each process.
+        sorted(map(repr, one)) if isinstance(one, frozenset) else one
+        for one in code.co_consts
+        if not isinstance(one, CodeType)
+    ]
+    constants += [_code_of(one) for one in code.co_consts if isinstance(one, CodeType)]
+    return (code.co_code, constants, code.co_names, code.co_varnames, code.co_freevars)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _captured(inner: Any) -> Iterable[str]:
+    cells = getattr(inner, "__closure__", None) or ()
+    names = inner.__code__.co_freevars if cells else ()
+    for name, cell in zip(names, cells, strict=True):
+        try:
+            value = cell.cell_contents
+        except ValueError:  # not assigned yet
+            continue
+        if type(value) in _CAPTURED:
+            yield f"{name}={value!r}"

@@ -1,0 +1,551 @@
+"""What a decorated function is: it calls the cache, which calls the function, if it has to."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from types import MethodType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    NamedTuple,
+    ParamSpec,
+    TypeVar,
+    cast,
+    overload,
+)
+
+from memora._fork import renew_after_fork
+from memora.calls._binding import FUNCTION, Binding, identity_of, is_method, named
+from memora.calls._streams import arelay, recording_of, relay
+from memora.errors import ArgumentError, ClosedError, ContextError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from memora.calls._binding import Arguments, Call, Rules
+    from memora.calls._engine import Engine
+    from memora.calls._streams import Recording
+    from memora.model import LookupResult
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+R = TypeVar("R")
+A = TypeVar("A", bound=AsyncIterator[Any])
+
+
+class CacheInfo(NamedTuple):
+    """How the calls of a function went, in this process."""
+
+    hits: int
+    """Calls that were answered without running the function."""
+    misses: int
+    """Calls that ran it, whatever became of its result."""
+
+
+class CallKey(NamedTuple):
+    """What a call is stored under."""
+
+    query: str
+    context: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Behaviour:
+    """What holds for all calls of a function. Durations are seconds."""
+
+    similarity_threshold: float | None
+    max_age: float | None
+    ttl: float | None
+    stale_ttl: float | None
+    sliding: bool | None
+    refresh_ahead: float | None
+    condition: Callable[[Any], bool] | None
+    single_flight: bool
+
+    def of(self, *names: str) -> dict[str, Any]:
+        """Return the options of these names that say something."""
+        said = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in said.items() if value is not None}
+
+
+class Plan:
+    """What a decorated function and its bound forms share."""
+
+    def __init__(
+        self,
+        cache: Engine,
+        function: Any,
+        rules: Rules,
+        behaviour: Behaviour,
+        *,
+        namespace: str | None,
+    ) -> None:
+        self.cache = cache
+        self.of_class = isinstance(function, classmethod)
+        static = isinstance(function, staticmethod)
+        self.function: Callable[..., Any] = (
+            function.__func__ if self.of_class or static else function
+        )
+        # As a plain function does, and a bound method no longer.
+        self.binds = (
+            hasattr(type(self.function), "__get__")
+            and not isinstance(self.function, MethodType)
+            and not static
+        )
+        self.bearer = named(self.function)
+        self.name: str = self.bearer.__qualname__
+        self.identity = identity_of(self.function) if namespace is None else namespace
+        # What a partial has been given is part of the call, like what the call gives.
+        inner: Any = self.function
+        self.given: tuple[Any, ...] = ()
+        self.given_by_name: dict[str, Any] = {}
+        if isinstance(inner, functools.partial):
+            self.given, self.given_by_name, inner = inner.args, inner.keywords, inner.func
+        self._inner = inner
+        self._rules = rules
+        self._bound_signature: inspect.Signature | None = None
+        self.binding = self._bind(owner=self.of_class or is_method(inner))
+        self._owned: Binding | None = None
+        self.condition = behaviour.condition
+        life = ("ttl", "stale_ttl", "sliding")
+        self.computing = behaviour.of(
+            "similarity_threshold", "max_age", "refresh_ahead", "condition", *life
+        )
+        if not behaviour.single_flight:
+            self.computing["single_flight"] = False
+        self.looking = behaviour.of("similarity_threshold", "max_age")
+        self.storing = behaviour.of(*life)
+        self._hits = self._misses = 0
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Make the lock: another thread may hold it when the process is forked."""
+        self._lock = threading.Lock()
+
+    def count_hit(self) -> None:
+        """Count a call that was answered without the function."""
+        with self._lock:
+            self._hits += 1
+
+    def count_miss(self) -> None:
+        """Count a call that runs it."""
+        with self._lock:
+            self._misses += 1
+
+    def info(self) -> CacheInfo:
+        """Return what was counted."""
+        with self._lock:
+            return CacheInfo(self._hits, self._misses)
+
+    def forget(self) -> None:
+        """Count from 0."""
+        with self._lock:
+            self._hits = self._misses = 0
+
+    def owned(self) -> Binding:
+        """Return the binding of a method, whatever its first parameter is called."""
+        if self._owned is None:
+            try:
+                self._owned = self._bind(owner=True)
+            except ArgumentError:  # it is no method, though it is reached through an instance
+                self._owned = self.binding
+        return self._owned
+
+    def bound_signature(self) -> inspect.Signature:
+        """Return the signature of a method as it is called through an instance."""
+        if self._bound_signature is None:
+            signature = inspect.signature(self.function)
+            parameters = list(signature.parameters.values())
+            if parameters and parameters[0].kind is not inspect.Parameter.VAR_POSITIONAL:
+                del parameters[0]
+            self._bound_signature = signature.replace(parameters=parameters)
+        return self._bound_signature
+
+    def _bind(self, *, owner: bool) -> Binding:
+        try:
+            signature = inspect.signature(self._inner)
+        except (TypeError, ValueError):
+            raise ArgumentError(
+                f"the parameters of {self.name} cannot be read; decorate a function that calls it"
+            ) from None
+        return Binding(signature, self._rules, name=self.name, identity=self.identity, owner=owner)
+
+
+class _Computation:
+    """A call of the function, if the cache needs one."""
+
+    __slots__ = ("_args", "_kwargs", "_plan", "_thread", "ran")
+
+    def __init__(self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._plan = plan
+        self._args = args
+        self._kwargs = kwargs
+        self._thread = threading.get_ident()
+        self.ran = False
+
+    def __call__(self) -> Any:
+        if not self.ran and self._thread == threading.get_ident():  # not in the background
+            self.ran = True
+            self._plan.count_miss()
+        return self._plan.function(*self._args, **self._kwargs)
+
+
+class _Decorated(Generic[P]):
+    """A function with a cache; bound to an instance or class, if it has been reached through one.
+
+    It has the name, documentation and signature of the function, which is `__wrapped__`.
+    """
+
+    __wrapped__: Callable[P, Any]
+    __signature__: inspect.Signature  # only where the one of `__wrapped__` is not right
+    __name__: str
+    __qualname__: str
+
+    def __init__(self, plan: Plan) -> None:
+        is_function = inspect.isfunction(plan.bearer)
+        functools.update_wrapper(
+            cast("Callable[..., Any]", self),  # its subclasses are called
+            plan.bearer,
+            updated=("__dict__",) if is_function else (),
+        )
+        self.__wrapped__ = plan.function
+        self._plan = plan
+        self._binding = plan.binding
+        self._owner: tuple[Any, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<cached {self._plan.identity}>"
+
+    def __reduce__(self) -> Any:
+        # By name, as functions are pickled: to another process, which has a cache of its own.
+        return (getattr, (self._owner[0], self.__name__)) if self._owner else self.__qualname__
+
+    def cache_info(self) -> CacheInfo:
+        """Return how many calls were answered with and without running the function."""
+        return self._plan.info()
+
+    def cache_clear(self) -> int:
+        """Delete the entries of this function, or of its namespace; return how many.
+
+        Raises:
+            StoreError: The cache failed; some may still be there.
+        """
+        self._plan.forget()
+        return self._plan.cache.invalidate(context_contains={FUNCTION: self._plan.identity})
+
+    def cache_key(self, *args: P.args, **kwargs: P.kwargs) -> CallKey:
+        """Return what a call with these arguments is stored under.
+
+        Raises:
+            TypeError: The function does not take them.
+            QueryError: As by the call itself, like what follows.
+            ContextError: A value has no canonical form.
+        """
+        call = self._call(args, kwargs)
+        self._binding.explain(call.context)
+        return CallKey(call.query, call.context)
+
+    def _get(self, instance: object, owner: type | None) -> Self:
+        """Bind, as functions and class methods are bound."""
+        plan = self._plan
+        if self._owner or not (plan.of_class or (plan.binds and instance is not None)):
+            return self
+        first = instance
+        if plan.of_class:
+            first = type(instance) if owner is None else owner
+        bound = object.__new__(type(self))
+        vars(bound).update(vars(self))
+        bound._owner = (first,)
+        bound._binding = plan.owned()
+        bound.__signature__ = plan.bound_signature()
+        return bound
+
+    def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
+        plan = self._plan
+        if plan.given or plan.given_by_name:
+            args, kwargs = (*plan.given, *args), {**plan.given_by_name, **kwargs}
+        return self._binding.bind(args, kwargs)
+
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        args = (*self._owner, *args)
+        arguments = self._arguments(args, kwargs)
+        if arguments is None:
+            inspect.signature(self._plan.function).bind(*args, **kwargs)
+            raise TypeError(f"{self._plan.name}() does not take these arguments")
+        return self._binding.call(arguments)
+
+
+class Cached(_Decorated[P], Generic[P, R]):
+    """A function, method or generator function whose calls are answered from a cache."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self._run(args, kwargs)
+
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function whatever is stored, and store its result."""
+        return self._run(args, kwargs, refresh=True)
+
+    def lookup(self, *args: P.args, **kwargs: P.kwargs) -> LookupResult:
+        """Look for the result of a call, without making it."""
+        call, plan = self._call(args, kwargs), self._plan
+        with _explained(self._binding, call):
+            return plan.cache.lookup(call.query, call.context, **plan.looking)
+
+    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> int:
+        """Delete what is stored for exactly this call; return how many entries that were."""
+        call = self._call(args, kwargs)
+        with _explained(self._binding, call):
+            return self._plan.cache.invalidate(call.query, call.context)
+
+    @overload
+    def __get__(self, instance: None, owner: type | None = None) -> Self: ...
+
+    @overload
+    def __get__(
+        self: Cached[Concatenate[Any, Q], R], instance: object, owner: type | None = None
+    ) -> Cached[Q, R]: ...
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        return self._get(instance, owner)
+
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, refresh: bool = False) -> R:
+        plan, binding = self._plan, self._binding
+        if self._owner:
+            args = (*self._owner, *args)
+        if (arguments := self._arguments(args, kwargs)) is None:
+            return cast("R", plan.function(*args, **kwargs))  # raises its own TypeError
+        query, context, tags = binding.call(arguments)
+        computation = _Computation(plan, args, kwargs)
+        try:
+            result = plan.cache.get_or_compute(
+                query, context, computation, tags=tags, refresh=refresh, **plan.computing
+            )
+        except ContextError:  # of the cache, or the function's own
+            binding.explain(context)
+            raise
+        if not computation.ran:
+            plan.count_hit()
+        return cast("R", result)
+
+
+class CachedStream(Cached[P, R]):
+    """A generator function whose items are kept when it has ended, and replayed."""
+
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, refresh: bool = False) -> R:
+        args = (*self._owner, *args)
+        start = functools.partial(self._plan.function, *args, **kwargs)
+        if (arguments := self._arguments(args, kwargs)) is None:
+            return cast("R", start())  # raises its own TypeError
+        stream = _Stream(self._plan, self._binding, arguments, refresh=refresh)
+        return cast("R", relay(start, stream.find, stream.keep))
+
+
+class _AsyncDecorated(_Decorated[P]):
+    """What touches the cache is a coroutine."""
+
+    async def lookup(self, *args: P.args, **kwargs: P.kwargs) -> LookupResult:
+        """Look for the result of a call, without making it."""
+        call, plan = self._call(args, kwargs), self._plan
+        with _explained(self._binding, call):
+            return await plan.cache.alookup(call.query, call.context, **plan.looking)
+
+    async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> int:
+        """Delete what is stored for exactly this call; return how many entries that were."""
+        call = self._call(args, kwargs)
+        with _explained(self._binding, call):
+            return await self._plan.cache.ainvalidate(call.query, call.context)
+
+    async def acache_clear(self) -> int:
+        """Do as `cache_clear`, without blocking the event loop."""
+        self._plan.forget()
+        return await self._plan.cache.ainvalidate(context_contains={FUNCTION: self._plan.identity})
+
+
+class AsyncCached(_AsyncDecorated[P], Generic[P, R]):
+    """An async function or method whose calls are answered from a cache."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        _mark_as_coroutine_function(self)
+
+    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return await self._run(args, kwargs)
+
+    async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function whatever is stored, and store its result."""
+        return await self._run(args, kwargs, refresh=True)
+
+    @overload
+    def __get__(self, instance: None, owner: type | None = None) -> Self: ...
+
+    @overload
+    def __get__(
+        self: AsyncCached[Concatenate[Any, Q], R], instance: object, owner: type | None = None
+    ) -> AsyncCached[Q, R]: ...
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        return self._get(instance, owner)
+
+    async def _run(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, refresh: bool = False
+    ) -> R:
+        plan, binding = self._plan, self._binding
+        if self._owner:
+            args = (*self._owner, *args)
+        if (arguments := self._arguments(args, kwargs)) is None:
+            return cast("R", await plan.function(*args, **kwargs))  # raises its own TypeError
+        query, context, tags = binding.call(arguments)
+        computation = _Computation(plan, args, kwargs)
+        try:
+            result = await plan.cache.aget_or_compute(
+                query, context, computation, tags=tags, refresh=refresh, **plan.computing
+            )
+        except ContextError:  # of the cache, or the function's own
+            binding.explain(context)
+            raise
+        if not computation.ran:
+            plan.count_hit()
+        return cast("R", result)
+
+
+class AsyncCachedStream(_AsyncDecorated[P], Generic[P, A]):
+    """An async generator function whose items are kept when it has ended, and replayed."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> A:
+        return self._run(args, kwargs)
+
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> A:
+        """Call the function whatever is stored, and keep its items when it has ended."""
+        return self._run(args, kwargs, refresh=True)
+
+    @overload
+    def __get__(self, instance: None, owner: type | None = None) -> Self: ...
+
+    @overload
+    def __get__(
+        self: AsyncCachedStream[Concatenate[Any, Q], A],
+        instance: object,
+        owner: type | None = None,
+    ) -> AsyncCachedStream[Q, A]: ...
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        return self._get(instance, owner)
+
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, refresh: bool = False) -> A:
+        args = (*self._owner, *args)
+        start = functools.partial(self._plan.function, *args, **kwargs)
+        if (arguments := self._arguments(args, kwargs)) is None:
+            return cast("A", start())  # raises its own TypeError
+        stream = _Stream(self._plan, self._binding, arguments, refresh=refresh)
+        return cast("A", arelay(start, stream.afind, stream.akeep))
+
+
+@contextmanager
+def _explained(binding: Binding, call: Call) -> Iterator[None]:
+    try:
+        yield
+    except ContextError:  # of the cache, or another's
+        binding.explain(call.context)
+        raise
+
+
+class _Stream:
+    """One call of a generator function: what is kept of it, and what will be."""
+
+    def __init__(
+        self, plan: Plan, binding: Binding, arguments: Arguments, *, refresh: bool
+    ) -> None:
+        self._plan = plan
+        self._binding = binding
+        self._arguments = arguments
+        self._refresh = refresh
+        self._call: Call | None = None
+
+    def find(self) -> Recording | None:
+        found, call = None, self._begin()
+        if call is not None and not self._refresh:
+            with _explained(self._binding, call):
+                found = self._plan.cache.lookup(call.query, call.context, **self._plan.looking)
+        return self._counted(found)
+
+    async def afind(self) -> Recording | None:
+        found, call = None, self._begin()
+        if call is not None and not self._refresh:
+            with _explained(self._binding, call):
+                found = await self._plan.cache.alookup(
+                    call.query, call.context, **self._plan.looking
+                )
+        return self._counted(found)
+
+    def keep(self, recording: Recording) -> None:
+        if self._wanted(recording) and (call := self._call) is not None:
+            with suppress(ClosedError):  # meanwhile; the items are there all the same
+                self._plan.cache.store(
+                    call.query,
+                    call.context,
+                    recording.as_result(),
+                    tags=call.tags,
+                    **self._plan.storing,
+                )
+
+    async def akeep(self, recording: Recording) -> None:
+        if self._wanted(recording) and (call := self._call) is not None:
+            with suppress(ClosedError):  # as above
+                await self._plan.cache.astore(
+                    call.query,
+                    call.context,
+                    recording.as_result(),
+                    tags=call.tags,
+                    **self._plan.storing,
+                )
+
+    def _begin(self) -> Call | None:
+        call = self._binding.call(self._arguments)
+        self._call = call if self._plan.cache.caching_enabled() else None
+        return self._call
+
+    def _counted(self, found: LookupResult | None) -> Recording | None:
+        # What is stale is computed anew: nobody refreshes a stream in the background.
+        usable = found is not None and found.is_hit and not found.is_stale
+        recording = recording_of(found.result) if found is not None and usable else None
+        if recording is None:
+            self._plan.count_miss()
+        else:
+            self._plan.count_hit()
+        return recording
+
+    def _wanted(self, recording: Recording) -> bool:
+        return self._plan.condition is None or bool(self._plan.condition(recording.items))
+
+
+def kind_of(function: Callable[..., Any]) -> type[Any]:
+    """Return which of the classes above a function is to become."""
+    inner: Any = function.func if isinstance(function, functools.partial) else function
+    if isinstance(inner, _Decorated):
+        return type(inner)
+    candidates = (inner, getattr(type(inner), "__call__", None))  # noqa: B004 - the class's
+    if any(inspect.isasyncgenfunction(one) for one in candidates):
+        return AsyncCachedStream
+    if any(inspect.isgeneratorfunction(one) for one in candidates):
+        return CachedStream
+    if any(inspect.iscoroutinefunction(one) for one in candidates):
+        return AsyncCached
+    return Cached
+
+
+def _mark_as_coroutine_function(function: Any) -> None:
+    # For frameworks that ask before they call. Before 3.12, only asyncio can be told.
+    if sys.version_info >= (3, 12):
+        inspect.markcoroutinefunction(function)
+    else:
+        from asyncio import coroutines  # noqa: PLC0415 - heavy, and nobody else needs it
+
+        function._is_coroutine = coroutines._is_coroutine  # type: ignore[attr-defined]  # noqa: SLF001

@@ -1,0 +1,195 @@
+"""Generators that are recorded while they pass, and replayed.
+
+Whoever iterates cannot tell which: items come one by one, and what is sent or thrown reaches the
+function. A replay that is spoken to wakes the function, which is run up to the same item.
+"""
+
+from __future__ import annotations
+
+import copy
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+
+
+class Recording(NamedTuple):
+    """A stream that ended normally."""
+
+    items: list[Any]
+    returned: Any = None
+
+    def as_result(self) -> Any:
+        """Return what is stored: the items, and what was returned if it is not None."""
+        if self.returned is None:
+            return self.items
+        return {"items": self.items, "returned": self.returned}
+
+
+def recording_of(result: Any) -> Recording | None:
+    """Return what was stored as a stream again; None for another function's result."""
+    if type(result) is list:
+        return Recording(result)
+    if type(result) is dict and result.keys() == {"items", "returned"}:
+        return Recording(result["items"], result["returned"])
+    return None
+
+
+def relay(
+    start: Callable[[], Generator[Any, Any, Any]],
+    find: Callable[[], Recording | None],
+    keep: Callable[[Recording], object],
+) -> Generator[Any, Any, Any]:
+    """Yield a function's items, or those that were kept of it.
+
+    Args:
+        start: Calls the function.
+        find: Looks for what was kept, at the first `next`.
+        keep: Is given what is to be kept, where the function ended normally.
+    """
+    kept = find()
+    source = start() if kept is None else _Replay(kept, start)
+    tape = _Tape(spoilt=kept is not None)
+    step = partial(source.send, None)
+    while True:
+        try:
+            item = step()
+        except StopIteration as end:
+            if (recording := tape.ended(end.value)) is not None:
+                keep(recording)
+            return end.value
+        tape.add(item)
+        try:
+            sent = yield item
+        except GeneratorExit:
+            source.close()
+            raise
+        except BaseException as thrown:  # noqa: BLE001 - it is for the function
+            tape.spoil()
+            step = partial(source.throw, thrown)
+        else:
+            if sent is not None:
+                tape.spoil()
+            step = partial(source.send, sent)
+
+
+async def arelay(
+    start: Callable[[], AsyncGenerator[Any, Any]],
+    find: Callable[[], Awaitable[Recording | None]],
+    keep: Callable[[Recording], Awaitable[object]],
+) -> AsyncGenerator[Any, Any]:
+    """Yield as `relay` does, of an async generator."""
+    kept = await find()
+    source = start() if kept is None else _AsyncReplay(kept, start)
+    tape = _Tape(spoilt=kept is not None)
+    step = partial(source.asend, None)
+    while True:
+        try:
+            item = await step()
+        except StopAsyncIteration:
+            if (recording := tape.ended()) is not None:
+                await keep(recording)
+            return
+        tape.add(item)
+        try:
+            sent = yield item
+        except GeneratorExit:
+            await source.aclose()
+            raise
+        except BaseException as thrown:  # noqa: BLE001 - it is for the function
+            tape.spoil()
+            step = partial(source.athrow, thrown)
+        else:
+            if sent is not None:
+                tape.spoil()
+            step = partial(source.asend, sent)
+
+
+class _Tape:
+    """The items so far, unless they are not what the arguments alone lead to."""
+
+    def __init__(self, *, spoilt: bool) -> None:
+        self._items: list[Any] | None = None if spoilt else []
+
+    def add(self, item: Any) -> None:
+        if self._items is None:
+            return
+        try:
+            # Whoever gets the item may change it before the stream ends.
+            self._items.append(item if type(item) is str else copy.deepcopy(item))
+        except Exception:  # noqa: BLE001 - of an item's own class: then it cannot be stored either
+            self.spoil()
+
+    def spoil(self) -> None:
+        self._items = None
+
+    def ended(self, returned: Any = None) -> Recording | None:
+        return None if self._items is None else Recording(self._items, returned)
+
+
+class _Replay:
+    """A recording that behaves as the generator did."""
+
+    def __init__(self, kept: Recording, start: Callable[[], Generator[Any, Any, Any]]) -> None:
+        self._kept = kept
+        self._start = start
+        self._taken = 0
+        self._awake: Generator[Any, Any, Any] | None = None
+
+    def send(self, value: Any) -> Any:
+        if value is not None or self._awake is not None:
+            return self._wake().send(value)
+        if self._taken == len(self._kept.items):
+            raise StopIteration(self._kept.returned)
+        self._taken += 1
+        return self._kept.items[self._taken - 1]
+
+    def throw(self, thrown: BaseException) -> Any:
+        return self._wake().throw(thrown)
+
+    def close(self) -> None:
+        if self._awake is not None:
+            self._awake.close()
+
+    def _wake(self) -> Generator[Any, Any, Any]:
+        if self._awake is None:
+            self._awake = self._start()
+            with suppress(StopIteration):  # it is shorter now, and will say so
+                for _ in range(self._taken):
+                    next(self._awake)
+        return self._awake
+
+
+class _AsyncReplay:
+    """A recording that behaves as the async generator did."""
+
+    def __init__(self, kept: Recording, start: Callable[[], AsyncGenerator[Any, Any]]) -> None:
+        self._kept = kept
+        self._start = start
+        self._taken = 0
+        self._awake: AsyncGenerator[Any, Any] | None = None
+
+    async def asend(self, value: Any) -> Any:
+        if value is not None or self._awake is not None:
+            return await (await self._wake()).asend(value)
+        if self._taken == len(self._kept.items):
+            raise StopAsyncIteration
+        self._taken += 1
+        return self._kept.items[self._taken - 1]
+
+    async def athrow(self, thrown: BaseException) -> Any:
+        return await (await self._wake()).athrow(thrown)
+
+    async def aclose(self) -> None:
+        if self._awake is not None:
+            await self._awake.aclose()
+
+    async def _wake(self) -> AsyncGenerator[Any, Any]:
+        if self._awake is None:
+            self._awake = self._start()
+            with suppress(StopAsyncIteration):  # it is shorter now, and will say so
+                for _ in range(self._taken):
+                    await self._awake.__anext__()
+        return self._awake

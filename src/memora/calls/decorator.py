@@ -1,0 +1,256 @@
+"""The decorator: its options, and what is wrong with them."""
+
+# mypy: disable-error-code="overload-overlap"
+# A coroutine function is a function as well; the first overload that fits is meant.
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from numbers import Real
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+
+from memora._durations import seconds
+from memora.calls._binding import Rules
+from memora.calls._decorated import Behaviour, Plan, kind_of
+from memora.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from memora.calls._decorated import AsyncCached, AsyncCachedStream, Cached
+    from memora.calls._engine import Engine
+
+P = ParamSpec("P")
+R = TypeVar("R")
+A = TypeVar("A", bound=AsyncIterator[Any])
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Decorator:
+    """`cached`, with its options given."""
+
+    def __init__(self, decorate: Callable[[Any], Any]) -> None:
+        self._decorate = decorate
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncCached[P, R]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, A], /) -> AsyncCachedStream[P, A]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Cached[P, R]: ...
+
+    def __call__(self, function: Any, /) -> Any:
+        """Return the function decorated."""
+        return self._decorate(function)
+
+
+class Caching:
+    """`cache.cached`: decorates functions, so that their calls are answered from the cache.
+
+    Used bare, `@cache.cached`, or with options, `@cache.cached(query_param="prompt")`. See there.
+
+    Args:
+        cache: Where results are stored.
+        log: Is told, with an event's name and fields, which parameters do not count.
+    """
+
+    def __init__(self, cache: Engine, *, log: Callable[..., object] | None = None) -> None:
+        self._cache = cache
+        self._log = log
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncCached[P, R]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, A], /) -> AsyncCachedStream[P, A]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Cached[P, R]: ...
+
+    @overload
+    def __call__(
+        self,
+        query_param: str = "query",
+        strict_params: str | Iterable[str] | None = None,
+        static_context: Mapping[str, Any] | None = None,
+        auto_strict: bool = False,  # noqa: FBT001, FBT002 - by position in 0.1.0
+        *,
+        ignore: str | Iterable[str] | None = None,
+        key: Callable[..., str] | None = None,
+        context: Callable[..., Mapping[str, Any] | None] | None = None,
+        namespace: str | None = None,
+        similarity_threshold: float | None = None,
+        max_age: float | str | timedelta | None = None,
+        ttl: float | str | timedelta | None = None,
+        stale_ttl: float | str | timedelta | None = None,
+        sliding: bool | None = None,
+        refresh_ahead: float | str | timedelta | None = None,
+        tags: str | Iterable[str] | None = None,
+        condition: Callable[[Any], bool] | None = None,
+        single_flight: bool = True,
+    ) -> Decorator: ...
+
+    def __call__(  # noqa: PLR0913 - all that may be said of a function
+        self,
+        query_param: Any = "query",
+        strict_params: str | Iterable[str] | None = None,
+        static_context: Mapping[str, Any] | None = None,
+        auto_strict: bool = False,  # noqa: FBT001, FBT002 - by position in 0.1.0
+        *,
+        ignore: str | Iterable[str] | None = None,
+        key: Callable[..., str] | None = None,
+        context: Callable[..., Mapping[str, Any] | None] | None = None,
+        namespace: str | None = None,
+        similarity_threshold: float | None = None,
+        max_age: float | str | timedelta | None = None,
+        ttl: float | str | timedelta | None = None,
+        stale_ttl: float | str | timedelta | None = None,
+        sliding: bool | None = None,
+        refresh_ahead: float | str | timedelta | None = None,
+        tags: str | Iterable[str] | None = None,
+        condition: Callable[[Any], bool] | None = None,
+        single_flight: bool = True,
+    ) -> Any:
+        """Return the function decorated, or what decorates one.
+
+        Args:
+            query_param: The parameter that is compared by meaning.
+            strict_params: The parameters that must be equal; by default all others.
+            static_context: More context, the same for every call. Without `strict_params` and
+                `auto_strict` it is all the context there is.
+            auto_strict: Parameters must be equal if their value is not a text.
+            ignore: Parameters that do not change the result.
+            key: Makes the query, of those parameters that it names.
+            context: Makes the context, of those parameters that it names, `self` included; in
+                place of the parameters.
+            namespace: Functions with the same one share entries; by default none do.
+            similarity_threshold: As for `lookup`.
+            max_age: As for `lookup`.
+            ttl: As for `store`.
+            stale_ttl: As for `store`.
+            sliding: As for `store`.
+            refresh_ahead: Run the function again, in the background, where a call is answered by
+                what has less than so long to live. Not of streams.
+            tags: As for `store`; "doc:{doc_id}" stands for the parameter's value.
+            condition: Told a result, says whether to store it; told a stream's items as a list.
+            single_flight: Let equal calls at the same time run the function once. Not of streams.
+
+        Raises:
+            ArgumentError: An option is wrong, or names what is no parameter.
+            ContextError: The static context holds a value without canonical form.
+        """
+        function = None if isinstance(query_param, str) else query_param
+        rules = Rules(
+            query_param="query" if function is not None else query_param,
+            strict_params=None if strict_params is None else _names("strict_params", strict_params),
+            static_context=_mapping("static_context", static_context) or None,
+            auto_strict=_flag("auto_strict", auto_strict),
+            ignore=_names("ignore", ignore or ()),
+            tags=_names("tags", tags or ()),
+            key=_callable("key", key),
+            context=_callable("context", context),
+        )
+        behaviour = Behaviour(
+            similarity_threshold=_share("similarity_threshold", similarity_threshold),
+            max_age=None if max_age is None else seconds("max_age", max_age),
+            ttl=None if ttl is None else seconds("ttl", ttl),
+            stale_ttl=None if stale_ttl is None else seconds("stale_ttl", stale_ttl),
+            sliding=None if sliding is None else _flag("sliding", sliding),
+            refresh_ahead=None
+            if refresh_ahead is None
+            else seconds("refresh_ahead", refresh_ahead),
+            condition=_callable("condition", condition),
+            single_flight=_flag("single_flight", single_flight),
+        )
+        space = None if namespace is None else _names("namespace", [namespace])[0]
+
+        def decorate(function: Any) -> Any:
+            if not callable(function) and not isinstance(function, (staticmethod, classmethod)):
+                raise ArgumentError(f"cached decorates functions, got {function!r}")
+            plan = Plan(self._cache, function, rules, behaviour, namespace=space)
+            self._tell(plan, rules)
+            return kind_of(plan.function)(plan)
+
+        return Decorator(decorate) if function is None else decorate(function)
+
+    def _tell(self, plan: Plan, rules: Rules) -> None:
+        """Log once, at decoration, which parameters do not count."""
+        chosen = {
+            "strict_params": rules.strict_params is not None,
+            "static_context": rules.static_context is not None,
+            "auto_strict": rules.auto_strict,
+        }
+        because = [option for option, given in chosen.items() if given]
+        uncounted = plan.binding.uncounted
+        if self._log is not None and because and uncounted:
+            self._log(
+                "parameters_not_in_context",
+                function=plan.identity,
+                parameters=uncounted,
+                because=because,
+                **({"unless": "not a text"} if rules.auto_strict else {}),
+            )
+
+
+def make_cached(
+    cache: Engine,
+    function: Any = None,
+    *,
+    log: Callable[..., object] | None = None,
+    **options: Any,
+) -> Any:
+    """Return a function decorated, or what decorates one; see `Caching`, which is typed."""
+    caching = Caching(cache, log=log)
+    return caching(**options) if function is None else caching(**options)(function)
+
+
+@overload
+def create_cached_decorator(cache: Engine) -> Caching: ...
+
+
+@overload
+def create_cached_decorator(cache: Engine, **options: Any) -> Decorator: ...
+
+
+def create_cached_decorator(cache: Engine, **options: Any) -> Caching | Decorator:
+    """Return `cache.cached` for any cache, or what that returns for these options."""
+    return Caching(cache)(**options) if options else Caching(cache)
+
+
+def _names(option: str, names: str | Iterable[str]) -> tuple[str, ...]:
+    listed: object = (names,) if isinstance(names, str) else names
+    if isinstance(listed, Mapping) or not isinstance(listed, Iterable):
+        raise ArgumentError(f"{option} must be a list of texts, got {names!r}")
+    found = tuple(listed)
+    for name in found:
+        if not isinstance(name, str) or not name.strip():
+            raise ArgumentError(f"{option} must be texts that are not blank, got {name!r}")
+    return tuple(dict.fromkeys(found))
+
+
+def _flag(option: str, value: bool) -> bool:  # noqa: FBT001 - it is the value
+    if not isinstance(value, bool):
+        raise ArgumentError(f"{option} must be True or False, got {value!r}")
+    return value
+
+
+def _share(option: str, value: float | None) -> float | None:
+    if value is None:
+        return None
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value <= 1:
+        raise ArgumentError(f"{option} must be a number from 0 to 1, got {value!r}")
+    return float(value)
+
+
+def _callable(option: str, value: F | None) -> F | None:
+    if value is not None and not callable(value):
+        raise ArgumentError(f"{option} must be a function, got {value!r}")
+    return value
+
+
+def _mapping(option: str, value: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    if value is not None and not isinstance(value, Mapping):
+        raise ArgumentError(f"{option} must be a mapping such as {{'agent': 'sql'}}, got {value!r}")
+    return value

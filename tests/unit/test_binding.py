@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import datetime as dt
+import inspect
+from enum import Enum
+from pathlib import PurePosixPath
+from typing import Any
+
+import pytest
+
+from memora.calls._binding import FUNCTION, Binding, Rules, identity_of, is_method
+from memora.errors import ArgumentError
+
+
+def binding(function: Any, *, owner: bool = False, **rules: Any) -> Binding:
+    return Binding(
+        inspect.signature(function), Rules(**rules), name="f", identity="m.f", owner=owner
+    )
+
+
+def called(
+    bound: Binding, *args: Any, **kwargs: Any
+) -> tuple[str, dict[str, Any], tuple[str, ...]]:
+    arguments = bound.bind(args, kwargs)
+    assert arguments is not None
+    return bound.call(arguments)
+
+
+def test_a_call_is_a_query_a_context_and_tags() -> None:
+    def f(query: str, model: str, top: int = 3) -> None: ...
+
+    bound = binding(f, tags=("model:{model}",))
+
+    assert called(bound, "x", "m") == (
+        "x",
+        {FUNCTION: "m.f", "model": "m", "top": 3},
+        ("model:m",),
+    )
+
+
+def test_defaults_are_not_changed_by_calls() -> None:
+    def f(query: str, **more: Any) -> None: ...
+
+    bound = binding(f)
+    assert called(bound, "x", a=1)[1] == {FUNCTION: "m.f", "more": {"a": 1}}
+    assert called(bound, "x")[1] == {FUNCTION: "m.f"}
+
+
+def test_the_owner_is_no_parameter() -> None:
+    def f(self: Any, query: str, *more: str) -> None: ...
+
+    bound = binding(f, owner=True, ignore=("self",))
+
+    assert called(bound, object(), "x", "a")[1] == {FUNCTION: "m.f", "more": ("a",)}
+    with pytest.raises(ArgumentError, match=r"f\(\) has the parameters query, more; strict_params"):
+        binding(f, owner=True, strict_params=("self",))
+    with pytest.raises(ArgumentError, match="names 'self'"):
+        binding(f, owner=True, tags=("{self}",))
+
+
+def test_an_owner_among_any_arguments_is_left_out() -> None:
+    def f(*args: Any, query: str) -> None: ...
+
+    bound = binding(f, owner=True)
+
+    assert called(bound, object(), query="x")[1] == {FUNCTION: "m.f"}
+    assert called(bound, object(), 1, query="x")[1] == {FUNCTION: "m.f", "args": (1,)}
+
+
+def test_a_method_is_told_by_its_place_and_its_first_parameter() -> None:
+    class Agent:
+        def method(self, query: str) -> None: ...
+
+        @staticmethod
+        def static(query: str) -> None: ...
+
+        @staticmethod
+        def nothing() -> None: ...
+
+    def outside(self: Any, query: str) -> None: ...
+
+    functions = (Agent.method, Agent.static, Agent.nothing, outside, len, Agent)
+    assert [is_method(one) for one in functions] == [True, *[False] * 5]
+
+
+class Color(Enum):
+    RED = "red"
+
+
+@pytest.mark.parametrize(
+    ("value", "tag"),
+    [
+        ("a b", "x:a b"),
+        (7, "x:7"),
+        (Color.RED, "x:red"),
+        (dt.date(2024, 3, 1), "x:2024-03-01"),
+        (PurePosixPath("a/b"), "x:a/b"),
+    ],
+)
+def test_values_in_tags_have_one_text(value: Any, tag: str) -> None:
+    def f(query: str, doc: Any) -> None: ...
+
+    assert called(binding(f, tags=("x:{doc}",)), "q", value)[2] == (tag,)
+
+
+def test_a_tag_of_nothing_is_left_out() -> None:
+    def f(query: str, doc: Any = None) -> None: ...
+
+    assert called(binding(f, tags=("all", "x:{doc}")), "q")[2] == ("all",)
+
+
+def test_captured_values_that_are_not_there_yet_are_left_out() -> None:
+    def make() -> Any:
+        def f(query: str) -> Any:
+            return late, number, things
+
+        number, things = 1, [2]
+        identity = identity_of(f)
+        late = 3
+        return identity
+
+    assert make().endswith("make.<locals>.f[number=1]")
+
+
+def test_what_stands_elsewhere_is_the_same_lambda() -> None:
+    one = lambda query: query in {"a", "b", "c"}  # noqa: E731
+    two = lambda query: query in {"a", "b", "c"}  # noqa: E731
+
+    assert identity_of(one) == identity_of(two)
