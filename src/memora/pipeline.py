@@ -121,7 +121,7 @@ def shadow(
         JudgeError: The judge failed.
     """
     now = ports.clock()
-    stored = _guarded(ports.breakers.store, ports.store.get, request.key, now=now)
+    stored = _guarded(ports.breakers.reads, ports.store.get, request.key, now=now)
     if stored is not None and _age(stored[0], now) <= max_age:
         same = Verdict("exact", _SAME_TEXT, Match(stored[0], 1.0), 1.0)
         return _shadowed(same, now), Proposal(Match(stored[0], 1.0), 1.0, stored[1])
@@ -133,7 +133,7 @@ def shadow(
     found = _shadowed(verdict, now) if verdict.served else _refuse(verdict, now)
     if nearest is None or similarity is None or verdict.reason == "other_language":
         return found, None
-    stored = _guarded(ports.breakers.store, ports.store.get, nearest.entry.key, now=now)
+    stored = _guarded(ports.breakers.reads, ports.store.get, nearest.entry.key, now=now)
     if stored is None or stored[0].context.fingerprint != request.context.fingerprint:
         return _gone(), None
     return found, Proposal(Match(stored[0], nearest.cosine), similarity, stored[1])
