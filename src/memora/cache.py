@@ -67,9 +67,11 @@ _UNHEALTHY_ERROR_RATE = 0.1
 _UNHEALTHY_ERRORS = 5
 # What `store` takes: alone, and besides.
 _PAIRED = ("query", "context", "result")
+_FLAGS = ("refresh", "bypass", "single_flight")  # of a call
 _SAID = ("metadata", "ttl", "stale_ttl", "sliding", "tags", "cost")
 _WORKERS = 32  # threads that calls with a deadline may hang in, at most
 _REFRESHERS = 4  # threads that compute results anew in the background
+_PROBERS = 2  # threads that health checks may hang in
 _CLEANUP_SECONDS = 300.0  # between two runs of the scheduler, where nobody says
 
 
@@ -79,7 +81,7 @@ def _twin(
     """Return the async twin of a method that is not called often: in a worker, to its end."""
 
     async def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._tasks.run(partial(method, self, *args, **kwargs), timeout=None)
+        return await self._chores.arun(partial(method, self, *args, **kwargs), None)
 
     call.__name__ = f"a{method.__name__}"
     call.__qualname__ = f"Memora.{call.__name__}"
@@ -168,7 +170,9 @@ class Memora:
         workers, flights = Workers(_WORKERS, "memora-call"), Flights()
         background = Workers(_REFRESHERS, "memora-refresh")
         self._threads = ThreadLane(workers, background, flights)
-        self._tasks = TaskLane(workers, flights)
+        self._tasks = TaskLane(workers, Workers(_WORKERS, "memora-encode"), flights)
+        self._chores = Workers(_WORKERS, "memora-chore")
+        self._probers = Workers(_PROBERS, "memora-health")
         self._scheduler: CleanupScheduler | None = None
         self._scheduling = False  # whether its thread should be there
         self._closed = False
@@ -843,11 +847,19 @@ class Memora:
         }
 
     def health_check(self) -> dict[str, Any]:
-        """Try the embedder and the store, and judge the recent error rate; no fault raises."""
-        entries, store_fault = self._count()
+        """Try the embedder and the store, and judge the recent error rate; no fault raises.
+
+        A part that has not answered after `lookup_timeout_seconds` is at fault.
+        """
+        store = self._ports.store
+        entries, store_fault = self._probe(store.count)
+        if store_fault is None:
+            _, store_fault = self._probe(store.check)
+        # Not the cache of embeddings.
+        _, model_fault = self._probe(lambda: self._embedder.embed(["health check"]))
         checks: dict[str, dict[str, Any]] = {
-            "embedding": _check(self._try_embedder()),
-            "database": _check(store_fault or self._try_store()),
+            "embedding": _check(model_fault),
+            "database": _check(store_fault),
         }
         faults, recent = self._metrics.recent()
         failed = sum(faults.values())
@@ -1019,7 +1031,7 @@ class Memora:
         return found
 
     def _computes(self, options: CallOptions) -> bool:
-        return self._core.enabled and not options.get("bypass", False)
+        return self._core.enabled and options.get("bypass", False) is not True
 
     def _call(self, query: str, context: Mapping[str, Any] | None, options: CallOptions) -> Call:
         """Check the arguments of a cached call."""
@@ -1028,19 +1040,26 @@ class Memora:
                 f"{min(unknown)!r} is no option of a call: expected "
                 f"{', '.join(CallOptions.__annotations__)}"
             )
+        for name in _FLAGS:
+            if not isinstance(flag := options.get(name, False), bool):
+                raise ArgumentError(f"{name} must be True or False, got {flag!r}")
+        condition = options.get("condition")
+        if condition is not None and not callable(condition):
+            raise ArgumentError(f"condition must be a function of the result, got {condition!r}")
         life = ("ttl", "stale_ttl", "sliding", "tags", "cost", "metadata")
         said: dict[str, Any] = {name: options.get(name) for name in life}
-        lifetime = lifetime_of(self._config, **said)
         metadata, max_age = options.get("metadata"), options.get("max_age")
+        copied = metadata_json(metadata)
+        lifetime = lifetime_of(self._config, **said)
         ahead = options.get("refresh_ahead")
         return Call(
             request=pipeline.Request.of(query, context),
             threshold=self._threshold(options.get("similarity_threshold")),
             max_age=inf if max_age is None else seconds("max_age", max_age),
             lifetime=lifetime,
-            metadata=metadata_json(metadata),
+            metadata=copied,
             costs=options.get("cost") is not None or "cost" in (metadata or {}),
-            condition=options.get("condition"),
+            condition=condition,
             refresh_ahead=0.0 if ahead is None else seconds("refresh_ahead", ahead),
             refresh=options.get("refresh", False),
             single_flight=options.get("single_flight", True),
@@ -1132,19 +1151,12 @@ class Memora:
         except Exception:  # noqa: BLE001 - statistics never fail
             return False
 
-    def _try_store(self) -> Exception | None:
+    def _probe(self, function: Callable[[], T]) -> tuple[T | None, Exception | None]:
+        """Try a part of the cache, which may hang."""
         try:
-            self._ports.store.check()
+            return self._probers.run(function, self._config.lookup_timeout_seconds), None
         except Exception as fault:  # noqa: BLE001 - a probe: the fault is the answer
-            return fault
-        return None
-
-    def _try_embedder(self) -> Exception | None:
-        try:
-            self._embedder.embed(["health check"])  # not the cache of embeddings
-        except Exception as fault:  # noqa: BLE001 - a probe: the fault is the answer
-            return fault
-        return None
+            return None, fault
 
     def _check_open(self) -> None:
         if self._closed:

@@ -17,6 +17,7 @@ from typing_extensions import TypedDict
 
 from memora import pipeline
 from memora._arguments import largest_payload
+from memora._fork import renew_after_fork
 from memora.calls.flights import delays
 from memora.errors import DeadlineError, JudgeError, SerializationError, UnavailableError
 from memora.model import Content, LookupResult
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 # Requests of a batch that one deadline is for: they are embedded together, which takes longer.
 _BATCH = 32
+_FAULTS: tuple[Reason, ...] = ("error", "timeout")
 
 
 class CallOptions(TypedDict, total=False):
@@ -111,8 +113,13 @@ class Core:
         self._shadow = shadow
         self._config, self._ports, self._metrics, self._log = config, ports, metrics, log
         self._largest = largest_payload(config)
-        self._refreshing: set[bytes] = set()  # keys; adding and discarding is atomic
         self._disabled: ContextVar[bool] = ContextVar("disabled", default=False)
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """See `Renewable`."""
+        # By key; who refreshes in a parent does so for the parent.
+        self._refreshing: dict[bytes, object] = {}
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
@@ -138,22 +145,24 @@ class Core:
                 found = self._glance(lane, request, max_age) or await self._in_time(lane, look)
         except Exception as fault:  # noqa: BLE001 - whatever it is, it must not reach the application
             return self._missed(fault)
-        self._count(found)
-        return found
+        return self._count(found)
 
     async def lookup_many(
         self, lane: Lane, requests: Sequence[Request], *, threshold: float, max_age: float
     ) -> list[LookupResult]:
         """Look up several, in one batch."""
+        if not requests:
+            return []
         look = partial(self._look_many, requests, threshold=threshold, max_age=max_age)
+        found: list[LookupResult | Exception]
         try:
             with self._metrics.timed("lookup"):
-                found: list[LookupResult] = await self._in_time(lane, look, items=len(requests))
+                found = await self._in_time(lane, look, items=len(requests))
         except Exception as fault:  # noqa: BLE001 - as above
-            return [self._missed(fault) for _ in requests]
-        for one in found:
-            self._count(one)
-        return found
+            found = [fault for _ in requests]
+        return [
+            self._missed(one) if isinstance(one, Exception) else self._count(one) for one in found
+        ]
 
     async def store(
         self, lane: Lane, request: Request, result: Any, *, metadata: str, lifetime: Lifetime
@@ -166,6 +175,8 @@ class Core:
         self, lane: Lane, items: Sequence[tuple[Request, Any, str, Lifetime]]
     ) -> list[str | None]:
         """Store several, in one batch; return their ids, None for what cannot be stored."""
+        if not items:
+            return []
         try:
             with self._metrics.timed("store"):
                 # To its end, whatever happens: while the caller waits, nobody changes the results.
@@ -181,6 +192,7 @@ class Core:
 
     async def call(self, lane: Lane, call: Call, compute: Callable[[], Any]) -> Any:
         """Return what is stored for a call, or else what it returns."""
+        failed = False
         if not call.refresh:
             found = await self.lookup(
                 lane, call.request, threshold=call.threshold, max_age=call.max_age
@@ -188,12 +200,19 @@ class Core:
             if found.is_hit:
                 self._look_ahead(lane, call, compute, found)
                 return found.result
+            failed = found.reason in _FAULTS
         if call.refresh or not call.single_flight or self._shadow is not None:
             return (await self._computed(lane, call, compute)).value
         async with lane.claim(call.request.key) as flight:
             if flight.landed:
                 landed: _Landed = flight.value
                 return await self._shared(lane, call, landed)
+            if failed:
+                # No second look, which would only take time; and no waiting for other processes:
+                # what cannot be stored would be computed by one after the other.
+                landed = await self._computed(lane, call, compute)
+                flight.land(landed)
+                return landed.value
             async with self._lead(lane, call) as found_by_other:
                 if found_by_other is None:
                     landed = await self._computed(lane, call, compute)
@@ -219,16 +238,15 @@ class Core:
         timeout = self._config.lookup_timeout_seconds
         if timeout is None:
             return await lane.run(function, timeout=None)
-        calling: list[Any] = []
-        token = pipeline.under_way.set(calling)
+        wait = pipeline.Wait()
+        token = pipeline.waiting.set(wait)
         try:
             return await lane.run(function, timeout=timeout * -(-items // _BATCH))
         except DeadlineError:
-            for breaker in calling.copy():  # what it hangs in
-                breaker.failed()
+            wait.give_up()
             raise
         finally:
-            pipeline.under_way.reset(token)
+            pipeline.waiting.reset(token)
 
     def _glance(self, lane: Lane, request: Request, max_age: float) -> LookupResult | None:
         if self._shadow is not None:
@@ -246,10 +264,11 @@ class Core:
 
     def _look_many(
         self, requests: Sequence[Request], *, threshold: float, max_age: float
-    ) -> list[LookupResult]:
+    ) -> list[LookupResult | Exception]:
         if self._shadow is None:
             return pipeline.lookup_many(self._ports, requests, threshold=threshold, max_age=max_age)
-        return [self._look(one, threshold=threshold, max_age=max_age) for one in requests]
+        look = partial(self._look, threshold=threshold, max_age=max_age)
+        return [pipeline.caught(look, request) for request in requests]
 
     def _compare(self, request: Request, payload: bytes) -> None:
         if self._shadow is None:
@@ -261,12 +280,13 @@ class Core:
 
     def _missed(self, fault: Exception) -> LookupResult:
         self.report("judge" if isinstance(fault, JudgeError) else "lookup", fault)
+        reason: Reason = "timeout" if isinstance(fault, DeadlineError) else "error"
+        self._metrics.count_miss(reason)
         if not self._config.fail_open:
             raise fault
-        reason: Reason = "timeout" if isinstance(fault, DeadlineError) else "error"
         return LookupResult(is_hit=False, reason=reason, explanation=said(fault))
 
-    def _count(self, found: LookupResult) -> None:
+    def _count(self, found: LookupResult) -> LookupResult:
         self._metrics.count_lookup(found)
         self._log.debug(
             "cache_hit" if found else "cache_miss",
@@ -274,6 +294,7 @@ class Core:
             similarity=found.similarity,
             entry_id=found.entry_id,
         )
+        return found
 
     def _encoded(self, items: Sequence[tuple[Request, Any, str, Lifetime]]) -> list[Draft | None]:
         drafts: list[Draft | None] = []
@@ -338,8 +359,7 @@ class Core:
         if landed.stored:
             found = await self._exactly(lane, call)
             if found is not None:
-                self._count(found)
-                return found.result
+                return self._count(found).result
         return landed.value
 
     async def _exactly(
@@ -377,7 +397,7 @@ class Core:
             yield found
         finally:
             if lease is not None:
-                lease.release()
+                self._let_go(lease)
 
     def _try_lead(self, store: SharedStore, request: Request) -> Lease | None:
         try:
@@ -386,6 +406,12 @@ class Core:
             self.report("lookup", fault)
             return _NO_LEASE
 
+    def _let_go(self, lease: Lease) -> None:
+        try:
+            lease.release()
+        except Exception as fault:  # noqa: BLE001 - the call has its result
+            self.report("lookup", fault)
+
     def _look_ahead(
         self, lane: Lane, call: Call, compute: Callable[[], Any], found: LookupResult
     ) -> None:
@@ -393,9 +419,9 @@ class Core:
         left, key = found.ttl_remaining_seconds, call.request.key
         if left is None or (left > call.refresh_ahead and not found.is_stale):
             return
-        if key in self._refreshing:
+        mine = object()
+        if self._refreshing.setdefault(key, mine) is not mine:  # atomic
             return
-        self._refreshing.add(key)
 
         async def refresh() -> None:
             try:
@@ -403,12 +429,12 @@ class Core:
             except Exception as fault:  # noqa: BLE001 - nobody waits for it
                 self.report("refresh", fault)
             finally:
-                self._refreshing.discard(key)
+                self._refreshing.pop(key, None)
 
         try:
             lane.spawn(refresh)
         except Exception as fault:  # noqa: BLE001 - the hit is served all the same
-            self._refreshing.discard(key)
+            self._refreshing.pop(key, None)
             self.report("refresh", fault)
 
 

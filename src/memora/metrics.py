@@ -13,7 +13,7 @@ import numpy as np
 from memora._fork import renew_after_fork
 
 if TYPE_CHECKING:
-    from memora.model import LookupResult
+    from memora.model import LookupResult, Reason
 
 Operation: TypeAlias = Literal["lookup", "judge", "store", "maintain", "cleanup", "refresh"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
@@ -74,8 +74,12 @@ class Metrics:
         with self._lock:
             self._recent.append(operation)
             self._faults[operation] += 1
-            if self._enabled and operation in {"lookup", "judge"}:  # a part of it, told apart
-                self._outcomes[False, "error"] += 1
+
+    def count_miss(self, reason: Reason) -> None:
+        """Record that a lookup failed; the fault itself is counted apart."""
+        with self._lock:
+            if self._enabled:
+                self._outcomes[False, reason] += 1
 
     def recent(self) -> tuple[dict[Operation, int], int]:
         """Return how many of the last operations, 400 at most, failed, and how many there were."""

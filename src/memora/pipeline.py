@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,6 +21,7 @@ from memora.calls._breaker import Breaker
 from memora.context import canonical_context, canonical_query, exact_key
 from memora.errors import (
     CorruptEntryError,
+    DeadlineError,
     JudgeError,
     SerializationError,
     UnavailableError,
@@ -57,11 +59,14 @@ _UNREADABLE = (
 
 
 class Breakers(NamedTuple):
-    """What is left alone for a while when it fails again and again."""
+    """What is left alone for a while when it fails again and again.
+
+    Of a store one for each thing it does: what works goes on, and does not speak for what fails.
+    """
 
     embedder: Breaker
     reads: Breaker
-    """Of the store; from a store that cannot be written, what is there can still be read."""
+    searches: Breaker
     writes: Breaker
 
 
@@ -74,7 +79,9 @@ class Ports:
     codec: Codec
     clock: Clock
     judge: Judge
-    breakers: Breakers = field(default_factory=lambda: Breakers(Breaker(), Breaker(), Breaker()))
+    breakers: Breakers = field(
+        default_factory=lambda: Breakers(Breaker(), Breaker(), Breaker(), Breaker())
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,22 +168,38 @@ def exact(ports: Ports, request: Request, *, max_age: float = inf) -> LookupResu
 
 def lookup_many(
     ports: Ports, requests: Sequence[Request], *, threshold: float, max_age: float = inf
-) -> list[LookupResult]:
+) -> list[LookupResult | Exception]:
     """Do as `lookup` for each, and embed those together that no exact hit answers.
 
-    Raises:
-        JudgeError: The judge failed.
+    A fault of one is its result, and leaves the others alone.
     """
-    found = [exact(ports, request, max_age=max_age) for request in requests]
+    found = [caught(exact, ports, request, max_age=max_age) for request in requests]
     left = [i for i, one in enumerate(found) if one is None]
-    vectors = _embed_many(ports, [requests[i].text for i in left]) if left else []
-    for i, vector in zip(left, vectors, strict=True):
-        if vector is None:
-            found[i] = _unreadable()
-        else:
-            matches = _near(ports, requests[i], vector, max_age)
-            found[i] = _decide(ports, requests[i], matches, threshold)
+    vectors = caught(_embed_many, ports, [requests[i].text for i in left]) if left else []
+    for n, i in enumerate(left):
+        vector = vectors if isinstance(vectors, Exception) else vectors[n]
+        found[i] = (
+            vector
+            if isinstance(vector, Exception)
+            else _unreadable()
+            if vector is None
+            else caught(_decide_near, ports, requests[i], vector, threshold, max_age)
+        )
     return [one for one in found if one is not None]
+
+
+def _decide_near(
+    ports: Ports, request: Request, vector: Vector, threshold: float, max_age: float
+) -> LookupResult:
+    return _decide(ports, request, _near(ports, request, vector, max_age), threshold)
+
+
+def caught(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Exception:
+    """Return what it returns, or what it raises."""
+    try:
+        return function(*args, **kwargs)
+    except Exception as fault:  # noqa: BLE001 - the caller reports it
+        return fault
 
 
 def _decide(ports: Ports, request: Request, matches: list[Match], threshold: float) -> LookupResult:
@@ -308,7 +331,7 @@ def _search(ports: Ports, request: Request, max_age: float = inf) -> list[Match]
 def _near(ports: Ports, request: Request, vector: Vector, max_age: float) -> list[Match]:
     now = ports.clock()  # anew: what expired while the text was embedded is not served
     return _guarded(
-        ports.breakers.reads,
+        ports.breakers.searches,
         ports.store.search,
         vector,
         context=request.context.fingerprint,
@@ -418,8 +441,43 @@ def _embed_many(ports: Ports, texts: list[str]) -> list[Vector | None]:
     return _guarded(ports.breakers.embedder, ports.embedder.embed, texts)
 
 
-under_way: ContextVar[list[Breaker] | None] = ContextVar("under_way", default=None)
-"""Whoever waits no longer than so long puts a list here, and finds in it what is being called."""
+class Wait:
+    """Somebody waits for a function of the pipeline, and no longer than agreed."""
+
+    def __init__(self) -> None:
+        self._calling: list[Breaker] = []  # of what is being called: one, or none
+        self._over = False
+
+    def check(self) -> None:
+        """Do nothing while somebody waits.
+
+        Raises:
+            DeadlineError: Nobody does any more. What is stored so late might replace newer.
+        """
+        if self._over:
+            raise DeadlineError("nobody waits for this any more")
+
+    def begin(self, breaker: Breaker) -> None:
+        """Note that a part is being called."""
+        self._calling.append(breaker)
+
+    def end(self, breaker: Breaker) -> bool:
+        """Tell whether somebody still waits; else the breaker has been told of a failure."""
+        try:
+            self._calling.remove(breaker)  # atomic: either this or `give_up` has it
+        except ValueError:
+            return False
+        return True
+
+    def give_up(self) -> None:
+        """Wait no longer: what is being called has failed, whatever it returns yet."""
+        self._over = True
+        with suppress(IndexError):
+            self._calling.pop().failed()
+
+
+waiting: ContextVar[Wait | None] = ContextVar("waiting", default=None)
+"""Who waits for what runs in this context; None where it is awaited to its end."""
 
 
 def _guarded(breaker: Breaker, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -427,26 +485,30 @@ def _guarded(breaker: Breaker, function: Callable[P, T], /, *args: P.args, **kwa
 
     Raises:
         UnavailableError: It has.
+        DeadlineError: Nobody waits for it any more.
     """
+    wait = waiting.get()
+    if wait is not None:
+        wait.check()  # first: a breaker that is half open allows one, who then has to call
     if not breaker.allows():
         raise UnavailableError(
             f"{getattr(function, '__qualname__', function)} has failed again and again, and is "
             "left alone for a while"
         )
-    calling = under_way.get()
-    if calling is not None:
-        calling.append(breaker)
+    if wait is not None:
+        wait.begin(breaker)
+    tell: Callable[[], None] | None = None
     try:
         result = function(*args, **kwargs)
     except CorruptEntryError:  # of one entry, which is dropped
-        breaker.succeeded()
+        tell = breaker.succeeded
         raise
     except Exception:
-        breaker.failed()
+        tell = breaker.failed
         raise
     else:
-        breaker.succeeded()
+        tell = breaker.succeeded
         return result
     finally:
-        if calling is not None:
-            calling.remove(breaker)
+        if (wait is None or wait.end(breaker)) and tell is not None:
+            tell()

@@ -223,7 +223,9 @@ class Workers:
                     self._idle.append(worker)
             if job.done is not None:
                 job.done()
-            job = following or self._more(worker)
+            job = following  # at once: what the last one returned is not kept
+            if job is None:
+                job = self._more(worker)
 
     def _more(self, worker: _Worker) -> _Job | None:
         """Wait for a job; None where the thread has to end."""

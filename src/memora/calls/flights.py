@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,7 @@ class _Claim(Flight):
         self.blocks = blocks  # its thread, while it waits
         self.thread = threading.get_ident()
         self.queue: _Queue | None = None  # None: leads, and lands for nobody
+        self.led = _led.get()  # what waits while this does
 
 
 _Queue = deque[_Claim]  # the first leads, the others wait
@@ -78,8 +80,9 @@ class Flights:
     """The flights of one process, for its threads and the tasks of all its event loops.
 
     A leader that leaves its block without landing, for whatever reason, leaves the flight to one of
-    those who wait. Nobody waits where that cannot end: if the leader is what made the claim, or a
-    task of the very thread that would block, the claim leads too, and lands for nobody.
+    those who wait. Nobody waits where that cannot end: if the leader is what made the claim, or
+    waits for what did, or is a task of the very thread that would block, the claim leads too, and
+    lands for nobody.
     """
 
     def __init__(self) -> None:
@@ -136,7 +139,7 @@ class Flights:
             queue = self._queues.get(claim.key)
             if queue is None:
                 queue = self._queues[claim.key] = deque()
-            endless = any(queue is led for led in _led.get()) or (
+            endless = self._waits_for(queue, claim.led) or (
                 claim.blocks and bool(queue) and queue[0].thread == claim.thread
             )
             claim.leads = endless or not queue
@@ -145,6 +148,20 @@ class Flights:
                 queue.append(claim)
         self._settle()
         return claim.leads
+
+    def _waits_for(self, queue: _Queue, led: tuple[_Queue, ...]) -> bool:
+        """Tell whether a flight is one of those, or its leader waits for one, or that one's."""
+        known = [queue] if led else []  # nobody waits for who leads nothing
+        for one in known:  # grows
+            if any(one is other for other in led):
+                return True
+            known += [
+                other
+                for other in self._queues.values()
+                if not any(other is old for old in known)
+                and any(one is theirs for claim in islice(other, 1, None) for theirs in claim.led)
+            ]
+        return False
 
     def _begin(self, claim: _Claim) -> None:
         if claim.leads and claim.queue is not None:

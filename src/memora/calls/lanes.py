@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import anyio
 
-from memora.calls._bridge import drive, spawn
+from memora.calls._bridge import Stopped, drive, spawn
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -74,7 +74,10 @@ class ThreadLane:
 
     async def call(self, compute: Callable[[], Any], /) -> Any:
         """Call it."""
-        return compute()
+        try:
+            return compute()
+        except StopIteration as stop:
+            raise Stopped(stop) from stop
 
     @asynccontextmanager
     async def claim(self, key: bytes, /) -> AsyncIterator[Flight]:
@@ -96,12 +99,14 @@ class TaskLane:
 
     glance_bytes = float(_GLANCE_BYTES)
 
-    def __init__(self, workers: Workers, flights: Flights) -> None:
-        self._workers, self._flights = workers, flights
+    def __init__(self, workers: Workers, patient: Workers, flights: Flights) -> None:
+        # Not the same: what has no deadline does not wait for what hangs.
+        self._workers, self._patient, self._flights = workers, patient, flights
 
     async def run(self, function: Callable[[], T], /, *, timeout: float | None) -> T:  # noqa: ASYNC109 - a deadline for a thread
         """Run it in a worker, and wait for that."""
-        return await self._workers.arun(function, timeout)
+        workers = self._patient if timeout is None else self._workers
+        return await workers.arun(function, timeout)
 
     async def call(self, compute: Callable[[], Any], /) -> Any:
         """Await what it returns."""

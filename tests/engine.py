@@ -1,0 +1,127 @@
+"""What the tests of the engine share: both sides of a cache, and parts of it that fail or hang."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from doubles import until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from memora import Memora
+
+SIDES = ["threads", "asyncio", "trio"]
+
+
+class Side:
+    """Calls a cache from this thread, or its async twins from a task."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if self.name == "threads":
+            return method(*args, **kwargs)
+        twin = getattr(method.__self__, f"a{method.__name__}")  # type: ignore[attr-defined]
+        return anyio.run(partial(twin, *args, **kwargs), backend=self.name)
+
+    def compute(
+        self,
+        cache: Memora,
+        query: str,
+        compute: Callable[[], Any],
+        context: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> Any:
+        """Get or compute."""
+
+        async def twin() -> Any:
+            return compute()
+
+        on_this_side = compute if self.name == "threads" else twin
+        return self(cache.get_or_compute, query, context, on_this_side, **options)
+
+
+class Faulty:
+    """A part of a cache that does as it is told before an operation: raises, say, or hangs."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+        self.before: dict[str, Callable[[], object]] = {}
+        self.calls: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.inner, name)
+        if not callable(found):
+            return found
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.calls.append(name)
+            self.before.get(name, lambda: None)()
+            return found(*args, **kwargs)
+
+        return call
+
+
+class FaultyStore(Faulty):
+    """A store on some disk: nothing of it can be read at a glance."""
+
+    def glance(self, key: bytes, /, *, now: float) -> None:
+        """Know nothing."""
+
+
+def raising(fault: BaseException) -> Callable[[], object]:
+    def act() -> None:
+        raise fault
+
+    return act
+
+
+class Hang:
+    """Keeps whoever calls it, until it is let go."""
+
+    def __init__(self) -> None:
+        self.entered, self.released = threading.Event(), threading.Event()
+
+    def __call__(self) -> None:
+        self.entered.set()
+        assert self.released.wait(120)
+
+
+@contextmanager
+def hanging(part: Faulty, *operations: str) -> Iterator[Hang]:
+    """Let operations hang; those that are under way still do after the block, unless let go."""
+    hang = Hang()
+    part.before |= dict.fromkeys(operations, hang)
+    try:
+        yield hang
+    finally:
+        for operation in operations:
+            del part.before[operation]
+
+
+@contextmanager
+def impatient(cache: Memora, seconds: float = 0.05) -> Iterator[None]:
+    """Shorten the deadline in a block; what must not take so long is called outside of it."""
+    config = cache._config
+    cache._config = cache._core._config = config.model_copy(
+        update={"lookup_timeout_seconds": seconds}
+    )
+    try:
+        yield
+    finally:
+        cache._config = cache._core._config = config
+
+
+def at_rest(cache: Memora) -> bool:
+    """Wait until no worker of the cache is at work; False where that takes long."""
+    lane = cache._threads
+    crews = (lane._workers, lane._background, cache._tasks._patient, cache._probers)
+    return until(
+        lambda: not any(len(crew._crew) > len(crew._idle) or crew._waiting for crew in crews)
+    )
