@@ -3,14 +3,13 @@
 The thresholds are a fixed grid, so that none is made for the labels it is judged by. Each bound is
 exact (Clopper and Pearson), and they are tried in a fixed order, from the strictest down to the
 first that fails: so the confidence holds for the threshold that is chosen, and not only for one
-that was named beforehand. See docs/operations.md.
+that was named beforehand. Needs the extra `tuning`.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -41,10 +40,6 @@ _BATCH = 256
 _RUNGS = 4  # a sequence starts where so many times as many are served as where the last one did
 _MOST = 1_000_000  # pairs that anybody would label, or wait for
 _LOOKS = 8  # thresholds at which it is asked how many pairs it would take
-_ROUNDS = 100
-_CLOSE = 1e-8  # of the last step; each squares what is off
-_STEPS = 5_000  # of the continued fraction: about the root of the largest count, and more
-_TINY = 1e-300
 
 
 class LabelledPair(NamedTuple):
@@ -61,8 +56,6 @@ class Scores:
 
     similarity: Floats
     """What a threshold is compared with, in [0, 1]; 0 where no threshold would serve."""
-    cosine: Floats
-    """The same without the judge."""
     right: Flags
 
 
@@ -145,17 +138,15 @@ def score(
     asked = [canonical_query(pair.query) for pair in pairs]
     stored = [canonical_query(pair.candidate) for pair in pairs]
     vectors = _embedded({*asked, *stored}, embedder, progress)
-    similarity, cosine = np.zeros(len(pairs)), np.zeros(len(pairs))
+    similarity = np.zeros(len(pairs))
     for at, (query, candidate) in enumerate(zip(asked, stored, strict=True)):
         one, other = vectors[query], vectors[candidate]
         if query == candidate:
-            similarity[at] = cosine[at] = 1.0
+            similarity[at] = 1.0
         elif one is not None and other is not None:
-            near = float((one * other).sum())
-            (found,) = judge.assess(query, [(candidate, near)])
+            (found,) = judge.assess(query, [(candidate, float((one * other).sum()))])
             similarity[at] = 0.0 if found.barred else found.similarity
-            cosine[at] = min(max(near, 0.0), math.nextafter(1.0, 0.0))  # 1 is the same text
-    return Scores(similarity, cosine, np.array([pair.right for pair in pairs], np.bool_))
+    return Scores(similarity, np.array([pair.right for pair in pairs], np.bool_))
 
 
 def curve(similarity: Floats, right: Flags, *, confidence: float = 0.95) -> Curve:
@@ -201,7 +192,8 @@ def recommend(
     A threshold keeps it if the upper end of the interval of its wrong answers does. They are tried
     from the strictest down, and the first that fails ends it. Of the hits, nothing can be said
     before there are some hundred; so several sequences start where enough are served, which
-    depends on no label, and share the doubt that the confidence leaves.
+    depends on no label, and share the doubt that the confidence leaves. See
+    docs/decisions/0018-bound-wrong-answers-exactly.md.
 
     Args:
         curve: Of the pairs.
@@ -214,6 +206,7 @@ def recommend(
     """
     _check("max_wrong", max_wrong)
     _check("confidence", confidence)
+    served = np.array([point.served.count for point in curve.points], np.int64)
     wrong = np.array([point.wrong(of).count for point in curve.points], np.int64)
     whole = np.array([point.wrong(of).whole for point in curve.points], np.int64)
     starts = _starts(whole, enough(max_wrong, confidence=confidence))
@@ -221,6 +214,8 @@ def recommend(
     lows, highs = interval(wrong, whole, split)
     chosen = max((_last(highs <= max_wrong, start) for start in starts), default=-1)
     if chosen >= 0 and curve.points[chosen].served.count:
+        # The strictest of those that serve the same: of what is in between, the pairs tell nothing.
+        chosen = int(np.argmax(served == served[chosen]))
         share = Share(
             int(wrong[chosen]), int(whole[chosen]), float(lows[chosen]), float(highs[chosen])
         )
@@ -263,15 +258,14 @@ def enough(max_wrong: float, *, share: float = 0.0, confidence: float = 0.95) ->
 
 def interval(count: Counts, whole: Counts, confidence: float) -> tuple[Floats, Floats]:
     """Return the exact two-sided interval of shares by Clopper and Pearson: both ends."""
-    pairs, place = np.unique(np.column_stack([count, whole]), axis=0, return_inverse=True)
-    count, whole, place = pairs[:, 0], pairs[:, 1], place.reshape(-1)
+    from scipy.special import betaincinv  # noqa: PLC0415 - an extra, and slow to import
+
     tail = (1 - confidence) / 2
-    low, high = np.zeros(len(count)), np.ones(len(count))
-    some, rest = count > 0, count < whole
-    a, b = count.astype(np.float64), (whole - count).astype(np.float64)
-    low[some] = _quantile(a[some], b[some] + 1, tail)
-    high[rest] = _quantile(a[rest] + 1, b[rest], 1 - tail)
-    return low[place], high[place]
+    right = whole - count
+    # At the ends, where the distribution is none, any arguments will do.
+    low = betaincinv(np.maximum(count, 1), right + 1, tail)
+    high = betaincinv(count + 1, np.maximum(right, 1), 1 - tail)
+    return np.where(count > 0, low, 0.0), np.where(right > 0, high, 1.0)
 
 
 def _embedded(
@@ -329,54 +323,3 @@ def _needed(curve: Curve, max_wrong: float, of: Of, confidence: float) -> int | 
             found.append(math.ceil(count / (1.0 if of == "all" else point.served.value)))
     needed = max(min(found, default=_MOST), curve.pairs + 1)
     return needed if needed < _MOST else None
-
-
-def _quantile(a: Floats, b: Floats, p: float) -> Floats:
-    """Return the quantile of beta distributions, by Newton's steps inside of a closing bracket."""
-    low, high = np.zeros(len(a)), np.ones(len(a))
-    beta = np.array([_log_beta(x, y) for x, y in zip(a, b, strict=True)])
-    mean, z = a / (a + b), NormalDist().inv_cdf(p)
-    spread = z * np.sqrt(mean * (1 - mean) / (a + b) + (z / (2 * (a + b))) ** 2)
-    x = (mean + z * z / (2 * (a + b)) + spread) / (1 + z * z / (a + b))  # Wilson's: near enough
-    for _ in range(_ROUNDS):
-        off = _beta_cdf(a, b, x, beta) - p
-        low, high = np.where(off < 0, x, low), np.where(off < 0, high, x)
-        with np.errstate(all="ignore"):  # where that overflows, the bracket is halved
-            step = x - off / np.exp((a - 1) * np.log(x) + (b - 1) * np.log1p(-x) - beta)
-        done = np.abs(step - x) <= _CLOSE * x
-        if np.all(done):
-            break
-        inside = (low < step) & (step < high)
-        x = np.where(done, x, np.where(inside, step, (low + high) / 2))
-    return x
-
-
-def _log_beta(a: float, b: float) -> float:
-    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
-
-
-def _beta_cdf(a: Floats, b: Floats, x: Floats, log_beta: Floats) -> Floats:
-    """Return the regularised incomplete beta function, by its continued fraction."""
-    # It converges quickly below the mean; above, by symmetry.
-    above = x > (a + 1) / (a + b + 2)
-    a, b, x = np.where(above, b, a), np.where(above, a, b), np.where(above, 1 - x, x)
-    x = np.clip(x, _TINY, 1.0)
-    c, d = np.ones(len(a)), 1 / _apart(1 - (a + b) * x / (a + 1))
-    total = d.copy()
-    for m in range(1, _STEPS):
-        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        for step in (even, odd):
-            d, c = 1 / _apart(1 + step * d), _apart(1 + step / c)
-            total = total * d * c
-        if np.all(np.abs(d * c - 1) < 1e-12):  # noqa: PLR2004 - as near as floats are
-            break
-    with np.errstate(divide="ignore"):
-        front = np.exp(a * np.log(x) + b * np.log1p(-x) - log_beta) / a
-    found = np.minimum(front * total, 1.0)
-    return np.where(above, 1 - found, found)
-
-
-def _apart(x: Floats) -> Floats:
-    """Keep a denominator from being 0."""
-    return np.where(np.abs(x) < _TINY, _TINY, x)

@@ -93,16 +93,23 @@ def test_thresholds_read_from_text_are_those_of_the_grid() -> None:
     assert list(GRID) == sorted(GRID, reverse=True)
 
 
-def test_the_lowest_threshold_whose_upper_end_keeps_the_budget_is_recommended() -> None:
+def test_what_serves_most_and_keeps_the_budget_is_recommended() -> None:
     found = curve(*scored((0.9, 500, 0), (0.8, 480, 2), (0.7, 480, 50), (0.1, 0, 100)))
 
     advice = recommend(found, 0.01)
 
     assert advice.status == "found"
-    assert advice.point == found.at(0.705)
-    assert advice.wrong == found.at(0.705).wrong_of_all
+    assert advice.point == found.at(0.8)
+    assert advice.wrong == found.at(0.8).wrong_of_all
     assert advice.wrong.high <= 0.01
     assert found.at(0.7).wrong_of_all.high > 0.01
+
+
+def test_where_several_serve_the_same_the_strictest_is_recommended() -> None:
+    found = curve(*scored((0.9, 500, 0), (0.4, 0, 100)))
+
+    assert found.at(0.405).wrong_of_all.high <= 0.01
+    assert recommend(found, 0.01).point == found.at(0.9)
 
 
 def test_of_the_hits_the_start_is_where_enough_are_served() -> None:
@@ -110,20 +117,26 @@ def test_of_the_hits_the_start_is_where_enough_are_served() -> None:
 
     advice = recommend(found, 0.01, of="hits")
 
-    assert advice.point == found.at(0.705)
+    assert advice.point == found.at(0.8)
     assert advice.wrong is not None
     assert (advice.wrong.count, advice.wrong.whole) == (1, 1221)
     # Two sequences: each at half of the doubt, so the interval is wider than that of one.
-    assert found.at(0.705).wrong_of_hits.high < advice.wrong.high <= 0.01
+    assert found.at(0.8).wrong_of_hits.high < advice.wrong.high <= 0.01
 
 
-def test_a_threshold_below_one_that_fails_is_not_recommended() -> None:
-    """Of all, wrong ones only become more; of the hits, a share may fall again."""
-    found = curve(*scored((0.9, 380, 20), (0.6, 40_000, 0)))
+def test_of_the_hits_a_later_start_passes_over_wrong_ones_at_the_top() -> None:
+    """Of all, wrong ones only become more; of the hits, their share may fall again."""
+    found = curve(*scored((0.9, 380, 20), (0.6, 40_000, 0), (0.3, 0, 10_000)))
 
-    assert recommend(found, 0.01, of="hits").status == "found"  # from the later start on
-    strict = recommend(found, 0.0009, of="hits")
-    assert strict.status == "too_few"
+    assert found.at(0.9).wrong_of_hits.low > 0.01
+    assert recommend(found, 0.01, of="hits").point == found.at(0.6)
+
+
+def test_a_sequence_ends_at_the_first_that_fails() -> None:
+    found = curve(*scored((0.9, 1200, 0), (0.8, 0, 120), (0.7, 2500, 0)))
+
+    assert found.at(0.7).wrong_of_hits.high < 0.045  # it would do, were it looked at
+    assert recommend(found, 0.05, of="hits").point == found.at(0.9)
 
 
 def test_too_few_pairs_are_told_with_how_many_it_takes() -> None:
@@ -200,7 +213,6 @@ def test_pairs_are_scored_as_lookups_are() -> None:
     assert one is not None
     assert other is not None
     cosine = float((one * other).sum())
-    assert found.cosine.tolist() == [1.0, pytest.approx(cosine), 0.0]
     assert found.similarity.tolist() == [
         1.0,
         judge.assess(same, [(near, cosine)])[0].similarity,
@@ -208,7 +220,7 @@ def test_pairs_are_scored_as_lookups_are() -> None:
     ]
     assert found.right.tolist() == [True, False, True]
     assert told == [(3, 3)]
-    assert found.similarity[1] < found.cosine[1]
+    assert found.similarity[1] < cosine
 
 
 def test_a_pair_in_two_languages_is_served_at_no_threshold() -> None:
