@@ -52,7 +52,7 @@ KINDS: tuple[Of, ...] = ("all", "hits")
 _SAMPLE, _DRAWS = 2_000, 400
 _SEED = 20
 _COMMAND = "python benchmarks/quality/calibrate.py --output benchmarks/results/calibrate.md"
-_DOCS = "../../docs/operations.md#choosing-a-threshold-from-your-own-traffic"
+_DOCS = "../../docs/operations.md#tuning-the-threshold"
 _PROGRAM = "from memora.cli import main; main()"
 
 

@@ -115,7 +115,7 @@ class Memora:
         embedder: Embedder | Callable[[list[str]], Any] | None = None,
         store: Store | None = None,
         eviction_policy: EvictionPolicy | None = None,
-        same_answer: Callable[[Any, Any], bool] | None = None,
+        same_answer: Callable[[Any, Any], object] | None = None,
         clock: Clock = time.time,
     ) -> None:
         if config is None:
@@ -129,6 +129,16 @@ class Memora:
             if embedder is None
             else as_embedder(embedder)
         )
+        codec = Codec()
+        self._shadow = None
+        if config.mode == "shadow":
+            self._shadow = Shadow(
+                config,
+                model=chosen.identity,
+                codec=codec,
+                same=same_answer,
+                report=lambda fault: self._core.log_fault("shadow", fault),
+            )
         steady = SteadyClock(clock)
         if store is None:
             store = open_store(config, embedder=chosen, policy=eviction_policy, clock=steady)
@@ -141,7 +151,7 @@ class Memora:
                 timer=lambda: self._metrics.timed("embedding"),
             ),
             store=store,
-            codec=Codec(),
+            codec=codec,
             clock=steady,
             judge=Judge(
                 chosen.identity,
@@ -158,15 +168,7 @@ class Memora:
                 )
             ),
         )
-        self._core = Core(
-            config,
-            self._ports,
-            self._metrics,
-            self._log,
-            shadow=Shadow.of(
-                config, model=chosen.identity, codec=self._ports.codec, same=same_answer
-            ),
-        )
+        self._core = Core(config, self._ports, self._metrics, self._log, shadow=self._shadow)
         workers, flights = Workers(_WORKERS, "memora-call"), Flights()
         background = Workers(_REFRESHERS, "memora-refresh")
         self._threads = ThreadLane(workers, background, flights)
@@ -929,6 +931,8 @@ class Memora:
         if not self._closed:
             self._closed = True
             self.stop_scheduler()
+            if self._shadow is not None:
+                self._shadow.close()
             self._ports.store.close()
 
     acheck_availability = _twin(check_availability)

@@ -110,8 +110,8 @@ class Core:
         *,
         shadow: Shadow | None = None,
     ) -> None:
-        self._shadow = shadow
         self._config, self._ports, self._metrics, self._log = config, ports, metrics, log
+        self._shadow = shadow
         self._largest = largest_payload(config)
         self._disabled: ContextVar[bool] = ContextVar("disabled", default=False)
         renew_after_fork(self)
@@ -248,6 +248,8 @@ class Core:
         finally:
             pipeline.waiting.reset(token)
 
+    # In shadow mode all is looked up, for what would have been served, and nothing is.
+
     def _glance(self, lane: Lane, request: Request, max_age: float) -> LookupResult | None:
         if self._shadow is not None:
             return None
@@ -269,14 +271,6 @@ class Core:
             return pipeline.lookup_many(self._ports, requests, threshold=threshold, max_age=max_age)
         look = partial(self._look, threshold=threshold, max_age=max_age)
         return [pipeline.caught(look, request) for request in requests]
-
-    def _compare(self, request: Request, payload: bytes) -> None:
-        if self._shadow is None:
-            return
-        try:
-            self._shadow.stored(request.key, request.text, payload, now=self._ports.clock())
-        except Exception as fault:  # noqa: BLE001 - nothing is served by it
-            self.log_fault("shadow", fault)
 
     def _missed(self, fault: Exception) -> LookupResult:
         self.report("judge" if isinstance(fault, JudgeError) else "lookup", fault)
@@ -308,7 +302,9 @@ class Core:
                 drafts.append(None)
             else:
                 drafts.append(pipeline.Draft(request, Content(payload, metadata), lifetime))
-                self._compare(request, payload)
+                if self._shadow is not None:
+                    now = self._ports.clock()
+                    self._shadow.stored(request.key, request.text, payload, now=now)
         return drafts
 
     def _put(self, drafts: list[Draft]) -> list[str]:

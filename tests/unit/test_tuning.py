@@ -43,7 +43,9 @@ def scored(*groups: tuple[float, int, int]) -> tuple[np.ndarray, np.ndarray]:
 def test_an_interval_ends_where_the_binomial_tails_are_half_of_the_doubt(
     count: int, whole: int, confidence: float
 ) -> None:
-    low, high = (float(end[0]) for end in interval(np.array([count]), np.array([whole]), confidence))
+    low, high = (
+        float(end[0]) for end in interval(np.array([count]), np.array([whole]), confidence)
+    )
 
     half = (1 - confidence) / 2
     if count:

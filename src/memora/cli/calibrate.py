@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -20,7 +21,7 @@ from memora.cli.labels import Logged, PairColumns, read_log, read_pairs
 from memora.cli.outputs import check_writable, with_setting, write_all
 from memora.config import PREFIX
 from memora.embedders import load_embedder
-from memora.errors import ArgumentError
+from memora.errors import ArgumentError, MissingExtraError
 from memora.judge import Judge
 
 if TYPE_CHECKING:
@@ -32,27 +33,31 @@ if TYPE_CHECKING:
 EXIT_NONE = 1
 
 _SETTING = f"{PREFIX}SIMILARITY_THRESHOLD"
+_LOG = f"{PREFIX}SHADOW_LOG"
 _TOLD = (0.99, 0.97, 0.95, 0.93, 0.9, 0.87, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5)  # rows of the table
 _HEADING = (
     "threshold",
     "served",
-    "of right",
-    "wrong of all",
-    "at most",
-    "wrong of hits",
-    "at most",
+    "of\nright",
+    "wrong\nof all",
+    "at\nmost",
+    "wrong\nof hits",
+    "at\nmost",
 )  # in per cent
 
 
 def calibrate(
-    pairs: Annotated[
+    file: Annotated[
         Path | None,
-        typer.Argument(help="Labelled pairs: CSV, TSV or JSON lines; may be .gz."),
+        typer.Argument(
+            help="Labelled pairs: CSV, TSV or JSON lines; may be .gz. With --from-log a log, by "
+            f"default the one that {PREFIX}SHADOW_LOG names."
+        ),
     ] = None,
     *,
     from_log: Annotated[
-        Path | None, typer.Option(help="Instead of pairs, the log of a cache in shadow mode.")
-    ] = None,
+        bool, typer.Option("--from-log", help="Read the log of a cache in shadow mode.")
+    ] = False,
     max_wrong: Annotated[str, typer.Option(help="The budget of wrong answers: 1% or 0.01.")] = "1%",
     of: Annotated[
         str, typer.Option(help="What it is a share of: all that is asked, or the hits.")
@@ -65,9 +70,7 @@ def calibrate(
     label: Annotated[
         str | None, typer.Option(help="Column that says whether one answer serves both.")
     ] = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="Draw the curve: a .png; needs the extra `plots`.")
-    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the curve: a .png.")] = None,
     html: Annotated[
         Path | None, typer.Option(help="The same as a page that needs no network: a .html.")
     ] = None,
@@ -78,40 +81,52 @@ def calibrate(
     as_json: AsJson = False,
 ) -> None:
     """Recommend a threshold for a budget of wrong answers. Exit code 1 where none can be."""
-    if (pairs is None) == (from_log is None):
-        raise ArgumentError("name a file of labelled pairs, or --from-log FILE: one of the two")
+    _check_extra()
     if of not in {"all", "hits"}:
         raise ArgumentError(f"--of {of!r}: expected all or hits")
-    if from_log is not None and (query or candidate or label):
+    if from_log and (query or candidate or label):
         raise ArgumentError("--query, --candidate and --label are columns of a file of pairs")
     share, sure = _share("--max-wrong", max_wrong), _share("--confidence", confidence)
-    source = cast("Path", pairs or from_log)
-    _check_outputs(source, plot, html, write)
     config = config_of(model_name=model)
-    if pairs is not None:
-        scores = _score(pairs, PairColumns(query, candidate, label), config)
-    else:
+    source = _source(file, config, from_log=from_log)
+    _check_outputs(source, plot, html, write)
+    if from_log:
         scores = _logged(read_log(source), source)
-    judged = tuning.curve(scores.similarity, scores.right, confidence=sure)
-    found = tuning.recommend(judged, share, of=cast("Of", of), confidence=sure)
-    bare = tuning.curve(scores.cosine, scores.right, confidence=sure)
-    told = _told(found, judged, "pairs" if pairs is not None else "lookups")
-    drawn = chart.panels(found, judged, bare if bare.points != judged.points else None)
+    else:
+        scores = _score(source, PairColumns(query, candidate, label), config)
+    curve = tuning.curve(scores.similarity, scores.right, confidence=sure)
+    found = tuning.recommend(curve, share, of=cast("Of", of), confidence=sure)
+    told, rows = _told(found, curve, "lookups" if from_log else "pairs"), _rows(curve, found)
     contents: dict[Path, bytes] = {}
     if plot is not None:
-        contents[plot] = chart.png(drawn)
+        contents[plot] = chart.draw(found, curve, "png")
     if html is not None:
-        title = f"Threshold by {source.name}"
-        contents[html] = chart.page(title, told, drawn, _rows(judged, found)).encode()
+        picture = chart.draw(found, curve, "svg")
+        contents[html] = chart.page(f"Threshold by {source.name}", told, picture, rows)
     if write is not None and found.point is not None:
         contents[write] = with_setting(write, _SETTING, f"{found.point.threshold:g}")
     write_all(contents)
     if as_json:
-        typer.echo(json.dumps(_as_dict(found, judged, list(contents))))
+        typer.echo(json.dumps(_as_dict(found, curve, list(contents))))
     else:
-        _print(told, _rows(judged, found), list(contents), title=source.name)
+        _print(told, rows, list(contents), title=source.name)
     if found.point is None:
         raise typer.Exit(EXIT_NONE)
+
+
+def _check_extra() -> None:
+    if find_spec("scipy") is None or find_spec("matplotlib") is None:
+        raise MissingExtraError("memora calibrate", extra="tuning")
+
+
+def _source(file: Path | None, config: CacheConfig, *, from_log: bool) -> Path:
+    if file is not None:
+        return file
+    if not from_log:
+        raise ArgumentError("name a file of labelled pairs, or --from-log")
+    if config.shadow_log is None:
+        raise ArgumentError(f"--from-log: name the log of a cache in shadow mode, or set {_LOG}")
+    return Path(config.shadow_log)
 
 
 def _share(option: str, text: str) -> float:
@@ -138,8 +153,6 @@ def _check_outputs(source: Path, plot: Path | None, html: Path | None, write: Pa
     check_writable(outputs)
     if write is not None:
         with_setting(write, _SETTING, "")
-    if plot is not None:
-        chart.check_png()
 
 
 def _score(path: Path, columns: PairColumns, config: CacheConfig) -> Scores:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from memora._arguments import is_number
 from memora.cli.querylog import Columns, QueryLog
 from memora.errors import ArgumentError
 from memora.tuning import LabelledPair, Scores
@@ -21,8 +22,8 @@ CANDIDATE = ("candidate", "stored", "question2", "text2", "a")
 LABEL = ("right", "label", "same", "is_duplicate", "duplicate")
 
 _WORDS = {
-    **dict.fromkeys(("1", "true", "yes", "y"), True),
-    **dict.fromkeys(("0", "false", "no", "n"), False),
+    **dict.fromkeys(("1", "1.0", "true", "yes", "y"), True),
+    **dict.fromkeys(("0", "0.0", "false", "no", "n"), False),
 }
 
 
@@ -94,7 +95,6 @@ def read_log(path: Path) -> Logged:
         ArgumentError: The file cannot be read, or is no such log; all answers agree, or none.
     """
     similarity: list[float] = []
-    cosine: list[float] = []
     right: list[bool] = []
     models: dict[str, None] = {}
     repeats = changed = skipped = 0
@@ -109,7 +109,6 @@ def read_log(path: Path) -> Logged:
             models[f"{row['model']}, judge {row['judge']}"] = None
             same = bool(row.get("same", False))
             similarity.append(float(row.get("similarity", 0.0)))
-            cosine.append(min(max(float(row.get("cosine", 0.0)), 0.0), 1.0))
             right.append(same)
             if row.get("candidate") == row["query"]:
                 repeats, changed = repeats + 1, changed + (not same)
@@ -118,7 +117,7 @@ def read_log(path: Path) -> Logged:
             f"{path.name} is no log of shadow mode, which `shadow_log` names: {problem}"
         )
     _check_both(path, right, "lookups", "answered as what was stored")
-    scores = Scores(np.array(similarity), np.array(cosine), np.array(right, np.bool_))
+    scores = Scores(np.array(similarity), np.array(right, np.bool_))
     return Logged(scores, tuple(models), repeats, changed, problem, skipped)
 
 
@@ -156,10 +155,9 @@ def _problem(row: Mapping[str, Any]) -> str | None:
         return f"expected query, model and judge, got {', '.join(map(str, row))}"
     if "candidate" not in row:
         return None  # nothing comparable was stored
-    for name in ("similarity", "cosine"):
-        value = row.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not -2 < value < 2:  # noqa: PLR2004
-            return f"{name} is {value!r}: expected a number up to 1"
+    similarity = row.get("similarity", -1)
+    if not is_number(similarity) or not 0 <= similarity <= 1:
+        return f"similarity is {similarity!r}: expected a number from 0 to 1"
     if not isinstance(row.get("same"), bool):
         return f"same is {row.get('same')!r}: expected true or false"
     return None
