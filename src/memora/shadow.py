@@ -150,15 +150,15 @@ class Shadow:
     def _line(
         self, key: bytes, query: str, waiting: _Waiting | None, fresh: bytes, *, now: float
     ) -> bytes:
-        line: dict[str, object] = {"at": round(now, 3), **self._about, "query": key.hex()}
+        line: dict[str, object] = {"at": round(now, 3), **self._about, "query_key": key.hex()}
         if waiting is not None:
-            line["candidate"] = waiting.match.entry.key.hex()
+            line["candidate_key"] = waiting.match.entry.key.hex()
             line["similarity"] = waiting.similarity
             line["same"] = self._says_the_same(waiting.payload, fresh)
         if self._texts:
-            line["query_text"] = query
+            line["query"] = query
             if waiting is not None:
-                line["candidate_text"] = waiting.match.entry.query
+                line["candidate"] = waiting.match.entry.query
         return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
 
     def _says_the_same(self, stored: bytes, fresh: bytes) -> bool:

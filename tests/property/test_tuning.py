@@ -36,7 +36,7 @@ def boastful(similarity: Floats) -> Floats:
 
 
 def uneven(similarity: Floats) -> Floats:
-    """Return the same, where there is a valley at the top: a share that falls with the threshold."""
+    """Return the same, where most that is wrong is at the top."""
     return np.where(similarity > 0.97, 0.9, np.where(similarity > 0.6, 0.995, 0.5))
 
 

@@ -110,7 +110,7 @@ def read_log(path: Path) -> Logged:
             same = bool(row.get("same", False))
             similarity.append(float(row.get("similarity", 0.0)))
             right.append(same)
-            if row.get("candidate") == row["query"]:
+            if row.get("candidate_key") == row["query_key"]:
                 repeats, changed = repeats + 1, changed + (not same)
     if not right and problem is not None:
         raise ArgumentError(
@@ -151,9 +151,9 @@ def _flag(value: Any, where: str) -> bool:
 
 def _problem(row: Mapping[str, Any]) -> str | None:
     """Say what a line of a log lacks."""
-    if not {"query", "model", "judge"} <= row.keys():
-        return f"expected query, model and judge, got {', '.join(map(str, row))}"
-    if "candidate" not in row:
+    if not {"query_key", "model", "judge"} <= row.keys():
+        return f"expected query_key, model and judge, got {', '.join(map(str, row))}"
+    if "candidate_key" not in row:
         return None  # nothing comparable was stored
     similarity = row.get("similarity", -1)
     if not is_number(similarity) or not 0 <= similarity <= 1:
