@@ -506,6 +506,16 @@ def test_an_embedder_is_taken_as_it_is_and_a_callable_is_wrapped() -> None:
     assert as_embedder(lengths).identity == embedder.identity
 
 
+def test_a_proxy_of_an_embedder_is_one() -> None:
+    class Proxy:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(FunctionEmbedder(lengths), name)
+
+    proxy: Any = Proxy()
+
+    assert as_embedder(proxy) is proxy
+
+
 @pytest.mark.parametrize("candidate", [None, "all-MiniLM-L6-v2", FunctionEmbedder])
 def test_what_is_no_embedder_is_a_config_error(candidate: Any) -> None:
     with pytest.raises(ConfigError, match="embedder must be"):
