@@ -19,9 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+sys.path.append(str(Path(__file__).parents[1]))  # for machine
+
 import numpy as np
 from data import RIGHT, Pairs, Stream, load_stream, records
 from evaluate import DATA, Bench
+from machine import machine
 from policies import judge_policy
 from replay import Replay, Scene
 from vectors import default_cache
@@ -295,7 +298,7 @@ def report(
     lines = [
         "# Choosing a threshold by labelled pairs",
         "",
-        f"Made by `{_COMMAND}`; [how to choose one]({_DOCS}).",
+        f"Made by `{_COMMAND}`; [how to choose one]({_DOCS}). {machine('memora-cache', 'scipy')}.",
         "",
         "## The same curve",
         "",
@@ -303,7 +306,7 @@ def report(
             "What `memora calibrate` counts at each of its 201 thresholds, beside what "
             "`benchmarks/quality` counts: for pairs its scores of the same development rows; for "
             'streams its replay where everything is stored (`store="always"`), as it is in shadow '
-            "mode."
+            "mode. Where they differ by one, the fifth nearest candidate is another, by rounding."
         ),
         "",
         "| | pairs or lookups | thresholds with equal counts | largest difference |",
@@ -313,8 +316,9 @@ def report(
         "## On pairs it has not seen",
         "",
         (
-            'Chosen by the development rows, tried on the rows marked "heldout", which nothing was '
-            "trained on. In brackets the 95 % interval of the test."
+            "Chosen by the development rows, which the judge was trained on too, and tried on the "
+            'rows marked "heldout", which nothing was trained on. In brackets the 95 % interval of '
+            "the test."
         ),
         _TRIED,
         *tested,
@@ -334,7 +338,9 @@ def report(
         (
             "Streams parted by their classes: one half is looked up in shadow mode, where "
             "everything is stored; the other half is served at the threshold that its log "
-            "recommends, and stored on a miss. Unlabelled neighbours count as wrong."
+            "recommends, and stored on a miss. Unlabelled neighbours count as wrong. Not only "
+            "the queries differ here: a cache that serves holds fewer entries, and one that is "
+            "missing can bring another, wrong one to the top."
         ),
         _TRIED,
         *served,
