@@ -140,6 +140,8 @@ class _Settings(BaseModel):
     ] = "INFO"
     json_logs: Flag = False
     """Log JSON lines instead of text for people."""
+    log_queries: Flag = False
+    """Add the query, and the one it matched, to the events of lookups and stores."""
     max_entries: OptionalCount = 1000
     """How many entries are kept; None is unlimited."""
     max_bytes: OptionalCount = None
@@ -282,6 +284,20 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def environment() -> dict[str, str]:
+    """Return the `MEMORA_*` variables that are set, by the names of settings, known or not."""
+    return {
+        name[len(PREFIX) :].lower(): text
+        for name, text in sorted(os.environ.items())
+        if name.upper().startswith(PREFIX)
+    }
+
+
+def hint(variable: str) -> str:
+    """Return what an unknown variable might have meant, as the end of a sentence; or nothing."""
+    return _nearest(variable, [f"{PREFIX}{name.upper()}" for name in _Settings.model_fields])
+
+
 _reported: set[str] = set()  # once a process, however many caches are opened
 
 
@@ -291,7 +307,6 @@ def _report_unknown(config: CacheConfig) -> None:
     for name in sorted(found - _reported):
         _reported.add(name)
         if name.upper() not in known:
-            hint = _nearest(name.upper(), known)
             make_logger(config.log_level, json_logs=config.json_logs).warning(
-                "unknown_setting", variable=name, hint=f"no such setting{hint}"
+                "unknown_setting", variable=name, hint=f"no such setting{hint(name.upper())}"
             )

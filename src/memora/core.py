@@ -114,6 +114,8 @@ class Core:
         self._shadow = shadow
         self._largest = largest_payload(config)
         self._disabled: ContextVar[bool] = ContextVar("disabled", default=False)
+        self.failed_at: float | None = None
+        """When the cache itself failed last; monotonic seconds."""
         renew_after_fork(self)
 
     def renew(self) -> None:
@@ -145,7 +147,7 @@ class Core:
                 found = self._glance(lane, request, max_age) or await self._in_time(lane, look)
         except Exception as fault:  # noqa: BLE001 - whatever it is, it must not reach the application
             return self._missed(fault)
-        return self._count(found)
+        return self._count(request, found)
 
     async def lookup_many(
         self, lane: Lane, requests: Sequence[Request], *, threshold: float, max_age: float
@@ -161,7 +163,8 @@ class Core:
         except Exception as fault:  # noqa: BLE001 - as above
             found = [fault for _ in requests]
         return [
-            self._missed(one) if isinstance(one, Exception) else self._count(one) for one in found
+            self._missed(one) if isinstance(one, Exception) else self._count(request, one)
+            for request, one in zip(requests, found, strict=True)
         ]
 
     async def store(
@@ -223,6 +226,7 @@ class Core:
 
     def report(self, operation: Operation, fault: BaseException) -> None:
         """Count a fault, and log it."""
+        self.failed_at = time.monotonic()
         self._metrics.count_fault(operation)
         self.log_fault(operation, fault)
 
@@ -280,14 +284,22 @@ class Core:
             raise fault
         return LookupResult(is_hit=False, reason=reason, explanation=said(fault))
 
-    def _count(self, found: LookupResult) -> LookupResult:
+    def _count(self, request: Request, found: LookupResult) -> LookupResult:
         self._metrics.count_lookup(found)
-        self._log.debug(
-            "cache_hit" if found else "cache_miss",
-            reason=found.reason,
-            similarity=found.similarity,
-            entry_id=found.entry_id,
-        )
+        asked = {"query": request.text} if self._config.log_queries else {}
+        if found.is_hit:
+            if asked:
+                asked["matched_query"] = found.matched_query or ""
+            self._log.debug(
+                "cache_hit",
+                reason=found.reason,
+                similarity=found.similarity,
+                entry_id=found.entry_id,
+                **asked,
+            )
+        else:
+            nearest = None if found.nearest is None else found.nearest.similarity
+            self._log.debug("cache_miss", reason=found.reason, nearest_similarity=nearest, **asked)
         return found
 
     def _encoded(self, items: Sequence[tuple[Request, Any, str, Lifetime]]) -> list[Draft | None]:
@@ -311,9 +323,12 @@ class Core:
         if not drafts:
             return []
         ids = pipeline.store(self._ports, drafts)
-        for entry_id in ids:
+        for draft, entry_id in zip(drafts, ids, strict=True):
             self._metrics.count_store()
-            self._log.debug("cache_store", entry_id=entry_id)
+            asked = {"query": draft.request.text} if self._config.log_queries else {}
+            self._log.debug(
+                "cache_store", entry_id=entry_id, bytes=len(draft.content.payload), **asked
+            )
         self._maintain()
         return ids
 
@@ -355,7 +370,7 @@ class Core:
         if landed.stored:
             found = await self._exactly(lane, call)
             if found is not None:
-                return self._count(found).result
+                return self._count(call.request, found).result
         return landed.value
 
     async def _exactly(

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from memora.codec import Codec
     from memora.judge import Judge
-    from memora.model import Evidence, Lifetime
+    from memora.model import Evidence, Lifetime, Selected
     from memora.protocols import Clock, Embedder, Store, Vector
 
 P = ParamSpec("P")
@@ -241,13 +241,21 @@ def check(
     )
 
 
-def explain(ports: Ports, request: Request, *, threshold: float) -> Explanation:
+def explain(
+    ports: Ports, request: Request, *, threshold: float, elsewhere: tuple[Selected, ...] = ()
+) -> Explanation:
     """Tell what `lookup` would do, with all that was judged; no result is decoded.
+
+    Args:
+        ports: What it uses.
+        request: The query and its context.
+        threshold: As for `lookup`.
+        elsewhere: What has been found in other contexts, to be told with it.
 
     Raises:
         JudgeError: The judge failed.
     """
-    told = partial(Explanation, query=request.text, threshold=threshold)
+    told = partial(Explanation, query=request.text, threshold=threshold, elsewhere=elsewhere)
     entry = ports.store.peek(request.key, now=(now := ports.clock()))
     if entry is not None:
         same = _candidate(Match(entry, 1.0), 1.0, (), now)
@@ -269,6 +277,7 @@ def explain(ports: Ports, request: Request, *, threshold: float) -> Explanation:
         reason=verdict.reason,
         explanation=verdict.explanation,
         candidates=tuple(candidates),
+        would_hit_at=verdict.similarity if verdict.reason == "below_threshold" else None,
     )
 
 

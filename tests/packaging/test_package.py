@@ -92,7 +92,7 @@ ORDER = [
     ],
     ["codec", "embedders", "shadow", "stores", "tuning"],
     ["pipeline", "lifecycle", "transfer"],
-    ["core"],
+    ["core", "health"],
     ["cache"],
     ["cli"],
 ]
