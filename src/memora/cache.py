@@ -36,6 +36,7 @@ from memora.model import AvailabilityCheck, Explanation, LookupResult
 from memora.protocols import IndexedStore
 from memora.scheduler import CleanupScheduler
 from memora.selection import Selection
+from memora.shadow import Shadow
 from memora.stores import open_store
 from memora.stores.memory import MemoryStore
 
@@ -94,6 +95,8 @@ class Memora:
             model that the settings name.
         store: A store instead of the one that the settings name; it evicts as it was told.
         eviction_policy: An empty policy instead of the one that the settings name.
+        same_answer: For `mode="shadow"`: given what would have been served and the fresh result,
+            whether they say the same; by default if they are equal.
         clock: Seconds since the epoch. Time in the cache never goes back: see the guide.
 
     Raises:
@@ -102,13 +105,14 @@ class Memora:
         StoreError: The store cannot be opened, or does not belong to this model or version.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the ports
         self,
         config: CacheConfig | None = None,
         *,
         embedder: Embedder | Callable[[list[str]], Any] | None = None,
         store: Store | None = None,
         eviction_policy: EvictionPolicy | None = None,
+        same_answer: Callable[[Any, Any], object] | None = None,
         clock: Clock = time.time,
     ) -> None:
         if config is None:
@@ -122,6 +126,16 @@ class Memora:
             if embedder is None
             else as_embedder(embedder)
         )
+        codec = Codec()
+        self._shadow = None
+        if config.mode == "shadow":
+            self._shadow = Shadow(
+                config,
+                model=chosen.identity,
+                codec=codec,
+                same=same_answer,
+                report=lambda fault: self._core.log_fault("shadow", fault),
+            )
         steady = SteadyClock(clock)
         if store is None:
             store = open_store(config, embedder=chosen, policy=eviction_policy, clock=steady)
@@ -133,7 +147,7 @@ class Memora:
                 timer=lambda: self._metrics.timed("embedding"),
             ),
             store=store,
-            codec=Codec(),
+            codec=codec,
             clock=steady,
             judge=Judge(
                 chosen.identity,
@@ -150,7 +164,7 @@ class Memora:
                 )
             ),
         )
-        self._core = Core(config, self._ports, self._metrics, self._log)
+        self._core = Core(config, self._ports, self._metrics, self._log, shadow=self._shadow)
         workers, flights = Workers(_WORKERS, "memora-call"), Flights()
         background = Workers(_REFRESHERS, "memora-refresh")
         self._threads = ThreadLane(workers, background, flights)
@@ -279,6 +293,8 @@ class Memora:
         request = pipeline.Request.of(query, context)
         threshold = self._threshold(similarity_threshold)
         oldest = inf if max_age is None else seconds("max_age", max_age)
+        if self._config.mode == "shadow":
+            return AvailabilityCheck(available=False)
         try:
             return pipeline.check(self._ports, request, threshold=threshold, max_age=oldest)
         except Exception as fault:  # noqa: BLE001 - as of a lookup
@@ -927,6 +943,8 @@ class Memora:
         if not self._closed:
             self._closed = True
             self.stop_scheduler()
+            if self._shadow is not None:
+                self._shadow.close()
             self._ports.store.close()
             self._log.debug("cache_close")
 

@@ -99,6 +99,18 @@ class _Settings(BaseModel):
         Literal["on", "off"], BeforeValidator(_lower), Field(description="on or off")
     ] = "on"
     """Compare what the two texts say; off makes the similarity the bare cosine."""
+    mode: Annotated[
+        Literal["serve", "shadow"], BeforeValidator(_lower), Field(description="serve or shadow")
+    ] = "serve"
+    """In shadow, look up and store, and serve nothing: what would have been is logged."""
+    shadow_log: Annotated[Text | None, BeforeValidator(_optional)] = Field(
+        default=None, description="the path of a file, or none"
+    )
+    """Where shadow mode writes what it compared, for `memora calibrate --from-log`."""
+    shadow_log_bytes: Count = 64 * 1024 * 1024
+    """Size at which it stops."""
+    shadow_log_texts: Flag = False
+    """Write the queries into it, too."""
     cross_lingual: Flag = False
     """Serve a query in one language what was stored under one in another."""
     db_uri: Text = "memory://"
@@ -208,6 +220,7 @@ class CacheConfig(_Settings):
             with _explained(prefix=""):
                 super().__init__(**settings)
             self._check_limits()
+            self._check_mode()
 
     def _check_limits(self) -> None:
         whole = self.max_bytes
@@ -219,6 +232,13 @@ class CacheConfig(_Settings):
                     "max_payload_bytes to be at most max_bytes, as a larger result could never "
                     "be kept"
                 )
+
+    def _check_mode(self) -> None:
+        if self.mode == "shadow" and self.shadow_log is None:
+            raise ConfigError(
+                "mode='shadow' and shadow_log=None: expected the path of the file to which what "
+                "would have been served is logged"
+            )
 
     @classmethod
     def load(cls) -> CacheConfig:

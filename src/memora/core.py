@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from memora.model import Lifetime, Reason
     from memora.pipeline import Draft, Ports, Request
     from memora.protocols import Lease
+    from memora.shadow import Shadow
 
 # Requests of a batch that one deadline is for: they are embedded together, which takes longer.
 _BATCH = 32
@@ -101,9 +102,16 @@ class Core:
     """The engine of one cache."""
 
     def __init__(
-        self, config: CacheConfig, ports: Ports, metrics: Metrics, log: FilteringBoundLogger
+        self,
+        config: CacheConfig,
+        ports: Ports,
+        metrics: Metrics,
+        log: FilteringBoundLogger,
+        *,
+        shadow: Shadow | None = None,
     ) -> None:
         self._config, self._ports, self._metrics, self._log = config, ports, metrics, log
+        self._shadow = shadow
         self._largest = largest_payload(config)
         self._disabled: ContextVar[bool] = ContextVar("disabled", default=False)
         self.failed_at: float | None = None
@@ -133,12 +141,10 @@ class Core:
         self, lane: Lane, request: Request, *, threshold: float, max_age: float
     ) -> LookupResult:
         """Look up; a fault is a miss, unless the settings say otherwise."""
-        look = partial(pipeline.lookup, self._ports, request, threshold=threshold, max_age=max_age)
+        look = partial(self._look, request, threshold=threshold, max_age=max_age)
         try:
             with self._metrics.timed("lookup"):
-                found = pipeline.glance(
-                    self._ports, request, max_age=max_age, largest=lane.glance_bytes
-                ) or await self._in_time(lane, look)
+                found = self._glance(lane, request, max_age) or await self._in_time(lane, look)
         except Exception as fault:  # noqa: BLE001 - whatever it is, it must not reach the application
             return self._missed(fault)
         return self._count(request, found)
@@ -149,9 +155,7 @@ class Core:
         """Look up several, in one batch."""
         if not requests:
             return []
-        look = partial(
-            pipeline.lookup_many, self._ports, requests, threshold=threshold, max_age=max_age
-        )
+        look = partial(self._look_many, requests, threshold=threshold, max_age=max_age)
         found: list[LookupResult | Exception]
         try:
             with self._metrics.timed("lookup"):
@@ -200,7 +204,7 @@ class Core:
                 self._look_ahead(lane, call, compute, found)
                 return found.result
             failed = found.reason in _FAULTS
-        if call.refresh or not call.single_flight:
+        if call.refresh or not call.single_flight or self._shadow is not None:
             return (await self._computed(lane, call, compute)).value
         async with lane.claim(call.request.key) as flight:
             if flight.landed:
@@ -248,6 +252,30 @@ class Core:
         finally:
             pipeline.waiting.reset(token)
 
+    # In shadow mode all is looked up, for what would have been served, and nothing is.
+
+    def _glance(self, lane: Lane, request: Request, max_age: float) -> LookupResult | None:
+        if self._shadow is not None:
+            return None
+        return pipeline.glance(self._ports, request, max_age=max_age, largest=lane.glance_bytes)
+
+    def _look(self, request: Request, *, threshold: float, max_age: float) -> LookupResult:
+        if self._shadow is None:
+            return pipeline.lookup(self._ports, request, threshold=threshold, max_age=max_age)
+        found, proposal = pipeline.shadow(
+            self._ports, request, threshold=threshold, max_age=max_age
+        )
+        self._shadow.looked_up(request.key, proposal)
+        return found
+
+    def _look_many(
+        self, requests: Sequence[Request], *, threshold: float, max_age: float
+    ) -> list[LookupResult | Exception]:
+        if self._shadow is None:
+            return pipeline.lookup_many(self._ports, requests, threshold=threshold, max_age=max_age)
+        look = partial(self._look, threshold=threshold, max_age=max_age)
+        return [pipeline.caught(look, request) for request in requests]
+
     def _missed(self, fault: Exception) -> LookupResult:
         self.report("judge" if isinstance(fault, JudgeError) else "lookup", fault)
         reason: Reason = "timeout" if isinstance(fault, DeadlineError) else "error"
@@ -286,6 +314,9 @@ class Core:
                 drafts.append(None)
             else:
                 drafts.append(pipeline.Draft(request, Content(payload, metadata), lifetime))
+                if self._shadow is not None:
+                    now = self._ports.clock()
+                    self._shadow.stored(request.key, request.text, payload, now=now)
         return drafts
 
     def _put(self, drafts: list[Draft]) -> list[str]:

@@ -13,6 +13,7 @@ Reason: TypeAlias = Literal[
     "no_candidate",  # miss: nothing in this context can be compared
     "below_threshold",  # miss: no stored answer is likely enough to be right
     "other_language",  # miss: what is near is in another language, and cross_lingual is off
+    "shadow",  # miss: mode is "shadow"; otherwise it would have been a hit
     "unreadable",  # miss: the model cannot read all of the text, which was not stored as it is
     "timeout",  # miss: the cache took longer than `lookup_timeout_seconds`; the same
     "error",  # miss: the cache itself failed; logged, counted, visible in health

@@ -90,7 +90,7 @@ ORDER = [
         "_clock",
         "_durations",
     ],
-    ["codec", "embedders", "stores"],
+    ["codec", "embedders", "shadow", "stores", "tuning"],
     ["pipeline", "lifecycle", "transfer"],
     ["core", "health"],
     ["cache"],

@@ -79,6 +79,10 @@ def test_every_setting_has_its_variable(monkeypatch: pytest.MonkeyPatch) -> None
         "CLEANUP_INTERVAL_SECONDS": "60",
         "MAX_PAYLOAD_BYTES": "1000",
         "EMBEDDING_CACHE_SIZE": "0",
+        "MODE": "Shadow",
+        "SHADOW_LOG": "shadow.jsonl",
+        "SHADOW_LOG_BYTES": "1000",
+        "SHADOW_LOG_TEXTS": "true",
     }
     for name, value in given.items():
         monkeypatch.setenv(f"MEMORA_{name}", value)
@@ -116,6 +120,10 @@ def test_every_setting_has_its_variable(monkeypatch: pytest.MonkeyPatch) -> None
         cleanup_interval_seconds=60,
         max_payload_bytes=1000,
         embedding_cache_size=0,
+        mode="shadow",
+        shadow_log="shadow.jsonl",
+        shadow_log_bytes=1000,
+        shadow_log_texts=True,
     )
     assert {name.lower() for name in given} == set(CacheConfig.model_fields)
 

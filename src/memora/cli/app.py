@@ -17,6 +17,7 @@ from rich.console import Console
 import memora
 from memora.cache import Memora
 from memora.cli import doctor, entries, moving, operating
+from memora.cli.calibrate import calibrate
 from memora.cli.common import (
     AsJson,
     ContextOption,
@@ -325,6 +326,7 @@ app.command()(moving.export)
 app.command("import")(moving.import_command)
 app.command()(moving.warm)
 app.command()(moving.reembed)
+app.command()(calibrate)
 app.command()(operating.health)
 app.command()(operating.top)
 app.command()(doctor.doctor)
