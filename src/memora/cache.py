@@ -29,12 +29,14 @@ from memora.context import canonical_context, canonical_query, exact_key
 from memora.core import Call, CallOptions, Core, said
 from memora.embedders import CachedEmbedder, as_embedder, load_embedder
 from memora.errors import ArgumentError, ClosedError, ConfigError, MemoraError
+from memora.health import Health, look_at_scheduler
 from memora.judge import Judge
 from memora.metrics import Metrics, Timed, Vitals, stats_of
 from memora.model import AvailabilityCheck, Explanation, LookupResult
 from memora.protocols import IndexedStore, MeasuredStore
 from memora.scheduler import CleanupScheduler
 from memora.selection import Selection
+from memora.shadow import Shadow
 from memora.stores import open_store
 from memora.stores.memory import MemoryStore
 
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
 
     from memora.calls.lanes import Lane
     from memora.eviction import EvictionPolicy
+    from memora.health import Kind, Looked
     from memora.lifecycle import Found
     from memora.model import Lifetime, Measures, Selected
     from memora.prometheus import MetricsServer
@@ -62,17 +65,12 @@ if TYPE_CHECKING:
 S = TypeVar("S", bound="Memora")
 T = TypeVar("T")
 
-# Health turns bad when a tenth of the recent operations failed, and no earlier than at the fifth
-# failure: one fault in a young cache is not an outage.
-_UNHEALTHY_ERROR_RATE = 0.1
-_UNHEALTHY_ERRORS = 5
 # What `store` takes: alone, and besides.
 _PAIRED = ("query", "context", "result")
 _FLAGS = ("refresh", "bypass", "single_flight")  # of a call
 _SAID = ("metadata", "ttl", "stale_ttl", "sliding", "tags", "cost")
 _WORKERS = 32  # threads that calls with a deadline may hang in, at most
 _REFRESHERS = 4  # threads that compute results anew in the background
-_PROBERS = 2  # threads that health checks may hang in
 _CLEANUP_SECONDS = 300.0  # between two runs of the scheduler, where nobody says
 
 
@@ -99,6 +97,8 @@ class Memora:
             model that the settings name.
         store: A store instead of the one that the settings name; it evicts as it was told.
         eviction_policy: An empty policy instead of the one that the settings name.
+        same_answer: For `mode="shadow"`: given what would have been served and the fresh result,
+            whether they say the same; by default if they are equal.
         clock: Seconds since the epoch. Time in the cache never goes back: see the guide.
 
     Raises:
@@ -107,13 +107,14 @@ class Memora:
         StoreError: The store cannot be opened, or does not belong to this model or version.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the ports
         self,
         config: CacheConfig | None = None,
         *,
         embedder: Embedder | Callable[[list[str]], Any] | None = None,
         store: Store | None = None,
         eviction_policy: EvictionPolicy | None = None,
+        same_answer: Callable[[Any, Any], object] | None = None,
         clock: Clock = time.time,
     ) -> None:
         if config is None:
@@ -127,6 +128,16 @@ class Memora:
             if embedder is None
             else as_embedder(embedder)
         )
+        codec = Codec()
+        self._shadow = None
+        if config.mode == "shadow":
+            self._shadow = Shadow(
+                config,
+                model=chosen.identity,
+                codec=codec,
+                same=same_answer,
+                report=lambda fault: self._core.log_fault("shadow", fault),
+            )
         steady = SteadyClock(clock)
         if store is None:
             store = open_store(config, embedder=chosen, policy=eviction_policy, clock=steady)
@@ -136,7 +147,6 @@ class Memora:
             policy=config.eviction_policy,
         )
         timings = self._metrics.timings
-        self._embedder = chosen
         self._ports = pipeline.Ports(
             embedder=CachedEmbedder(
                 chosen,
@@ -144,7 +154,7 @@ class Memora:
                 timer=partial(Timed, timings.now, timings.embedding),
             ),
             store=store,
-            codec=Codec(),
+            codec=codec,
             clock=steady,
             judge=Judge(
                 chosen.identity,
@@ -167,13 +177,13 @@ class Memora:
             from memora import otel  # noqa: PLC0415 - an extra
 
             core = otel.TracedCore
-        self._core = core(config, self._ports, self._metrics, self._log)
+        self._core = core(config, self._ports, self._metrics, self._log, shadow=self._shadow)
         workers, flights = Workers(_WORKERS, "memora-call"), Flights()
         background = Workers(_REFRESHERS, "memora-refresh")
         self._threads = ThreadLane(workers, background, flights)
         self._tasks = TaskLane(workers, Workers(_WORKERS, "memora-encode"), flights)
         self._chores = Workers(_WORKERS, "memora-chore")
-        self._probers = Workers(_PROBERS, "memora-health")
+        self._health = Health(self._ports, chosen, self._metrics, self._core, workers)
         self._servers: list[MetricsServer] = []
         self._scheduler: CleanupScheduler | None = None
         self._scheduling = False  # whether its thread should be there
@@ -181,6 +191,12 @@ class Memora:
         self._warn_of_settings_without_effect()
         if config.opentelemetry:
             otel.watch(config.table_name, self.read_metrics)
+        self._log.debug(
+            "cache_open",
+            storage=config.db_uri,
+            table=config.table_name,
+            model=chosen.identity,
+        )
 
     @property
     def config(self) -> CacheConfig:
@@ -293,6 +309,8 @@ class Memora:
         request = pipeline.Request.of(query, context)
         threshold = self._threshold(similarity_threshold)
         oldest = inf if max_age is None else seconds("max_age", max_age)
+        if self._config.mode == "shadow":
+            return AvailabilityCheck(available=False)
         try:
             return pipeline.check(self._ports, request, threshold=threshold, max_age=oldest)
         except Exception as fault:  # noqa: BLE001 - as of a lookup
@@ -304,6 +322,8 @@ class Memora:
         query: str,
         context: Mapping[str, Any] | None = None,
         similarity_threshold: float | None = None,
+        *,
+        elsewhere: bool = False,
     ) -> Explanation:
         """Tell what a lookup would do now, and why: all candidates that it would judge.
 
@@ -313,10 +333,12 @@ class Memora:
             query: As for `lookup`.
             context: As for `lookup`.
             similarity_threshold: As for `lookup`.
+            elsewhere: Look also into all other contexts for what would be served there; this takes
+                time in a large cache.
 
         Returns:
-            The decision, and up to five candidates. If the cache itself fails, the reason is
-            "error".
+            The decision, and up to five candidates; where asked for also what other contexts hold.
+            If the cache itself fails, the reason is "error".
 
         Raises:
             QueryError: The query is not a text, or blank.
@@ -327,7 +349,15 @@ class Memora:
         request = pipeline.Request.of(query, context)
         threshold = self._threshold(similarity_threshold)
         try:
-            return pipeline.explain(self._ports, request, threshold=threshold)
+            others = (
+                lifecycle.elsewhere(self._ports, request, threshold=threshold) if elsewhere else ()
+            )
+            return pipeline.explain(
+                self._ports,
+                request,
+                threshold=threshold,
+                elsewhere=tuple(one.shown() for one in others),
+            )
         except Exception as fault:  # noqa: BLE001 - as of a lookup
             self._core.log_fault("explain", fault)
             return Explanation(
@@ -577,7 +607,7 @@ class Memora:
             return [one.shown() for one in found]
         deleted = lifecycle.withdraw(self._ports, found)
         self._metrics.count_left("invalidated", deleted)
-        self._log.debug("cache_invalidate", entries=deleted)
+        self._log.info("cache_invalidate", entries=deleted)
         return deleted
 
     def entries(  # noqa: PLR0913 - the criteria
@@ -635,7 +665,7 @@ class Memora:
         for tag in tags_of(tags):
             self._ports.store.outdate(tag)
             self._metrics.count_outdated()
-            self._log.debug("cache_outdate")
+            self._log.info("cache_outdate")
 
     def clear(self) -> int:
         """Delete all entries; return how many.
@@ -647,6 +677,7 @@ class Memora:
         deleted, swept = lifecycle.clear(self._ports)
         self._metrics.count_left("cleared", deleted)
         self._metrics.count_left("expired", swept)
+        self._log.info("cache_clear", entries=deleted + swept)
         return deleted + swept
 
     def cleanup_expired(self) -> int:
@@ -690,7 +721,7 @@ class Memora:
         moved = transfer.export_entries(
             self._ports, path, skip_errors=skip_errors, progress=progress
         )
-        self._log.debug("cache_export", entries=moved.written)
+        self._log.info("cache_export", entries=moved.written)
         return moved
 
     def import_entries(
@@ -733,7 +764,7 @@ class Memora:
             progress=progress,
         )
         self._metrics.count_left("evicted", moved.evicted)
-        self._log.debug("cache_import", entries=moved.written, evicted=moved.evicted)
+        self._log.info("cache_import", entries=moved.written, evicted=moved.evicted)
         return moved
 
     def warm(
@@ -762,7 +793,7 @@ class Memora:
         self._check_open()
         moved = transfer.warm(self._ports, self._config, items, progress=progress)
         self._metrics.count_left("evicted", moved.evicted)
-        self._log.debug("cache_warm", entries=moved.written, evicted=moved.evicted)
+        self._log.info("cache_warm", entries=moved.written, evicted=moved.evicted)
         return moved.written
 
     def start_scheduler(
@@ -904,40 +935,36 @@ class Memora:
         self._servers.append(server)
         return server
 
-    def health_check(self) -> dict[str, Any]:
-        """Try the embedder and the store, and judge the recent error rate; no fault raises.
+    def health_check(self, kind: Kind = "ready", *, timeout: float = 2.0) -> dict[str, Any]:
+        """Try every part of the cache that an answer needs; no fault raises, none is waited for.
 
-        A part that has not answered after `lookup_timeout_seconds` is at fault.
+        Args:
+            kind: "ready" asks whether everything works: embedding, database, index, error rate,
+                scheduler, breakers, threads. "live" asks for the last of these only: what a restart
+                of the process would repair, and a fault of the disk or the model is not.
+            timeout: Seconds after which a part without an answer is unhealthy.
+
+        Returns:
+            `status`, "healthy" or "unhealthy"; `checks`, by part: `ok`, `error` or `details`, and
+            `duration_ms`; `metrics`; `timestamp`, in milliseconds.
+
+        Raises:
+            ArgumentError: The kind is unknown, or the timeout not above 0.
         """
-        store = self._ports.store
-        entries, store_fault = self._probe(store.count)
-        if store_fault is None:
-            _, store_fault = self._probe(store.check)
-        # Not the cache of embeddings.
-        _, model_fault = self._probe(lambda: self._embedder.embed(["health check"]))
-        checks: dict[str, dict[str, Any]] = {
-            "embedding": _check(model_fault),
-            "database": _check(store_fault),
-        }
-        faults, recent = self._metrics.recent()
-        failed = sum(faults.values())
-        rate = failed / recent if recent else 0.0
-        checks["error_rate"] = {
-            "ok": failed < _UNHEALTHY_ERRORS or rate < _UNHEALTHY_ERROR_RATE,
-            "details": f"Error rate: {rate:.1%} ({failed}/{recent})",
-        }
-        checks["scheduler"] = self._check_scheduler()
-        checks["breaker"] = self._check_breakers()
-        healthy = not self._closed and all(check["ok"] for check in checks.values())
-        return {
-            "status": "healthy" if healthy else "unhealthy",
-            "checks": checks,
-            "metrics": {
-                "total_entries": entries,
-                "recent_errors": faults,
-            },
-            "timestamp": int(self._ports.clock() * 1000),
-        }
+        return self._health.check(
+            kind, timeout=timeout, closed=self._closed, scheduler=self._look_at_scheduler()
+        )
+
+    async def ahealth_check(
+        self,
+        kind: Kind = "ready",
+        *,
+        timeout: float = 2.0,
+    ) -> dict[str, Any]:
+        """Do as `health_check`, without blocking the event loop."""
+        return await self._health.acheck(
+            kind, timeout=timeout, closed=self._closed, scheduler=self._look_at_scheduler()
+        )
 
     def create_index(
         self,
@@ -989,7 +1016,10 @@ class Memora:
             for server in self._servers:
                 server.close()
             self.stop_scheduler()
+            if self._shadow is not None:
+                self._shadow.close()
             self._ports.store.close()
+            self._log.debug("cache_close")
 
     acheck_availability = _twin(check_availability)
     aexplain = _twin(explain)
@@ -1003,7 +1033,6 @@ class Memora:
     awarm = _twin(warm)
     aget_stats = _twin(get_stats)
     aread_metrics = _twin(read_metrics)
-    ahealth_check = _twin(health_check)
     aclose = _twin(close)
 
     async def __aenter__(self) -> Self:
@@ -1182,23 +1211,8 @@ class Memora:
     def _report_cleanup(self, fault: Exception) -> None:
         self._core.report("cleanup", fault)
 
-    def _check_scheduler(self) -> dict[str, Any]:
-        stats = self.get_scheduler_stats()
-        if stats is None:
-            return {"ok": True, "details": "not started"}
-        runs = f"{stats['total_runs']} runs, {stats['errors']} failed"
-        running = bool(stats["running"])
-        return {
-            "ok": running or not self._scheduling,
-            "details": f"{'running' if running else 'stopped'}: {runs}",
-        }
-
-    def _check_breakers(self) -> dict[str, Any]:
-        states = {name: one.state for name, one in self._ports.breakers._asdict().items()}
-        return {
-            "ok": all(state == "closed" for state in states.values()),
-            "details": ", ".join(f"{name} {state}" for name, state in states.items()),
-        }
+    def _look_at_scheduler(self) -> Looked:
+        return look_at_scheduler(self.get_scheduler_stats(), wanted=self._scheduling)
 
     def _count(self) -> tuple[int | None, Exception | None]:
         try:
@@ -1219,13 +1233,6 @@ class Memora:
         except Exception:  # noqa: BLE001 - statistics never fail
             return False
 
-    def _probe(self, function: Callable[[], T]) -> tuple[T | None, Exception | None]:
-        """Try a part of the cache, which may hang."""
-        try:
-            return self._probers.run(function, self._config.lookup_timeout_seconds), None
-        except Exception as fault:  # noqa: BLE001 - a probe: the fault is the answer
-            return None, fault
-
     def _check_open(self) -> None:
         if self._closed:
             raise ClosedError("this cache has been closed; open another one")
@@ -1243,7 +1250,7 @@ class Memora:
             "hot_index": in_ram and self._config.hot_index == "off",
         }
         if settings := [name for name, is_set in ignored.items() if is_set]:
-            self._log.warning("settings_without_effect_in_this_version", settings=settings)
+            self._log.warning("settings_without_effect", settings=settings)
 
 
 def _optional_share(name: str, value: float | None) -> float | None:
@@ -1271,8 +1278,3 @@ def _arguments(item: Item) -> dict[str, Any]:
 def _age(name: str, value: float | str | timedelta) -> float:
     # Also 0: everything that was stored before now.
     return 0.0 if is_number(value) and value == 0 else seconds(name, value)
-
-
-def _check(fault: Exception | None) -> dict[str, Any]:
-    error = None if fault is None else f"{type(fault).__name__}: {fault}"
-    return {"ok": fault is None, "error": error}

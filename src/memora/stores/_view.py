@@ -307,7 +307,8 @@ class LogView:
         """Take in what is new in the log. Called by one thread or another, again and again.
 
         Raises:
-            OSError: A segment cannot be read; the others have been.
+            OSError: A segment cannot be read, and the others have been; or none, as the folder
+                cannot be listed.
         """
         fault: OSError | None = None
         with self._reading:
@@ -376,7 +377,9 @@ class LogView:
 
     def _list(self) -> OSError | None:
         fault = None
-        names = {path.name for path in self.folder.glob("*-*.log")}
+        # Not by glob, which finds nothing where the folder is gone or unreadable: every segment
+        # would be taken for deleted.
+        names = {path.name for path in self.folder.iterdir() if path.match("*-*.log")}
         for name in sorted(names - self.numbers.keys() - self.checkpoint.dropped.keys()):
             if self.own is not None and name.startswith(self.own):
                 continue  # just begun by another thread
