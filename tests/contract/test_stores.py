@@ -701,11 +701,12 @@ def test_what_is_outdated_is_swept(store: Store) -> None:
     store.outdate("doc:1")
     store.outdate("nobody's")
 
-    assert store.sweep(now=NOW, limit=4) == 4
-    assert store.sweep(now=NOW, limit=99) == 6
+    # A store on disk sweeps by itself as well, and may have been first.
+    assert store.sweep(now=NOW, limit=4) <= 4
+    assert store.sweep(now=NOW, limit=99) <= 10
+    assert until(lambda: store.count() == 1)
     assert store.sweep(now=NOW, limit=99) == 0
 
-    assert store.count() == 1
     assert everywhere(store, kept, unit(1), now=NOW) == ALL_READS
     again = put(store, "again", tags=("doc:1",))
     assert everywhere(store, again, unit(1), now=NOW) == ALL_READS
@@ -926,6 +927,39 @@ def test_reopening_keeps_uses_tags_and_ends(opener: Opener, tmp_path: Path) -> N
         fetched = store.fetch(used.key, now=NOW)
         assert fetched is not None
         np.testing.assert_array_equal(fetched[2], unit(1))
+        store.close()
+
+
+@on_disk_only
+@pytest.mark.parametrize("logged", [True, False])
+def test_what_left_and_came_again_begins_at_no_use(
+    opener: Opener, tmp_path: Path, *, logged: bool
+) -> None:
+    store = opener(tmp_path)
+    gone = put(store, "q")
+    store.touch(gone.key, now=NOW + 1, times=5)
+    store.close()
+
+    store = opener(tmp_path)
+    store.touch(gone.key, now=NOW + 2)
+    assert holding(store, gone.key).uses == 6
+    assert isinstance(store, LanceStore)
+    if logged:
+        store._write_uses()  # as it does every few seconds
+    store.discard([gone])
+    again = put(store, "q", at=NOW + 3)
+    assert holding(store, again.key).uses == 0
+    store.touch(again.key, now=NOW + 4, times=2)
+    store.flush()
+    with store._upkeeping, store._writing:
+        store._load()  # as after a kill, or having stood still
+    assert holding(store, again.key).uses == 2
+    store.close()
+
+    for _ in range(2):
+        store = opener(tmp_path)
+        held = holding(store, again.key)
+        assert (held.entry, held.uses, held.last_used_at) == (again, 2, NOW + 4)
         store.close()
 
 

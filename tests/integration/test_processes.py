@@ -311,32 +311,37 @@ def test_what_one_process_uses_others_do_not_evict(start: Any, tmp_path: Path, p
     hot = [f"hot {i}" for i in range(5)]
     for key in hot:
         assert writers[0].ask("store", key=key, place=0)["ok"]
-    assert until(lambda: reader.ask("state")["count"] == 5)
 
-    for used in range(1, 7):
+    def all_know(uses: dict[str, int]) -> bool:
+        return all(
+            uses.items() <= process.ask("uses")["uses"].items() for process in (reader, *writers)
+        )
+
+    # Each round stores fewer than there are other places, and begins when all know the last one.
+    last = dict.fromkeys(hot, 0)
+    for used in range(1, 9):
+        assert until(lambda last=last: all_know(last))
         for key in hot:
             assert reader.ask("look", key=key, place=0)["reason"] == "exact"
-        for writer in writers:
-            assert until(
-                lambda writer=writer, used=used: all(
-                    writer.ask("uses")["uses"].get(key) == used for key in hot
-                )
-            )
-        for i in range(20):  # fewer than the other places, both together
+        assert until(lambda used=used: all_know(dict.fromkeys(hot, used)))
+        for i in range(10):
             for writer in writers:
                 assert writer.ask("store", key=f"{id(writer)} {used} {i}", place=0)["ok"]
+        last = {f"{id(writer)} {used} 9": 0 for writer in writers}
 
     def counts() -> set[int]:
         return {process.ask("state")["count"] for process in (reader, *writers)}
 
-    assert until(lambda: counts() == {50})
+    # Never more. Fewer by what two evict at one moment, each for what it stores: it does not add
+    # up, as nobody evicts below the limit.
+    assert until(lambda: len(found := counts()) == 1 and 46 <= max(found) <= 50)
     for process in (reader, *writers):
         told = process.ask("dump", keys=hot)
         assert set(told["held"]) == {f"{key}/0" for key in hot}
         assert not any(told["errors"].values())
         process.close()
     with opened(tmp_path / "store", max_entries=50, eviction_policy=policy) as fresh:
-        assert fresh.get_stats()["total_entries"] == 50
+        assert 46 <= fresh.get_stats()["total_entries"] <= 50
         assert set(held(fresh, hot)) == {f"{key}/0" for key in hot}
 
 

@@ -7,6 +7,7 @@ import threading
 
 import anyio
 import pytest
+import trio
 
 from memora.calls._bridge import alarm, drive
 
@@ -83,6 +84,29 @@ async def test_another_thread_ends_the_wait_of_a_task() -> None:
         thread.start()
     thread.join()
     assert woken == [threading.get_ident()]
+
+
+def test_a_guest_and_its_host_are_told_apart() -> None:
+    async def wait_in(seen: list[str]) -> None:
+        wait, ring = alarm()
+        seen.append(wait.__self__.__class__.__module__.partition(".")[0])
+        threading.Thread(target=ring).start()
+        await wait()
+
+    async def host() -> list[str]:
+        loop, seen, done = asyncio.get_running_loop(), [], asyncio.Event()
+        trio.lowlevel.start_guest_run(
+            wait_in,
+            seen,
+            run_sync_soon_threadsafe=loop.call_soon_threadsafe,
+            done_callback=lambda _: done.set(),
+            host_uses_signal_set_wakeup_fd=True,
+        )
+        await wait_in(seen)
+        await done.wait()
+        return seen
+
+    assert sorted(asyncio.run(host())) == ["asyncio", "trio"]
 
 
 def test_an_alarm_of_a_loop_that_has_ended_says_so(anyio_backend: str) -> None:

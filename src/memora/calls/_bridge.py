@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -52,10 +53,11 @@ def alarm() -> tuple[Callable[[], Coroutine[Any, Any, object]], Callable[[], obj
     Ringing raises RuntimeError where the event loop has ended meanwhile.
     """
     # Whoever runs under Trio has imported it. Asked first: Trio may be a guest of asyncio.
-    trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_task():
-        bell = trio.Event()
-        return bell.wait, partial(trio.lowlevel.current_trio_token().run_sync_soon, bell.set)
+    if (trio := sys.modules.get("trio")) is not None:
+        with suppress(AttributeError, RuntimeError):  # it is being imported; this is no task of it
+            trio.lowlevel.current_task()
+            bell, token = trio.Event(), trio.lowlevel.current_trio_token()
+            return bell.wait, partial(token.run_sync_soon, bell.set)
     event = asyncio.Event()
     return event.wait, partial(asyncio.get_running_loop().call_soon_threadsafe, event.set)
 

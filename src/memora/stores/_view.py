@@ -226,7 +226,11 @@ class LogView:
             self.hot.outdate(record.tag, record.stamp)
             self.outdates[record.tag] = (segment, offset)
         elif record.kind == _records.DELETE:
-            self._delete(record.key, record.stamp, segment, end)
+            key = record.key
+            if end > self._counted.get(segment, 0) and (self.hot.uses(key) or key in self._early):
+                # Needed as long as the uses of this entry are kept: another may come in its place.
+                self.note_uses(segment, offset, end - offset)
+            self._delete(key, record.stamp, segment, end)
         elif end > self._counted.get(segment, 0):
             self.note_uses(segment, offset, end - offset)
             for key, uses in record.uses.items():
@@ -242,6 +246,10 @@ class LogView:
         self.deleted[key] = known
         if slot is not None and self.hot.stamp(slot) <= stamp:
             self.remove(key)
+        elif self._loading and end > self._counted.get(segment, 0):
+            # What was read of its uses is of the deleted entry, not of the one that came later.
+            self._early.pop(key, None)
+            self.hot.forget_uses(key)
 
     def _use(self, key: bytes, uses: Uses) -> None:
         if not self.hot.use(key, uses) and self._loading:
@@ -252,12 +260,9 @@ class LogView:
         self.pending[key] = uses.after(self.pending.pop(key, None))
 
     def settle_pending(self, key: bytes, uses: Uses) -> None:
-        """Have uses been logged; there may be more by now."""
-        left = self.pending[key].times - uses.times
-        if left:
-            self.pending[key] = self.pending[key]._replace(times=left)
-        else:
-            del self.pending[key]
+        """Have uses been logged; there may be more by now, or none if the entry has left."""
+        if (known := self.pending.pop(key, None)) is not None and known.times > uses.times:
+            self.pending[key] = known._replace(times=known.times - uses.times)
 
     def note_uses(self, segment: str, offset: int, length: int) -> None:
         """Know of a record of uses."""
@@ -282,6 +287,7 @@ class LogView:
 
     def remove(self, key: bytes) -> None:
         """Forget an entry here."""
+        self.pending.pop(key, None)  # or they would be another entry's, if one comes
         if (slot := self.hot.remove(key)) is not None:
             self.contents.pop(slot, None)
 

@@ -322,6 +322,11 @@ class HotTable:
             self._ends[slot] = self._expires[slot] + self._stale.get(slot, 0.0)
         return True
 
+    def forget_uses(self, key: bytes) -> None:
+        """Take an entry for unused; before there is a policy."""
+        if (slot := self._slots.get(key)) is not None:
+            self._uses.pop(slot, None)
+
     def used(self) -> list[bytes]:
         """Return the keys of the entries that have been used."""
         return [self._keys[slot] for slot in self._uses]

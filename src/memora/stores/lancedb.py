@@ -701,7 +701,8 @@ class LanceStore:
             keys = list(view.pending)
         for start in range(0, len(keys), _BATCH):
             with view.lock:
-                uses = {key: view.pending[key] for key in keys[start : start + _BATCH]}
+                batch = keys[start : start + _BATCH]
+                uses = {key: view.pending[key] for key in batch if key in view.pending}
             raw = _records.pack_uses(self._stamp(), uses)
             number, (offset,) = self._append([raw])
             with view.lock:
