@@ -203,9 +203,10 @@ class Core:
             if flight.landed:
                 landed: _Landed = flight.value
                 return await self._shared(lane, call, landed)
-            if failed:
+            if failed or flight.detached:
                 # No second look, which would only take time; and no waiting for other processes:
-                # what cannot be stored would be computed by one after the other.
+                # what cannot be stored would be computed by one after the other, and who leads
+                # among them may be this very process.
                 landed = await self._computed(lane, call, compute)
                 flight.land(landed)
                 return landed.value
