@@ -12,6 +12,7 @@ from contextlib import aclosing, closing
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
 from doubles import WordEmbedder, until
 
@@ -1265,6 +1266,25 @@ class TestTogether:
         clock.advance(15)
         assert ask("x") == 1
         assert until(lambda: ask.lookup("x").result == 2)
+        assert ask.cache_info() == CacheInfo(hits=1, misses=1)
+
+    @pytest.mark.anyio
+    async def test_what_runs_in_the_background_of_a_task_is_no_miss(
+        self, clock: FakeClock, cached: Caching
+    ) -> None:
+        results, ran_again = [1, 2], anyio.Event()
+
+        @cached(ttl=10, stale_ttl=10)
+        async def ask(query: str) -> int:
+            if len(results) == 1:
+                ran_again.set()
+            return results.pop(0)
+
+        assert await ask("x") == 1
+        clock.advance(15)
+        assert await ask("x") == 1
+        with anyio.fail_after(20):
+            await ran_again.wait()
         assert ask.cache_info() == CacheInfo(hits=1, misses=1)
 
     def test_disabled_calls_are_calls(self, cache: Memora, cached: Caching) -> None:

@@ -182,20 +182,26 @@ class Plan:
 class _Computation:
     """A call of the function, if the cache needs one."""
 
-    __slots__ = ("_args", "_kwargs", "_plan", "_thread", "ran")
+    __slots__ = ("_args", "_kwargs", "_plan", "_thread", "counted")
 
     def __init__(self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._plan = plan
         self._args = args
         self._kwargs = kwargs
         self._thread = threading.get_ident()
-        self.ran = False
+        self.counted = False
 
     def __call__(self) -> Any:
-        if not self.ran and self._thread == threading.get_ident():  # not in the background
-            self.ran = True
+        if not self.counted and self._thread == threading.get_ident():  # not in the background
+            self.counted = True
             self._plan.count_miss()
         return self._plan.function(*self._args, **self._kwargs)
+
+    def returned(self) -> None:
+        """Count the call, which has its result; what runs from now on is in the background."""
+        if not self.counted:
+            self.counted = True
+            self._plan.count_hit()
 
 
 class _Decorated(Generic[P]):
@@ -331,8 +337,7 @@ class Cached(_Decorated[P], Generic[P, R]):
         except ContextError:  # of the cache, or the function's own
             binding.explain(context)
             raise
-        if not computation.ran:
-            plan.count_hit()
+        computation.returned()
         return cast("R", result)
 
 
@@ -411,8 +416,7 @@ class AsyncCached(_AsyncDecorated[P], Generic[P, R]):
         except ContextError:  # of the cache, or the function's own
             binding.explain(context)
             raise
-        if not computation.ran:
-            plan.count_hit()
+        computation.returned()
         return cast("R", result)
 
 
