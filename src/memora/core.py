@@ -7,6 +7,7 @@ becomes a miss; arguments have been checked at the door.
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -24,14 +25,7 @@ from memora.model import Content, LookupResult
 from memora.protocols import SharedStore
 
 if TYPE_CHECKING:
-    from collections.abc import (
-        AsyncIterator,
-        Callable,
-        Iterable,
-        Iterator,
-        Mapping,
-        Sequence,
-    )
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import timedelta
 
     from structlog.typing import FilteringBoundLogger
@@ -46,6 +40,8 @@ if TYPE_CHECKING:
 # Requests of a batch that one deadline is for: they are embedded together, which takes longer.
 _BATCH = 32
 _FAULTS: tuple[Reason, ...] = ("error", "timeout")
+# Results that are empty, or an error, for the second who reads them.
+_READ_ONCE = (Iterator, AsyncIterator, Awaitable)
 
 
 class CallOptions(TypedDict, total=False):
@@ -202,7 +198,7 @@ class Core:
         async with lane.claim(call.request.key) as flight:
             if flight.landed:
                 landed: _Landed = flight.value
-                return await self._shared(lane, call, landed)
+                return await self._shared(lane, call, compute, landed)
             if failed or flight.detached:
                 # No second look, which would only take time; and no waiting for other processes:
                 # what cannot be stored would be computed by one after the other, and who leads
@@ -320,12 +316,16 @@ class Core:
             self.report("store", fault)
             return False
 
-    async def _shared(self, lane: Lane, call: Call, landed: _Landed) -> Any:
+    async def _shared(
+        self, lane: Lane, call: Call, compute: Callable[[], Any], landed: _Landed
+    ) -> Any:
         """Return the leader's result: a copy, as from any hit, where it was stored."""
         if landed.stored:
             found = await self._exactly(lane, call)
             if found is not None:
                 return self._count(found).result
+        if isinstance(landed.value, _READ_ONCE):
+            return await lane.call(compute)
         return landed.value
 
     async def _exactly(

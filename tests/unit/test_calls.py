@@ -648,6 +648,45 @@ def test_what_cannot_be_stored_is_computed_once_all_the_same(cache: Memora) -> N
     assert entry_of(cache) is None
 
 
+def test_what_can_be_read_only_once_is_computed_for_each(cache: Memora) -> None:
+    found, led = [], threading.Event()
+
+    def gated() -> Iterator[int]:
+        if not led.is_set():
+            led.set()
+            assert until(lambda: waiting(cache) == 9)
+        return iter([1, 2])
+
+    in_threads(10, lambda _: found.append([*cache.get_or_compute(QUERY, SQL, gated)]))
+
+    assert found == [[1, 2]] * 10
+
+
+@pytest.mark.anyio
+async def test_what_can_be_awaited_only_once_is_computed_for_each(cache: Memora) -> None:
+    found: list[int] = []
+    started, go = anyio.Event(), anyio.Event()
+
+    async def answer() -> int:
+        return 1
+
+    async def gated() -> Any:
+        started.set()
+        await go.wait()
+        return answer()
+
+    async def call() -> None:
+        found.append(await (await cache.aget_or_compute(QUERY, SQL, gated)))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(call)
+        await started.wait()
+        assert await auntil(lambda: waiting(cache) == 2)
+        go.set()
+    assert found == [1, 1, 1]
+
+
 def test_what_is_not_wanted_is_computed_once_for_those_who_wait(cache: Memora) -> None:
     compute, found = Compute(), []
 
