@@ -28,7 +28,9 @@ from memora.calls import (
     create_cached_decorator,
     make_cached,
 )
+from memora.calls import _streams as streams_module
 from memora.errors import ArgumentError, ContextError, QueryError, QueryTypeError
+from memora.pipeline import Request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator, Iterator
@@ -1066,6 +1068,58 @@ class TestStreams:
             list(ask("x", 3))
         assert ask.lookup("x", 3).is_miss
         assert ask.cache_info() == CacheInfo(hits=0, misses=4)
+
+    @pytest.mark.anyio
+    async def test_a_condition_that_fails_leaves_a_stream_its_items(
+        self, cache: Memora, cached: Caching
+    ) -> None:
+        @cached(condition=lambda items: items[7])
+        def ask(query: str) -> Iterator[int]:
+            yield 1
+
+        @cached(condition=lambda items: items[7])
+        async def aask(query: str) -> AsyncIterator[int]:
+            yield 1
+
+        assert list(ask("x")) == [item async for item in aask("x")] == [1]
+        assert cache.get_stats()["errors"]["store"] == 2
+        assert cache.get_stats()["total_entries"] == 0
+
+    @pytest.mark.anyio
+    async def test_a_stream_costs_what_running_it_took(
+        self, cache: Memora, cached: Caching, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = 0.0
+
+        def wait(seconds: float) -> None:
+            nonlocal now
+            now += seconds
+
+        monkeypatch.setattr(streams_module, "perf_counter", lambda: now)
+
+        @cached
+        def ask(query: str) -> Iterator[int]:
+            wait(1)
+            yield 1
+            wait(2)
+
+        @cached
+        async def aask(query: str) -> AsyncIterator[int]:
+            wait(3)
+            yield 1
+            wait(4)
+
+        for _ in ask("x"):
+            wait(100)  # whoever iterates
+        async for _ in aask("x"):
+            wait(100)
+        store, clock = cache._ports.store, cache._ports.clock
+        costs = [
+            entry.cost
+            for one in (ask, aask)
+            if (entry := store.peek(Request.of(*one.cache_key("x")).key, now=clock()))
+        ]
+        assert costs == [3, 7]
 
     def test_a_stale_stream_is_run_again(self, clock: FakeClock, cached: Caching) -> None:
         ran = []

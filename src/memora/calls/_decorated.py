@@ -490,26 +490,33 @@ class _Stream:
         return self._counted(found)
 
     def keep(self, recording: Recording) -> None:
-        if self._wanted(recording) and (call := self._call) is not None:
-            with suppress(ClosedError):  # meanwhile; the items are there all the same
-                self._plan.cache.store(
-                    call.query,
-                    call.context,
-                    recording.as_result(),
-                    tags=call.tags,
-                    **self._plan.storing,
-                )
+        if (call := self._call) is None:
+            return
+        with suppress(ClosedError):  # meanwhile; the items are there all the same
+            self._plan.cache.get_or_compute(
+                call.query, call.context, recording.as_result, **self._storing(call, recording)
+            )
 
     async def akeep(self, recording: Recording) -> None:
-        if self._wanted(recording) and (call := self._call) is not None:
-            with suppress(ClosedError):  # as above
-                await self._plan.cache.astore(
-                    call.query,
-                    call.context,
-                    recording.as_result(),
-                    tags=call.tags,
-                    **self._plan.storing,
-                )
+        async def result() -> Any:
+            return recording.as_result()
+
+        if (call := self._call) is None:
+            return
+        with suppress(ClosedError):  # as above
+            await self._plan.cache.aget_or_compute(
+                call.query, call.context, result, **self._storing(call, recording)
+            )
+
+    def _storing(self, call: Call, recording: Recording) -> dict[str, Any]:
+        wanted = self._plan.condition
+        return {
+            "refresh": True,  # what is there has been looked for
+            "tags": call.tags,
+            "cost": recording.seconds,
+            "condition": None if wanted is None else lambda _: wanted(recording.items),
+            **self._plan.storing,
+        }
 
     def _begin(self) -> Call | None:
         call = self._binding.call(self._arguments)
@@ -525,9 +532,6 @@ class _Stream:
         else:
             self._plan.count_hit()
         return recording
-
-    def _wanted(self, recording: Recording) -> bool:
-        return self._plan.condition is None or bool(self._plan.condition(recording.items))
 
 
 def kind_of(function: Callable[..., Any]) -> type[Any]:
