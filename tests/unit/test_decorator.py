@@ -136,7 +136,7 @@ class TestFunctions:
         assert (one("x"), two("x")) == (1, 1)
         assert one.cache_key("x").context == {FUNCTION: "n"}
 
-    def test_closures_over_other_texts_and_numbers_share_nothing(self, cached: Caching) -> None:
+    def test_closures_over_other_values_share_nothing(self, cached: Caching) -> None:
         def make(model: str, client: object) -> Cached[[str], str]:
             @cached
             def ask(query: str) -> str:
@@ -147,11 +147,9 @@ class TestFunctions:
         small, large = make("small", object()), make("large", object())
 
         assert (small("x"), large("x")) == ("small of object", "large of object")
-        assert small.cache_key("x").context[FUNCTION].endswith("ask[model='small']")
+        assert make("small", object())("x") == small("x")
+        assert len(make("m" * 1000, object()).cache_key("x").context[FUNCTION]) < 200
         assert small.cache_clear() == 1
-        long = make("m" * 1000, object()).cache_key("x").context[FUNCTION]
-        assert len(long) < 200
-        assert long != make("n" * 1000, object()).cache_key("x").context[FUNCTION]
 
     def test_lambdas_share_entries_only_if_they_are_the_same(self, cached: Caching) -> None:
         one, two = (
