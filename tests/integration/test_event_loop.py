@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 from doubles import WordEmbedder, until
-from engine import Faulty, FaultyStore
+from engine import Faulty, SharedFaultyStore
 
 from memora import CacheConfig, Memora
 from memora.codec import Codec
@@ -21,6 +21,10 @@ SQL = {"agent": "sql"}
 QUERY = "total sales in march for all regions"
 ALIKE = "total sales in march for all regions please"
 LARGE = "x" * 1_000_000
+STORE = [
+    *("get", "search", "put_many", "touch", "maintain", "count", "check"),
+    *("try_lead", "refresh", "release"),
+]
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -61,19 +65,16 @@ class Blocking:
     def __init__(self) -> None:
         self.ticker = Ticker()
         self.embedder = Faulty(WordEmbedder())
-        self.store = FaultyStore(MemoryStore(dimension=64))
+        self.store = SharedFaultyStore(MemoryStore(dimension=64))
         config = CacheConfig(
             judge="off", embedding_cache_size=0, lookup_timeout_seconds=60, fail_open=False
         )
         self.cache = Memora(config, embedder=self.embedder, store=self.store)  # type: ignore[arg-type]
         self.cache.store(QUERY, SQL, 1)
         self.blocked: list[str] = []
-        for part, operations in (
-            (self.embedder, ["embed"]),
-            (self.store, ["get", "search", "put_many", "touch", "maintain", "count", "check"]),
-        ):
-            for operation in operations:
-                part.before[operation] = self.blocks(operation)
+        for operation in STORE:
+            self.store.before[operation] = self.blocks(operation)
+        self.embedder.before["embed"] = self.blocks("embed")
 
     def blocks(self, operation: str) -> Callable[[], None]:
         def act() -> None:
@@ -120,7 +121,9 @@ async def test_a_cached_call_leaves_the_loop_alone() -> None:
         return 2
 
     assert await beside_ticks(rig.ticker, lambda: rig.cache.aget_or_compute("n", SQL, compute)) == 2
-    assert "put_many" in rig.blocked
+    looked, led = ["get", "embed", "search"], ["try_lead", "refresh", "get"]
+    stored = ["embed", "put_many", "maintain"]
+    assert rig.blocked == [*looked, *led, *stored, "release"]
 
 
 @pytest.mark.anyio
