@@ -75,6 +75,29 @@ class FaultyStore(Faulty):
         """Know nothing."""
 
 
+class SharedFaultyStore(FaultyStore):
+    """One that other processes share: counts the leases that are out."""
+
+    leases = 0
+
+    def try_lead(self, _: bytes, /) -> SharedFaultyStore:
+        """Return a lease, which the store is itself."""
+        self._do("try_lead")
+        self.leases += 1
+        return self
+
+    def release(self) -> None:
+        self._do("release")
+        self.leases -= 1
+
+    def refresh(self) -> None:
+        self._do("refresh")
+
+    def _do(self, name: str) -> None:
+        self.calls.append(name)
+        self.before.get(name, lambda: None)()
+
+
 def raising(fault: BaseException) -> Callable[[], object]:
     def act() -> None:
         raise fault

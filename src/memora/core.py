@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -26,14 +27,7 @@ from memora.model import Content, LookupResult
 from memora.protocols import SharedStore
 
 if TYPE_CHECKING:
-    from collections.abc import (
-        AsyncIterator,
-        Callable,
-        Iterable,
-        Iterator,
-        Mapping,
-        Sequence,
-    )
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import timedelta
 
     from structlog.typing import FilteringBoundLogger
@@ -49,6 +43,8 @@ if TYPE_CHECKING:
 # Requests of a batch that one deadline is for: they are embedded together, which takes longer.
 _BATCH = 32
 _FAULTS: tuple[Reason, ...] = ("error", "timeout")
+# Results that are empty, or an error, for the second who reads them.
+_READ_ONCE = (Iterator, AsyncIterator, Awaitable)
 
 
 class CallOptions(TypedDict, total=False):
@@ -214,10 +210,11 @@ class Core:
         async with lane.claim(call.request.key) as flight:
             if flight.landed:
                 landed: _Landed = flight.value
-                return await self._shared(lane, call, landed)
-            if failed:
+                return await self._shared(lane, call, compute, landed)
+            if failed or flight.detached:
                 # No second look, which would only take time; and no waiting for other processes:
-                # what cannot be stored would be computed by one after the other.
+                # what cannot be stored would be computed by one after the other, and who leads
+                # among them may be this very process.
                 landed = await self._computed(lane, call, compute)
                 flight.land(landed)
                 return landed.value
@@ -374,23 +371,21 @@ class Core:
             self.report("store", fault)
             return False
 
-    async def _shared(self, lane: Lane, call: Call, landed: _Landed) -> Any:
+    async def _shared(
+        self, lane: Lane, call: Call, compute: Callable[[], Any], landed: _Landed
+    ) -> Any:
         """Return the leader's result: a copy, as from any hit, where it was stored."""
         if landed.stored:
             found = await self._exactly(lane, call)
             if found is not None:
                 return self._count(call.request, found).result
+        if isinstance(landed.value, _READ_ONCE):
+            return await lane.call(compute)
         return landed.value
 
-    async def _exactly(
-        self, lane: Lane, call: Call, *, refresh: Callable[[], None] = lambda: None
-    ) -> LookupResult | None:
+    async def _exactly(self, lane: Lane, call: Call) -> LookupResult | None:
         """Return what is stored by now under the very same query and context."""
-
-        def look() -> LookupResult | None:
-            refresh()
-            return pipeline.exact(self._ports, call.request, max_age=call.max_age)
-
+        look = partial(pipeline.exact, self._ports, call.request, max_age=call.max_age)
         try:
             found: LookupResult | None = await self._in_time(lane, look)
         except Exception as fault:  # noqa: BLE001 - then it is computed
@@ -401,34 +396,56 @@ class Core:
     @asynccontextmanager
     async def _lead(self, lane: Lane, call: Call) -> AsyncIterator[LookupResult | None]:
         """Lead among all on the store; yield what another has stored since the lookup."""
-        lease: Lease | None = None
-        found: LookupResult | None = None
         store = self._ports.store
+        if not isinstance(store, SharedStore):
+            yield await self._exactly(lane, call)
+            return
+        lead = _Lead()
         try:
-            if not isinstance(store, SharedStore):
-                found = await self._exactly(lane, call)
-            else:
-                for delay in delays():
-                    lease = self._try_lead(store, call.request)
-                    found = await self._exactly(lane, call, refresh=store.refresh)
-                    if lease is not None or found is not None:
-                        break
-                    await lane.sleep(delay)
-            yield found
+            yield await self._wait(lane, call, store, lead)
+        except GeneratorExit:  # an event loop was closed over its tasks: nothing can be awaited
+            self._end(lead)
+            raise
         finally:
-            if lease is not None:
-                self._let_go(lease)
+            try:
+                if lead.held:
+                    await lane.finish(
+                        partial(self._end, lead), timeout=self._config.lookup_timeout_seconds
+                    )
+            except Exception as fault:  # noqa: BLE001 - the call has its result
+                self.report("lookup", fault)
+            finally:
+                self._end(lead)  # where that was not done, or a worker is still to get a lease
 
-    def _try_lead(self, store: SharedStore, request: Request) -> Lease | None:
-        try:
-            return store.try_lead(request.key)
-        except Exception as fault:  # noqa: BLE001 - then each process computes it
-            self.report("lookup", fault)
-            return _NO_LEASE
+    async def _wait(
+        self, lane: Lane, call: Call, store: SharedStore, lead: _Lead
+    ) -> LookupResult | None:
+        """Wait for the lead, or for what another stores; a fault ends the wait."""
 
-    def _let_go(self, lease: Lease) -> None:
+        def look() -> LookupResult | None:
+            try:
+                lease = store.try_lead(call.request.key)
+            except Exception as fault:  # noqa: BLE001 - then each process computes it
+                self.report("lookup", fault)
+                lease = _NO_LEASE
+            lead.take(lease)
+            store.refresh()
+            return pipeline.exact(self._ports, call.request, max_age=call.max_age)
+
+        for delay in delays():
+            try:
+                found: LookupResult | None = await self._in_time(lane, look)
+            except Exception as fault:  # noqa: BLE001 - then it is computed
+                self.report("lookup", fault)
+                break
+            if found is not None or lead.held:
+                return found
+            await lane.sleep(delay)
+        return None
+
+    def _end(self, lead: _Lead) -> None:
         try:
-            lease.release()
+            lead.end()
         except Exception as fault:  # noqa: BLE001 - the call has its result
             self.report("lookup", fault)
 
@@ -456,6 +473,35 @@ class Core:
         except Exception as fault:  # noqa: BLE001 - the hit is served all the same
             self._refreshing.pop(key, None)
             self.report("refresh", fault)
+
+
+class _Lead:
+    """A lease that a worker takes, and gives back if nobody waits for it by then."""
+
+    def __init__(self) -> None:
+        self._leases: list[Lease] = []  # one, or none; `pop` is atomic
+        self._over = False
+
+    @property
+    def held(self) -> bool:
+        """Whether there is a lease."""
+        return bool(self._leases)
+
+    def take(self, lease: Lease | None) -> None:
+        """Hold a lease, if it is one."""
+        if lease is not None:
+            self._leases.append(lease)
+            if self._over:
+                self.end()
+
+    def end(self) -> None:
+        """Give back what is held, and what will be taken; once is enough."""
+        self._over = True
+        try:
+            lease = self._leases.pop()
+        except IndexError:
+            return
+        lease.release()
 
 
 class _NoLease:

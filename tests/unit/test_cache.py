@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from doubles import WordEmbedder, until
+from doubles import WordEmbedder, threads_started, until
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -861,13 +861,14 @@ def test_a_dropped_cache_leaves_nothing_running(
     embedder: WordEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers_module, "_IDLE_SECONDS", 0.01)
-    before = set(threading.enumerate())
-    cache = Memora(CacheConfig(), embedder=embedder)
-    cache.store("q", SQL, 1)
+    with threads_started() as started:
+        cache = Memora(CacheConfig(), embedder=embedder)
+        cache.store("q", SQL, 1)
     del cache
     gc.collect()
 
-    assert until(lambda: set(threading.enumerate()) <= before)  # others may end, too
+    assert started
+    assert until(lambda: not any(thread.is_alive() for thread in started))
 
 
 def test_a_bad_embedder_is_refused_at_the_door() -> None:

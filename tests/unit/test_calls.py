@@ -24,7 +24,7 @@ from memora.pipeline import Request
 from memora.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from memora.model import Entry
 
@@ -37,6 +37,16 @@ MANY = 200
 @pytest.fixture
 def cache(embedder: WordEmbedder, clock: FakeClock) -> Memora:
     return Memora(CacheConfig(judge="off"), embedder=embedder, clock=clock)
+
+
+@pytest.fixture(params=["memory", "disk"])
+def anywhere(
+    request: pytest.FixtureRequest, tmp_path: Path, embedder: WordEmbedder
+) -> Iterator[Memora]:
+    """A cache that nobody shares, and one that other processes may share."""
+    uri = "memory://" if request.param == "memory" else str(tmp_path / "store")
+    with Memora(CacheConfig(db_uri=uri, judge="off"), embedder=embedder) as cache:
+        yield cache
 
 
 @pytest.fixture(params=SIDES)
@@ -639,6 +649,45 @@ def test_what_cannot_be_stored_is_computed_once_all_the_same(cache: Memora) -> N
     assert entry_of(cache) is None
 
 
+def test_what_can_be_read_only_once_is_computed_for_each(cache: Memora) -> None:
+    found, led = [], threading.Event()
+
+    def gated() -> Iterator[int]:
+        if not led.is_set():
+            led.set()
+            assert until(lambda: waiting(cache) == 9)
+        return iter([1, 2])
+
+    in_threads(10, lambda _: found.append([*cache.get_or_compute(QUERY, SQL, gated)]))
+
+    assert found == [[1, 2]] * 10
+
+
+@pytest.mark.anyio
+async def test_what_can_be_awaited_only_once_is_computed_for_each(cache: Memora) -> None:
+    found: list[int] = []
+    started, go = anyio.Event(), anyio.Event()
+
+    async def answer() -> int:
+        return 1
+
+    async def gated() -> Any:
+        started.set()
+        await go.wait()
+        return answer()
+
+    async def call() -> None:
+        found.append(await (await cache.aget_or_compute(QUERY, SQL, gated)))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(call)
+        await started.wait()
+        assert await auntil(lambda: waiting(cache) == 2)
+        go.set()
+    assert found == [1, 1, 1]
+
+
 def test_what_is_not_wanted_is_computed_once_for_those_who_wait(cache: Memora) -> None:
     compute, found = Compute(), []
 
@@ -783,45 +832,69 @@ def test_without_single_flight_nobody_waits(cache: Memora, side: Side) -> None:
     assert sorted(found) == [0, 1]
 
 
-def test_a_function_may_call_itself_and_others(cache: Memora) -> None:
+def test_a_function_may_call_itself_and_others(anywhere: Memora) -> None:
     def compute(depth: int) -> Any:
         if depth == 0:
             return ["leaf"]
-        same = cache.get_or_compute(QUERY, SQL, lambda: compute(depth - 1))
-        other = cache.get_or_compute(f"other {depth}", SQL, lambda: depth)
+        same = anywhere.get_or_compute(QUERY, SQL, lambda: compute(depth - 1))
+        other = anywhere.get_or_compute(f"other {depth}", SQL, lambda: depth)
         return [same, other]
 
-    assert cache.get_or_compute(QUERY, SQL, lambda: compute(2)) == [[["leaf"], 1], 2]
-    assert no_flight_is_left(cache)
+    assert anywhere.get_or_compute(QUERY, SQL, lambda: compute(2)) == [[["leaf"], 1], 2]
+    assert no_flight_is_left(anywhere)
 
 
 @pytest.mark.anyio
-async def test_a_coroutine_may_call_itself_and_others(cache: Memora) -> None:
+async def test_a_coroutine_may_call_itself_and_others(anywhere: Memora) -> None:
     async def compute(depth: int) -> Any:
         if depth == 0:
             return ["leaf"]
         found: dict[str, Any] = {}
 
         async def same() -> None:
-            found["same"] = await cache.aget_or_compute(QUERY, SQL, lambda: compute(depth - 1))
+            found["same"] = await anywhere.aget_or_compute(QUERY, SQL, lambda: compute(depth - 1))
 
         async def other() -> None:
-            found["other"] = await cache.aget_or_compute(f"other {depth}", SQL, Compute().later)
+            found["other"] = await anywhere.aget_or_compute(f"other {depth}", SQL, Compute().later)
 
         async with anyio.create_task_group() as tasks:  # a child waits for its parent's flight
             tasks.start_soon(same)
             tasks.start_soon(other)
         return [found["same"], found["other"]]
 
-    assert await cache.aget_or_compute(QUERY, SQL, lambda: compute(2)) == [
+    assert await anywhere.aget_or_compute(QUERY, SQL, lambda: compute(2)) == [
         [["leaf"], [1]],
         [1],
     ]
-    assert no_flight_is_left(cache)
+    assert no_flight_is_left(anywhere)
+
+
+@pytest.mark.anyio
+async def test_a_sync_call_does_not_wait_for_a_task_of_the_loop_that_it_blocks(
+    anywhere: Memora,
+) -> None:
+    leading, may_end = anyio.Event(), anyio.Event()
+    found: list[Any] = []
+
+    async def gated() -> str:
+        leading.set()
+        await may_end.wait()
+        return "of the task"
+
+    async def lead() -> None:
+        found.append(await anywhere.aget_or_compute(QUERY, SQL, gated))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(lead)
+        await leading.wait()
+        found.append(anywhere.get_or_compute(QUERY, SQL, lambda: "of the loop"))
+        may_end.set()
+    assert found == ["of the loop", "of the task"]
+    assert no_flight_is_left(anywhere)
 
 
 @pytest.mark.parametrize("length", [2, 3])
-def test_threads_whose_computations_need_each_others_go_on(cache: Memora, length: int) -> None:
+def test_threads_whose_computations_need_each_others_go_on(anywhere: Memora, length: int) -> None:
     """Each leads one key and needs the next: the last to ask does not wait."""
     together = threading.Barrier(length)
     found: dict[int, Any] = {}
@@ -829,18 +902,18 @@ def test_threads_whose_computations_need_each_others_go_on(cache: Memora, length
     def call(n: int) -> None:
         def compute() -> list[Any]:
             together.wait(60)
-            following = cache.get_or_compute(f"key {(n + 1) % length}", SQL, lambda: ["inner"])
+            following = anywhere.get_or_compute(f"key {(n + 1) % length}", SQL, lambda: ["inner"])
             return [n, following]
 
-        found[n] = cache.get_or_compute(f"key {n}", SQL, compute)
+        found[n] = anywhere.get_or_compute(f"key {n}", SQL, compute)
 
     in_threads(length, call)
     assert sorted(found) == list(range(length))
-    assert no_flight_is_left(cache)
+    assert no_flight_is_left(anywhere)
 
 
 @pytest.mark.anyio
-async def test_tasks_whose_computations_need_each_others_go_on(cache: Memora) -> None:
+async def test_tasks_whose_computations_need_each_others_go_on(anywhere: Memora) -> None:
     leading = [anyio.Event(), anyio.Event()]
     found: dict[int, Any] = {}
 
@@ -848,16 +921,16 @@ async def test_tasks_whose_computations_need_each_others_go_on(cache: Memora) ->
         async def compute() -> list[Any]:
             leading[n].set()
             await leading[1 - n].wait()
-            return [n, await cache.aget_or_compute(f"key {1 - n}", SQL, Compute().later)]
+            return [n, await anywhere.aget_or_compute(f"key {1 - n}", SQL, Compute().later)]
 
-        found[n] = await cache.aget_or_compute(f"key {n}", SQL, compute)
+        found[n] = await anywhere.aget_or_compute(f"key {n}", SQL, compute)
 
     with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(call, 0)
             tasks.start_soon(call, 1)
     assert sorted(found) == [0, 1]
-    assert no_flight_is_left(cache)
+    assert no_flight_is_left(anywhere)
 
 
 FORK = """
