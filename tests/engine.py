@@ -147,7 +147,7 @@ def impatient(cache: Memora, seconds: float = 0.05) -> Iterator[None]:
 def at_rest(cache: Memora) -> bool:
     """Wait until no worker of the cache is at work; False where that takes long."""
     lane = cache._threads
-    crews = (lane._workers, lane._background, cache._tasks._patient, cache._probers)
+    crews = (lane._workers, lane._background, cache._tasks._patient, cache._health._workers)
     return until(
         lambda: not any(len(crew._crew) > len(crew._idle) or crew._waiting for crew in crews)
     )

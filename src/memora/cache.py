@@ -30,12 +30,14 @@ from memora.context import canonical_context, canonical_query, exact_key
 from memora.core import Call, CallOptions, Core, said
 from memora.embedders import CachedEmbedder, as_embedder, load_embedder
 from memora.errors import ArgumentError, ClosedError, ConfigError, MemoraError
+from memora.health import Health, look_at_scheduler
 from memora.judge import Judge
 from memora.metrics import Metrics
 from memora.model import AvailabilityCheck, Explanation, LookupResult
 from memora.protocols import IndexedStore
 from memora.scheduler import CleanupScheduler
 from memora.selection import Selection
+from memora.shadow import Shadow
 from memora.stores import open_store
 from memora.stores.memory import MemoryStore
 
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
 
     from memora.calls.lanes import Lane
     from memora.eviction import EvictionPolicy
+    from memora.health import Kind, Looked
     from memora.lifecycle import Found
     from memora.model import Lifetime, Selected
     from memora.protocols import Clock, Embedder, Store
@@ -61,17 +64,12 @@ if TYPE_CHECKING:
 S = TypeVar("S", bound="Memora")
 T = TypeVar("T")
 
-# Health turns bad when a tenth of the recent operations failed, and no earlier than at the fifth
-# failure: one fault in a young cache is not an outage.
-_UNHEALTHY_ERROR_RATE = 0.1
-_UNHEALTHY_ERRORS = 5
 # What `store` takes: alone, and besides.
 _PAIRED = ("query", "context", "result")
 _FLAGS = ("refresh", "bypass", "single_flight")  # of a call
 _SAID = ("metadata", "ttl", "stale_ttl", "sliding", "tags", "cost")
 _WORKERS = 32  # threads that calls with a deadline may hang in, at most
 _REFRESHERS = 4  # threads that compute results anew in the background
-_PROBERS = 2  # threads that health checks may hang in
 _CLEANUP_SECONDS = 300.0  # between two runs of the scheduler, where nobody says
 
 
@@ -98,6 +96,8 @@ class Memora:
             model that the settings name.
         store: A store instead of the one that the settings name; it evicts as it was told.
         eviction_policy: An empty policy instead of the one that the settings name.
+        same_answer: For `mode="shadow"`: given what would have been served and the fresh result,
+            whether they say the same; by default if they are equal.
         clock: Seconds since the epoch. Time in the cache never goes back: see the guide.
 
     Raises:
@@ -106,13 +106,14 @@ class Memora:
         StoreError: The store cannot be opened, or does not belong to this model or version.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the ports
         self,
         config: CacheConfig | None = None,
         *,
         embedder: Embedder | Callable[[list[str]], Any] | None = None,
         store: Store | None = None,
         eviction_policy: EvictionPolicy | None = None,
+        same_answer: Callable[[Any, Any], object] | None = None,
         clock: Clock = time.time,
     ) -> None:
         if config is None:
@@ -126,11 +127,20 @@ class Memora:
             if embedder is None
             else as_embedder(embedder)
         )
+        codec = Codec()
+        self._shadow = None
+        if config.mode == "shadow":
+            self._shadow = Shadow(
+                config,
+                model=chosen.identity,
+                codec=codec,
+                same=same_answer,
+                report=lambda fault: self._core.log_fault("shadow", fault),
+            )
         steady = SteadyClock(clock)
         if store is None:
             store = open_store(config, embedder=chosen, policy=eviction_policy, clock=steady)
         self._metrics = Metrics(enabled=config.enable_metrics)
-        self._embedder = chosen
         self._ports = pipeline.Ports(
             embedder=CachedEmbedder(
                 chosen,
@@ -138,7 +148,7 @@ class Memora:
                 timer=lambda: self._metrics.timed("embedding"),
             ),
             store=store,
-            codec=Codec(),
+            codec=codec,
             clock=steady,
             judge=Judge(
                 chosen.identity,
@@ -155,17 +165,23 @@ class Memora:
                 )
             ),
         )
-        self._core = Core(config, self._ports, self._metrics, self._log)
+        self._core = Core(config, self._ports, self._metrics, self._log, shadow=self._shadow)
         workers, flights = Workers(_WORKERS, "memora-call"), Flights()
         background = Workers(_REFRESHERS, "memora-refresh")
         self._threads = ThreadLane(workers, background, flights)
         self._tasks = TaskLane(workers, Workers(_WORKERS, "memora-encode"), flights)
         self._chores = Workers(_WORKERS, "memora-chore")
-        self._probers = Workers(_PROBERS, "memora-health")
+        self._health = Health(self._ports, chosen, self._metrics, self._core, workers)
         self._scheduler: CleanupScheduler | None = None
         self._scheduling = False  # whether its thread should be there
         self._closed = False
         self._warn_of_settings_without_effect()
+        self._log.debug(
+            "cache_open",
+            storage=config.db_uri,
+            table=config.table_name,
+            model=chosen.identity,
+        )
 
     @property
     def config(self) -> CacheConfig:
@@ -278,6 +294,8 @@ class Memora:
         request = pipeline.Request.of(query, context)
         threshold = self._threshold(similarity_threshold)
         oldest = inf if max_age is None else seconds("max_age", max_age)
+        if self._config.mode == "shadow":
+            return AvailabilityCheck(available=False)
         try:
             return pipeline.check(self._ports, request, threshold=threshold, max_age=oldest)
         except Exception as fault:  # noqa: BLE001 - as of a lookup
@@ -289,6 +307,8 @@ class Memora:
         query: str,
         context: Mapping[str, Any] | None = None,
         similarity_threshold: float | None = None,
+        *,
+        elsewhere: bool = False,
     ) -> Explanation:
         """Tell what a lookup would do now, and why: all candidates that it would judge.
 
@@ -298,10 +318,12 @@ class Memora:
             query: As for `lookup`.
             context: As for `lookup`.
             similarity_threshold: As for `lookup`.
+            elsewhere: Look also into all other contexts for what would be served there; this takes
+                time in a large cache.
 
         Returns:
-            The decision, and up to five candidates. If the cache itself fails, the reason is
-            "error".
+            The decision, and up to five candidates; where asked for also what other contexts hold.
+            If the cache itself fails, the reason is "error".
 
         Raises:
             QueryError: The query is not a text, or blank.
@@ -312,7 +334,15 @@ class Memora:
         request = pipeline.Request.of(query, context)
         threshold = self._threshold(similarity_threshold)
         try:
-            return pipeline.explain(self._ports, request, threshold=threshold)
+            others = (
+                lifecycle.elsewhere(self._ports, request, threshold=threshold) if elsewhere else ()
+            )
+            return pipeline.explain(
+                self._ports,
+                request,
+                threshold=threshold,
+                elsewhere=tuple(one.shown() for one in others),
+            )
         except Exception as fault:  # noqa: BLE001 - as of a lookup
             self._core.log_fault("explain", fault)
             return Explanation(
@@ -561,7 +591,7 @@ class Memora:
         if dry_run:
             return [one.shown() for one in found]
         deleted = lifecycle.withdraw(self._ports, found)
-        self._log.debug("cache_invalidate", entries=deleted)
+        self._log.info("cache_invalidate", entries=deleted)
         return deleted
 
     def entries(  # noqa: PLR0913 - the criteria
@@ -618,7 +648,7 @@ class Memora:
         self._check_open()
         for tag in tags_of(tags):
             self._ports.store.outdate(tag)
-            self._log.debug("cache_outdate")
+            self._log.info("cache_outdate")
 
     def clear(self) -> int:
         """Delete all entries; return how many.
@@ -627,7 +657,9 @@ class Memora:
             StoreError: The store failed; some may still be there.
         """
         self._check_open()
-        return lifecycle.clear(self._ports)
+        deleted = lifecycle.clear(self._ports)
+        self._log.info("cache_clear", entries=deleted)
+        return deleted
 
     def cleanup_expired(self) -> int:
         """Remove the entries that have expired, and the outdated; return how many.
@@ -669,7 +701,7 @@ class Memora:
         moved = transfer.export_entries(
             self._ports, path, skip_errors=skip_errors, progress=progress
         )
-        self._log.debug("cache_export", entries=moved.written)
+        self._log.info("cache_export", entries=moved.written)
         return moved
 
     def import_entries(
@@ -711,7 +743,7 @@ class Memora:
             reembed=reembed,
             progress=progress,
         )
-        self._log.debug("cache_import", entries=moved.written, evicted=moved.evicted)
+        self._log.info("cache_import", entries=moved.written, evicted=moved.evicted)
         return moved
 
     def warm(
@@ -739,7 +771,7 @@ class Memora:
         """
         self._check_open()
         moved = transfer.warm(self._ports, self._config, items, progress=progress)
-        self._log.debug("cache_warm", entries=moved.written, evicted=moved.evicted)
+        self._log.info("cache_warm", entries=moved.written, evicted=moved.evicted)
         return moved.written
 
     def start_scheduler(
@@ -833,40 +865,36 @@ class Memora:
             **self._metrics.snapshot(),
         }
 
-    def health_check(self) -> dict[str, Any]:
-        """Try the embedder and the store, and judge the recent error rate; no fault raises.
+    def health_check(self, kind: Kind = "ready", *, timeout: float = 2.0) -> dict[str, Any]:
+        """Try every part of the cache that an answer needs; no fault raises, none is waited for.
 
-        A part that has not answered after `lookup_timeout_seconds` is at fault.
+        Args:
+            kind: "ready" asks whether everything works: embedding, database, index, error rate,
+                scheduler, breakers, threads. "live" asks for the last of these only: what a restart
+                of the process would repair, and a fault of the disk or the model is not.
+            timeout: Seconds after which a part without an answer is unhealthy.
+
+        Returns:
+            `status`, "healthy" or "unhealthy"; `checks`, by part: `ok`, `error` or `details`, and
+            `duration_ms`; `metrics`; `timestamp`, in milliseconds.
+
+        Raises:
+            ArgumentError: The kind is unknown, or the timeout not above 0.
         """
-        store = self._ports.store
-        entries, store_fault = self._probe(store.count)
-        if store_fault is None:
-            _, store_fault = self._probe(store.check)
-        # Not the cache of embeddings.
-        _, model_fault = self._probe(lambda: self._embedder.embed(["health check"]))
-        checks: dict[str, dict[str, Any]] = {
-            "embedding": _check(model_fault),
-            "database": _check(store_fault),
-        }
-        faults, recent = self._metrics.recent()
-        failed = sum(faults.values())
-        rate = failed / recent if recent else 0.0
-        checks["error_rate"] = {
-            "ok": failed < _UNHEALTHY_ERRORS or rate < _UNHEALTHY_ERROR_RATE,
-            "details": f"Error rate: {rate:.1%} ({failed}/{recent})",
-        }
-        checks["scheduler"] = self._check_scheduler()
-        checks["breaker"] = self._check_breakers()
-        healthy = not self._closed and all(check["ok"] for check in checks.values())
-        return {
-            "status": "healthy" if healthy else "unhealthy",
-            "checks": checks,
-            "metrics": {
-                "total_entries": entries,
-                "recent_errors": faults,
-            },
-            "timestamp": int(self._ports.clock() * 1000),
-        }
+        return self._health.check(
+            kind, timeout=timeout, closed=self._closed, scheduler=self._look_at_scheduler()
+        )
+
+    async def ahealth_check(
+        self,
+        kind: Kind = "ready",
+        *,
+        timeout: float = 2.0,
+    ) -> dict[str, Any]:
+        """Do as `health_check`, without blocking the event loop."""
+        return await self._health.acheck(
+            kind, timeout=timeout, closed=self._closed, scheduler=self._look_at_scheduler()
+        )
 
     def create_index(
         self,
@@ -916,7 +944,10 @@ class Memora:
         if not self._closed:
             self._closed = True
             self.stop_scheduler()
+            if self._shadow is not None:
+                self._shadow.close()
             self._ports.store.close()
+            self._log.debug("cache_close")
 
     acheck_availability = _twin(check_availability)
     aexplain = _twin(explain)
@@ -929,7 +960,6 @@ class Memora:
     aimport_entries = _twin(import_entries)
     awarm = _twin(warm)
     aget_stats = _twin(get_stats)
-    ahealth_check = _twin(health_check)
     aclose = _twin(close)
 
     async def __aenter__(self) -> Self:
@@ -1110,23 +1140,8 @@ class Memora:
     def _report_cleanup(self, fault: Exception) -> None:
         self._core.report("cleanup", fault)
 
-    def _check_scheduler(self) -> dict[str, Any]:
-        stats = self.get_scheduler_stats()
-        if stats is None:
-            return {"ok": True, "details": "not started"}
-        runs = f"{stats['total_runs']} runs, {stats['errors']} failed"
-        running = bool(stats["running"])
-        return {
-            "ok": running or not self._scheduling,
-            "details": f"{'running' if running else 'stopped'}: {runs}",
-        }
-
-    def _check_breakers(self) -> dict[str, Any]:
-        states = {name: one.state for name, one in self._ports.breakers._asdict().items()}
-        return {
-            "ok": all(state == "closed" for state in states.values()),
-            "details": ", ".join(f"{name} {state}" for name, state in states.items()),
-        }
+    def _look_at_scheduler(self) -> Looked:
+        return look_at_scheduler(self.get_scheduler_stats(), wanted=self._scheduling)
 
     def _count(self) -> tuple[int | None, Exception | None]:
         try:
@@ -1139,13 +1154,6 @@ class Memora:
             return bool(self.get_index_stats()["has_index"])
         except Exception:  # noqa: BLE001 - statistics never fail
             return False
-
-    def _probe(self, function: Callable[[], T]) -> tuple[T | None, Exception | None]:
-        """Try a part of the cache, which may hang."""
-        try:
-            return self._probers.run(function, self._config.lookup_timeout_seconds), None
-        except Exception as fault:  # noqa: BLE001 - a probe: the fault is the answer
-            return None, fault
 
     def _check_open(self) -> None:
         if self._closed:
@@ -1164,7 +1172,7 @@ class Memora:
             "hot_index": in_ram and self._config.hot_index == "off",
         }
         if settings := [name for name, is_set in ignored.items() if is_set]:
-            self._log.warning("settings_without_effect_in_this_version", settings=settings)
+            self._log.warning("settings_without_effect", settings=settings)
 
 
 def _optional_share(name: str, value: float | None) -> float | None:
@@ -1192,8 +1200,3 @@ def _arguments(item: Item) -> dict[str, Any]:
 def _age(name: str, value: float | str | timedelta) -> float:
     # Also 0: everything that was stored before now.
     return 0.0 if is_number(value) and value == 0 else seconds(name, value)
-
-
-def _check(fault: Exception | None) -> dict[str, Any]:
-    error = None if fault is None else f"{type(fault).__name__}: {fault}"
-    return {"ok": fault is None, "error": error}

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from memora.model import Lifetime, Reason
     from memora.pipeline import Draft, Ports, Request
     from memora.protocols import Lease
+    from memora.shadow import Shadow
 
 # Requests of a batch that one deadline is for: they are embedded together, which takes longer.
 _BATCH = 32
@@ -97,11 +98,20 @@ class Core:
     """The engine of one cache."""
 
     def __init__(
-        self, config: CacheConfig, ports: Ports, metrics: Metrics, log: FilteringBoundLogger
+        self,
+        config: CacheConfig,
+        ports: Ports,
+        metrics: Metrics,
+        log: FilteringBoundLogger,
+        *,
+        shadow: Shadow | None = None,
     ) -> None:
         self._config, self._ports, self._metrics, self._log = config, ports, metrics, log
+        self._shadow = shadow
         self._largest = largest_payload(config)
         self._disabled: ContextVar[bool] = ContextVar("disabled", default=False)
+        self.failed_at: float | None = None
+        """When the cache itself failed last; monotonic seconds."""
         renew_after_fork(self)
 
     def renew(self) -> None:
@@ -127,15 +137,13 @@ class Core:
         self, lane: Lane, request: Request, *, threshold: float, max_age: float
     ) -> LookupResult:
         """Look up; a fault is a miss, unless the settings say otherwise."""
-        look = partial(pipeline.lookup, self._ports, request, threshold=threshold, max_age=max_age)
+        look = partial(self._look, request, threshold=threshold, max_age=max_age)
         try:
             with self._metrics.timed("lookup"):
-                found = pipeline.glance(
-                    self._ports, request, max_age=max_age, largest=lane.glance_bytes
-                ) or await self._in_time(lane, look)
+                found = self._glance(lane, request, max_age) or await self._in_time(lane, look)
         except Exception as fault:  # noqa: BLE001 - whatever it is, it must not reach the application
             return self._missed(fault)
-        return self._count(found)
+        return self._count(request, found)
 
     async def lookup_many(
         self, lane: Lane, requests: Sequence[Request], *, threshold: float, max_age: float
@@ -143,9 +151,7 @@ class Core:
         """Look up several, in one batch."""
         if not requests:
             return []
-        look = partial(
-            pipeline.lookup_many, self._ports, requests, threshold=threshold, max_age=max_age
-        )
+        look = partial(self._look_many, requests, threshold=threshold, max_age=max_age)
         found: list[LookupResult | Exception]
         try:
             with self._metrics.timed("lookup"):
@@ -153,7 +159,8 @@ class Core:
         except Exception as fault:  # noqa: BLE001 - as above
             found = [fault for _ in requests]
         return [
-            self._missed(one) if isinstance(one, Exception) else self._count(one) for one in found
+            self._missed(one) if isinstance(one, Exception) else self._count(request, one)
+            for request, one in zip(requests, found, strict=True)
         ]
 
     async def store(
@@ -193,7 +200,7 @@ class Core:
                 self._look_ahead(lane, call, compute, found)
                 return found.result
             failed = found.reason in _FAULTS
-        if call.refresh or not call.single_flight:
+        if call.refresh or not call.single_flight or self._shadow is not None:
             return (await self._computed(lane, call, compute)).value
         async with lane.claim(call.request.key) as flight:
             if flight.landed:
@@ -216,6 +223,7 @@ class Core:
 
     def report(self, operation: Operation, fault: BaseException) -> None:
         """Count a fault, and log it."""
+        self.failed_at = time.monotonic()
         self._metrics.count_fault(operation)
         self.log_fault(operation, fault)
 
@@ -241,6 +249,30 @@ class Core:
         finally:
             pipeline.waiting.reset(token)
 
+    # In shadow mode all is looked up, for what would have been served, and nothing is.
+
+    def _glance(self, lane: Lane, request: Request, max_age: float) -> LookupResult | None:
+        if self._shadow is not None:
+            return None
+        return pipeline.glance(self._ports, request, max_age=max_age, largest=lane.glance_bytes)
+
+    def _look(self, request: Request, *, threshold: float, max_age: float) -> LookupResult:
+        if self._shadow is None:
+            return pipeline.lookup(self._ports, request, threshold=threshold, max_age=max_age)
+        found, proposal = pipeline.shadow(
+            self._ports, request, threshold=threshold, max_age=max_age
+        )
+        self._shadow.looked_up(request.key, proposal)
+        return found
+
+    def _look_many(
+        self, requests: Sequence[Request], *, threshold: float, max_age: float
+    ) -> list[LookupResult | Exception]:
+        if self._shadow is None:
+            return pipeline.lookup_many(self._ports, requests, threshold=threshold, max_age=max_age)
+        look = partial(self._look, threshold=threshold, max_age=max_age)
+        return [pipeline.caught(look, request) for request in requests]
+
     def _missed(self, fault: Exception) -> LookupResult:
         self.report("judge" if isinstance(fault, JudgeError) else "lookup", fault)
         reason: Reason = "timeout" if isinstance(fault, DeadlineError) else "error"
@@ -249,14 +281,22 @@ class Core:
             raise fault
         return LookupResult(is_hit=False, reason=reason, explanation=said(fault))
 
-    def _count(self, found: LookupResult) -> LookupResult:
+    def _count(self, request: Request, found: LookupResult) -> LookupResult:
         self._metrics.count_lookup(found)
-        self._log.debug(
-            "cache_hit" if found else "cache_miss",
-            reason=found.reason,
-            similarity=found.similarity,
-            entry_id=found.entry_id,
-        )
+        asked = {"query": request.text} if self._config.log_queries else {}
+        if found.is_hit:
+            if asked:
+                asked["matched_query"] = found.matched_query or ""
+            self._log.debug(
+                "cache_hit",
+                reason=found.reason,
+                similarity=found.similarity,
+                entry_id=found.entry_id,
+                **asked,
+            )
+        else:
+            nearest = None if found.nearest is None else found.nearest.similarity
+            self._log.debug("cache_miss", reason=found.reason, nearest_similarity=nearest, **asked)
         return found
 
     def _encoded(self, items: Sequence[tuple[Request, Any, str, Lifetime]]) -> list[Draft | None]:
@@ -271,15 +311,21 @@ class Core:
                 drafts.append(None)
             else:
                 drafts.append(pipeline.Draft(request, Content(payload, metadata), lifetime))
+                if self._shadow is not None:
+                    now = self._ports.clock()
+                    self._shadow.stored(request.key, request.text, payload, now=now)
         return drafts
 
     def _put(self, drafts: list[Draft]) -> list[str]:
         if not drafts:
             return []
         ids = pipeline.store(self._ports, drafts)
-        for entry_id in ids:
+        for draft, entry_id in zip(drafts, ids, strict=True):
             self._metrics.count_store()
-            self._log.debug("cache_store", entry_id=entry_id)
+            asked = {"query": draft.request.text} if self._config.log_queries else {}
+            self._log.debug(
+                "cache_store", entry_id=entry_id, bytes=len(draft.content.payload), **asked
+            )
         self._maintain()
         return ids
 
@@ -323,7 +369,7 @@ class Core:
         if landed.stored:
             found = await self._exactly(lane, call)
             if found is not None:
-                return self._count(found).result
+                return self._count(call.request, found).result
         if isinstance(landed.value, _READ_ONCE):
             return await lane.call(compute)
         return landed.value

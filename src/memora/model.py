@@ -13,6 +13,7 @@ Reason: TypeAlias = Literal[
     "no_candidate",  # miss: nothing in this context can be compared
     "below_threshold",  # miss: no stored answer is likely enough to be right
     "other_language",  # miss: what is near is in another language, and cross_lingual is off
+    "shadow",  # miss: mode is "shadow"; otherwise it would have been a hit
     "unreadable",  # miss: the model cannot read all of the text, which was not stored as it is
     "timeout",  # miss: the cache took longer than `lookup_timeout_seconds`; the same
     "error",  # miss: the cache itself failed; logged, counted, visible in health
@@ -215,6 +216,10 @@ class Explanation:
     threshold: float
     candidates: tuple[Candidate, ...] = ()
     """What was judged, the most likely right first; one, the same text, for an exact hit."""
+    would_hit_at: float | None = None
+    """The highest threshold that would have made this miss a hit; None where none would."""
+    elsewhere: tuple[Selected, ...] = ()
+    """Where that was asked for: what would be served in other contexts, the most similar first."""
 
     @property
     def served(self) -> Candidate | None:
@@ -226,6 +231,8 @@ class Explanation:
             f"{'hit' if self.is_hit else 'miss'} ({self.reason}): {one_line(self.query)}",
             f"  {one_line(self.explanation, 400)}",
         ]
+        if self.would_hit_at is not None:
+            lines.append(f"  a threshold of {rounded(self.would_hit_at)} would have hit")
         for rank, one in enumerate(self.candidates, start=1):
             verdict = "served" if one is self.served else "not served"
             similarity, cosine = rounded(one.similarity), rounded(one.cosine)
@@ -233,4 +240,7 @@ class Explanation:
             lines.append(f"{rank}. {verdict}: {one_line(one.query)}")
             lines.append(f"   similarity {similarity}, cosine {cosine}, {age} old")
             lines += [f"   {one_line(f'{said.kind}: {said.detail}')}" for said in one.evidence]
+        for other in self.elsewhere:
+            lines.append(f"in another context, {one_line(other.context)}:")
+            lines.append(f"   {one_line(other.query)}; similarity {rounded(other.similarity or 0)}")
         return "\n".join(lines)

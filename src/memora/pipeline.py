@@ -10,7 +10,7 @@ import json
 import uuid
 from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -37,13 +37,14 @@ from memora.model import (
     LookupResult,
     Match,
 )
+from memora.shadow import Proposal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from memora.codec import Codec
     from memora.judge import Judge
-    from memora.model import Evidence, Lifetime
+    from memora.model import Evidence, Lifetime, Selected
     from memora.protocols import Clock, Embedder, Store, Vector
 
 P = ParamSpec("P")
@@ -115,6 +116,36 @@ def lookup(
     return _decide(ports, request, matches, threshold)
 
 
+def shadow(
+    ports: Ports, request: Request, *, threshold: float, max_age: float = inf
+) -> tuple[LookupResult, Proposal | None]:
+    """Find as `lookup` does, and serve nothing; nothing is counted as used.
+
+    Returns:
+        A miss; its reason is "shadow" where `lookup` would hit. And what is nearest, served or not.
+
+    Raises:
+        JudgeError: The judge failed.
+    """
+    now = ports.clock()
+    stored = _guarded(ports.breakers.reads, ports.store.get, request.key, now=now)
+    if stored is not None and _age(stored[0], now) <= max_age:
+        same = Verdict("exact", _SAME_TEXT, Match(stored[0], 1.0), 1.0)
+        return _shadowed(same, now), Proposal(Match(stored[0], 1.0), 1.0, stored[1])
+    matches = _search(ports, request, max_age)
+    if matches is None:
+        return _unreadable(), None
+    verdict, now = _judge(ports, request, matches, threshold), ports.clock()
+    nearest, similarity = verdict.nearest, verdict.similarity
+    found = _shadowed(verdict, now) if verdict.served else _refuse(verdict, now)
+    if nearest is None or similarity is None or verdict.reason == "other_language":
+        return found, None
+    stored = _guarded(ports.breakers.reads, ports.store.get, nearest.entry.key, now=now)
+    if stored is None or stored[0].context.fingerprint != request.context.fingerprint:
+        return _gone(), None
+    return found, Proposal(Match(stored[0], nearest.cosine), similarity, stored[1])
+
+
 def glance(
     ports: Ports, request: Request, *, max_age: float = inf, largest: float = inf
 ) -> LookupResult | None:
@@ -152,9 +183,9 @@ def lookup_many(
 
     A fault of one is its result, and leaves the others alone.
     """
-    found = [_caught(exact, ports, request, max_age=max_age) for request in requests]
+    found = [caught(exact, ports, request, max_age=max_age) for request in requests]
     left = [i for i, one in enumerate(found) if one is None]
-    vectors = _caught(_embed_many, ports, [requests[i].text for i in left]) if left else []
+    vectors = caught(_embed_many, ports, [requests[i].text for i in left]) if left else []
     for n, i in enumerate(left):
         vector = vectors if isinstance(vectors, Exception) else vectors[n]
         found[i] = (
@@ -162,7 +193,7 @@ def lookup_many(
             if isinstance(vector, Exception)
             else _unreadable()
             if vector is None
-            else _caught(_decide_near, ports, requests[i], vector, threshold, max_age)
+            else caught(_decide_near, ports, requests[i], vector, threshold, max_age)
         )
     return [one for one in found if one is not None]
 
@@ -173,7 +204,8 @@ def _decide_near(
     return _decide(ports, request, _near(ports, request, vector, max_age), threshold)
 
 
-def _caught(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Exception:
+def caught(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Exception:
+    """Return what it returns, or what it raises."""
     try:
         return function(*args, **kwargs)
     except Exception as fault:  # noqa: BLE001 - the caller reports it
@@ -219,13 +251,21 @@ def check(
     )
 
 
-def explain(ports: Ports, request: Request, *, threshold: float) -> Explanation:
+def explain(
+    ports: Ports, request: Request, *, threshold: float, elsewhere: tuple[Selected, ...] = ()
+) -> Explanation:
     """Tell what `lookup` would do, with all that was judged; no result is decoded.
+
+    Args:
+        ports: What it uses.
+        request: The query and its context.
+        threshold: As for `lookup`.
+        elsewhere: What has been found in other contexts, to be told with it.
 
     Raises:
         JudgeError: The judge failed.
     """
-    told = partial(Explanation, query=request.text, threshold=threshold)
+    told = partial(Explanation, query=request.text, threshold=threshold, elsewhere=elsewhere)
     entry = ports.store.peek(request.key, now=(now := ports.clock()))
     if entry is not None:
         same = _candidate(Match(entry, 1.0), 1.0, (), now)
@@ -247,6 +287,7 @@ def explain(ports: Ports, request: Request, *, threshold: float) -> Explanation:
         reason=verdict.reason,
         explanation=verdict.explanation,
         candidates=tuple(candidates),
+        would_hit_at=verdict.similarity if verdict.reason == "below_threshold" else None,
     )
 
 
@@ -374,6 +415,12 @@ def _refuse(verdict: Verdict, now: float) -> LookupResult:
         evidence=verdict.evidence,
         nearest=_nearest(verdict, now),
     )
+
+
+def _shadowed(verdict: Verdict, now: float) -> LookupResult:
+    miss = _refuse(verdict, now)
+    told = f"shadow mode serves nothing; otherwise: {verdict.explanation}"
+    return replace(miss, reason="shadow", explanation=told)
 
 
 def _nearest(verdict: Verdict, now: float) -> Candidate | None:

@@ -267,7 +267,7 @@ BROKEN = """
 from memora.errors import EmbedderError
 def broken(texts):
     raise EmbedderError("gone")
-cache._embedder.embed = broken
+cache._ports.embedder.embed = broken
 def compute():
     note("calls")
     noted("calls", 3)  # none waits for another, as nobody could store

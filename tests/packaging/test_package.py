@@ -90,9 +90,9 @@ ORDER = [
         "_clock",
         "_durations",
     ],
-    ["codec", "embedders", "stores"],
+    ["codec", "embedders", "shadow", "stores", "tuning"],
     ["pipeline", "lifecycle", "transfer"],
-    ["core"],
+    ["core", "health"],
     ["cache"],
     ["cli"],
 ]

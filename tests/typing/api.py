@@ -79,6 +79,7 @@ with Memora(config, embedder=embedder, store=store) as cache:
     cache.warm(3)  # type: ignore[arg-type]
     stats: dict[str, Any] = cache.get_stats()
     health: dict[str, Any] = cache.health_check()
+    live: dict[str, Any] = cache.health_check("live", timeout=0.5)
     cache.lookup(3)  # type: ignore[arg-type]
     cache.store("q")  # type: ignore[call-arg]
 

@@ -16,7 +16,8 @@ from rich.console import Console
 
 import memora
 from memora.cache import Memora
-from memora.cli import entries, moving
+from memora.cli import doctor, entries, moving, operating
+from memora.cli.calibrate import calibrate
 from memora.cli.common import (
     AsJson,
     ContextOption,
@@ -39,6 +40,7 @@ from memora.cli.replay import Replay
 from memora.config import CacheConfig
 from memora.errors import ArgumentError
 from memora.stores import local_path
+from memora.stores._inspect import sizes
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -130,6 +132,7 @@ def replay_command(
         opened = [caches.enter_context(Memora(config)) for config in configs]
         done = _replay(log, *opened, limit=limit, examples=examples)
     if compare is None:
+        as_json = as_json or config.json_logs
         _finish(done, title=file.name, call_seconds=call_seconds, as_json=as_json)
         return
     changed = [change.partition("=")[0] for change in compare]
@@ -166,6 +169,8 @@ def demo(
         Memora(config) as cache,
     ):
         done = _replay(log, cache, limit=limit, examples=examples)
+    # What a collector of logs reads should be JSON to its last line.
+    as_json = as_json or config.json_logs
     _finish(done, title="A day of agents", call_seconds=call_seconds, as_json=as_json)
 
 
@@ -214,12 +219,12 @@ def explain(
     threshold: Threshold = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a lookup would do in a store on disk, and all that it would judge."""
+    """Show what a lookup would do in a store on disk, all that it would judge, and elsewhere."""
     config = config_of(
         db_uri=db, table_name=table, model_name=model, similarity_threshold=threshold
     )
     with open_existing(config) as cache:
-        told = cache.explain(query, parse_object("--context", context))
+        told = cache.explain(query, parse_object("--context", context), elsewhere=True)
     if told.reason == "error":
         raise ArgumentError(told.explanation)
     typer.echo(readable(told) if as_json else str(told))
@@ -259,7 +264,7 @@ def stats(
         found = cache.get_stats()
     shown = {name: found[name] for name in ("storage", "total_entries", "model", "embedding_dim")}
     shown["table"] = config.table_name
-    shown["disk_bytes"] = _disk_bytes(local_path(config.db_uri), config.table_name)
+    shown["disk_bytes"] = sum(sizes(local_path(config.db_uri), config.table_name))
     if as_json:
         typer.echo(json.dumps(shown))
         return
@@ -314,11 +319,6 @@ def _finish(done: Replay, *, title: str, call_seconds: float, as_json: bool) -> 
         print_report(Console(), report, title=title, call_seconds=call_seconds)
 
 
-def _disk_bytes(path: Path, table_name: str) -> int:
-    table = path / f"{table_name}.lance"
-    return sum(file.stat().st_size for file in table.rglob("*") if file.is_file())
-
-
 app.add_typer(entries.app, name="entries")
 app.command()(entries.invalidate)
 app.command()(entries.cleanup)
@@ -326,3 +326,8 @@ app.command()(moving.export)
 app.command("import")(moving.import_command)
 app.command()(moving.warm)
 app.command()(moving.reembed)
+app.command()(calibrate)
+app.command()(operating.health)
+app.command()(operating.top)
+app.command()(doctor.doctor)
+app.command()(operating.compact)

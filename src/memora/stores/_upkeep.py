@@ -46,8 +46,9 @@ _DEAD_SHARE = 0.3
 _DEAD_BYTES = 4 * 1024 * 1024
 _FILE_BYTES = 256 * 1024
 # When uses are written down: so many bytes of them in the log, and as many as that takes, or so
-# long after the last time; for so many entries under the lock.
-_USE_BYTES, _USE_SECONDS, _USES_AT_ONCE = 256 * 1024, 60.0, 2048
+# long after the last time, or when so many segments stay for nothing else; for so many entries
+# under the lock.
+_USE_BYTES, _USE_SECONDS, _USE_SEGMENTS, _USES_AT_ONCE = 256 * 1024, 60.0, 8, 2048
 _MOVE_RECORDS = 64  # at once
 _MOVE_BYTES = 16 * 1024 * 1024  # in a round
 _LOOK_SECONDS = 2.0  # between two looks at who else is there
@@ -240,13 +241,13 @@ class Upkeep:
     def _keep_uses(self, *, at_once: bool = False) -> None:
         """Write down how entries have been used, so that the log need not be kept for it.
 
-        Only when the log has enough of it, as much as there is, or it is a while ago: or a cache
-        in which little changes would be written again and again.
+        Only when the log has enough of it, as much as there is, or it is a while ago, or several
+        segments wait for it: or a cache in which little changes would be written again and again.
         """
         view = self.view
         waiting, since = view.use_bytes, time.monotonic() - self._uses_at
         due = at_once or waiting > max(_USE_BYTES, self._uses_size) or since > _USE_SECONDS
-        if not waiting or not due:
+        if not waiting or not (due or self._held_for_uses() >= _USE_SEGMENTS):
             return
         with view.lock:
             counted = {
@@ -270,6 +271,26 @@ class Upkeep:
                 view.uncounted, view.use_bytes = view.uncounted | uncounted, waiting
             raise
         self._uses_at = time.monotonic()
+
+    def _held_for_uses(self) -> int:
+        view = self.view
+        with view.lock:
+            return sum(
+                segment.complete_since is not None and segment.name in view.uncounted
+                for segment in view.segments.values()
+            )
+
+    def compact(self) -> None:
+        """Flush, compact the table and clear away, due or not.
+
+        Raises:
+            Exception: The first fault.
+        """
+        self._keep_uses(at_once=True)
+        self.flush()
+        self.look(again=True)
+        self._table.compact(alone=self._members <= {self._name})
+        self.run()
 
     def finish(self) -> None:
         """Leave nothing to do for whoever opens the store next; the caller has flushed."""
