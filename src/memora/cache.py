@@ -6,6 +6,7 @@ away from the application.
 
 from __future__ import annotations
 
+import inspect
 import json
 import time
 from functools import partial
@@ -1136,6 +1137,8 @@ class Memora:
         condition = options.get("condition")
         if condition is not None and not callable(condition):
             raise ArgumentError(f"condition must be a function of the result, got {condition!r}")
+        if inspect.iscoroutinefunction(condition):
+            raise ArgumentError(f"condition must not be async: nobody awaits {condition!r}")
         life = ("ttl", "stale_ttl", "sliding", "tags", "cost", "metadata")
         said: dict[str, Any] = {name: options.get(name) for name in life}
         metadata, max_age = options.get("metadata"), options.get("max_age")

@@ -400,9 +400,15 @@ class Core:
         if not isinstance(store, SharedStore):
             yield await self._exactly(lane, call)
             return
+        async with self._given_back(lane) as lead:
+            yield await self._wait(lane, call, store, lead)
+
+    @asynccontextmanager
+    async def _given_back(self, lane: Lane) -> AsyncIterator[_Lead]:
+        """Give back, at the end, what was taken in the block, or is still being taken."""
         lead = _Lead()
         try:
-            yield await self._wait(lane, call, store, lead)
+            yield lead
         except GeneratorExit:  # an event loop was closed over its tasks: nothing can be awaited
             self._end(lead)
             raise
@@ -423,13 +429,7 @@ class Core:
         """Wait for the lead, or for what another stores; a fault ends the wait."""
 
         def look() -> LookupResult | None:
-            try:
-                lease = store.try_lead(call.request.key)
-            except Exception as fault:  # noqa: BLE001 - then each process computes it
-                self.report("lookup", fault)
-                lease = _NO_LEASE
-            lead.take(lease)
-            store.refresh()
+            self._take(store, call.request, lead)
             return pipeline.exact(self._ports, call.request, max_age=call.max_age)
 
         for delay in delays():
@@ -443,11 +443,30 @@ class Core:
             await lane.sleep(delay)
         return None
 
+    def _take(self, store: SharedStore, request: Request, lead: _Lead) -> None:
+        """Take the lead, unless another has it, and take in what others have stored."""
+        try:
+            lease = store.try_lead(request.key)
+        except Exception as fault:  # noqa: BLE001 - then each process computes it
+            self.report("lookup", fault)
+            lease = _NO_LEASE
+        lead.take(lease)
+        store.refresh()
+
     def _end(self, lead: _Lead) -> None:
         try:
             lead.end()
         except Exception as fault:  # noqa: BLE001 - the call has its result
             self.report("lookup", fault)
+
+    def _is_due(self, call: Call, lead: _Lead) -> bool:
+        """Tell whether nobody else computes a result anew, or has done so since it was found."""
+        store = self._ports.store
+        if isinstance(store, SharedStore):
+            self._take(store, call.request, lead)
+            if not lead.held:
+                return False
+        return pipeline.fresh_for(self._ports, call.request) <= call.refresh_ahead
 
     def _look_ahead(
         self, lane: Lane, call: Call, compute: Callable[[], Any], found: LookupResult
@@ -462,7 +481,9 @@ class Core:
 
         async def refresh() -> None:
             try:
-                await self._computed(lane, call, compute)
+                async with self._given_back(lane) as lead:
+                    if await self._in_time(lane, partial(self._is_due, call, lead)):
+                        await self._computed(lane, call, compute)
             except Exception as fault:  # noqa: BLE001 - nobody waits for it
                 self.report("refresh", fault)
             finally:

@@ -171,6 +171,16 @@ def exact(ports: Ports, request: Request, *, max_age: float = inf) -> LookupResu
     return _serve_exactly(ports, *stored, now=now, started=started)
 
 
+def fresh_for(ports: Ports, request: Request) -> float:
+    """Return for how many seconds yet the very same query is answered by what is not stale."""
+    now = ports.clock()
+    entry = _guarded(ports.breakers.reads, ports.store.peek, request.key, now=now)
+    if entry is None:
+        return 0.0
+    left = _remaining(entry, now, used=False)
+    return inf if left is None else left
+
+
 def lookup_many(
     ports: Ports, requests: Sequence[Request], *, threshold: float, max_age: float = inf
 ) -> list[LookupResult | Exception]:
