@@ -184,7 +184,7 @@ class Memora:
         self._threads = ThreadLane(workers, background, flights)
         self._tasks = TaskLane(workers, Workers(_WORKERS, "memora-encode"), flights)
         self._chores = Workers(_WORKERS, "memora-chore")
-        self._health = Health(self._ports, chosen, self._metrics, self._core, workers)
+        self._health = Health(self._ports, chosen, self._metrics, workers)
         self._servers: list[MetricsServer] = []
         self._scheduler: CleanupScheduler | None = None
         self._scheduling = False  # whether its thread should be there

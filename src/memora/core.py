@@ -113,8 +113,6 @@ class Core:
         self._shadow = shadow
         self._largest = largest_payload(config)
         self._disabled: ContextVar[bool] = ContextVar("disabled", default=False)
-        self.failed_at: float | None = None
-        """When the cache itself failed last; monotonic seconds."""
         renew_after_fork(self)
 
     def renew(self) -> None:
@@ -228,7 +226,6 @@ class Core:
 
     def report(self, operation: Operation, fault: BaseException) -> None:
         """Count a fault, and log it."""
-        self.failed_at = time.monotonic()
         self._metrics.count_fault(operation)
         self.log_fault(operation, fault)
 

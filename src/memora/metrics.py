@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from itertools import accumulate
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
@@ -30,9 +30,7 @@ Left: TypeAlias = Literal["evicted", "expired", "invalidated", "cleared"]
 _HITS: tuple[Reason, ...] = ("exact", "semantic")
 # Misses of which the judge decided: what speaks against the nearest entry is why.
 _REFUSALS: tuple[Reason, ...] = ("below_threshold", "other_language")
-_RECENT = 400  # operations that one error rate is taken over
-# And the seconds that the other is: long enough for a probe a minute, short enough to be well again
-# soon after a repair.
+# The error rate is taken over the last five minutes, in slots: long enough for a probe a minute.
 _SLOT_SECONDS = 10.0
 _SLOTS = 30
 
@@ -119,6 +117,26 @@ def _nothing(_: float) -> None:
 UNTIMED = Timings(float, *[_nothing] * (len(Timings._fields) - 1))
 
 
+class Lately(NamedTuple):
+    """What happened in the last five minutes."""
+
+    operations: int
+    faults: dict[Operation, int]
+    """How many of them failed."""
+    quiet_seconds: float
+    """Since the last fault there has ever been."""
+
+    @property
+    def failed(self) -> int:
+        """All faults."""
+        return sum(self.faults.values())
+
+    @property
+    def error_rate(self) -> float:
+        """Share of the operations that failed; 0 of none."""
+        return self.failed / self.operations if self.operations else 0.0
+
+
 class Timed:
     """Takes down how long its block takes."""
 
@@ -155,9 +173,10 @@ class Vitals:
         self._lock = threading.Lock()  # guards all counters
         self._faults: Counter[Operation] = Counter()
         self._unstored = 0
-        self._recent: deque[Operation | None] = deque(maxlen=_RECENT)  # which failed; None: worked
         self._slot = 0
-        self._worked, self._failed = [0] * _SLOTS, [0] * _SLOTS  # by slot of time
+        self._worked = [0] * _SLOTS  # by slot of time
+        self._failed: list[Counter[Operation]] = [Counter() for _ in range(_SLOTS)]
+        self._failed_at = -math.inf
 
     def count_lookup(self, _found: LookupResult, /) -> None:
         """Record the outcome of a lookup that worked."""
@@ -182,9 +201,9 @@ class Vitals:
         """Record that the cache itself failed."""
         with self._lock:
             self._turn()
-            self._recent.append(operation)
-            self._failed[self._slot % _SLOTS] += 1
+            self._failed[self._slot % _SLOTS][operation] += 1
             self._faults[operation] += 1
+            self._failed_at = self._clock()
 
     def count_left(self, _why: Left, _entries: int, /) -> None:
         """Record entries that left."""
@@ -192,18 +211,13 @@ class Vitals:
     def count_outdated(self) -> None:
         """Record that a tag was outdated."""
 
-    def recent(self) -> tuple[dict[Operation, int], int]:
-        """Return how many of the last operations, 400 at most, failed, and how many there were."""
-        with self._lock:
-            failed = Counter(self._recent)
-            return {name: failed[name] for name in OPERATIONS}, len(self._recent)
-
-    def lately(self) -> tuple[int, int]:
-        """Return how many operations of the last five minutes failed, and how many there were."""
+    def lately(self) -> Lately:
+        """Return what happened in the last five minutes."""
         with self._lock:
             self._turn()
-            failed = sum(self._failed)
-            return failed, failed + sum(self._worked)
+            faults = {name: sum(one[name] for one in self._failed) for name in OPERATIONS}
+            operations = sum(self._worked) + sum(faults.values())
+            return Lately(operations, faults, self._clock() - self._failed_at)
 
     def read(
         self, *, gauges: Mapping[str, float | None] | None = None, measures: Measures | None = None
@@ -214,8 +228,7 @@ class Vitals:
             gauges: What else there is to tell, by name; None is left out.
             measures: What the store tells: entries that it counts itself are told by its count.
         """
-        failed, operations = self.lately()
-        told = {"error_ratio": failed / operations if operations else 0.0, **(gauges or {})}
+        told = {"error_ratio": self.lately().error_rate, **(gauges or {})}
         return Reading(
             counters=tuple(
                 _family(COUNTERS, name, found) for name, found in self._totals(measures).items()
@@ -252,7 +265,6 @@ class Vitals:
 
     def _note_success(self) -> None:
         """Note that something worked; under the lock."""
-        self._recent.append(None)
         if int(self._clock() // _SLOT_SECONDS) != self._slot:
             self._turn()
         self._worked[self._slot % _SLOTS] += 1
@@ -262,7 +274,8 @@ class Vitals:
         slot = int(self._clock() // _SLOT_SECONDS)
         # A clock that went back counts on where it was.
         for gone in range(max(self._slot, slot - _SLOTS) + 1, slot + 1):
-            self._worked[gone % _SLOTS] = self._failed[gone % _SLOTS] = 0
+            self._worked[gone % _SLOTS] = 0
+            self._failed[gone % _SLOTS].clear()
         self._slot = max(self._slot, slot)
 
 

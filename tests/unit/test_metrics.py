@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from memora import CacheConfig, Memora
 from memora.errors import ClosedError
-from memora.metrics import BOUNDS, UNTIMED, Histogram, Metrics, Vitals, stats_of
+from memora.metrics import BOUNDS, OPERATIONS, UNTIMED, Histogram, Metrics, Vitals, stats_of
 from memora.model import Evidence, LookupResult
 
 if TYPE_CHECKING:
@@ -99,9 +99,10 @@ def test_the_error_rate_is_of_the_last_five_minutes() -> None:
 
     clock.advance(200)
     vitals.count_store()
-    assert vitals.lately() == (1, 5)
-    clock.advance(110)  # 310 s after the fault
-    assert vitals.lately() == (0, 1)
+    none = dict.fromkeys(OPERATIONS, 0)
+    assert vitals.lately() == (5, none | {"store": 1}, 200)
+    clock.advance(110)
+    assert vitals.lately() == (1, none, 310)
     clock.advance(1e6)
     assert vitals.read().number("error_ratio") == 0.0
     assert vitals.read().number("errors", "store") == 1
@@ -114,7 +115,8 @@ def test_an_error_rate_survives_a_clock_that_goes_back() -> None:
     clock.advance(-1000)
     vitals.count_store()
 
-    assert vitals.lately() == (1, 2)
+    lately = vitals.lately()
+    assert (lately.failed, lately.operations) == (1, 2)
 
 
 def test_hits_are_told_by_tier_and_misses_by_reason(cache: Memora, clock: FakeClock) -> None:
