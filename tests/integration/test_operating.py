@@ -311,6 +311,28 @@ def test_doctor_tells_of_settings_that_do_not_go_together(monkeypatch: pytest.Mo
     assert "at most max_bytes" in examined(code=1)["settings"]["details"]
 
 
+def test_doctor_looks_at_the_settings_of_shadow_mode_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEMORA_MODE", "shadow")
+    assert "shadow_log=None" in examined(code=1)["settings"]["details"]
+
+    monkeypatch.setenv("MEMORA_SHADOW_LOG", str(tmp_path / "shadow.jsonl"))
+    assert examined()["settings"]["details"] == "2 set, the others as by default"
+
+    monkeypatch.setenv("MEMORA_SHADOW_LOG", str(tmp_path / "nowhere" / "shadow.jsonl"))
+    assert "there is no directory" in examined(code=1)["shadow_log"]["details"]
+
+
+def test_doctor_tells_of_an_extra_that_a_setting_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMORA_OPENTELEMETRY", "true")
+    assert "opentelemetry" not in examined()
+
+    monkeypatch.delitem(sys.modules, "memora.otel", raising=False)
+    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    assert "memora-cache[otel]" in examined(code=1)["opentelemetry"]["details"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "name", "details"),
     [

@@ -7,6 +7,7 @@ import platform
 import re
 import shutil
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,9 +19,17 @@ from rich.table import Table
 
 from memora._show import one_line
 from memora.cli.common import AsJson, ModelName, OptionalDb, TableName, readable
-from memora.config import PREFIX, CacheConfig, environment, hint
+from memora.cli.outputs import check_writable
+from memora.config import PREFIX, CacheConfig, environment, hint, setting
 from memora.embedders import is_packaged, load_embedder
-from memora.errors import ConfigError, MemoraError, StoreFormatError, StorePathError
+from memora.errors import (
+    ArgumentError,
+    ConfigError,
+    MemoraError,
+    MissingExtraError,
+    StoreFormatError,
+    StorePathError,
+)
 from memora.judge._calibration import calibrated_models
 from memora.stores import local_path
 from memora.stores._inspect import Facts, inspect
@@ -103,14 +112,13 @@ def _settings(
     told = {name: (f"{PREFIX}{name.upper()}", text) for name, text in environment().items()}
     told |= {name: (option, text) for name, (option, text) in given.items() if text is not None}
     for name, (source, text) in told.items():
-        one: dict[str, Any] = {name: text}
         if name not in CacheConfig.model_fields:
             # Not its value, which may be anything. And no problem: a cache opens all the same.
             advice = f"remove it{hint(source)}"
             found.append(Finding("warning", source, "no such setting", advice))
             continue
         try:
-            values[name] = getattr(CacheConfig(**one), name)
+            values[name] = setting(name, text)
         except ConfigError as error:
             found.append(Finding("problem", source, str(error), "correct it; nothing opens before"))
         else:
@@ -123,12 +131,30 @@ def _settings(
     if config.max_entries is None and config.max_bytes is None:
         advice = "set max_bytes, so that the disk and the RAM are not filled"
         found.append(Finding("warning", "limits", "the cache grows without end", advice))
+    if config.opentelemetry:
+        found += _opentelemetry()
+    if config.mode == "shadow" and config.shadow_log is not None:
+        found += _shadow_log(Path(config.shadow_log))
     if not any(one.state == "problem" for one in found):
         found.insert(0, Finding("ok", "settings", f"{len(sources)} set, the others as by default"))
     return config, [
         Setting(name, getattr(config, name), sources.get(name, _DEFAULT))
         for name in CacheConfig.model_fields
     ]
+
+
+def _opentelemetry() -> Iterator[Finding]:
+    try:
+        import_module("memora.otel")
+    except MissingExtraError as error:
+        yield Finding("problem", "opentelemetry", str(error), "install it; nothing opens before")
+
+
+def _shadow_log(path: Path) -> Iterator[Finding]:
+    try:
+        check_writable([path])
+    except ArgumentError as error:
+        yield Finding("problem", "shadow_log", str(error), "name a file that can be written")
 
 
 def _versions() -> Iterator[Finding]:
