@@ -183,8 +183,8 @@ class Vitals:
         with self._lock:
             self._note_success()
 
-    def count_miss(self, _reason: Reason, /) -> None:
-        """Record a lookup that was a miss because the cache failed; beside `count_fault`."""
+    def count_miss(self, _reason: Reason, _times: int, /) -> None:
+        """Record lookups that were misses because the cache failed; beside `count_fault`."""
 
     def count_store(self) -> None:
         """Record a store that worked."""
@@ -197,12 +197,12 @@ class Vitals:
             self._note_success()
             self._unstored += 1
 
-    def count_fault(self, operation: Operation) -> None:
-        """Record that the cache itself failed."""
+    def count_fault(self, operation: Operation, times: int = 1) -> None:
+        """Record that the cache itself failed; of a batch once for each that it failed."""
         with self._lock:
             self._turn()
-            self._failed[self._slot % _SLOTS][operation] += 1
-            self._faults[operation] += 1
+            self._failed[self._slot % _SLOTS][operation] += times
+            self._faults[operation] += times
             self._failed_at = self._clock()
 
     def count_left(self, _why: Left, _entries: int, /) -> None:
@@ -316,10 +316,10 @@ class Metrics(Vitals):
             elif found.metadata:
                 self._save(found.metadata)
 
-    def count_miss(self, reason: Reason, /) -> None:
-        """Record a lookup that was a miss because the cache failed; beside `count_fault`."""
+    def count_miss(self, reason: Reason, times: int, /) -> None:
+        """Record lookups that were misses because the cache failed; beside `count_fault`."""
         with self._lock:
-            self._lookups[reason] += 1
+            self._lookups[reason] += times
 
     def count_store(self) -> None:
         """Record a store that worked."""

@@ -101,11 +101,11 @@ class TracedCore(Core):
             said["memora.stored"] = sum(one is not None for one in ids)
             return ids
 
-    def report(self, operation: Operation, fault: BaseException) -> None:
+    def report(self, operation: Operation, fault: BaseException, *, times: int = 1) -> None:
         """Count a fault, and log it; the span of the operation has failed."""
         if (doing := _doing.get()) is not None:
             doing.failed = type(fault).__qualname__
-        super().report(operation, fault)
+        super().report(operation, fault, times=times)
 
     @contextmanager
     def _span(self, name: str, items: int = 1) -> Iterator[dict[str, Any]]:

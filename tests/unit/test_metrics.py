@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memora import CacheConfig, Memora
+from memora.embedders import FunctionEmbedder
 from memora.errors import ClosedError
 from memora.metrics import BOUNDS, OPERATIONS, UNTIMED, Histogram, Metrics, Vitals, stats_of
 from memora.model import Evidence, LookupResult
@@ -274,6 +275,24 @@ def test_each_stage_that_was_passed_through_is_timed(cache: Memora) -> None:
     assert stats["store_latency_ms"]["samples"] == 1
     assert stats["embedding_latency_ms"]["samples"] == 2
     assert set(stats["stage_latency_ms"]["lookup"]) == LOOKUP_STAGES
+
+
+def test_a_batch_that_fails_counts_each_of_it_and_is_logged_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def failing(_: list[str]) -> Any:
+        raise RuntimeError
+
+    cache = Memora(CacheConfig(), embedder=FunctionEmbedder(failing, identity="f", dimension=8))
+
+    cache.lookup_many(["q one", "q two", "q three"])
+    cache.store_many([("q one", None, 1), ("q two", None, 2), ("q three", None, object())])
+
+    stats = cache.get_stats()
+    assert (stats["errors"]["lookup"], stats["misses_by_reason"]) == (3, {"error": 3})
+    assert (stats["errors"]["store"], stats["results_not_stored"]) == (2, 1)
+    assert stats["error_rate"] == pytest.approx(5 / 6)
+    assert capsys.readouterr().err.count("cache_error ") == 2
 
 
 def test_switched_off_only_faults_are_counted(embedder: WordEmbedder) -> None:
