@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,8 +21,6 @@ from memora.metrics import BOUNDS, OPERATIONS, UNTIMED, Histogram, Metrics, Vita
 from memora.model import Evidence, LookupResult
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from memora.reading import Distribution
 
 SQL = {"agent": "sql"}
@@ -348,3 +347,10 @@ def test_a_closed_cache_has_no_metrics(cache: Memora) -> None:
 
     with pytest.raises(ClosedError):
         cache.read_metrics()
+
+
+def test_every_key_of_the_statistics_is_documented(cache: Memora) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text("utf-8")
+    table = page.partition("| key | says |")[2].partition("\n\n")[0]
+
+    assert [key for key in cache.get_stats() if f"`{key}`" not in table] == []
