@@ -324,6 +324,29 @@ def test_doctor_looks_at_the_settings_of_shadow_mode_together(
     assert "there is no directory" in examined(code=1)["shadow_log"]["details"]
 
 
+def test_doctor_tells_of_directories_that_it_may_not_look_into(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    monkeypatch.setenv("MEMORA_MODE", "shadow")
+    monkeypatch.setenv("MEMORA_SHADOW_LOG", str(closed / "shadow.jsonl"))
+    store.chmod(0)
+    closed.chmod(0)
+    try:
+        if os.access(closed, os.R_OK):
+            pytest.skip("root reads whatever it likes")
+        assert "right to read" in examined("--db", store, code=1)["store"]["advice"]
+        found = examined("--db", closed / "store", "--model", closed / "model", code=1)
+    finally:
+        store.chmod(0o700)
+        closed.chmod(0o700)
+
+    for name in ("shadow_log", "model", "store"):
+        assert found[name]["state"] == "problem"
+        assert "Permission denied" in found[name]["details"]
+
+
 def test_doctor_tells_of_an_extra_that_a_setting_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEMORA_OPENTELEMETRY", "true")
     assert "opentelemetry" not in examined()

@@ -21,7 +21,7 @@ from memora._show import one_line
 from memora.cli.common import AsJson, ModelName, OptionalDb, TableName, readable
 from memora.cli.outputs import check_writable
 from memora.config import PREFIX, CacheConfig, environment, hint, setting
-from memora.embedders import is_packaged, load_embedder
+from memora.embedders import is_packaged, load_embedder, local_model
 from memora.errors import (
     ArgumentError,
     ConfigError,
@@ -183,8 +183,8 @@ def _versions() -> Iterator[Finding]:
 
 def _model(config: CacheConfig, found: list[Finding]) -> Embedder | None:
     name = config.model_name
-    local = is_packaged(name) or Path(name).expanduser().is_dir()
     try:
+        local = is_packaged(name) or local_model(name) is not None
         embedder = load_embedder(name, use_onnx=config.use_onnx)
         embedder.embed(["health check"])
     except (MemoraError, OSError) as error:
@@ -214,8 +214,14 @@ def _store(config: CacheConfig, found: list[Finding]) -> Facts | None:
     except ConfigError as error:
         found.append(Finding("problem", "store", str(error), "set db_uri to a directory"))
         return None
-    found += _disk(path, config)
-    if not path.is_dir():
+    rights = f"give user {_user()} the right to read and write it, and all in it"
+    try:
+        found += _disk(path, config)
+        if not path.is_dir():
+            return None
+    except PermissionError as error:  # of a directory that it is in
+        said = f"{str(path)!r} cannot be looked at: {error.strerror}"
+        found.append(Finding("problem", "store", said, rights))
         return None
     try:
         facts = inspect(path, config.table_name)
@@ -223,10 +229,9 @@ def _store(config: CacheConfig, found: list[Finding]) -> Facts | None:
         advice = "upgrade memora-cache, or choose another table_name: see docs/operations.md"
         found.append(Finding("problem", "store", str(error), advice))
     except StorePathError as error:
-        there = (path / f"{config.table_name}.lance").exists()
-        if there or not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-            advice = f"give user {_user()} the right to read and write it, and all in it"
-            found.append(Finding("problem", "store", str(error), advice))
+        usable = os.access(path, os.R_OK | os.W_OK | os.X_OK)
+        if not usable or (path / f"{config.table_name}.lance").exists():
+            found.append(Finding("problem", "store", str(error), rights))
         else:
             advice = "it is made when a cache is opened; check db_uri and table_name if there was"
             found.append(Finding("warning", "store", str(error), advice))
