@@ -114,6 +114,21 @@ def test_health_is_what_the_next_process_would_find(store: Path, tmp_path: Path)
     assert memora("health", "--db", store).startswith("healthy")
 
 
+def test_no_command_is_in_shadow_mode_or_writes_its_log(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEMORA_MODE", "shadow")
+    monkeypatch.setenv("MEMORA_SHADOW_LOG", str(tmp_path / "shadow.jsonl"))
+    support = ["--db", store, "--context", '{"agent": "support"}']
+
+    health("--db", store)
+    assert memora("lookup", PASSWORD, *support) == "click\n"
+    memora("entries", "list", "--db", store)
+    memora("demo", "--limit", "3")
+
+    assert list(tmp_path.iterdir()) == [store]
+
+
 def test_health_tells_of_a_model_that_is_gone(store: Path, tmp_path: Path) -> None:
     shutil.copytree(PACKAGED, tmp_path / "model", copy_function=os.symlink)
     arguments = ("--db", store, "--table", "another", "--model", tmp_path / "model")
