@@ -460,22 +460,11 @@ def stats_of(reading: Reading) -> dict[str, Any]:
 
 def summary(durations: Distribution | None) -> dict[str, float | int | None]:
     """Return samples, p50, p95 and p99, in milliseconds; None without samples."""
-    if durations is None:
-        return percentiles([])
-    shares = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
-    found = {name: durations.quantile(share) for name, share in shares.items()}
-    return {
-        "samples": durations.count,
-        **{name: None if value is None else 1000 * value for name, value in found.items()},
-    }
-
-
-def percentiles(seconds: list[float]) -> dict[str, float | int | None]:
-    """Return samples, p50, p95 and p99 of durations, in milliseconds; None without samples."""
-    if not seconds:
-        return {"samples": 0, "p50": None, "p95": None, "p99": None}
-    p50, p95, p99 = (float(value) * 1000 for value in np.percentile(seconds, (50, 95, 99)))
-    return {"samples": len(seconds), "p50": p50, "p95": p95, "p99": p99}
+    found: dict[str, float | int | None] = {"samples": 0 if durations is None else durations.count}
+    for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99)):
+        seconds = None if durations is None else durations.quantile(share)
+        found[name] = None if seconds is None else 1000 * seconds
+    return found
 
 
 def _by_label(values: Mapping[Labels, float]) -> dict[str, float]:
