@@ -67,7 +67,7 @@ def _plain(value: object) -> object:
 
 
 def _said(value: object) -> str:
-    """Return the representation of what an application has bound, or at least of what class."""
+    """Return the representation of what an application has bound, or at least its class."""
     try:
         return repr(value)
     except Exception:  # noqa: BLE001 - somebody's code, in the midst of a lookup

@@ -21,6 +21,7 @@ from typing_extensions import TypedDict
 from memora import pipeline
 from memora._arguments import largest_payload, metadata_json
 from memora._fork import renew_after_fork
+from memora._show import fault_line
 from memora.calls.flights import delays
 from memora.errors import DeadlineError, JudgeError, SerializationError, UnavailableError
 from memora.metrics import Timed
@@ -548,4 +549,4 @@ def _measured(metadata: str, seconds: float) -> str:
 
 def said(fault: BaseException) -> str:
     """Return what a miss says of a fault."""
-    return f"the cache failed: {type(fault).__name__}: {fault}"
+    return f"the cache failed: {fault_line(fault)}"

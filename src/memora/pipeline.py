@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from typing_extensions import ParamSpec
 
+from memora._show import fault_line
 from memora.calls._breaker import Breaker
 from memora.context import canonical_context, canonical_query, exact_key
 from memora.errors import (
@@ -386,7 +387,7 @@ def _judge(ports: Ports, request: Request, matches: list[Match], threshold: floa
     try:
         return ports.judge.decide(request.text, matches, threshold=threshold)
     except Exception as fault:
-        raise JudgeError(f"{type(fault).__name__}: {fault}") from fault
+        raise JudgeError(fault_line(fault)) from fault
 
 
 def _serve(  # noqa: PLR0913 - what is served, and when

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from memora._show import one_line
+from memora._show import fault_line, one_line
 from memora.cli.common import AsJson, ModelName, OptionalDb, TableName, readable
 from memora.cli.outputs import check_writable
 from memora.config import PREFIX, CacheConfig, environment, hint, setting
@@ -189,7 +189,7 @@ def _model(config: CacheConfig, found: list[Finding]) -> Embedder | None:
         embedder.embed(["health check"])
     except (MemoraError, OSError) as error:
         advice = "check model_name: the packaged model, a directory that is there, or a hub name"
-        found.append(Finding("problem", "model", f"{type(error).__name__}: {error}", advice))
+        found.append(Finding("problem", "model", fault_line(error), advice))
         return None
     said = f"{embedder.identity}, {embedder.dimension} dimensions"
     if not local:
@@ -237,7 +237,7 @@ def _store(config: CacheConfig, found: list[Finding]) -> Facts | None:
             found.append(Finding("warning", "store", str(error), advice))
     except (MemoraError, OSError) as error:
         advice = "restore it from an export, or delete the table and its log: a cache can be lost"
-        found.append(Finding("problem", "store", f"{type(error).__name__}: {error}", advice))
+        found.append(Finding("problem", "store", fault_line(error), advice))
     else:
         keeper = "one keeps the table" if facts.kept else "none keeps the table"
         said = (
