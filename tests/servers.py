@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Callable, Iterator
 
 PATIENCE_SECONDS = 60.0
@@ -81,6 +81,8 @@ class Server:
     options: tuple[str, ...] = ()
     port: int = field(default_factory=free_port)
     pid: int = 0
+    settings: Path | None = None
+    """Of a Sentinel: the file that it keeps."""
 
     @property
     def uri(self) -> str:
@@ -90,10 +92,11 @@ class Server:
         """Start it, on its port and with what its folder holds; return when it takes commands."""
         options = ("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder))
         log = ("--logfile", str(self.folder / "log"))
+        sentinel = () if self.settings is None else (str(self.settings), "--sentinel")
         self._keeper = subprocess.Popen(
             [
                 *(sys.executable, "-c", _KEEPER, self.folder),
-                *(self.program, *options, *log, *self.options),
+                *(self.program, *sentinel, *options, *log, *self.options),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -118,8 +121,10 @@ class Server:
         os.kill(self.pid, what)
 
     def kill(self) -> None:
-        """End it as `kill -9` does."""
-        self._keeper.communicate(b".")
+        """End it as `kill -9` does, if it runs."""
+        if self.pid:
+            self._keeper.communicate(b".")
+            self.pid = 0
 
 
 @contextmanager

@@ -38,7 +38,7 @@ from memora.cli.render import print_comparison, print_report
 from memora.cli.replay import Replay
 from memora.config import CacheConfig
 from memora.errors import ArgumentError
-from memora.stores import local_path
+from memora.stores import is_on_server, local_path
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -259,7 +259,8 @@ def stats(
         found = cache.get_stats()
     shown = {name: found[name] for name in ("storage", "total_entries", "model", "embedding_dim")}
     shown["table"] = config.table_name
-    shown["disk_bytes"] = _disk_bytes(local_path(config.db_uri), config.table_name)
+    if not is_on_server(config.db_uri):
+        shown["disk_bytes"] = _disk_bytes(local_path(config.db_uri), config.table_name)
     if as_json:
         typer.echo(json.dumps(shown))
         return

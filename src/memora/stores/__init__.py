@@ -109,9 +109,9 @@ def open_stored(config: CacheConfig, *, clock: Clock = time.time) -> tuple[Store
     if is_on_server(config.db_uri):
         from memora.stores.redis import RedisStore  # noqa: PLC0415 - one store's imports only
 
-        store = RedisStore.stored(config.db_uri, table_name=config.table_name, clock=clock)
-        made_by = {"identity": store.model, "dimension": store.dimension}
-        return store, FunctionEmbedder(_refuse, **made_by)
+        store = RedisStore(config.db_uri, table_name=config.table_name, create=False, clock=clock)
+        embedder = FunctionEmbedder(_refuse, identity=store.model, dimension=store.dimension)
+        return store, embedder
     from memora.stores import _guards  # noqa: PLC0415 - one store's imports only
     from memora.stores._table import read_stamp  # noqa: PLC0415 - as above
 

@@ -79,7 +79,7 @@ def _parse(db_uri: str) -> Address:
         said
         or parts.fragment
         or not 0 < timeout <= 60  # noqa: PLR2004 - a minute
-        or not 1 <= (shards or 1) <= _MOST_SHARDS
+        or not 1 <= (1 if shards is None else shards) <= _MOST_SHARDS
         or database < 0
         or (kind == "sentinel") != bool(service)
         or (kind == "cluster" and database)

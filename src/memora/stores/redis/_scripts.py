@@ -22,6 +22,6 @@ class Script(NamedTuple):
 def script(name: str) -> Script:
     """Return a script by the name of its file."""
     names = (name,) if name in _BARE else (*_PRELUDE, name)
-    folder = files(__package__).joinpath("lua")
+    folder = files("memora.stores.redis").joinpath("lua")
     text = "\n".join(folder.joinpath(f"{one}.lua").read_text("utf-8") for one in names)
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())

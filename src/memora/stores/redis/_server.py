@@ -18,7 +18,6 @@ try:
         AuthorizationError,
         NoPermissionError,
         NoScriptError,
-        RedisClusterException,
         RedisError,
         ResponseError,
     )
@@ -102,8 +101,8 @@ class Server:
                 answer = self._client.execute_command("CONFIG", "GET", name)
             except (RedisError, OSError):
                 continue  # services that are managed keep them to themselves
-            pairs = answer.items() if isinstance(answer, dict) else zip(answer[::2], answer[1::2])
-            found |= {_text(key): _text(value) for key, value in pairs}
+            value = answer.get(name) if isinstance(answer, dict) else answer[-1] if answer else None
+            found[name] = value.decode() if isinstance(value, bytes) else str(value)
         return found
 
     def close(self) -> None:
@@ -113,6 +112,7 @@ class Server:
 
     def _connect(self) -> Any:
         address = self._address
+        patience: Any = address.timeout  # annotated as an int there
         options: dict[str, Any] = {
             "username": address.username,
             "password": address.password,
@@ -148,7 +148,7 @@ class Server:
         kind = redis.SSLConnection if address.tls else redis.Connection
         pool = redis.BlockingConnectionPool(
             max_connections=_CONNECTIONS,
-            timeout=address.timeout,
+            timeout=patience,
             connection_class=kind,
             host=host,
             port=port,
@@ -170,24 +170,16 @@ class Server:
     def _fault(self, error: Exception) -> StoreError:
         where, said = self._address, str(error)
         refused = (AuthenticationError, AuthorizationError, NoPermissionError)
-        cause = error.__cause__ or error
-        if isinstance(error, refused) or isinstance(cause, refused):
-            return StoreError(f"{where} refuses the user or the password of db_uri: {said}")
-        if isinstance(error, ResponseError):
+        if isinstance(error, refused) or isinstance(error.__cause__, refused):
+            text = f"refuses the user or the password of db_uri: {said}"
+        elif isinstance(error, ResponseError):
             if any(word in said.lower() for word in _GONE):
                 return GoneError(f"the table has gone from {where}: {said}")
+            text = f"refuses: {said}"
             if said.startswith("OOM") or "maxmemory" in said:
-                return StoreError(
-                    f"{where} is full: raise its maxmemory, or lower max_entries or max_bytes "
-                    f"({said})"
-                )
-            return StoreError(f"{where} refuses: {said}")
-        if isinstance(error, redis.TimeoutError):
-            return StoreError(f"{where} has not answered within {where.timeout:g} s")
-        if isinstance(error, RedisClusterException):
-            return StoreError(f"{where} is no cluster, or out of reach: {said}")
-        return StoreError(f"{where} is out of reach: {said}")
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+                text = f"is full: raise its maxmemory, or lower max_entries or max_bytes ({said})"
+        elif isinstance(error, redis.TimeoutError):
+            text = f"has not answered within {where.timeout:g} s"
+        else:
+            text = f"is out of reach: {said}"
+        return StoreError(f"{where} {text}")

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from memora._fork import renew_after_fork
 from memora.errors import ModelMismatchError, StoreError, StoreFormatError, StorePathError
-from memora.stores.hot import Uses
 from memora.stores.redis._server import GoneError, Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from memora.stores.hot import Uses
     from memora.stores.redis._address import Address
 
 T = TypeVar("T")

@@ -14,8 +14,6 @@ from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from typing_extensions import Self
-
 from memora._fork import renew_after_fork
 from memora.errors import ArgumentError, ClosedError, CorruptEntryError, StoreError
 from memora.eviction import FIFO, POLICIES
@@ -47,9 +45,9 @@ class RedisStore:
     Args:
         db_uri: See `memora.stores.redis._address`.
         table_name: One table is one cache.
-        model: Identity of the embedder.
-        dimension: Length of its vectors.
-        create: Whether a missing table is made.
+        model: Identity of the embedder; None for that of a table that is there.
+        dimension: Length of its vectors; the same.
+        create: Whether a missing table is made; False also leaves the policy as it is.
         max_entries: What `put` keeps to, also against others who put; None for all.
         max_bytes: The same, in bytes of what was put.
         policy: One of Memora's, which the server carries out; None: first in, first out.
@@ -72,8 +70,8 @@ class RedisStore:
         db_uri: str,
         *,
         table_name: str,
-        model: str,
-        dimension: int,
+        model: str | None = None,
+        dimension: int | None = None,
         create: bool = True,
         max_entries: int | None = None,
         max_bytes: int | None = None,
@@ -82,37 +80,20 @@ class RedisStore:
         clock: Clock = time.time,
         warn: Callable[[str], None] = lambda _: None,
     ) -> None:
-        shards = Shards(
+        self._closed = False
+        self._limits: Limits = (max_entries, max_bytes)
+        self._clock, self._use_interval = clock, flush_interval_seconds
+        self._shards = Shards(
             parse(db_uri),
             table_name,
             model=model,
             dimension=dimension,
-            policy=_name_of(policy),
+            policy=_name_of(policy) if create else None,  # who looks does not decide
             create=create,
         )
-        self._begin(shards, (max_entries, max_bytes), flush_interval_seconds, clock)
-        for text in _unsuitable(shards.server.settings()):
-            warn(text)
-
-    @classmethod
-    def stored(cls, db_uri: str, *, table_name: str, clock: Clock = time.time) -> Self:
-        """Open a table that is there, whatever its model, policy and limits.
-
-        Raises:
-            StoreError: As when opening one otherwise.
-        """
-        store = cls.__new__(cls)
-        shards = Shards(
-            parse(db_uri), table_name, model=None, dimension=None, policy=None, create=False
-        )
-        store._begin(shards, (None, None), _KEEP_SECONDS, clock)
-        return store
-
-    def _begin(self, shards: Shards, limits: Limits, use_interval: float, clock: Clock) -> None:
-        self._closed = False
-        self._shards, self._limits = shards, limits
-        self._use_interval, self._clock = use_interval, clock
         renew_after_fork(self)
+        for text in _unsuitable(self._shards.server.settings()):
+            warn(text)
 
     @property
     def model(self) -> str:
@@ -139,9 +120,9 @@ class RedisStore:
         entry, (metadata, small, large) = found
         return entry, _fields.content_of(small if large is None else large, metadata)
 
-    def glance(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
-        self._check()  # the answer would take a round trip
-        return None
+    def glance(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:  # noqa: ARG002
+        self._check()
+        return None  # the answer takes a round trip
 
     def peek(self, key: bytes, /, *, now: float) -> Entry | None:
         found = self._read(key, "[]", now)
@@ -246,7 +227,9 @@ class RedisStore:
         while batch := list(islice(waiting, _BATCH)):
             by_shard: dict[int, list[str]] = {}
             for entry in batch:
-                by_shard.setdefault(self._shards.of(entry.key), []).extend((entry.key.hex(), entry.id))
+                by_shard.setdefault(self._shards.of(entry.key), []).extend(
+                    (entry.key.hex(), entry.id)
+                )
             for shard, pairs in by_shard.items():
                 discarded += self._run("discard", shard, len(pairs) // 2, *pairs)
         return discarded
@@ -275,7 +258,7 @@ class RedisStore:
         each shard chooses, the largest first.
         """
         max_entries, max_bytes = limits
-        evicted = sum(self._run_all("sweep", repr(now - 1), _BATCH // 4))
+        evicted: int = sum(self._run_all("sweep", repr(now - 1), _BATCH // 4))
         while True:
             sizes = self._run_all("sizes", _BATCH)
             count, held = sum(one[0] for one in sizes), sum(one[1] for one in sizes)

@@ -10,7 +10,7 @@ local function by_engine(asked)
   local hint = ''
   local here = tonumber(call('HGET', CONTEXTS, context) or 0)
   -- Its own choice is to compare all that the filter lets through.
-  if here >= 5000 and here * 10 >= call('ZCARD', ORDER) then
+  if asked <= 64 and here >= 5000 and here * 10 >= call('ZCARD', ORDER) then
     hint = ' HYBRID_POLICY BATCHES BATCH_SIZE 16'
   end
   local function search(plan)
@@ -42,7 +42,11 @@ end
 local function by_set(asked)
   local near = {}
   local set = P .. 'v:' .. context
-  for _, key in ipairs(call('VSIM', set, 'FP32', vector, 'COUNT', asked, 'EF', math.max(asked, 200))) do
+  local size = call('VCARD', set)
+  -- Few, or most of them: compared one by one, which is exact.
+  local how = (size <= 1000 or 4 * asked >= size) and 'TRUTH' or nil
+  local found = call('VSIM', set, 'FP32', vector, 'COUNT', asked, 'EF', 200, how)
+  for _, key in ipairs(found) do
     near[#near + 1] = { key, 0, false }
   end
   return near, #near < asked
