@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import pytest
 from doubles import FakeClock, WordEmbedder
 from hypothesis import HealthCheck, settings
+from servers import Servers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # People's runs look for new examples; CI's judge the change, and are the same each time.
 settings.register_profile(
@@ -27,6 +33,12 @@ def clock() -> FakeClock:
 @pytest.fixture
 def embedder() -> WordEmbedder:
     return WordEmbedder()
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    with ExitStack() as stack:
+        yield Servers(stack)
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,7 @@ from memora._arguments import is_number, lifetime_of, metadata_json, share, tags
 from memora._clock import SteadyClock
 from memora._durations import seconds
 from memora._log import make_logger
+from memora._show import without_password
 from memora.calls._breaker import Breaker
 from memora.calls._bridge import drive
 from memora.calls._workers import Workers
@@ -38,7 +39,7 @@ from memora.protocols import IndexedStore, MeasuredStore
 from memora.scheduler import CleanupScheduler
 from memora.selection import Selection
 from memora.shadow import Shadow
-from memora.stores import open_store
+from memora.stores import is_on_server, open_store
 from memora.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
@@ -885,7 +886,7 @@ class Memora:
             "ttl_seconds": self._config.ttl_seconds,
             "max_bytes": self._config.max_bytes,
             "scheduler": self.get_scheduler_stats(),
-            "storage": self._config.db_uri,
+            "storage": without_password(self._config.db_uri),
             "index_created": self._index_created(),
             **{name: sizes.get(name) for name in ("entry_bytes", "payload_bytes", "index_bytes")},
             **stats_of(reading),
@@ -1246,11 +1247,11 @@ class Memora:
         return share("similarity_threshold", given)
 
     def _warn_of_settings_without_effect(self) -> None:
-        in_ram = isinstance(self._ports.store, MemoryStore)
+        off_disk = isinstance(self._ports.store, MemoryStore) or is_on_server(self._config.db_uri)
         ignored = {
-            # In RAM only, nothing is kept and nothing is on disk.
-            "durability": in_ram and self._config.durability != "process",
-            "hot_index": in_ram and self._config.hot_index == "off",
+            # Nothing is on a disk of this machine.
+            "durability": off_disk and self._config.durability != "process",
+            "hot_index": off_disk and self._config.hot_index == "off",
         }
         if settings := [name for name, is_set in ignored.items() if is_set]:
             self._log.warning("settings_without_effect", settings=settings)

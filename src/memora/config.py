@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from memora._durations import seconds
 from memora._log import make_logger
+from memora._show import without_password
 from memora.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class _Settings(BaseModel):
     cross_lingual: Flag = False
     """Serve a query in one language what was stored under one in another."""
     db_uri: Text = "memory://"
-    """`memory://`, or the path of a directory."""
+    """`memory://`, the path of a directory, or `redis://` and a server."""
     table_name: Annotated[
         str,
         Field(
@@ -223,6 +224,11 @@ class CacheConfig(_Settings):
                 super().__init__(**settings)
             self._check_limits()
             self._check_mode()
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """Show all settings, but no password."""
+        for name, value in super().__repr_args__():
+            yield name, without_password(value) if name == "db_uri" else value
 
     def _check_limits(self) -> None:
         whole = self.max_bytes

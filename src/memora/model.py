@@ -112,6 +112,8 @@ class Match:
     entry: Entry
     cosine: float
     """Cosine similarity to the query, in [-1, 1]."""
+    content: Content | None = None
+    """What was stored under it, where the search brought it along: for who serves it at once."""
 
 
 @dataclass(frozen=True, slots=True)

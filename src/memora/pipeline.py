@@ -236,8 +236,11 @@ def _decide(
     now, judged = ports.clock(), ports.timings.now()
     if not verdict.served or verdict.nearest is None:
         return _missed(ports, request, verdict, now)
+    nearest = verdict.nearest
+    if nearest.content is not None:
+        return _serve(ports, verdict, nearest.entry, nearest.content, now=now, started=judged)
     # By key: if the query was stored again meanwhile, its newest result is served.
-    stored = _guarded(ports.breakers.reads, ports.store.get, verdict.nearest.entry.key, now=now)
+    stored = _guarded(ports.breakers.reads, ports.store.get, nearest.entry.key, now=now)
     if stored is None or stored[0].context.fingerprint != request.context.fingerprint:
         return _gone()
     return _serve(ports, verdict, *stored, now=now, started=judged)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from servers import Servers
+
     from memora.protocols import Store, Vector
 
     Opener = Callable[..., Store]
@@ -100,10 +102,43 @@ ON_DISK = {
 }
 OPENERS = {"memory": open_memory, "memory graph": open_memory_graph} | ON_DISK
 GRAPHS = {"memory graph", "lancedb graph"}
+ON_SERVERS = [
+    "redis search",
+    "redis",
+    "valkey search",
+    "redis cluster search",
+    "redis cluster",
+    "valkey cluster search",
+]
+STORES = [*OPENERS, *ON_SERVERS]
+LASTING = [*ON_DISK, *ON_SERVERS]
 
 
-@pytest.fixture(params=OPENERS)
-def opener(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Opener:
+def on_server(uri: str) -> Opener:
+    from memora.stores.redis import RedisStore  # noqa: PLC0415 - an extra
+
+    def open_redis(path: Path, **settings: Any) -> Store:
+        policy = getattr(settings.get("policy"), "name", "fifo")
+        if "cluster" in uri and policy in {"lfu", "cost", "s3fifo"}:
+            pytest.skip(f"in a cluster each shard keeps to {policy} by itself")
+        return RedisStore(
+            uri,
+            table_name=uuid.uuid5(uuid.NAMESPACE_URL, str(path)).hex,
+            model="toy",
+            dimension=DIMENSION,
+            clock=lambda: NOW,
+            **settings,
+        )
+
+    return open_redis
+
+
+@pytest.fixture(params=STORES)
+def opener(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, servers: Servers
+) -> Opener:
+    if request.param in ON_SERVERS:
+        return on_server(servers.uri(request.param))
     if request.param in GRAPHS:
         monkeypatch.setattr(index_module, "_GRAPH_AT", 1)
         monkeypatch.setattr(index_module, "_TAIL", 0)
@@ -820,9 +855,10 @@ def test_what_is_stored_again_keeps_its_uses(opener: Opener, tmp_path: Path, pol
 
 
 on_disk_only = pytest.mark.parametrize("opener", ON_DISK, indirect=True)
+lasting_only = pytest.mark.parametrize("opener", LASTING, indirect=True)
 
 
-@on_disk_only
+@lasting_only
 def test_reopening_keeps_everything(opener: Opener, tmp_path: Path) -> None:
     stored = {
         "plain": (entry("plain"), Content(b"\x00\xff", '{"a":[1,null]}'), unit(1)),
@@ -854,7 +890,7 @@ def test_reopening_keeps_everything(opener: Opener, tmp_path: Path) -> None:
         store.close()
 
 
-@on_disk_only
+@lasting_only
 def test_age_is_kept_over_reopening(opener: Opener, tmp_path: Path) -> None:
     for i in range(5):
         store = opener(tmp_path)
@@ -867,8 +903,8 @@ def test_age_is_kept_over_reopening(opener: Opener, tmp_path: Path) -> None:
     store.close()
 
 
-@on_disk_only
-def test_a_closed_store_on_disk_says_so(opener: Opener, tmp_path: Path) -> None:
+@lasting_only
+def test_a_closed_store_says_so(opener: Opener, tmp_path: Path) -> None:
     store = opener(tmp_path)
     store.close()
 
@@ -904,7 +940,7 @@ def test_reopening_gives_every_entry_its_own_vector(
     store.close()
 
 
-@on_disk_only
+@lasting_only
 def test_reopening_keeps_uses_tags_and_ends(opener: Opener, tmp_path: Path) -> None:
     store = opener(tmp_path)
     rest = {"sliding_seconds": 60.0, "stale_seconds": 7.0, "tags": ("doc:1", "x"), "cost": 2.5}
@@ -963,7 +999,7 @@ def test_what_left_and_came_again_begins_at_no_use(
         store.close()
 
 
-@on_disk_only
+@lasting_only
 def test_what_is_outdated_stays_so(opener: Opener, tmp_path: Path) -> None:
     store = opener(tmp_path)
     old = put(store, "old", tags=("doc:1",))
@@ -986,7 +1022,7 @@ def test_what_is_outdated_stays_so(opener: Opener, tmp_path: Path) -> None:
     store.close()
 
 
-@on_disk_only
+@lasting_only
 def test_what_is_withdrawn_stays_so(opener: Opener, tmp_path: Path) -> None:
     store = opener(tmp_path)
     stored = fill(store)
@@ -999,7 +1035,7 @@ def test_what_is_withdrawn_stays_so(opener: Opener, tmp_path: Path) -> None:
     store.close()
 
 
-@on_disk_only
+@lasting_only
 @pytest.mark.parametrize(("policy", "kept"), [("fifo", "de"), ("lru", "ae"), ("lfu", "ce")])
 def test_after_reopening_the_policy_knows_who_was_used(
     opener: Opener, tmp_path: Path, policy: str, kept: str

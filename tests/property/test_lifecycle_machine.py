@@ -9,6 +9,7 @@ store at any time, and has to when there is no other room, or at a cleanup.
 from __future__ import annotations
 
 import tempfile
+import uuid
 from copy import deepcopy
 from dataclasses import dataclass, field
 from math import inf
@@ -24,6 +25,7 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
+    run_state_machine_as_test,
 )
 
 from memora import CacheConfig, Memora
@@ -36,6 +38,8 @@ from memora.stores.lancedb import LanceStore
 from memora.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
+    from servers import Servers
+
     from memora.judge import Verdict
     from memora.stores.hot import HotTable
 
@@ -225,6 +229,8 @@ class LifecycleMachine(RuleBasedStateMachine):
     """Every call goes to all caches; each has to do what its model does."""
 
     modes: ClassVar[list[dict[str, Any]]]
+    on_disk = False
+    on_server = False
 
     @initialize(policy=st.sampled_from(list(POLICY_MODELS)), judge=st.sampled_from(["on", "off"]))
     def start(self, policy: str, judge: str) -> None:
@@ -236,12 +242,12 @@ class LifecycleMachine(RuleBasedStateMachine):
         self.policy = policy
         always = {"eviction_policy": policy, "judge": judge}
         self.settings = [
-            {"db_uri": f"{self.folder.name}/{i}"} | always | mode
+            {"db_uri": f"{self.folder.name}/{i}", "table_name": uuid.uuid4().hex} | always | mode
             for i, mode in enumerate(self.modes)
         ]
         self.caches = [self.open(settings) for settings in self.settings]
         self.models = [
-            Model(POLICY_MODELS[policy], 0.0 if mode is IN_RAM else STALENESS + FLUSHING)
+            Model(POLICY_MODELS[policy], STALENESS + FLUSHING if mode in ON_DISK else 0.0)
             for mode in self.modes
         ]
         self.gone = "ab" * 16
@@ -385,6 +391,7 @@ class LifecycleMachine(RuleBasedStateMachine):
         query, context = self.meant(asked)
         oldest = inf if max_age is None else seconds(max_age)
         for cache, model in self.pairs():
+            cache.entries()  # by which the store tells a server what it has held back
             before = state_of(cache)
             found = cache.check_availability(query, context, threshold, max_age=max_age)
             explained = cache.explain(query, context, threshold)
@@ -509,16 +516,24 @@ class LifecycleMachine(RuleBasedStateMachine):
             assert cache._ports.clock() == self.now
         self.clock.advance(-seconds)
 
+    # On a server, which knows all that it knew, but for a clock that was set back since.
+
+    @precondition(lambda self: self.on_server and self.clock.now >= self.now)
+    @rule()
+    def open_again(self) -> None:
+        self.caches[1].close()
+        self.caches[1] = self.open(self.settings[1])
+
     # On disk only. At one moment nobody remembers who was used first.
 
-    @precondition(lambda self: len(self.modes) > 1 and not (self.tied and self.policy == "lru"))
+    @precondition(lambda self: self.on_disk and not (self.tied and self.policy == "lru"))
     @rule(which=st.integers(1, len(ON_DISK)))
     def reopen(self, which: int) -> None:
         self.caches[which].close()
         self.caches[which] = self.open(self.settings[which])
         self.models[which].reopen()
 
-    @precondition(lambda self: len(self.modes) > 1)
+    @precondition(lambda self: self.on_disk)
     @rule(which=st.integers(1, len(ON_DISK)))
     def flush(self, which: int) -> None:
         store = self.disk(which)
@@ -526,7 +541,7 @@ class LifecycleMachine(RuleBasedStateMachine):
         if store._view.graph is None:
             store._leave_to_table()
 
-    @precondition(lambda self: len(self.modes) > 1 and not (self.tied and self.policy == "lru"))
+    @precondition(lambda self: self.on_disk and not (self.tied and self.policy == "lru"))
     @rule(which=st.integers(1, len(ON_DISK)))
     def load_anew(self, which: int) -> None:
         store = self.disk(which)
@@ -579,9 +594,14 @@ def state_of(cache: Memora) -> Any:
     """Return all that a use would change."""
     stats = cache.get_stats()
     counted = {name: stats[name] for name in ("hits", "misses", "total_requests", "errors")}
-    hot = hot_of(cache)
-    policy = hot._policy
-    order = None if policy is None else deepcopy(policy).evict(LIMIT + 1)
+    store = cache._ports.store
+    if isinstance(store, (MemoryStore, LanceStore)):
+        policy = hot_of(cache)._policy
+        order = None if policy is None else deepcopy(policy).evict(LIMIT + 1)
+    else:
+        client = store._shards.server._client  # type: ignore[attr-defined]
+        names = sorted(client.keys(f"memora:{{{cache._config.table_name}:*"))
+        order = [(name, client.dump(name)) for name in names]
     return counted, stats["lookup_latency_ms"]["samples"], cache.entries(), order
 
 
@@ -599,9 +619,23 @@ class InRam(LifecycleMachine):
 
 class OnEveryStore(LifecycleMachine):
     modes: ClassVar[list[dict[str, Any]]] = [IN_RAM, *ON_DISK]
+    on_disk = True
 
 
 InRam.TestCase.settings = settings(max_examples=250, stateful_step_count=40, deadline=None)
 test_in_ram = InRam.TestCase
 OnEveryStore.TestCase.settings = settings(max_examples=20, stateful_step_count=25, deadline=None)
 test_on_every_store = OnEveryStore.TestCase
+
+
+@pytest.mark.parametrize("kind", ["redis search", "redis", "valkey search"])
+def test_on_a_server(servers: Servers, kind: str) -> None:
+    uri = servers.uri(kind)
+
+    class OnServer(LifecycleMachine):
+        modes: ClassVar[list[dict[str, Any]]] = [IN_RAM, {"db_uri": uri}]
+        on_server = True
+
+    run_state_machine_as_test(
+        OnServer, settings=settings(max_examples=60, stateful_step_count=30, deadline=None)
+    )

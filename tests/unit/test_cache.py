@@ -554,9 +554,9 @@ def test_the_configuration_is_checked_too(embedder: WordEmbedder) -> None:
     with pytest.raises(ConfigError, match="config must be a CacheConfig, got dict"):
         Memora({"max_entries": 3})  # type: ignore[arg-type]
     with pytest.raises(
-        ConfigError, match=r"db_uri='redis://localhost': expected memory://, the path"
+        ConfigError, match=r"db_uri='postgres://localhost': expected memory://, the path"
     ):
-        Memora(CacheConfig(db_uri="redis://localhost"), embedder=embedder)
+        Memora(CacheConfig(db_uri="postgres://localhost"), embedder=embedder)
 
 
 def test_a_result_that_cannot_be_serialised_is_counted_and_nothing_breaks(

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from memora._log import make_logger
+from memora._show import without_password
 from memora.embedders import FunctionEmbedder
 from memora.errors import ArgumentError, ConfigError, EmbedderError
 from memora.eviction import make_policy
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from memora.index import GraphType
     from memora.protocols import Clock, Embedder, Store
 
-__all__ = ["local_path", "open_store", "open_stored"]
+__all__ = ["is_on_server", "local_path", "open_store", "open_stored"]
 
 MEMORY = "memory://"
 
@@ -32,13 +34,15 @@ def open_store(  # noqa: PLR0913 - what may take the place of a setting
     clock: Clock = time.time,
     keep: bool = True,
 ) -> Store:
-    """Open the store that `db_uri` names: `memory://`, a path, or `file://` and an absolute path.
+    """Open the store that `db_uri` names.
+
+    `memory://`, a path, `file://` and an absolute path, or a `redis://` of some kind.
 
     A policy takes the place of the one that the settings name. For `keep` see `LanceStore`.
 
     Raises:
         ConfigError: The URI is of another kind.
-        StoreError: See `memora.stores.lancedb.LanceStore`.
+        StoreError: See `memora.stores.lancedb.LanceStore`, `memora.stores.redis.RedisStore`.
     """
     if policy is None and config.eviction_policy != "fifo":  # which stores know without one
         policy = make_policy(config.eviction_policy)
@@ -47,6 +51,23 @@ def open_store(  # noqa: PLR0913 - what may take the place of a setting
 
         graph: GraphType = "int8" if config.hot_index == "off" else config.hot_index
         return MemoryStore(dimension=embedder.dimension, graph=graph, policy=policy)
+    if is_on_server(config.db_uri):
+        from memora.stores.redis import RedisStore  # noqa: PLC0415 - one store's imports only
+
+        log = make_logger(config.log_level, json_logs=config.json_logs)
+        return RedisStore(
+            config.db_uri,
+            table_name=config.table_name,
+            model=embedder.identity,
+            dimension=embedder.dimension,
+            create=create,
+            max_entries=config.max_entries,
+            max_bytes=config.max_bytes,
+            policy=policy,
+            flush_interval_seconds=config.flush_interval_seconds,
+            clock=clock,
+            warn=lambda text: log.warning("server_setting", problem=text),
+        )
     path = local_path(config.db_uri)
     from memora.stores.lancedb import LanceStore  # noqa: PLC0415 - one store's imports only
 
@@ -89,6 +110,13 @@ def open_stored(
     """
     if config.db_uri.startswith(MEMORY):
         raise ArgumentError(f"{MEMORY} is empty at each start; name a directory")
+    limitless = config.model_copy(update={"max_entries": None, "max_bytes": None})
+    if is_on_server(config.db_uri):
+        from memora.stores.redis import RedisStore  # noqa: PLC0415 - one store's imports only
+
+        store = RedisStore(config.db_uri, table_name=config.table_name, create=False, clock=clock)
+        embedder = FunctionEmbedder(_refuse, identity=store.model, dimension=store.dimension)
+        return store, embedder
     from memora.stores import _guards  # noqa: PLC0415 - one store's imports only
     from memora.stores._table import read_stamp  # noqa: PLC0415 - as above
 
@@ -97,7 +125,6 @@ def open_stored(
     _guards.check_process()
     stamp = read_stamp(path, config.table_name)
     embedder = FunctionEmbedder(_refuse, identity=stamp.model, dimension=stamp.dimension)
-    limitless = config.model_copy(update={"max_entries": None, "max_bytes": None})
     found = open_store(limitless, embedder=embedder, create=False, clock=clock, keep=keep)
     return found, embedder
 
@@ -106,9 +133,16 @@ def _refuse(texts: list[str]) -> list[list[float]]:
     raise EmbedderError(f"the store was opened without its model, which {len(texts)} texts need")
 
 
+def is_on_server(db_uri: str) -> bool:
+    """Tell whether a URI names a store on a server, not on this machine."""
+    return re.match(r"rediss?(\+[a-z]+)?://", db_uri) is not None
+
+
 def local_path(db_uri: str) -> Path:
     """Return the directory that a URI names; raises ConfigError where it names none."""
-    expected = f"expected {MEMORY}, the path of a directory, or file:// and an absolute path"
+    expected = (
+        f"expected {MEMORY}, the path of a directory, file:// and an absolute path, or redis://"
+    )
     # Two letters at least before the colon, so that a drive of Windows is none.
     if not re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", db_uri):
         try:
@@ -117,5 +151,6 @@ def local_path(db_uri: str) -> Path:
             raise ConfigError(f"db_uri={db_uri!r}: {expected}; {error}") from error
     parts = urlsplit(db_uri)
     if parts.scheme != "file" or parts.netloc or not parts.path.startswith("/"):
-        raise ConfigError(f"db_uri={db_uri!r}: {expected}; no other is supported by this version")
+        shown = without_password(db_uri)
+        raise ConfigError(f"db_uri={shown!r}: {expected}; no other is supported by this version")
     return Path(unquote(parts.path))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from memora._arguments import largest_payload
 from memora._clock import SteadyClock
+from memora._show import without_password
 from memora.codec import Codec
 from memora.embedders import CachedEmbedder, load_embedder
 from memora.errors import (
@@ -28,7 +29,7 @@ from memora.errors import (
 from memora.judge import Judge
 from memora.pipeline import Ports
 from memora.selection import Selection
-from memora.stores import local_path, open_store, open_stored
+from memora.stores import is_on_server, local_path, open_store, open_stored
 from memora.transfer._arrivals import (
     Arrival,
     Broken,
@@ -238,8 +239,9 @@ def reembed(
     if target.db_uri.startswith("memory://"):
         raise ArgumentError("memory:// ends with this process; re-embed into a directory")
     if not source.db_uri.startswith("memory://") and _table_of(source) == _table_of(target):
+        shown = without_password(source.db_uri)
         raise ArgumentError(
-            f"both are table {source.table_name!r} in {source.db_uri!r}: a table has the vectors "
+            f"both are table {source.table_name!r} in {shown!r}: a table has the vectors "
             "of one model; name another table to copy to"
         )
     stored, _ = open_stored(source)
@@ -298,8 +300,9 @@ def _fetched(
             )
 
 
-def _table_of(config: CacheConfig) -> tuple[Path, str]:
-    return local_path(config.db_uri).resolve(), config.table_name
+def _table_of(config: CacheConfig) -> tuple[str | Path, str]:
+    uri = config.db_uri
+    return uri if is_on_server(uri) else local_path(uri).resolve(), config.table_name
 
 
 def _as_path(path: str | os.PathLike[str]) -> Path:

@@ -1,0 +1,107 @@
+"""What a `redis://` URI names, and how it is shown: without its password."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from memora._show import without_password
+from memora.errors import ConfigError
+
+Kind = Literal["server", "sentinel", "cluster"]
+
+_SCHEMES: dict[str, tuple[Kind, bool]] = {
+    "redis": ("server", False),
+    "rediss": ("server", True),
+    "redis+sentinel": ("sentinel", False),
+    "rediss+sentinel": ("sentinel", True),
+    "redis+cluster": ("cluster", False),
+    "rediss+cluster": ("cluster", True),
+}
+SCHEMES = frozenset(_SCHEMES)
+_PORTS: dict[Kind, int] = {"server": 6379, "sentinel": 26379, "cluster": 6379}
+_EXPECTED = (
+    "expected redis://[user:password@]host[:port][/database], the same with rediss:// for TLS, "
+    "redis+cluster://host:port,host:port, or redis+sentinel://host:port,host:port/service; "
+    "with ?timeout=seconds and, in a cluster, ?shards=number"
+)
+_TIMEOUT_SECONDS = 0.5
+_MOST_SHARDS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a server is, or several that are one."""
+
+    kind: Kind
+    tls: bool
+    hosts: tuple[tuple[str, int], ...]
+    username: str | None
+    password: str | None
+    database: int = 0
+    service: str = ""
+    """The name that Sentinels know the master by."""
+    timeout: float = _TIMEOUT_SECONDS
+    """Seconds that connecting, and each answer, may take."""
+    shards: int | None = None
+    """Into how many parts a new table is divided; None for one, in a cluster one a master."""
+
+    def __repr__(self) -> str:
+        hosts = ",".join(f"{host}:{port}" for host, port in self.hosts)
+        return f"<{self.kind} {hosts}>"
+
+
+def parse(db_uri: str) -> Address:
+    """Read a URI.
+
+    Raises:
+        ConfigError: It is not one; shown without its password.
+    """
+    try:
+        return _parse(db_uri)
+    except (KeyError, ValueError):  # whose message may quote the URI
+        raise ConfigError(f"db_uri={without_password(db_uri)!r}: {_EXPECTED}") from None
+
+
+def _parse(db_uri: str) -> Address:
+    parts = urlsplit(db_uri)
+    kind, tls = _SCHEMES[parts.scheme]
+    login, _, places = parts.netloc.rpartition("@")
+    user, _, password = login.partition(":")
+    path = unquote(parts.path.strip("/"))
+    service, _, number = path.partition("/") if kind == "sentinel" else ("", "", path)
+    said = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+    timeout = float(said.pop("timeout", _TIMEOUT_SECONDS))
+    shards = int(said.pop("shards")) if kind == "cluster" and "shards" in said else None
+    database = int(number or 0)
+    wrong = (
+        said
+        or parts.fragment
+        or not 0 < timeout <= 60  # noqa: PLR2004 - a minute
+        or not 1 <= (1 if shards is None else shards) <= _MOST_SHARDS
+        or database < 0
+        or (kind == "sentinel") != bool(service)
+        or (kind == "cluster" and database)
+        or (kind == "server" and "," in places)
+    )
+    if wrong:
+        raise ValueError
+    return Address(
+        kind=kind,
+        tls=tls,
+        hosts=tuple(_host(place, _PORTS[kind]) for place in places.split(",")),
+        username=unquote(user) or None,
+        password=unquote(password) or None,
+        database=database,
+        service=service,
+        timeout=timeout,
+        shards=shards,
+    )
+
+
+def _host(place: str, port: int) -> tuple[str, int]:
+    parts = urlsplit(f"//{place}")  # knows [::1]:6379
+    if not parts.hostname:
+        raise ValueError
+    return parts.hostname, parts.port or port

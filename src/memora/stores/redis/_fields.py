@@ -1,0 +1,133 @@
+"""An entry as the fields of a hash, and back. JSON and bytes: no code is stored."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import orjson
+
+from memora.context import fingerprint_of
+from memora.errors import CorruptEntryError
+from memora.model import Content, Context, Entry, Holding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from memora.protocols import Vector
+
+FOREVER = 1e18
+"""The end of what never ends: seconds since the epoch."""
+# Contents of up to so many bytes come with the candidates of a search, so that a hit needs no
+# second question; larger ones would make each miss dear.
+_INLINE_BYTES = 16 * 1024
+_KEPT_SECONDS = 86_400.0
+_BATCH = 64  # entries of a call: some milliseconds of the server
+_BATCH_BYTES = 8 * 1024 * 1024
+
+
+def pack(
+    entry: Entry, content: Content, vector: Vector | None, *, fence: str, now: float
+) -> list[Any]:
+    """Return what `put.lua` takes for an entry."""
+    ends = FOREVER if entry.expires_at is None else entry.expires_at + entry.stale_seconds
+    floats = b"" if vector is None else vector.astype("<f4", copy=False).tobytes()
+    size = (
+        len(content.payload)
+        + len(content.metadata.encode())
+        + len(entry.query.encode())
+        + len(entry.context.canonical.encode())
+        + len(floats)
+    )
+    said = {
+        "n": entry.key.hex(),
+        "i": entry.id,
+        "q": entry.query,
+        "c": entry.context.canonical,
+        "a": entry.created_at,
+        "s": entry.stale_seconds,
+        "w": entry.sliding_seconds,
+        "t": entry.tags,
+        "k": entry.cost,
+    }
+    fields: list[Any] = ["e", orjson.dumps(said), "i", entry.id, "a", repr(entry.created_at)]
+    fields += ["r", "" if entry.expires_at is None else repr(entry.expires_at)]
+    fields += ["p" if len(content.payload) <= _INLINE_BYTES else "P", content.payload]
+    if content.metadata != "{}":
+        fields += ["m", content.metadata]
+    if vector is not None:
+        fields += ["v", floats]
+    if entry.cost != 1.0:
+        fields += ["k", repr(entry.cost)]
+    if entry.sliding_seconds is not None:
+        fields += ["w", repr(entry.sliding_seconds), "q", repr(entry.stale_seconds)]
+    if fence:
+        fields += ["f", fence]
+    # By the server's own clock, long after the end: what nobody comes to remove.
+    keep = "" if entry.expires_at is None else int(1000 * (max(ends - now, 0.0) + _KEPT_SECONDS))
+    return [
+        *(entry.key.hex(), entry.context.fingerprint, fence, keep, size, repr(ends)),
+        orjson.dumps(entry.tags) if entry.tags else "",
+        *(floats, len(fields), *fields),
+    ]
+
+
+def entry_of(said: bytes, expires: bytes) -> Entry:
+    """Read an entry.
+
+    Raises:
+        CorruptEntryError: It is damaged, or somebody else's.
+    """
+    try:
+        found = orjson.loads(said)
+        canonical = found["c"]
+        return Entry(
+            id=found["i"],
+            key=bytes.fromhex(found["n"]),
+            query=found["q"],
+            context=Context(canonical, fingerprint_of(canonical)),
+            created_at=found["a"],
+            expires_at=float(expires) if expires else None,
+            stale_seconds=found["s"],
+            sliding_seconds=found["w"],
+            tags=tuple(found["t"]),
+            cost=found["k"],
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CorruptEntryError(f"an entry is damaged: {type(error).__name__}") from error
+
+
+def content_of(payload: bytes, metadata: bytes | None) -> Content:
+    """Read a content."""
+    return Content(payload, "{}" if metadata is None else metadata.decode())
+
+
+def vector_of(floats: bytes | None) -> Vector | None:
+    """Read a vector."""
+    return None if floats is None else np.frombuffer(floats, "<f4")
+
+
+def holding_of(row: Sequence[Any]) -> tuple[int, Holding]:
+    """Read a row of `select.lua`: its stamp, and the entry."""
+    stamp, said, expires, size, uses = row
+    times, _, last = uses.partition(b" ")
+    held = Holding(
+        entry=entry_of(said, expires),
+        uses=int(times or 0),
+        last_used_at=float(last) if last else None,
+        bytes=int(size),
+    )
+    return int(stamp), held
+
+
+def batches(waiting: list[list[Any]]) -> Iterator[list[list[Any]]]:
+    """Divide packed entries into what one call takes."""
+    batch: list[list[Any]] = []
+    size = 0
+    for packed in waiting:
+        size += packed[4]
+        if batch and (len(batch) == _BATCH or size > _BATCH_BYTES):
+            yield batch
+            batch, size = [], packed[4]
+        batch.append(packed)
+    yield batch

@@ -1,0 +1,197 @@
+"""The client library at work: connections, scripts, and what its faults mean."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from memora.errors import MissingExtraError, StoreError
+from memora.stores.redis._scripts import script
+
+try:
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.cluster import ClusterNode, RedisCluster
+    from redis.exceptions import (
+        AuthenticationError,
+        AuthorizationError,
+        NoPermissionError,
+        NoScriptError,
+        RedisError,
+        ResponseError,
+    )
+    from redis.retry import Retry
+    from redis.sentinel import Sentinel
+except ImportError as error:
+    raise MissingExtraError("db_uri redis://", extra="redis") from error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from memora.stores.redis._address import Address
+
+_CONNECTIONS = 32
+_GONE = ("memoragone", "no such index", "unknown index name", "index not found")
+
+
+class GoneError(StoreError):
+    """The table, or its index, is not on the server any more."""
+
+
+class Server:
+    """One server, the master that Sentinels name, or a cluster.
+
+    A call waits for a free connection, for connecting and for the answer, each no longer than the
+    address says. It is tried twice where a connection broke, for what a server that was started
+    again has forgotten.
+    """
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._lock = threading.Lock()  # guards the making of the client
+        self._made: Any = None
+
+    @property
+    def _client(self) -> Any:
+        if self._made is None:
+            with self._lock:
+                if self._made is None:
+                    self._made = self._connect()
+        return self._made
+
+    def run(self, name: str, prefix: str, *args: Any) -> Any:
+        """Run a script on the shard whose keys begin with a prefix."""
+        one = script(name)
+        with self._faults():
+            try:
+                return self._client.execute_command("EVALSHA", one.digest, 1, prefix, *args)
+            except NoScriptError:
+                return self._client.execute_command("EVAL", one.text, 1, prefix, *args)
+
+    def run_all(self, name: str, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Run a script on several shards at once: on all of them, or this raises."""
+        if len(calls) == 1:
+            return [self.run(name, *calls[0])]
+        one = script(name)
+        with self._faults(), self._client.pipeline(transaction=False) as pipeline:
+            for call in calls:
+                pipeline.execute_command("EVALSHA", one.digest, 1, *call)
+            answers = pipeline.execute(raise_on_error=False)
+        for i, answer in enumerate(answers):
+            if isinstance(answer, NoScriptError):
+                answers[i] = self.run(name, *calls[i])
+            elif isinstance(answer, Exception):
+                with self._faults():
+                    raise answer
+        return list(answers)
+
+    def masters(self) -> int:
+        """Return how many servers hold entries."""
+        if self._address.kind != "cluster":
+            return 1
+        with self._faults():
+            return len(self._client.get_primaries())
+
+    def unsuitable(self) -> Iterator[str]:
+        """Say which of the server's settings do not suit a store, as far as it tells them."""
+        settings = self._settings()
+        policy = settings.get("maxmemory-policy", "")
+        if policy.startswith("allkeys"):
+            yield (
+                f"maxmemory-policy is {policy}: under pressure the server may drop the order or "
+                "the vectors of a whole table at once; set it to noeviction, or to volatile-lru or "
+                "volatile-ttl where entries have a TTL"
+            )
+        if settings.get("appendonly") == "no":
+            yield "appendonly is no: a restart of the server may lose entries; set it to yes"
+
+    def _settings(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for name in ("maxmemory-policy", "appendonly"):
+            try:
+                answer = self._client.execute_command("CONFIG", "GET", name)
+            except (RedisError, OSError):
+                continue  # services that are managed keep them to themselves
+            value = answer.get(name) if isinstance(answer, dict) else answer[-1] if answer else None
+            found[name] = value.decode() if isinstance(value, bytes) else str(value)
+        return found
+
+    def close(self) -> None:
+        """Release the connections."""
+        if self._made is not None:
+            self._made.close()
+
+    def _connect(self) -> Any:
+        address = self._address
+        patience: Any = address.timeout  # annotated as an int there
+        options: dict[str, Any] = {
+            "username": address.username,
+            "password": address.password,
+            "socket_timeout": address.timeout,
+            "socket_connect_timeout": address.timeout,
+            "retry": Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+            "protocol": 2,  # one form of answers, whatever the server
+        }
+        if address.kind == "cluster":
+            nodes = [ClusterNode(host, port) for host, port in address.hosts]
+            return RedisCluster(
+                startup_nodes=nodes,
+                ssl=address.tls,
+                require_full_coverage=False,
+                max_connections=_CONNECTIONS,
+                **options,
+            )
+        if address.kind == "sentinel":
+            sentinel = Sentinel(
+                address.hosts,
+                sentinel_kwargs={
+                    "socket_timeout": address.timeout,
+                    "socket_connect_timeout": address.timeout,
+                    "ssl": address.tls,
+                },
+                ssl=address.tls,
+                db=address.database,
+                max_connections=_CONNECTIONS,
+                **options,
+            )
+            return sentinel.master_for(address.service)
+        ((host, port),) = address.hosts
+        kind = redis.SSLConnection if address.tls else redis.Connection
+        pool = redis.BlockingConnectionPool(
+            max_connections=_CONNECTIONS,
+            timeout=patience,
+            connection_class=kind,
+            host=host,
+            port=port,
+            db=address.database,
+            **options,
+        )
+        return redis.Redis(connection_pool=pool)
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        """Say what a fault of the client library means for whoever set up the cache."""
+        try:
+            yield
+        except (RedisError, OSError) as error:
+            if isinstance(error, StoreError):
+                raise
+            raise self._fault(error) from error
+
+    def _fault(self, error: Exception) -> StoreError:
+        where, said = self._address, str(error)
+        refused = (AuthenticationError, AuthorizationError, NoPermissionError)
+        if isinstance(error, refused) or isinstance(error.__cause__, refused):
+            text = f"refuses the user or the password of db_uri: {said}"
+        elif isinstance(error, ResponseError):
+            if any(word in said.lower() for word in _GONE):
+                return GoneError(f"the table has gone from {where}: {said}")
+            text = f"refuses: {said}"
+            if said.startswith("OOM") or "maxmemory" in said:
+                text = f"is full: raise its maxmemory, or lower max_entries or max_bytes ({said})"
+        elif isinstance(error, redis.TimeoutError):
+            text = f"has not answered within {where.timeout:g} s"
+        else:
+            text = f"is out of reach: {said}"
+        return StoreError(f"{where} {text}")

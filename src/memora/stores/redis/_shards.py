@@ -1,0 +1,217 @@
+"""A table on a server: one shard, or several in a cluster, opened, asked, and made anew.
+
+A shard has its own index and its own order, and its keys begin with one hash tag, so they are on
+one node. Entries go to shards by key. What was served is noted here, and rides with the next call
+to its shard: the server knows it before that call does anything, for no round trip of its own.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+import zlib
+from contextlib import contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from memora._fork import renew_after_fork
+from memora.errors import ModelMismatchError, StoreError, StoreFormatError, StorePathError
+from memora.stores.redis._server import GoneError, Server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from memora.stores.hot import Uses
+    from memora.stores.redis._address import Address
+
+T = TypeVar("T")
+
+FORMAT = "1"
+_PAGE = 256  # entries that a call gives another policy
+_RIDERS = 256  # uses that ride with a call
+_NO_SEARCH = (
+    "has no vector search: use Redis 8 (its query engine, or vector sets), Redis Stack, or Valkey "
+    "with the valkey-search module"
+)
+
+
+class Shards:
+    """All shards of a table.
+
+    Args:
+        address: Where the server is.
+        table_name: The table.
+        model: Identity of the embedder; None for whatever made the table.
+        dimension: Length of its vectors; the same.
+        policy: Name of the policy by which entries leave, from now on; None for that of the table.
+        create: Whether a missing table is made.
+
+    Raises:
+        StoreError: As `memora.stores.redis.RedisStore`.
+    """
+
+    def __init__(  # noqa: PLR0913 - what makes a table
+        self,
+        address: Address,
+        table_name: str,
+        *,
+        model: str | None,
+        dimension: int | None,
+        policy: str | None,
+        create: bool,
+    ) -> None:
+        self._address, self._table = address, table_name
+        self.model, self.dimension, self.policy = model, dimension, policy
+        self.engine = ""
+        self._prefixes: list[str] = []
+        self._names: list[bytes] = []  # of the table, by shard: see `common.lua`
+        renew_after_fork(self)
+        try:
+            self._open(create=create)
+        except BaseException:
+            self.close()
+            raise
+
+    def __len__(self) -> int:
+        return len(self._prefixes)
+
+    def renew(self) -> None:
+        """Make what belongs to one process: connections, and what waits to be told."""
+        self.server = Server(self._address)
+        self._lock = threading.Lock()  # guards the uses
+        self._uses: list[dict[bytes, Uses]] = [{} for _ in self._prefixes]
+
+    def of(self, key: bytes) -> int:
+        """Return the shard of a key."""
+        return zlib.crc32(key) % len(self._prefixes)
+
+    def run(self, name: str, shard: int, *args: Any) -> Any:
+        """Run a script on a shard; once more where the table had gone, and was made anew."""
+        with self._riders([shard]) as riders:
+
+            def once() -> Any:
+                prefix, table = self._prefixes[shard], self._names[shard]
+                return self.server.run(name, prefix, table, *riders[shard], *args)
+
+            return self._again([shard], once)
+
+    def run_all(self, name: str, *args: Any) -> list[Any]:
+        """Run a script on all shards, as one; return their answers in order, all of them."""
+        shards = range(len(self._prefixes))
+        with self._riders(shards) as riders:
+
+            def once() -> list[Any]:
+                calls = [(self._prefixes[i], self._names[i], *riders[i], *args) for i in shards]
+                return self.server.run_all(name, calls)
+
+            return self._again(shards, once)
+
+    def note(self, key: bytes, uses: Uses) -> int:
+        """Take down that an entry was served; return how many such notes wait."""
+        with self._lock:
+            waiting = self._uses[self.of(key)]
+            waiting[key] = uses.after(waiting.pop(key, None))  # last: the order is told, too
+            return len(waiting)
+
+    def tell(self) -> None:
+        """Tell the server what was served."""
+        for shard in range(len(self._prefixes)):
+            while self._uses[shard]:
+                self.run("nothing", shard)
+
+    def close(self) -> None:
+        """Release the connections."""
+        self.server.close()
+
+    def open_shard(self, shard: int, *, create: bool = True, shards: int = 0) -> int:
+        """Make a shard and its index where they are not there; check what is.
+
+        Returns how many shards the table has.
+        """
+        faults: list[str] = []
+        for engine in [self.engine] if self.engine else ["ft", "vset"]:
+            *found, fault = self.server.run(
+                "open",
+                self._prefixes[shard],
+                *(uuid.uuid4().hex, FORMAT, self.model or "", self.dimension or 0, engine),
+                *(self.policy or "fifo", shards or len(self._prefixes), int(create)),
+            )
+            faults += [fault.decode()] if fault else []
+            if found[0] is not None:
+                return self._take(shard, found, fault.decode())
+            if not fault:
+                raise StorePathError(f"there is no table {self._table!r} on {self._address}")
+        raise StoreError(f"{self._address} {_NO_SEARCH} ({'; '.join(faults)})")
+
+    def _open(self, *, create: bool) -> None:
+        self._prefixes, self._names = [f"memora:{{{self._table}:0}}:"], [b""]
+        count = self._address.shards or self.server.masters()
+        count = self.open_shard(0, create=create, shards=count)
+        there = self._policy_there
+        self._prefixes = [f"memora:{{{self._table}:{shard}}}:" for shard in range(count)]
+        self._names += [b""] * (count - 1)
+        self._uses = [{} for _ in self._prefixes]
+        for shard in range(1, count):
+            self.open_shard(shard)
+        self.policy = self.policy or there
+        for shard in range(count if self.policy != there else 0):
+            after = b"0"
+            while after:
+                after = self.run("rank", shard, self.policy, after, _PAGE)
+
+    def _take(self, shard: int, found: list[bytes], fault: str) -> int:
+        """Check what the server says of a shard, and keep it."""
+        name, made_as, model, dimension, engine, policy, shards = found
+        where = f"table {self._table!r} on {self._address}"
+        if made_as.decode() != FORMAT:
+            raise StoreFormatError(
+                f"{where} has format {made_as.decode()}, this Memora knows {FORMAT}; set another "
+                "table_name"
+            )
+        made_by = (model.decode(), int(dimension))
+        if self.model is None or self.dimension is None:
+            self.model, self.dimension = made_by
+        if made_by != (self.model, self.dimension):
+            raise ModelMismatchError(
+                f"{where} holds vectors of {made_by[0]!r} with {made_by[1]} dimensions, and the "
+                f"model is {self.model!r} with {self.dimension}; set another table_name"
+            )
+        if fault:
+            raise StoreError(f"{where} needs what the server does not offer now: {fault}")
+        self._names[shard], self.engine, self._policy_there = name, engine.decode(), policy.decode()
+        return int(shards)
+
+    def _again(self, shards: Iterable[int], run: Callable[[], T]) -> T:
+        try:
+            return run()
+        except GoneError:  # the server was emptied, or came back empty
+            for shard in shards:
+                self.open_shard(shard)
+            return run()
+
+    @contextmanager
+    def _riders(self, shards: Iterable[int]) -> Iterator[dict[int, list[Any]]]:
+        """Take the uses that ride with a call to shards; back where that failed."""
+        taken: dict[int, dict[bytes, Uses]] = {}
+        with self._lock:
+            for shard in shards:
+                waiting = self._uses[shard]
+                taken[shard] = {key: waiting[key] for key in islice(waiting, _RIDERS)}
+                for key in taken[shard]:
+                    del waiting[key]
+        try:
+            yield {
+                shard: [len(uses), *(x for key, one in uses.items() for x in _told(key, one))]
+                for shard, uses in taken.items()
+            }
+        except BaseException:
+            with self._lock:
+                for shard, uses in taken.items():
+                    waiting = self._uses[shard]
+                    later = {key: one.after(uses.pop(key, None)) for key, one in waiting.items()}
+                    self._uses[shard] = uses | later
+            raise
+
+
+def _told(key: bytes, uses: Uses) -> tuple[str, int, str]:
+    return key.hex(), uses.times, repr(uses.last)

@@ -1,0 +1,121 @@
+-- What becomes of entries.
+
+local function remove(member, replaced)
+  if call('ZREM', ORDER, member) == 0 then
+    return 0
+  end
+  local one = parse(member)
+  local stamp = call('HGET', P .. 'e:' .. one.key, 's')
+  -- Where the server has dropped a hash, another may have been stored under its key since.
+  local current = not stamp or tonumber(stamp) == one.stamp
+  call('ZREM', ENDS, member)
+  if one.tags ~= '' then
+    for _, tag in ipairs(cjson.decode(one.tags)) do
+      call('ZREM', P .. 't:' .. tag, member)
+    end
+  end
+  if call('HINCRBY', CONTEXTS, one.context, -1) <= 0 then
+    call('HDEL', CONTEXTS, one.context)
+  end
+  call('HINCRBY', META, 'bytes', -one.bytes)
+  forget(member, one.key, replaced or not current)
+  if current then
+    call('UNLINK', P .. 'e:' .. one.key)
+    if engine == 'vset' then
+      call('VREM', P .. 'v:' .. one.context, one.key)
+    end
+    if not replaced then
+      call('HDEL', USES, one.key)
+    end
+  end
+  return 1
+end
+
+-- Remove up to so many entries that have ended, or are outdated.
+local function purge(now, limit)
+  local removed = 0
+  if limit <= 0 then
+    return 0
+  end
+  for _, member in ipairs(call('ZRANGEBYSCORE', ENDS, '-inf', text_of(now), 'LIMIT', 0, limit)) do
+    removed = removed + remove(member)
+  end
+  for _, tag in ipairs(call('ZRANGE', EPOCHS, 0, 15)) do
+    local left = limit - removed
+    if left > 0 then
+      local epoch = call('ZSCORE', EPOCHS, tag)
+      local old = call('ZRANGEBYSCORE', P .. 't:' .. tag, '-inf', epoch, 'LIMIT', 0, left)
+      for _, member in ipairs(old) do
+        removed = removed + remove(member)
+      end
+      if #old < left then
+        call('ZREM', EPOCHS, tag)
+      end
+    end
+  end
+  return removed
+end
+
+local function surplus(max_entries, max_bytes)
+  local count = call('ZCARD', ORDER)
+  if max_entries and count > max_entries then
+    return count - max_entries
+  end
+  if max_bytes and count > 0 and tonumber(call('HGET', META, 'bytes') or 0) > max_bytes then
+    return 1
+  end
+  return 0
+end
+
+-- Keep the limits, by up to so many evictions; what has ended goes first. What ended a second ago
+-- goes anyway, a few at a time, so that it does not pile up.
+-- Returns how many were evicted, how many had ended, and how many more have to leave.
+local function make_room(max_entries, max_bytes, now, limit)
+  local evicted, ended = 0, purge(now - 1, 16)
+  local more = surplus(max_entries, max_bytes)
+  while more > 0 and evicted + ended < limit do
+    local found = purge(now, 1)
+    ended = ended + found
+    if found == 0 then
+      evicted = evicted + remove(victim())
+    end
+    more = surplus(max_entries, max_bytes)
+  end
+  return { evicted, ended, more }
+end
+
+local function touch(key, times, last)
+  local hash = P .. 'e:' .. key
+  local member = stored(key)
+  if not member or times <= 0 then
+    return
+  end
+  local uses = call('HGET', USES, key)
+  local known, before = (uses or ''):match('^(%d+) (.*)$')
+  local newest = math.max(tonumber(last), tonumber(before or last))
+  call('HSET', USES, key, string.format('%.0f %s', (known or 0) + times, text_of(newest)))
+  served(member, key, times)
+  local found = call('HMGET', hash, 'w', 'r', 'q', 'x')
+  local expires = tonumber(found[2] or '')
+  if found[1] and expires and tonumber(last) < expires then -- not what was stale then
+    local later = tonumber(last) + tonumber(found[1])
+    if later > expires then
+      local ends = later + tonumber(found[3] or 0)
+      call('HSET', hash, 'r', text_of(later), 'x', text_of(ends))
+      call('ZADD', ENDS, text_of(ends), member)
+      local left = call('PTTL', hash)
+      if left > 0 then
+        call('PEXPIRE', hash, string.format('%.0f', left + (ends - tonumber(found[4])) * 1000))
+      end
+    end
+  end
+end
+
+-- What was served since the last call rides with this one. A full server takes none of it, which
+-- must not fail the read.
+for _ = 1, tonumber(arg()) do
+  local key, times, last = arg(), tonumber(arg()), arg()
+  if not pcall(touch, key, times, last) then
+    break
+  end
+end

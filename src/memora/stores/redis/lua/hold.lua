@@ -1,0 +1,15 @@
+-- milliseconds (0: let go), then keys and fences -> how many are still led.
+
+local ms, held = tonumber(arg()), 0
+for _ = 1, tonumber(arg()) do
+  local lease, fence = P .. 'l:' .. arg(), arg()
+  if call('GET', lease) == fence then
+    held = held + 1
+    if ms > 0 then
+      call('PEXPIRE', lease, ms)
+    else
+      call('DEL', lease)
+    end
+  end
+end
+return held

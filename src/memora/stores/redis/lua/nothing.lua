@@ -1,0 +1,3 @@
+-- For what rides with it.
+
+return 0

@@ -1,0 +1,417 @@
+"""Entries on a server: every operation is one script there, so each is done wholly or not at all.
+
+An exact lookup is one round trip, and so is a search: it asks all shards at once, and fails where
+one does not answer.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from contextlib import suppress
+from itertools import islice
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from memora._fork import renew_after_fork
+from memora.errors import ArgumentError, ClosedError, CorruptEntryError, StoreError
+from memora.eviction import FIFO, POLICIES
+from memora.model import Match, Measures
+from memora.stores.hot import Uses
+from memora.stores.redis import _fields, _leases
+from memora.stores.redis._address import parse
+from memora.stores.redis._shards import Shards
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from memora.eviction import EvictionPolicy
+    from memora.model import Content, Entry, Holding
+    from memora.protocols import Clock, Lease, Vector
+    from memora.selection import Selection
+
+_BATCH = 64  # entries of a call that removes: some milliseconds of the server
+_PAGE = 256  # entries of a call that lists
+_PENDING = 4096  # uses that wait at most
+_KEEP_SECONDS = 1.0
+Limits = tuple[int | None, int | None]
+
+
+class RedisStore:
+    """A table on a server.
+
+    Args:
+        db_uri: See `memora.stores.redis._address`.
+        table_name: One table is one cache.
+        model: Identity of the embedder; None for that of a table that is there.
+        dimension: Length of its vectors; the same.
+        create: Whether a missing table is made; False also leaves the policy as it is.
+        max_entries: What `put` keeps to, also against others who put; None for all.
+        max_bytes: The same, in bytes of what was put.
+        policy: One of Memora's, which the server carries out; None: first in, first out.
+        flush_interval_seconds: How long uses wait for a call to ride with.
+        clock: The time by which entries end.
+        warn: Is told of settings of the server that do not suit a cache.
+
+    Raises:
+        ConfigError: The URI is not one.
+        ArgumentError: The policy is the application's.
+        MissingExtraError: The client library is not installed.
+        StorePathError: There is no such table, and none is to be made.
+        StoreFormatError: A newer Memora made the table.
+        ModelMismatchError: Another embedder made the table's vectors.
+        StoreError: The server cannot be reached, refuses, or has no vector search.
+    """
+
+    def __init__(  # noqa: PLR0913 - what `CacheConfig` says of a store
+        self,
+        db_uri: str,
+        *,
+        table_name: str,
+        model: str | None = None,
+        dimension: int | None = None,
+        create: bool = True,
+        max_entries: int | None = None,
+        max_bytes: int | None = None,
+        policy: EvictionPolicy | None = None,
+        flush_interval_seconds: float = 5.0,
+        clock: Clock = time.time,
+        warn: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._closed = False
+        self._limits: Limits = (max_entries, max_bytes)
+        self._clock, self._use_interval = clock, flush_interval_seconds
+        self._shards = Shards(
+            parse(db_uri),
+            table_name,
+            model=model,
+            dimension=dimension,
+            policy=_name_of(policy) if create else None,  # who looks does not decide
+            create=create,
+        )
+        renew_after_fork(self)
+        for text in self._shards.server.unsuitable():
+            warn(text)
+
+    @property
+    def model(self) -> str:
+        """Identity of what made the vectors."""
+        return self._shards.model or ""
+
+    @property
+    def dimension(self) -> int:
+        """Length of the vectors."""
+        return self._shards.dimension or 0
+
+    def renew(self) -> None:
+        """Make what belongs to one process: locks, leases, the thread."""
+        self._lock = threading.Lock()  # guards what follows
+        self._evicted = self._ended = 0
+        self._untold = 0  # of these, since the last `maintain`
+        self._stop: threading.Event | None = None
+        self._told_at = time.monotonic()
+        self._leases = _leases.Leases()
+
+    def get(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
+        found = self._read(key, '["m","p","P"]', now)
+        if found is None:
+            return None
+        entry, (metadata, small, large) = found
+        return entry, _fields.content_of(small if large is None else large, metadata)
+
+    def glance(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:  # noqa: ARG002
+        self._check()
+        return None  # the answer takes a round trip
+
+    def peek(self, key: bytes, /, *, now: float) -> Entry | None:
+        found = self._read(key, "[]", now)
+        return None if found is None else found[0]
+
+    def fetch(self, key: bytes, /, *, now: float) -> tuple[Entry, Content, Vector | None] | None:
+        found = self._read(key, '["m","p","P","v"]', now)
+        if found is None:
+            return None
+        entry, (metadata, small, large, floats) = found
+        content = _fields.content_of(small if large is None else large, metadata)
+        return entry, content, _fields.vector_of(floats)
+
+    def _read(self, key: bytes, fields: str, now: float) -> tuple[Entry, list[Any]] | None:
+        found = self._run("read", self._shards.of(key), key.hex(), repr(now), fields)
+        if found is None:
+            return None
+        said, expires, *rest = found
+        try:
+            return _fields.entry_of(said, expires), rest
+        except CorruptEntryError:
+            self._drop(key)
+            raise
+
+    def _drop(self, key: bytes) -> None:
+        self._run("drop", self._shards.of(key), key.hex())
+
+    def search(
+        self, vector: Vector, /, *, context: str, k: int, now: float, since: float = -inf
+    ) -> list[Match]:
+        asked = (vector.astype("<f4", copy=False).tobytes(), k, repr(now), repr(since))
+        found: list[Match] = []
+        for rows in self._run_all("search", context, *asked):
+            for key, distance, said, expires, metadata, payload, floats in rows:
+                try:
+                    entry = _fields.entry_of(said, expires)
+                except CorruptEntryError:
+                    self._drop(bytes.fromhex(key.decode()))  # the rest serve
+                    continue
+                if entry.context.fingerprint != context:
+                    continue  # no engine's mistake may serve another context's answer
+                exact = _fields.vector_of(floats)
+                cosine = 1.0 - float(distance) if exact is None else float(exact @ vector)
+                content = None if payload is None else _fields.content_of(payload, metadata)
+                found.append(Match(entry, cosine, content))
+        return sorted(found, key=lambda match: -match.cosine)[:k]
+
+    def select(self, selection: Selection, /, *, now: float) -> list[Holding]:
+        if selection.key is not None:
+            shard = self._shards.of(selection.key)
+            row = self._run("holding", shard, selection.key.hex(), repr(now))
+            rows = [] if row is None else [_fields.holding_of(row)]
+        else:
+            tags = sorted(selection.tags) or [""]
+            rows = [
+                _fields.holding_of(row)
+                for shard in range(len(self._shards))
+                for tag in tags
+                for row in self._pages(shard, tag, selection.fingerprint or "", now)
+            ]
+        unique = {held.entry.id: (stamp, held) for stamp, held in rows}  # of several tags
+        ordered = sorted(unique.values(), key=lambda one: one[0])
+        return [held for _, held in ordered if selection.takes(held.entry)]
+
+    def _pages(self, shard: int, tag: str, context: str, now: float) -> Iterator[Sequence[Any]]:
+        after, more = b"0", 1
+        while more:
+            after, more, rows = self._run("select", shard, tag, context, repr(now), after, _PAGE)
+            yield from rows
+
+    def put(self, entry: Entry, content: Content, /, *, vector: Vector | None) -> None:
+        self.put_many([(entry, content, vector)])
+
+    def put_many(self, items: Sequence[tuple[Entry, Content, Vector | None]], /) -> None:
+        # Batches of a shard: all or none of what one server gets at once, which is most often all.
+        now = self._clock()
+        limits = self._limits if len(self._shards) == 1 else (None, None)
+        by_shard: dict[int, list[list[Any]]] = {}
+        for entry, content, vector in items:
+            packed = _fields.pack(
+                entry, content, vector, fence=self._leases.fence(entry.key), now=now
+            )
+            by_shard.setdefault(self._shards.of(entry.key), []).append(packed)
+        for shard, waiting in by_shard.items():
+            for batch in _fields.batches(waiting):
+                flat = [value for packed in batch for value in packed]
+                *left, _ = self._run("put", shard, *_said(limits), repr(now), len(batch), *flat)
+                with self._lock:
+                    self._untold += self._count(*left)
+
+    def touch(self, key: bytes, /, *, now: float, times: int = 1) -> None:
+        self._check()
+        if times > 0:
+            waiting = self._shards.note(key, Uses(times, now))
+            self._begin_keeping()
+            if waiting >= _PENDING:
+                self._shards.tell()
+
+    def discard(self, entries: Iterable[Entry], /) -> int:
+        self._check()
+        discarded, waiting = 0, iter(entries)
+        while batch := list(islice(waiting, _BATCH)):
+            by_shard: dict[int, list[str]] = {}
+            for entry in batch:
+                by_shard.setdefault(self._shards.of(entry.key), []).extend(
+                    (entry.key.hex(), entry.id)
+                )
+            for shard, pairs in by_shard.items():
+                discarded += self._run("discard", shard, len(pairs) // 2, *pairs)
+        return discarded
+
+    def outdate(self, tag: str, /) -> None:
+        self._run_all("outdate", tag)
+
+    def maintain(self, *, max_entries: int | None, max_bytes: int | None = None, now: float) -> int:
+        self._check()
+        limits, known = (max_entries, max_bytes), self._limits
+        self._limits = limits  # of each `put` from now on
+        if len(self._shards) > 1:
+            return self._maintain_all(limits, now)
+        with self._lock:
+            removed, self._untold = self._untold, 0
+        more = limits != known
+        while more:
+            *left, more = self._run("maintain", 0, *_said(limits), repr(now), _BATCH)
+            removed += self._count(*left)
+        return removed
+
+    def _maintain_all(self, limits: Limits, now: float) -> int:
+        """Keep limits that hold for all shards together.
+
+        Two who do so at once remove the same: the first of all by fifo or lru. By another policy,
+        each shard chooses, the largest first.
+        """
+        max_entries, max_bytes = limits
+        removed = self._count(0, sum(self._run_all("sweep", repr(now - 1), _BATCH // 4)))
+        while True:
+            sizes = self._run_all("sizes", _BATCH)
+            count, held = sum(one[0] for one in sizes), sum(one[1] for one in sizes)
+            surplus = 0 if max_entries is None else count - max_entries
+            if surplus <= 0:
+                surplus = int(max_bytes is not None and held > max_bytes and count > 0)
+            if not surplus:
+                return removed
+            if ended := self.sweep(now=now, limit=surplus):
+                removed += ended
+            elif self._shards.policy in {"fifo", "lru"}:
+                first = sorted(
+                    (float(score), member, shard)
+                    for shard, (_, _, queue) in enumerate(sizes)
+                    for member, score in zip(queue[::2], queue[1::2], strict=True)
+                )[: min(surplus, _BATCH)]
+                for shard in {shard for _, _, shard in first}:
+                    members = [member for _, member, where in first if where == shard]
+                    removed += self._count(self._run("evict", shard, len(members), *members), 0)
+            else:
+                largest = max(range(len(sizes)), key=lambda shard: sizes[shard][0])
+                removed += self._count(self._run("leave", largest), 0)
+
+    def sweep(self, *, now: float, limit: int) -> int:
+        self._check()
+        removed = 0
+        for shard in range(len(self._shards)):
+            while wanted := min(limit - removed, _BATCH):
+                gone = self._count(0, self._run("sweep", shard, repr(now), wanted))
+                removed += gone
+                if gone < wanted:
+                    break
+        return removed
+
+    def count(self) -> int:
+        return sum(one[0] for one in self._run_all("sizes", 1))
+
+    def _count(self, evicted: int, ended: int) -> int:
+        """Count what this process had leave; return how many."""
+        self._evicted += evicted
+        self._ended += ended
+        return evicted + ended
+
+    def measure(self) -> Measures:
+        return Measures(
+            bytes=sum(one[1] for one in self._run_all("sizes", 1)),
+            payload_bytes=None,
+            index_bytes=0,  # here; the server's are its own
+            evicted=self._evicted,
+            ended=self._ended,
+        )
+
+    def check(self) -> None:
+        self._run_all("check")
+
+    def try_lead(self, key: bytes, /) -> Lease | None:
+        milliseconds = int(1000 * _leases.SECONDS)
+        fence = self._run("lead", self._shards.of(key), key.hex(), milliseconds)
+        if fence is None:
+            return None
+        self._begin_keeping()
+        return self._leases.add(key, fence.decode(), self._let_go)
+
+    def _let_go(self, key: bytes, fence: str) -> None:
+        self._run("hold", self._shards.of(key), 0, 1, key.hex(), fence)
+
+    def refresh(self) -> None:
+        self._check()  # the server is asked each time
+
+    def create_index(self, **options: Any) -> bool:
+        for name, value in options.items():
+            if name != "index_type" and value is not None:
+                raise ArgumentError(f"{name}={value!r}: on a server the index takes no options")
+        self._run_all("reindex")
+        for shard in range(len(self._shards)):
+            self._shards.open_shard(shard)
+        return True
+
+    def index_stats(self) -> dict[str, Any]:
+        return {
+            "has_index": True,
+            "index_type": "HNSW",
+            "engine": {"ft": "query engine", "vset": "vector sets"}[self._shards.engine],
+            "total_entries": self.count(),
+            "shards": len(self._shards),
+        }
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        try:
+            self._shards.tell()
+        finally:
+            self._closed = True
+            if self._stop is not None:
+                self._stop.set()
+            self._shards.close()
+
+    def _check(self) -> None:
+        if self._closed:
+            raise ClosedError("this store has been closed")
+
+    def _run(self, name: str, shard: int, *args: Any) -> Any:
+        self._check()
+        return self._shards.run(name, shard, *args)
+
+    def _run_all(self, name: str, *args: Any) -> list[Any]:
+        self._check()
+        return self._shards.run_all(name, *args)
+
+    def _begin_keeping(self) -> None:
+        """Have a thread tell what was served, and hold on to what is led."""
+        if self._stop is None:
+            with self._lock:
+                if self._stop is None:
+                    self._stop = threading.Event()
+                    _repeat(self, self._stop)
+
+    def keep(self) -> None:
+        """Do what is due; its faults are those of the next call, too."""
+        with suppress(StoreError):
+            milliseconds = int(1000 * _leases.SECONDS)
+            for key, fence in self._leases.held():
+                self._run("hold", self._shards.of(key), milliseconds, 1, key.hex(), fence)
+            if time.monotonic() - self._told_at >= self._use_interval:
+                self._told_at = time.monotonic()
+                self._shards.tell()
+
+
+def _repeat(store: RedisStore, stop: threading.Event) -> None:
+    there = weakref.ref(store)
+
+    def loop() -> None:
+        while not stop.wait(_KEEP_SECONDS):
+            store = there()
+            if store is None:
+                return
+            with suppress(ClosedError):
+                store.keep()
+            del store
+
+    threading.Thread(target=loop, name="memora-redis", daemon=True).start()
+
+
+def _name_of(policy: EvictionPolicy | None) -> str:
+    name = FIFO.name if policy is None else getattr(policy, "name", "")
+    if policy is not None and POLICIES.get(name) is not type(policy):
+        raise ArgumentError(
+            f"eviction policy {type(policy).__name__}: on a server that many share it runs there, "
+            f"so it has to be one of {', '.join(POLICIES)}"
+        )
+    return name
+
+
+def _said(limits: Limits) -> tuple[int | str, int | str]:
+    return tuple("" if limit is None else limit for limit in limits)  # type: ignore[return-value]

@@ -1,0 +1,805 @@
+"""The store on real servers: what several clients do to it at once, and what becomes of faults."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import servers as parts
+from doubles import FakeClock, WordEmbedder, until
+
+from memora import CacheConfig, Memora
+from memora.context import canonical_context, exact_key
+from memora.errors import (
+    ArgumentError,
+    ConfigError,
+    ModelMismatchError,
+    StoreError,
+    StoreFormatError,
+    StorePathError,
+)
+from memora.model import Content, Entry
+from memora.selection import Selection
+from memora.stores import open_stored
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+redis = pytest.importorskip("redis")
+
+from memora.stores.redis import RedisStore, _leases  # noqa: E402 - without the extra there is none
+
+DIMENSION = 8
+NOW = 1_700_000_000.0
+HERE = canonical_context({"agent": "sql"})
+KINDS = ["redis search", "redis", "valkey search"]
+# By "everysec", a server whose disk is slow may lose two seconds when it is killed.
+LOGGED = ("--appendonly", "yes", "--appendfsync", "always")
+CLUSTERS = ["redis cluster search", "redis cluster", "valkey cluster search"]
+
+
+@pytest.fixture
+def table() -> str:
+    return uuid.uuid4().hex
+
+
+def open_store(uri: str, table: str, **settings: Any) -> RedisStore:
+    settings = {"model": "toy", "dimension": DIMENSION, "clock": lambda: NOW} | settings
+    return RedisStore(uri, table_name=table, **settings)
+
+
+def entry(query: str, **rest: Any) -> Entry:
+    rest = {"context": HERE, "created_at": NOW, "expires_at": None} | rest
+    return Entry(id=uuid.uuid4().hex, key=exact_key(query, rest["context"]), query=query, **rest)
+
+
+def unit(*values: float) -> Any:
+    vector = np.zeros(DIMENSION, np.float32)
+    vector[: len(values)] = values
+    return vector / np.linalg.norm(vector)
+
+
+def put(store: RedisStore, query: str, *, vector: Any = None, **rest: Any) -> Entry:
+    one = entry(query, **rest)
+    store.put(one, Content(query.encode()), vector=unit(1) if vector is None else vector)
+    return one
+
+
+def run_python(script: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", script]
+    return subprocess.run(command, capture_output=True, text=True, check=True)
+
+
+def client_of(store: RedisStore) -> Any:
+    return store._shards.server._client
+
+
+def audit(store: RedisStore) -> int:
+    """Check that all that is known of a table agrees; return how many entries there are."""
+    total = 0
+    for shard, prefix in enumerate(store._shards._prefixes):
+        client = client_of(store)
+        rows = [
+            (key, client.hget(key, "b"), client.hget(key, "c"), client.hget(key, "v"))
+            for key in client.scan_iter(f"{prefix}e:*", count=1000)
+        ]
+        assert client.zcard(f"{prefix}order") == len(rows)
+        assert int(client.hget(f"{prefix}meta", "bytes") or 0) == sum(int(row[1]) for row in rows)
+        contexts: dict[bytes, int] = {}
+        for _, _, context, _ in rows:
+            contexts[context] = contexts.get(context, 0) + 1
+        known = client.hgetall(f"{prefix}contexts")
+        assert {name: int(n) for name, n in known.items()} == contexts
+        if store._shards.engine == "vset":
+            sets = [client.execute_command("VCARD", f"{prefix}v:{c.decode()}") for c in contexts]
+            assert sum(sets) == len([row for row in rows if row[3]])
+        assert shard == 0 or len(store._shards) > 1
+        total += len(rows)
+    return total
+
+
+# Opening.
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "redis://",
+        "redis://:s3cret@",
+        "redis://user:s3cret@host:port",
+        "redis://:s3cret@a,b",
+        "redis://:s3cret@host/x",
+        "redis://:s3cret@host?timeout=0",
+        "redis://:s3cret@host?shards=2",
+        "redis://:s3cret@host?password=s3cret",
+        "redis+cluster://:s3cret@host/1",
+        "redis+cluster://:s3cret@host?shards=0",
+        "redis+sentinel://:s3cret@host",
+        "redis+other://:s3cret@host",
+        "postgres://user:s3cret@host",
+    ],
+)
+def test_a_wrong_uri_is_refused_without_its_password(uri: str) -> None:
+    with pytest.raises(ConfigError, match="expected") as raised:
+        Memora(CacheConfig(db_uri=uri), embedder=WordEmbedder())
+
+    shown = str(raised.value)
+    assert "s3cret" not in shown.replace("password=s3cret", "")
+    assert raised.value.__cause__ is None
+
+
+def test_the_extra_is_asked_for_by_name() -> None:
+    script = (
+        "import sys; sys.modules['redis'] = None\n"
+        "from memora import CacheConfig, Memora\n"
+        "from memora.errors import MissingExtraError\n"
+        "try: Memora(CacheConfig(db_uri='redis://localhost'))\n"
+        "except MissingExtraError as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+
+    assert "pip install 'memora-cache[redis]'" in done.stdout
+
+
+def test_importing_memora_imports_no_client() -> None:
+    script = "import sys, memora; memora.Memora; print('redis' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("said", ["redis://:wrong-s3cret@", "redis://someone:wrong-s3cret@"])
+def test_wrong_credentials_are_told_and_never_shown(said: str, caplog: Any) -> None:
+    with parts.running(parts.redis_program(), "--requirepass", "right-s3cret") as server:
+        place = f"127.0.0.1:{server.port}"
+        with pytest.raises(StoreError, match="password of db_uri") as raised:
+            open_store(f"{said}{place}", "t")
+        with pytest.raises(StoreError, match="password of db_uri"):
+            open_store(f"redis://{place}", "t")
+
+        assert "s3cret" not in str(raised.value)
+        config = CacheConfig(db_uri=f"redis://:right-s3cret@{place}")
+        cache = Memora(config, embedder=WordEmbedder())
+        assert cache.store("q", {}, 1)
+        for shown in (repr(config), str(config), str(cache.get_stats()), str(cache.health_check())):
+            assert "s3cret" not in shown
+        cache.close()
+        for command in ("stats", "doctor"):
+            arguments = [command, "--json", "--db", config.db_uri]
+            told = run_python(f"from memora.cli.app import app; app({arguments})").stdout
+            assert place in told
+            assert "s3cret" not in told
+
+
+def test_a_server_without_vector_search_says_what_to_install(
+    servers: parts.Servers, table: str
+) -> None:
+    with pytest.raises(StoreError, match="no vector search: use Redis 8"):
+        open_store(servers.uri("valkey"), table)
+
+
+def test_nobody_there_is_a_clear_error(table: str) -> None:
+    with pytest.raises(StoreError, match="is out of reach"):
+        open_store(f"redis://127.0.0.1:{parts.free_port()}", table)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "redis cluster search"])
+def test_a_table_of_another_kind_is_refused(servers: parts.Servers, kind: str, table: str) -> None:
+    uri = servers.uri(kind)
+    with pytest.raises(StorePathError, match="no table"):
+        open_store(uri, table, create=False)
+    store = open_store(uri, table)
+
+    with pytest.raises(ModelMismatchError, match=r"'toy' with 8 dimensions.*'toy' with 9"):
+        open_store(uri, table, dimension=9)
+    with pytest.raises(ModelMismatchError, match=r"'toy'.*'other'"):
+        open_store(uri, table, model="other")
+    client_of(store).hset(f"{store._shards._prefixes[0]}meta", "format", "2")
+    with pytest.raises(StoreFormatError, match="has format 2, this Memora knows 1"):
+        open_store(uri, table)
+
+
+def test_a_policy_of_the_application_is_refused(servers: parts.Servers, table: str) -> None:
+    class Own:
+        name = "fifo"
+
+    with pytest.raises(ArgumentError, match="Own"):
+        open_store(servers.uri("redis"), table, policy=Own())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--maxmemory-policy", "allkeys-lru"], "maxmemory-policy is allkeys-lru"),
+        (["--maxmemory-policy", "volatile-lru"], "appendonly is no"),
+    ],
+)
+def test_settings_that_do_not_suit_are_told(options: list[str], said: str) -> None:
+    told: list[str] = []
+    with parts.running(parts.redis_program(), *options) as server:
+        open_store(server.uri, "t", warn=told.append).close()
+
+    assert any(text.startswith(said) for text in told)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_table_can_be_opened_by_who_does_not_know_its_model(
+    servers: parts.Servers, kind: str, table: str
+) -> None:
+    store = open_store(servers.uri(kind), table, max_entries=5)
+    one = put(store, "q")
+
+    found, embedder = open_stored(CacheConfig(db_uri=servers.uri(kind), table_name=table))
+
+    assert (embedder.identity, embedder.dimension) == ("toy", DIMENSION)
+    assert [held.entry for held in found.select(Selection(), now=NOW)] == [one]
+
+
+# What it costs.
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_hit_is_one_round_trip_and_a_search_another(
+    servers: parts.Servers, kind: str, table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = CacheConfig(db_uri=servers.uri(kind), table_name=table, judge="off", max_entries=9)
+    cache = Memora(config, embedder=WordEmbedder())
+    cache.store("sales in march", {}, 1)
+    cache.lookup("sales in march")
+    cache.lookup("march in sales")  # by now the server knows all scripts
+    asked: list[str] = []
+    server = cache._ports.store._shards.server  # type: ignore[attr-defined]
+    execute = server._client.execute_command
+    monkeypatch.setattr(
+        server._client, "execute_command", lambda *a, **k: (asked.append(a[0]), execute(*a, **k))[1]
+    )
+
+    assert cache.lookup("sales in march").reason == "exact"
+    assert asked == ["EVALSHA"]
+    assert cache.lookup("in march sales", similarity_threshold=0.9).reason == "semantic"
+    assert asked == ["EVALSHA"] * 3
+    assert cache.store("sales in april", {}, 2)
+    assert asked == ["EVALSHA"] * 4
+    cache.close()
+
+
+@pytest.mark.parametrize("kind", ["redis search", "redis"])
+def test_large_contexts_are_searched_well(servers: parts.Servers, kind: str, table: str) -> None:
+    chance = np.random.default_rng(5)
+    vectors = chance.standard_normal((6000, 32)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    store = open_store(servers.uri(kind), table, dimension=32)
+    for start in range(0, len(vectors), 500):
+        some = range(start, min(start + 500, len(vectors)))
+        store.put_many([(entry(f"q{i}"), Content(b""), vectors[i]) for i in some])
+    queries = vectors[:200] + 0.1 * chance.standard_normal((200, 32)).astype(np.float32)
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+
+    found = [
+        store.search(query, context=HERE.fingerprint, k=1, now=NOW)[0].entry.query
+        for query in queries
+    ]
+
+    best = [f"q{np.argmax(vectors @ query)}" for query in queries]
+    assert sum(a == b for a, b in zip(found, best, strict=True)) >= 198
+    store.close()
+
+
+# Several clients.
+
+WORKER = """
+import sys, uuid
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+from memora.context import canonical_context, exact_key
+from memora.model import Content, Entry
+from memora.selection import Selection
+from memora.stores.redis import RedisStore
+
+_, _, uri, table, name, limit = sys.argv
+store = RedisStore(
+    uri, table_name=table, model="toy", dimension=8, max_entries=int(limit) or None
+)
+context = canonical_context({"agent": "sql"})
+vector = np.eye(8, dtype=np.float32)
+gone = 0
+print("ready", flush=True)
+sys.stdin.readline()
+for i in range(500):
+    query = f"{name} {i}"
+    key = exact_key(query, context)
+    one = Entry(id=uuid.uuid4().hex, key=key, query=query, context=context, created_at=1.7e9,
+                expires_at=None, tags=(f"{name}:{i % 5}",))
+    store.put(one, Content(query.encode()), vector=vector[i % 8])
+    store.maintain(max_entries=int(limit) or None, now=1.7e9)
+    if i % 10 == 9:
+        gone += store.discard([one])
+    if i % 100 == 99:
+        store.outdate(f"{name}:0")
+store.close()
+print(gone, flush=True)
+"""
+
+
+def work_together(uri: str, table: str, *, limit: int) -> list[int]:
+    """Have two processes store 500 entries each; return how many each discarded."""
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, Path(__file__).parent, uri, table, name, str(limit)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for name in "ab"
+    ]
+    for worker in workers:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "ready\n"
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.write("\n")
+        worker.stdin.flush()
+    return [int(worker.communicate()[0]) for worker in workers]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *CLUSTERS])
+def test_two_processes_lose_and_resurrect_nothing(
+    servers: parts.Servers, kind: str, table: str
+) -> None:
+    assert work_together(servers.uri(kind), table, limit=0) == [50, 50]
+
+    store = open_store(servers.uri(kind), table)
+    # Each has withdrawn every tenth, which are not of the tag that it outdated: every fifth.
+    expected = {f"{n} {i}" for n in "ab" for i in range(500) if i % 10 != 9 and i % 5 != 0}
+    assert {held.entry.query for held in store.select(Selection(), now=NOW)} == expected
+    for query in ("a 1", "b 499", "a 5", "b 10"):
+        found = store.get(exact_key(query, HERE), now=NOW)
+        assert (found is not None) == (query in expected)
+    searched = store.search(unit(0, 1), context=HERE.fingerprint, k=2000, now=NOW)
+    assert {match.entry.query for match in searched} == expected
+    store.sweep(now=NOW, limit=9999)
+    assert store.count() == audit(store) == len(expected)
+    store.close()
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "redis cluster search"])
+@pytest.mark.parametrize("policy", ["fifo", "lru"])
+def test_a_limit_is_exact_for_all_writers(
+    servers: parts.Servers, kind: str, table: str, policy: str
+) -> None:
+    from memora.eviction import make_policy  # noqa: PLC0415
+
+    store = open_store(servers.uri(kind), table, policy=make_policy(policy))
+
+    work_together(servers.uri(kind), table, limit=37)
+
+    store.sweep(now=NOW, limit=9999)
+    put(store, "newest")
+    for i in range(40):
+        put(store, f"more {i}")
+    store.maintain(max_entries=37, now=NOW)
+    assert store.count() == audit(store) == 37
+    store.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_writer_sees_more_than_the_limit(servers: parts.Servers, kind: str, table: str) -> None:
+    store = open_store(servers.uri(kind), table, max_entries=10)
+    counts: list[int] = []
+
+    def work(name: int) -> None:
+        for i in range(50):
+            put(store, f"{name} {i}")
+            counts.append(store.count())
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(counts) == 200
+    assert max(counts) == 10 == audit(store)
+    store.close()
+
+
+@pytest.mark.parametrize("kind", CLUSTERS)
+def test_a_cluster_is_searched_whole_or_not_at_all(
+    servers: parts.Servers, kind: str, table: str
+) -> None:
+    store = open_store(servers.uri(kind), table)
+    for i in range(60):
+        put(store, f"q{i}", vector=unit(1, i / 60))
+
+    found = store.search(unit(1), context=HERE.fingerprint, k=60, now=NOW)
+
+    assert [match.entry.query for match in found] == [f"q{i}" for i in range(60)]
+    assert len(store._shards) == 3
+    sizes = [one[0] for one in store._shards.run_all("sizes", 1)]
+    assert sum(sizes) == 60
+    assert min(sizes) > 0
+    store.close()
+
+
+def test_a_cluster_that_lacks_a_master_raises_and_comes_back() -> None:
+    options = (*LOGGED, *parts.query_engine())
+    with parts.cluster(parts.redis_program(), *options) as nodes:
+        store = open_store(f"redis+cluster://127.0.0.1:{nodes[0].port}", "t")
+        kept = [put(store, f"q{i}") for i in range(30)]
+        nodes[1].kill()
+
+        with pytest.raises(StoreError):
+            store.search(unit(1), context=HERE.fingerprint, k=30, now=NOW)
+        nodes[1].start()
+
+        faults: list[Exception] = []
+
+        def whole() -> bool:
+            try:
+                return len(store.search(unit(1), context=HERE.fingerprint, k=30, now=NOW)) == 30
+            except StoreError as error:
+                faults.append(error)
+                return False
+
+        assert until(whole, seconds=60), faults[-1]
+        assert all(store.get(one.key, now=NOW) for one in kept)
+        store.close()
+
+
+def test_sentinels_name_the_master(tmp_path: Path) -> None:
+    program = parts.redis_program()
+    with parts.running(program) as master:
+        settings = tmp_path / "sentinel.conf"
+        settings.write_text(f"sentinel monitor main 127.0.0.1 {master.port} 1\n")
+        sentinel = parts.Server(program, tmp_path, (), settings=settings)
+        sentinel.start()
+        try:
+            uri = f"redis+sentinel://127.0.0.1:{sentinel.port}/main"
+            store = open_store(uri, "t")
+            one = put(store, "q")
+            found = store.get(one.key, now=NOW)
+            assert found is not None
+            assert found[0] == one
+            store.close()
+        finally:
+            sentinel.kill()
+
+
+# Who leads.
+
+
+@pytest.mark.parametrize("kind", ["redis", "redis cluster"])
+def test_one_leads_a_key(servers: parts.Servers, kind: str, table: str) -> None:
+    one, other = (open_store(servers.uri(kind), table) for _ in range(2))
+    key, another = entry("q").key, entry("r").key
+
+    lease = one.try_lead(key)
+
+    assert lease is not None
+    assert other.try_lead(key) is None
+    free = other.try_lead(another)
+    assert free is not None
+    lease.release()
+    lease.release()
+    again = other.try_lead(key)
+    assert again is not None
+    lease.release()
+    assert one.try_lead(key) is None
+    one.close()
+    other.close()
+
+
+LEADER = """
+import sys, time
+from memora.stores.redis import RedisStore
+store = RedisStore(sys.argv[1], table_name=sys.argv[2], model="toy", dimension=8)
+assert store.try_lead(bytes(16)) is not None
+print("leads", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_killed_leader_is_replaced(
+    servers: parts.Servers, table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = servers.uri("redis")
+    store = open_store(uri, table)
+    with subprocess.Popen(
+        [sys.executable, "-c", LEADER, uri, table], stdout=subprocess.PIPE, text=True
+    ) as leader:
+        assert leader.stdout is not None
+        assert leader.stdout.readline() == "leads\n"
+        left = client_of(store).pttl(f"{store._shards._prefixes[0]}l:{bytes(16).hex()}")
+        assert 0 < left <= 1000 * _leases.SECONDS
+        assert store.try_lead(bytes(16)) is None
+        leader.kill()
+    assert until(lambda: store.try_lead(bytes(16)), seconds=60)
+    store.close()
+
+
+def test_a_leader_holds_on_while_it_lives(servers: parts.Servers, table: str) -> None:
+    one, other = (open_store(servers.uri("redis"), table) for _ in range(2))
+    assert one.try_lead(bytes(16)) is not None
+    lease = f"{one._shards._prefixes[0]}l:{bytes(16).hex()}"
+    client_of(one).pexpire(lease, 1)  # nearly over
+
+    assert until(lambda: not client_of(one).exists(lease))
+    successor = other.try_lead(bytes(16))
+    assert successor is not None
+    client_of(one).pexpire(lease, 2000)
+    other.keep()
+    assert client_of(one).pttl(lease) > 2000
+    one.keep()  # which lost it, and takes nothing back
+    assert other._leases.fence(bytes(16)) == client_of(one).get(lease).decode()
+    one.close()
+    other.close()
+
+
+@pytest.mark.parametrize("landed", [False, True], ids=["while another leads", "after it"])
+def test_a_leader_that_was_replaced_overwrites_nothing(
+    servers: parts.Servers, table: str, *, landed: bool
+) -> None:
+    slow, quick = (open_store(servers.uri("redis search"), table) for _ in range(2))
+    key = entry("q").key
+    assert slow.try_lead(key) is not None
+    client_of(slow).delete(f"{slow._shards._prefixes[0]}l:{key.hex()}")  # it stood still too long
+    lease = quick.try_lead(key)
+    assert lease is not None
+    newer = put(quick, "q")
+    if landed:
+        lease.release()
+
+    put(slow, "q")
+
+    assert quick.peek(key, now=NOW) == newer
+    slow.close()
+    quick.close()
+
+
+# Faults.
+
+
+@contextmanager
+def cache_on(server: parts.Server, **settings: Any) -> Iterator[Memora]:
+    config = CacheConfig(
+        db_uri=server.uri, lookup_timeout_seconds=5, breaker_reset_seconds=0.05, **settings
+    )
+    cache = Memora(config, embedder=WordEmbedder())
+    try:
+        yield cache
+    finally:
+        cache.close()
+
+
+def comes_back(cache: Memora) -> bool:
+    return until(lambda: cache.store("back", {}, 2) and cache.lookup("back").is_hit)
+
+
+@pytest.mark.parametrize("search", [True, False], ids=["query engine", "vector sets"])
+def test_a_killed_server_that_kept_a_log_loses_nothing(*, search: bool) -> None:
+    options = [*LOGGED, *(parts.query_engine() if search else ())]
+    with parts.running(parts.redis_program(), *options) as server, cache_on(server) as cache:
+        for i in range(50):
+            assert cache.store(f"question number {i}", {}, i)
+        server.kill()
+
+        assert cache.lookup("question number 7").reason == "error"
+        assert cache.store("while it is away", {}, 1) is None
+        assert cache.health_check()["status"] == "unhealthy"
+        assert "out of reach" in cache.health_check()["checks"]["database"]["error"]
+        server.start()
+
+        assert until(lambda: cache.lookup("question number 7").is_hit)
+        found = [cache.lookup(f"question number {i}") for i in range(50)]
+        assert [one.result for one in found] == list(range(50))
+        near = cache.lookup("number question 7", similarity_threshold=0.9)
+        assert near.result == 7
+        assert comes_back(cache)
+        assert cache.get_stats()["total_entries"] == 51
+        assert audit(cache._ports.store) == 51  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("search", [True, False], ids=["query engine", "vector sets"])
+def test_a_server_that_comes_back_empty_is_filled_anew(*, search: bool) -> None:
+    options = parts.query_engine() if search else ()
+    with (
+        parts.running(parts.redis_program(), *options) as server,
+        cache_on(server, judge="off") as cache,
+    ):
+        store: Any = cache._ports.store
+        for empty in (server.kill, lambda: client_of(store).flushall()):
+            assert cache.store("sales in march", {}, 1)
+            empty()
+            if not server.answers():
+                server.start()
+
+            assert until(lambda: cache.lookup("in march sales").reason == "no_candidate")
+            assert comes_back(cache)
+            assert cache.store("sales in march", {}, 2)
+            assert cache.lookup("in march sales").result == 2
+            assert audit(store) == 2
+
+
+def test_an_index_that_was_dropped_is_made_again(servers: parts.Servers, table: str) -> None:
+    store = open_store(servers.uri("redis search"), table)
+    one = put(store, "q")
+    client_of(store).execute_command("FT.DROPINDEX", f"{store._shards._prefixes[0]}idx")
+
+    def found() -> list[Entry]:  # the server reads what is there in the background
+        matches = store.search(unit(1), context=HERE.fingerprint, k=1, now=NOW)
+        return [match.entry for match in matches]
+
+    assert until(lambda: found() == [one])
+    assert store.create_index(index_type="IVF_PQ")
+    assert until(lambda: found() == [one])
+    with pytest.raises(ArgumentError, match="num_partitions=3"):
+        store.create_index(num_partitions=3)
+    store.close()
+
+
+def test_a_server_that_stands_still_costs_misses_and_no_more() -> None:
+    with (
+        parts.running(parts.redis_program(), *parts.query_engine()) as server,
+        cache_on(server) as cache,
+    ):
+        assert cache.store("q", {}, 1)
+        server.signal(signal.SIGSTOP)
+        try:
+            found = [cache.lookup("q") for _ in range(8)]
+            stored = cache.store("r", {}, 1)
+        finally:
+            server.signal(signal.SIGCONT)
+
+        assert {one.reason for one in found} == {"error"}  # before the time is up
+        assert stored is None
+        assert until(lambda: cache.lookup("q").is_hit)
+        assert comes_back(cache)
+
+
+def test_a_full_server_serves_what_it_has_and_says_so() -> None:
+    options = ("--maxmemory", "60mb", *parts.query_engine())
+    with (
+        parts.running(parts.redis_program(), *options) as server,
+        cache_on(server, max_entries="none") as cache,
+    ):
+        assert cache.store("q", {}, 1)
+        store = cache._ports.store
+        while cache.store(uuid.uuid4().hex, {}, "x" * 1_000_000):
+            pass
+
+        assert cache.lookup("q").result == 1
+        details = cache.health_check()["checks"]["database"]["error"]
+        assert "is full: raise its maxmemory, or lower max_entries" in details
+        assert audit(store) == cache.get_stats()["total_entries"]  # type: ignore[arg-type]
+        client_of(store).config_set("maxmemory", "0")  # type: ignore[arg-type]
+        assert comes_back(cache)
+
+
+@pytest.mark.parametrize("kind", ["redis search", "redis"])
+def test_what_the_server_dropped_is_missed_and_forgotten(
+    servers: parts.Servers, kind: str, table: str
+) -> None:
+    store = open_store(servers.uri(kind), table, max_entries=3)
+    dropped = put(store, "dropped", tags=("doc:1",))
+    again = put(store, "again")
+    for one in (dropped, again):  # as under maxmemory, or by its own expiry
+        client_of(store).delete(f"{store._shards._prefixes[0]}e:{one.key.hex()}")
+
+    assert store.get(dropped.key, now=NOW) is None
+    assert store.search(unit(1), context=HERE.fingerprint, k=5, now=NOW) == []
+    assert store.select(Selection(), now=NOW) == []
+    again = put(store, "again")
+    for i in range(2):
+        put(store, f"q{i}")
+    assert store.peek(again.key, now=NOW) == again
+    assert store.count() == 3 == audit(store)
+    store.close()
+
+
+def test_the_server_itself_drops_entries_long_after_their_end(
+    servers: parts.Servers, table: str
+) -> None:
+    store = open_store(servers.uri("redis"), table)
+    ending = put(store, "q", expires_at=NOW + 60, stale_seconds=40.0)
+    lasting = put(store, "r")
+
+    client, prefix = client_of(store), store._shards._prefixes[0]
+    left = client.pttl(f"{prefix}e:{ending.key.hex()}") / 1000
+    assert 86_400 < left <= 86_400 + 100
+    assert client.pttl(f"{prefix}e:{lasting.key.hex()}") == -1
+    store.close()
+
+
+def test_a_damaged_entry_is_dropped_and_the_rest_serve(servers: parts.Servers, table: str) -> None:
+    from memora.errors import CorruptEntryError  # noqa: PLC0415
+
+    store = open_store(servers.uri("redis search"), table)
+    bad, worse, good = put(store, "bad"), put(store, "worse"), put(store, "good")
+    for one in (bad, worse):
+        client_of(store).hset(f"{store._shards._prefixes[0]}e:{one.key.hex()}", "e", b"\xffno")
+
+    with pytest.raises(CorruptEntryError):
+        store.get(bad.key, now=NOW)
+    found = store.search(unit(1), context=HERE.fingerprint, k=3, now=NOW)
+    assert [match.entry for match in found] == [good]
+    assert store.count() == 1 == audit(store)
+    store.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+@pytest.mark.parametrize("kind", ["redis search", "redis cluster"])
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_has_connections_of_its_own(
+    servers: parts.Servers, kind: str, table: str
+) -> None:
+    store = open_store(servers.uri(kind), table)
+    lease = store.try_lead(bytes(16))
+    assert lease is not None
+    put(store, "parent")
+
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            assert store.peek(entry("parent").key, now=NOW)
+            lease.release()  # the parent's
+            put(store, "child")
+            store.close()
+            status = 0
+        finally:
+            os._exit(status)
+    for i in range(50):
+        put(store, f"q{i}")
+    assert os.waitpid(child, 0)[1] == 0
+
+    assert store.peek(entry("child").key, now=NOW)
+    assert store.count() == 52
+    assert open_store(servers.uri(kind), table).try_lead(bytes(16)) is None
+    store.close()
+
+
+def test_another_policy_takes_over(servers: parts.Servers, table: str) -> None:
+    from memora.eviction import make_policy  # noqa: PLC0415
+
+    store = open_store(servers.uri("redis"), table)
+    used = put(store, "used")
+    for i in range(3):
+        put(store, f"q{i}")
+    store.touch(used.key, now=time.time(), times=3)
+    store.close()
+
+    for policy in ("lru", "cost", "s3fifo", "lfu"):
+        store = open_store(servers.uri("redis"), table, policy=make_policy(policy))
+        put(store, f"by {policy}")
+        store.maintain(max_entries=4, now=NOW)
+        assert store.peek(used.key, now=NOW) == used
+        assert store.count() == 4 == audit(store)
+        store.close()
+
+
+def test_entries_end_by_the_clock_that_asks(servers: parts.Servers, table: str) -> None:
+    clock = FakeClock()
+    config = CacheConfig(db_uri=servers.uri("redis search"), table_name=table)
+    cache = Memora(config, embedder=WordEmbedder(), clock=clock)
+    cache.store("q", {}, 1, ttl=60)
+
+    assert cache.lookup("q").ttl_remaining_seconds == 60
+    clock.advance(60)
+    assert cache.lookup("q").is_miss
+    assert cache.cleanup_expired() == 1
+    cache.close()
