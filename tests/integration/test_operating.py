@@ -58,7 +58,7 @@ def kept_by(cache: Memora) -> None:
 
 
 WRONG: list[tuple[list[str], str]] = [
-    (["health", "--db", "ftp://h"], "no other is supported by this version"),
+    (["health", "--db", "postgres://h"], "no other is supported by this version"),
     (["health", "--timeout", "0"], "greater than or equal to 0.1"),
     (["health", "--table", "a/b"], "table_name='a/b': expected up to 128 letters"),
     (["top", "--db", "nowhere", "--once"], "there is no directory 'nowhere'"),
@@ -374,7 +374,7 @@ def test_doctor_tells_of_an_extra_that_a_setting_needs(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("arguments", "name", "details"),
     [
-        (["--db", "ftp://h"], "store", "no other is supported"),
+        (["--db", "postgres://h"], "store", "no other is supported"),
         (["--db", "file"], "disk", "is no directory"),
         (["--db", "store", "--model", "model"], "vectors", "the settings name 'model:onnx"),
         (["--model", "missing/"], "model", "ConfigError"),

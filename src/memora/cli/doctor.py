@@ -204,8 +204,12 @@ def _model(config: CacheConfig, found: list[Finding]) -> Embedder | None:
     return embedder
 
 
-def _served(config: CacheConfig) -> Finding:
-    """Say what a server holds, or why it does not tell."""
+def _off_disk(config: CacheConfig) -> Finding:
+    """Say where the entries are, and what a server tells of them."""
+    if config.db_uri.startswith("memory://"):
+        advice = "set db_uri to a directory if restarts or several processes matter"
+        said = "in RAM: ends with the process, and is shared with no other"
+        return Finding("ok", "store", said, advice)
     try:
         store, embedder = open_stored(config)
     except StorePathError as error:
@@ -222,13 +226,8 @@ def _served(config: CacheConfig) -> Finding:
 
 
 def _store(config: CacheConfig, found: list[Finding]) -> Facts | None:
-    if config.db_uri.startswith("memory://"):
-        advice = "set db_uri to a directory if restarts or several processes matter"
-        said = "in RAM: ends with the process, and is shared with no other"
-        found.append(Finding("ok", "store", said, advice))
-        return None
-    if is_on_server(config.db_uri):
-        found.append(_served(config))
+    if config.db_uri.startswith("memory://") or is_on_server(config.db_uri):
+        found.append(_off_disk(config))
         return None
     try:
         path = local_path(config.db_uri)
