@@ -161,6 +161,10 @@ class _Settings(BaseModel):
         int, BeforeValidator(_number), Field(ge=0, description="a whole number, 0 or more")
     ] = 64 * 1024 * 1024
     """How many bytes of results on disk are also kept in RAM."""
+    local_tier_bytes: Annotated[
+        int, BeforeValidator(_number), Field(ge=0, description="a whole number, 0 or more")
+    ] = 0
+    """How many bytes of entries on a server are also kept in RAM, for exact hits; 0 for none."""
     max_staleness_seconds: Annotated[
         float,
         BeforeValidator(_number),
