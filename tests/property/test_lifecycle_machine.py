@@ -71,7 +71,7 @@ TTLS = st.sampled_from([None, None, 3.5, "10.5s", 60.5])
 LIMIT = 4
 STALENESS, FLUSHING = 15.0, 5.0
 IN_RAM: dict[str, Any] = {"db_uri": "memory://"}
-TIERED = IN_RAM | {"local_tier_bytes": 6000}  # two entries or three
+TIERED = IN_RAM | {"local_tier_bytes": 4000}  # three entries of the four
 ON_DISK: list[dict[str, Any]] = [
     {"durability": "process"},
     {"durability": "memory", "hot_payload_bytes": 0},

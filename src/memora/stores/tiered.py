@@ -2,20 +2,22 @@
 
 Only `get`, `glance` and `peek` are answered here, and only with what the shared store confirmed a
 moment ago; a miss never is. Whatever others did to an entry there is therefore seen within that
-moment, whether they tell or not, and also while the shared store cannot be reached.
+moment, also while the shared store cannot be reached. An entry is confirmed by being read; and all
+at once by a shared store that tells what has changed, and named others.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from contextlib import contextmanager
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from memora._fork import renew_after_fork
-from memora.protocols import IndexedStore, SharedStore
+from memora.protocols import IndexedStore, SharedStore, WatchedStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
     from memora.selection import Selection
 
 # What Python's objects take for an entry beside its texts, its result and its tags.
-_OBJECTS_BYTES = 1200
+_OBJECTS_BYTES = 1000
+_FOLLOW_SECONDS = 1.0  # between two questions what has changed, at most
+_RETRY_SECONDS = 5.0  # where the shared store could not tell
 
 
 class _Held(NamedTuple):
@@ -53,7 +57,7 @@ class TieredStore:
     Args:
         shared: Where the entries are; closed with this one.
         max_bytes: How much is held; the entries that were not read for longest leave.
-        max_staleness_seconds: For how long an entry is served from here after it was read.
+        max_staleness_seconds: For how long an entry is served from here after it was confirmed.
         clock: Seconds, which never go back.
     """
 
@@ -84,7 +88,9 @@ class TieredStore:
         self._lock = threading.Lock()  # guards what follows; no call under it does I/O
         self._held: OrderedDict[bytes, _Held] = OrderedDict()  # by key, the last used last
         self._bytes = 0
-        self._changes = 0  # of what is held, by writes
+        self._changes = 0  # of entries, as far as they are known here
+        self._confirmed = -inf  # when all that is held was
+        self._stop: threading.Event | None = None
 
     def get(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
         if (here := self._get(key, now)) is not None:
@@ -96,6 +102,7 @@ class TieredStore:
             # What was read while something was written may be older than that.
             if found is not None and changes == self._changes:
                 self._hold(*found, confirmed=asked)
+        self._begin_following()
         return found
 
     def glance(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
@@ -162,8 +169,27 @@ class TieredStore:
         self._shared.check()
 
     def close(self) -> None:
+        if self._stop is not None:
+            self._stop.set()
         with self._changing(lambda _: True):  # then the shared store is asked, and says so
             self._shared.close()
+
+    def follow(self) -> bool:
+        """Forget what others have changed, and confirm the rest; False where nobody tells."""
+        asked = self._clock()
+        try:
+            changes = self._shared.changes()  # type: ignore[attr-defined]
+        except Exception:  # noqa: BLE001 - whatever it is: each entry is confirmed by being read
+            return False
+
+        with self._lock:
+            if changes is None:
+                self._forget_all(lambda _: True)
+            elif changes.keys or changes.tags:
+                tagged = (lambda held: bool(held.entry.tags)) if changes.tags else None
+                self._forget_all(tagged, changes.keys)
+            self._confirmed = asked
+        return True
 
     def _try_lead(self, key: bytes, /) -> Lease | None:
         # Who leads looks once more for what others have stored meanwhile. Forgetting all else in
@@ -176,7 +202,7 @@ class TieredStore:
             if (held := self._held.get(key)) is None:
                 return None
             # A clock that went back all the same says nothing about how long ago that was.
-            if not 0 <= self._clock() - held.confirmed < self._staleness:
+            if not 0 <= self._clock() - max(held.confirmed, self._confirmed) < self._staleness:
                 self._forget(key)
                 return None
             if held.ends() <= now:
@@ -209,7 +235,34 @@ class TieredStore:
             yield
         finally:
             with self._lock:
-                self._changes += 1
-                changed = [] if which is None else [k for k, v in self._held.items() if which(v)]
-                for key in (*keys, *changed):
-                    self._forget(key)
+                self._forget_all(which, keys)
+
+    def _forget_all(
+        self, which: Callable[[_Held], bool] | None, keys: Iterable[bytes] = ()
+    ) -> None:
+        self._changes += 1
+        changed = [] if which is None else [k for k, v in self._held.items() if which(v)]
+        for key in (*keys, *changed):
+            self._forget(key)
+
+    def _begin_following(self) -> None:
+        if self._stop is None and isinstance(self._shared, WatchedStore):
+            with self._lock:
+                if self._stop is None:
+                    self._stop = threading.Event()
+                    _repeat(self, self._stop, min(self._staleness / 3, _FOLLOW_SECONDS))
+
+
+def _repeat(store: TieredStore, stop: threading.Event, seconds: float) -> None:
+    there = weakref.ref(store)
+
+    def loop() -> None:
+        wait = 0.0
+        while not stop.wait(wait):
+            store = there()
+            if store is None:
+                return
+            wait = seconds if store.follow() else _RETRY_SECONDS
+            del store
+
+    threading.Thread(target=loop, name="memora-tier", daemon=True).start()
