@@ -32,7 +32,7 @@ def lowest(session: nox.Session) -> None:
     session.install("--quiet", "uv")
     session.run(
         *("uv", "pip", "install", "--quiet", "--resolution=lowest-direct"),
-        *("--group=test", ".[cli,redis]"),
+        *("--group=test", ".[cli,redis,tuning]"),
     )
     session.run("pytest", "-q", *session.posargs)
 

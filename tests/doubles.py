@@ -6,14 +6,17 @@ go through a list.
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -224,3 +227,21 @@ def until(condition: Callable[[], object], *, seconds: float = 20.0) -> bool:
             return False
         time.sleep(0.01)
     return True
+
+
+@contextmanager
+def threads_started() -> Iterator[list[threading.Thread]]:
+    """Collect the threads that this thread starts in a block.
+
+    The number of all threads says nothing: those of other tests may end, or start, meanwhile.
+    """
+    me, started = threading.get_ident(), list[threading.Thread]()
+    start = threading.Thread.start
+
+    def noted(thread: threading.Thread) -> None:
+        if threading.get_ident() == me:
+            started.append(thread)
+        start(thread)
+
+    with mock.patch.object(threading.Thread, "start", noted):
+        yield started

@@ -75,6 +75,32 @@ class FaultyStore(Faulty):
         """Know nothing."""
 
 
+class SharedFaultyStore(FaultyStore):
+    """One that other processes share: counts the leases that are out."""
+
+    leases = 0
+    led_by_another = False
+
+    def try_lead(self, _: bytes, /) -> SharedFaultyStore | None:
+        """Return a lease, which the store is itself."""
+        self._do("try_lead")
+        if self.led_by_another:
+            return None
+        self.leases += 1
+        return self
+
+    def release(self) -> None:
+        self._do("release")
+        self.leases -= 1
+
+    def refresh(self) -> None:
+        self._do("refresh")
+
+    def _do(self, name: str) -> None:
+        self.calls.append(name)
+        self.before.get(name, lambda: None)()
+
+
 def raising(fault: BaseException) -> Callable[[], object]:
     def act() -> None:
         raise fault
@@ -121,7 +147,7 @@ def impatient(cache: Memora, seconds: float = 0.05) -> Iterator[None]:
 def at_rest(cache: Memora) -> bool:
     """Wait until no worker of the cache is at work; False where that takes long."""
     lane = cache._threads
-    crews = (lane._workers, lane._background, cache._tasks._patient, cache._probers)
+    crews = (lane._workers, lane._background, cache._tasks._patient, cache._health._workers)
     return until(
         lambda: not any(len(crew._crew) > len(crew._idle) or crew._waiting for crew in crews)
     )

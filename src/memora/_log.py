@@ -1,11 +1,14 @@
 """One logger a cache, on stderr.
 
 Nothing is configured globally: neither structlog nor the standard library's root logger is
-touched. Events have stable names; at INFO and above they carry no query, context or result.
+touched. Events have stable names, and fields that docs/operations.md lists; at INFO and above they
+carry no query, context or result. What an application has bound by `structlog.contextvars`, such
+as a request id, is part of each event, also of those that a worker thread writes for it.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from contextlib import suppress
@@ -13,14 +16,20 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import structlog
 
+from memora._show import one_line
+
 if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
     from structlog.typing import FilteringBoundLogger
+
+_LONGEST = 2000  # characters of a value in text for people
 
 
 def make_logger(level: str, *, json_logs: bool) -> FilteringBoundLogger:
     """Return a logger that drops events below `level` and writes JSON, or text for people."""
     renderer: Any = (
-        structlog.processors.JSONRenderer()
+        structlog.processors.JSONRenderer(_json)
         if json_logs
         else structlog.dev.ConsoleRenderer(
             colors=_Stderr().isatty(), exception_formatter=structlog.dev.plain_traceback
@@ -32,13 +41,37 @@ def make_logger(level: str, *, json_logs: bool) -> FilteringBoundLogger:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([structlog.processors.format_exc_info] if json_logs else []),
+            structlog.processors.format_exc_info if json_logs else _printable,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level)),
     )
     bound: FilteringBoundLogger = logger.bind(logger="memora")
     return bound
+
+
+def _json(event: dict[str, Any], **_: object) -> str:
+    """Return one line of JSON, whatever the application has bound: NaN and rings have none."""
+    try:
+        return json.dumps(event, default=repr, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return json.dumps({name: _plain(value) for name, value in event.items()})
+
+
+def _plain(value: object) -> object:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return repr(value)
+    return value
+
+
+def _printable(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Keep what was stored or asked from controlling the terminal."""
+    for name, value in event.items():
+        if isinstance(value, str) and name != "exception":
+            event[name] = one_line(value, _LONGEST)
+    return event
 
 
 class _Stderr:

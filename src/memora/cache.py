@@ -6,6 +6,7 @@ away from the application.
 
 from __future__ import annotations
 
+import inspect
 import json
 import time
 from functools import partial
@@ -30,17 +31,19 @@ from memora.context import canonical_context, canonical_query, exact_key
 from memora.core import Call, CallOptions, Core, said
 from memora.embedders import CachedEmbedder, as_embedder, load_embedder
 from memora.errors import ArgumentError, ClosedError, ConfigError, MemoraError
+from memora.health import Health, look_at_scheduler
 from memora.judge import Judge
-from memora.metrics import Metrics
+from memora.metrics import Metrics, Timed, Vitals, stats_of
 from memora.model import AvailabilityCheck, Explanation, LookupResult
-from memora.protocols import IndexedStore
+from memora.protocols import IndexedStore, MeasuredStore
 from memora.scheduler import CleanupScheduler
 from memora.selection import Selection
+from memora.shadow import Shadow
 from memora.stores import is_on_server, open_store
 from memora.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
     from datetime import timedelta
     from os import PathLike
@@ -51,9 +54,12 @@ if TYPE_CHECKING:
 
     from memora.calls.lanes import Lane
     from memora.eviction import EvictionPolicy
+    from memora.health import Kind, Looked
     from memora.lifecycle import Found
-    from memora.model import Lifetime, Selected
+    from memora.model import Lifetime, Measures, Selected
+    from memora.prometheus import MetricsServer
     from memora.protocols import Clock, Embedder, Store
+    from memora.reading import Reading
     from memora.transfer import Item, Moved, Progress
 
     P = ParamSpec("P")
@@ -61,17 +67,12 @@ if TYPE_CHECKING:
 S = TypeVar("S", bound="Memora")
 T = TypeVar("T")
 
-# Health turns bad when a tenth of the recent operations failed, and no earlier than at the fifth
-# failure: one fault in a young cache is not an outage.
-_UNHEALTHY_ERROR_RATE = 0.1
-_UNHEALTHY_ERRORS = 5
 # What `store` takes: alone, and besides.
 _PAIRED = ("query", "context", "result")
 _FLAGS = ("refresh", "bypass", "single_flight")  # of a call
 _SAID = ("metadata", "ttl", "stale_ttl", "sliding", "tags", "cost")
 _WORKERS = 32  # threads that calls with a deadline may hang in, at most
 _REFRESHERS = 4  # threads that compute results anew in the background
-_PROBERS = 2  # threads that health checks may hang in
 _CLEANUP_SECONDS = 300.0  # between two runs of the scheduler, where nobody says
 
 
@@ -98,6 +99,8 @@ class Memora:
             model that the settings name.
         store: A store instead of the one that the settings name; it evicts as it was told.
         eviction_policy: An empty policy instead of the one that the settings name.
+        same_answer: For `mode="shadow"`: given what would have been served and the fresh result,
+            whether they say the same; by default if they are equal.
         clock: Seconds since the epoch. Time in the cache never goes back: see the guide.
 
     Raises:
@@ -106,13 +109,14 @@ class Memora:
         StoreError: The store cannot be opened, or does not belong to this model or version.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the ports
         self,
         config: CacheConfig | None = None,
         *,
         embedder: Embedder | Callable[[list[str]], Any] | None = None,
         store: Store | None = None,
         eviction_policy: EvictionPolicy | None = None,
+        same_answer: Callable[[Any, Any], object] | None = None,
         clock: Clock = time.time,
     ) -> None:
         if config is None:
@@ -126,19 +130,33 @@ class Memora:
             if embedder is None
             else as_embedder(embedder)
         )
+        codec = Codec()
+        self._shadow = None
+        if config.mode == "shadow":
+            self._shadow = Shadow(
+                config,
+                model=chosen.identity,
+                codec=codec,
+                same=same_answer,
+                report=lambda fault: self._core.log_fault("shadow", fault),
+            )
         steady = SteadyClock(clock)
         if store is None:
             store = open_store(config, embedder=chosen, policy=eviction_policy, clock=steady)
-        self._metrics = Metrics(enabled=config.enable_metrics)
-        self._embedder = chosen
+        counting = Metrics if config.enable_metrics else Vitals
+        self._metrics = counting(
+            clock=time.monotonic if clock is time.time else clock,  # a tenth of what `steady` takes
+            policy=config.eviction_policy,
+        )
+        timings = self._metrics.timings
         self._ports = pipeline.Ports(
             embedder=CachedEmbedder(
                 chosen,
                 config.embedding_cache_size,
-                timer=lambda: self._metrics.timed("embedding"),
+                timer=partial(Timed, timings.now, timings.embedding),
             ),
             store=store,
-            codec=Codec(),
+            codec=codec,
             clock=steady,
             judge=Judge(
                 chosen.identity,
@@ -154,18 +172,33 @@ class Memora:
                     for _ in pipeline.Breakers._fields
                 )
             ),
+            timings=timings,
         )
-        self._core = Core(config, self._ports, self._metrics, self._log)
+        core = Core
+        if config.opentelemetry:
+            from memora import otel  # noqa: PLC0415 - an extra
+
+            core = otel.TracedCore
+        self._core = core(config, self._ports, self._metrics, self._log, shadow=self._shadow)
         workers, flights = Workers(_WORKERS, "memora-call"), Flights()
         background = Workers(_REFRESHERS, "memora-refresh")
         self._threads = ThreadLane(workers, background, flights)
         self._tasks = TaskLane(workers, Workers(_WORKERS, "memora-encode"), flights)
         self._chores = Workers(_WORKERS, "memora-chore")
-        self._probers = Workers(_PROBERS, "memora-health")
+        self._health = Health(self._ports, chosen, self._metrics, workers)
+        self._servers: list[MetricsServer] = []
         self._scheduler: CleanupScheduler | None = None
         self._scheduling = False  # whether its thread should be there
         self._closed = False
         self._warn_of_settings_without_effect()
+        if config.opentelemetry:
+            otel.watch(config.table_name, self.read_metrics)
+        self._log.debug(
+            "cache_open",
+            storage=config.db_uri,
+            table=config.table_name,
+            model=chosen.identity,
+        )
 
     @property
     def config(self) -> CacheConfig:
@@ -278,6 +311,8 @@ class Memora:
         request = pipeline.Request.of(query, context)
         threshold = self._threshold(similarity_threshold)
         oldest = inf if max_age is None else seconds("max_age", max_age)
+        if self._config.mode == "shadow":
+            return AvailabilityCheck(available=False)
         try:
             return pipeline.check(self._ports, request, threshold=threshold, max_age=oldest)
         except Exception as fault:  # noqa: BLE001 - as of a lookup
@@ -289,6 +324,8 @@ class Memora:
         query: str,
         context: Mapping[str, Any] | None = None,
         similarity_threshold: float | None = None,
+        *,
+        elsewhere: bool = False,
     ) -> Explanation:
         """Tell what a lookup would do now, and why: all candidates that it would judge.
 
@@ -298,10 +335,12 @@ class Memora:
             query: As for `lookup`.
             context: As for `lookup`.
             similarity_threshold: As for `lookup`.
+            elsewhere: Look also into all other contexts for what would be served there; this takes
+                time in a large cache.
 
         Returns:
-            The decision, and up to five candidates. If the cache itself fails, the reason is
-            "error".
+            The decision, and up to five candidates; where asked for also what other contexts hold.
+            If the cache itself fails, the reason is "error".
 
         Raises:
             QueryError: The query is not a text, or blank.
@@ -312,7 +351,15 @@ class Memora:
         request = pipeline.Request.of(query, context)
         threshold = self._threshold(similarity_threshold)
         try:
-            return pipeline.explain(self._ports, request, threshold=threshold)
+            others = (
+                lifecycle.elsewhere(self._ports, request, threshold=threshold) if elsewhere else ()
+            )
+            return pipeline.explain(
+                self._ports,
+                request,
+                threshold=threshold,
+                elsewhere=tuple(one.shown() for one in others),
+            )
         except Exception as fault:  # noqa: BLE001 - as of a lookup
             self._core.log_fault("explain", fault)
             return Explanation(
@@ -561,7 +608,8 @@ class Memora:
         if dry_run:
             return [one.shown() for one in found]
         deleted = lifecycle.withdraw(self._ports, found)
-        self._log.debug("cache_invalidate", entries=deleted)
+        self._metrics.count_left("invalidated", deleted)
+        self._log.info("cache_invalidate", entries=deleted)
         return deleted
 
     def entries(  # noqa: PLR0913 - the criteria
@@ -618,7 +666,8 @@ class Memora:
         self._check_open()
         for tag in tags_of(tags):
             self._ports.store.outdate(tag)
-            self._log.debug("cache_outdate")
+            self._metrics.count_outdated()
+            self._log.info("cache_outdate")
 
     def clear(self) -> int:
         """Delete all entries; return how many.
@@ -627,7 +676,11 @@ class Memora:
             StoreError: The store failed; some may still be there.
         """
         self._check_open()
-        return lifecycle.clear(self._ports)
+        deleted, swept = lifecycle.clear(self._ports)
+        self._metrics.count_left("cleared", deleted)
+        self._metrics.count_left("expired", swept)
+        self._log.info("cache_clear", entries=deleted + swept)
+        return deleted + swept
 
     def cleanup_expired(self) -> int:
         """Remove the entries that have expired, and the outdated; return how many.
@@ -639,6 +692,7 @@ class Memora:
         """
         self._check_open()
         removed = lifecycle.sweep(self._ports)
+        self._metrics.count_left("expired", removed)
         self._log.debug("cache_cleanup", entries=removed)
         return removed
 
@@ -669,7 +723,7 @@ class Memora:
         moved = transfer.export_entries(
             self._ports, path, skip_errors=skip_errors, progress=progress
         )
-        self._log.debug("cache_export", entries=moved.written)
+        self._log.info("cache_export", entries=moved.written)
         return moved
 
     def import_entries(
@@ -711,7 +765,8 @@ class Memora:
             reembed=reembed,
             progress=progress,
         )
-        self._log.debug("cache_import", entries=moved.written, evicted=moved.evicted)
+        self._metrics.count_left("evicted", moved.evicted)
+        self._log.info("cache_import", entries=moved.written, evicted=moved.evicted)
         return moved
 
     def warm(
@@ -739,7 +794,8 @@ class Memora:
         """
         self._check_open()
         moved = transfer.warm(self._ports, self._config, items, progress=progress)
-        self._log.debug("cache_warm", entries=moved.written, evicted=moved.evicted)
+        self._metrics.count_left("evicted", moved.evicted)
+        self._log.info("cache_warm", entries=moved.written, evicted=moved.evicted)
         return moved.written
 
     def start_scheduler(
@@ -812,14 +868,16 @@ class Memora:
         self._ports.codec.register(cls, name=name, encode=encode, decode=decode)
 
     def get_stats(self) -> dict[str, Any]:
-        """Return the settings that matter, the number of entries, and what has happened so far.
+        """Return the settings that matter, what is stored, and what has happened so far.
 
         `total_entries` counts expired entries that are not removed yet; it is None where the store
-        cannot tell.
+        cannot tell, and so are the sizes. All else that is counted is of this process alone, since
+        it opened the cache. docs/operations.md explains each key.
         """
-        self._check_open()
+        reading = self.read_metrics()
+        sizes = {family.name: family.values[()] for family in reading.gauges}
         return {
-            "total_entries": self._count()[0],
+            "total_entries": sizes.get("entries"),
             "max_entries": self._config.max_entries,
             "eviction_policy": self._config.eviction_policy,
             "threshold": self._config.similarity_threshold,
@@ -830,43 +888,85 @@ class Memora:
             "scheduler": self.get_scheduler_stats(),
             "storage": without_password(self._config.db_uri),
             "index_created": self._index_created(),
-            **self._metrics.snapshot(),
+            **{name: sizes.get(name) for name in ("entry_bytes", "payload_bytes", "index_bytes")},
+            **stats_of(reading),
         }
 
-    def health_check(self) -> dict[str, Any]:
-        """Try the embedder and the store, and judge the recent error rate; no fault raises.
+    def read_metrics(self) -> Reading:
+        """Return all that is measured, at one moment, for an exporter: see `memora.reading`.
 
-        A part that has not answered after `lookup_timeout_seconds` is at fault.
+        Raises:
+            ClosedError: The cache was closed.
         """
-        store = self._ports.store
-        entries, store_fault = self._probe(store.count)
-        if store_fault is None:
-            _, store_fault = self._probe(store.check)
-        # Not the cache of embeddings.
-        _, model_fault = self._probe(lambda: self._embedder.embed(["health check"]))
-        checks: dict[str, dict[str, Any]] = {
-            "embedding": _check(model_fault),
-            "database": _check(store_fault),
+        self._check_open()
+        measures = self._measure()
+        gauges = {
+            "entries": self._count()[0],
+            "limit_entries": self._config.max_entries,
+            "limit_bytes": self._config.max_bytes,
         }
-        faults, recent = self._metrics.recent()
-        failed = sum(faults.values())
-        rate = failed / recent if recent else 0.0
-        checks["error_rate"] = {
-            "ok": failed < _UNHEALTHY_ERRORS or rate < _UNHEALTHY_ERROR_RATE,
-            "details": f"Error rate: {rate:.1%} ({failed}/{recent})",
-        }
-        checks["scheduler"] = self._check_scheduler()
-        checks["breaker"] = self._check_breakers()
-        healthy = not self._closed and all(check["ok"] for check in checks.values())
-        return {
-            "status": "healthy" if healthy else "unhealthy",
-            "checks": checks,
-            "metrics": {
-                "total_entries": entries,
-                "recent_errors": faults,
-            },
-            "timestamp": int(self._ports.clock() * 1000),
-        }
+        if measures is not None:
+            gauges["entry_bytes"] = measures.bytes
+            gauges["payload_bytes"] = measures.payload_bytes
+            gauges["index_bytes"] = measures.index_bytes
+        return self._metrics.read(gauges=gauges, measures=measures)
+
+    def start_metrics_server(
+        self, port: int | Sequence[int], *, host: str = "127.0.0.1", name: str | None = None
+    ) -> MetricsServer:
+        """Serve the metrics for Prometheus, over HTTP in a thread, until the cache is closed.
+
+        For several caches on one page, and for a page that the application has already, see
+        `memora.prometheus`.
+
+        Args:
+            port: 0 for any that is free: see `port` of what is returned. Of several, such as
+                `range(9464, 9472)`, the first that is free, for applications of many processes.
+            host: The address to listen at; "0.0.0.0" for a Prometheus on another machine.
+            name: The label `cache` of all metrics; by default the name of the table.
+
+        Raises:
+            MissingExtraError: The extra `prometheus` is not installed.
+            ArgumentError: The port is in use, or an argument is out of range.
+        """
+        self._check_open()
+        from memora.prometheus import serve  # noqa: PLC0415 - an extra
+
+        named = {self._config.table_name if name is None else name: self}
+        server = serve(named, port, host=host)
+        self._servers.append(server)
+        return server
+
+    def health_check(self, kind: Kind = "ready", *, timeout: float = 2.0) -> dict[str, Any]:
+        """Try every part of the cache that an answer needs; no fault raises, none is waited for.
+
+        Args:
+            kind: "ready" asks whether everything works: embedding, database, index, error rate,
+                scheduler, breakers, threads. "live" asks for the last of these only: what a restart
+                of the process would repair, and a fault of the disk or the model is not.
+            timeout: Seconds after which a part without an answer is unhealthy.
+
+        Returns:
+            `status`, "healthy" or "unhealthy"; `checks`, by part: `ok`, `error` or `details`, and
+            `duration_ms`; `metrics`; `timestamp`, in milliseconds.
+
+        Raises:
+            ArgumentError: The kind is unknown, or the timeout not above 0.
+        """
+        return self._health.check(
+            kind, timeout=timeout, closed=self._closed, scheduler=self._look_at_scheduler()
+        )
+
+    async def ahealth_check(
+        self,
+        kind: Kind = "ready",
+        *,
+        timeout: float = 2.0,
+    ) -> dict[str, Any]:
+        """Do as `health_check`, without blocking the event loop."""
+        return await self._health.acheck(
+            kind, timeout=timeout, closed=self._closed, scheduler=self._look_at_scheduler()
+        )
 
     def create_index(
         self,
@@ -915,8 +1015,13 @@ class Memora:
         """Stop the scheduler, and release the store, its table up to date. Idempotent."""
         if not self._closed:
             self._closed = True
+            for server in self._servers:
+                server.close()
             self.stop_scheduler()
+            if self._shadow is not None:
+                self._shadow.close()
             self._ports.store.close()
+            self._log.debug("cache_close")
 
     acheck_availability = _twin(check_availability)
     aexplain = _twin(explain)
@@ -929,7 +1034,7 @@ class Memora:
     aimport_entries = _twin(import_entries)
     awarm = _twin(warm)
     aget_stats = _twin(get_stats)
-    ahealth_check = _twin(health_check)
+    aread_metrics = _twin(read_metrics)
     aclose = _twin(close)
 
     async def __aenter__(self) -> Self:
@@ -1033,6 +1138,8 @@ class Memora:
         condition = options.get("condition")
         if condition is not None and not callable(condition):
             raise ArgumentError(f"condition must be a function of the result, got {condition!r}")
+        if inspect.iscoroutinefunction(condition):
+            raise ArgumentError(f"condition must not be async: nobody awaits {condition!r}")
         life = ("ttl", "stale_ttl", "sliding", "tags", "cost", "metadata")
         said: dict[str, Any] = {name: options.get(name) for name in life}
         metadata, max_age = options.get("metadata"), options.get("max_age")
@@ -1108,23 +1215,8 @@ class Memora:
     def _report_cleanup(self, fault: Exception) -> None:
         self._core.report("cleanup", fault)
 
-    def _check_scheduler(self) -> dict[str, Any]:
-        stats = self.get_scheduler_stats()
-        if stats is None:
-            return {"ok": True, "details": "not started"}
-        runs = f"{stats['total_runs']} runs, {stats['errors']} failed"
-        running = bool(stats["running"])
-        return {
-            "ok": running or not self._scheduling,
-            "details": f"{'running' if running else 'stopped'}: {runs}",
-        }
-
-    def _check_breakers(self) -> dict[str, Any]:
-        states = {name: one.state for name, one in self._ports.breakers._asdict().items()}
-        return {
-            "ok": all(state == "closed" for state in states.values()),
-            "details": ", ".join(f"{name} {state}" for name, state in states.items()),
-        }
+    def _look_at_scheduler(self) -> Looked:
+        return look_at_scheduler(self.get_scheduler_stats(), wanted=self._scheduling)
 
     def _count(self) -> tuple[int | None, Exception | None]:
         try:
@@ -1132,18 +1224,18 @@ class Memora:
         except Exception as fault:  # noqa: BLE001 - a probe: the fault is the answer
             return None, fault
 
+    def _measure(self) -> Measures | None:
+        store = self._ports.store
+        try:
+            return store.measure() if isinstance(store, MeasuredStore) else None
+        except Exception:  # noqa: BLE001 - statistics never fail
+            return None
+
     def _index_created(self) -> bool:
         try:
             return bool(self.get_index_stats()["has_index"])
         except Exception:  # noqa: BLE001 - statistics never fail
             return False
-
-    def _probe(self, function: Callable[[], T]) -> tuple[T | None, Exception | None]:
-        """Try a part of the cache, which may hang."""
-        try:
-            return self._probers.run(function, self._config.lookup_timeout_seconds), None
-        except Exception as fault:  # noqa: BLE001 - a probe: the fault is the answer
-            return None, fault
 
     def _check_open(self) -> None:
         if self._closed:
@@ -1155,14 +1247,17 @@ class Memora:
         return share("similarity_threshold", given)
 
     def _warn_of_settings_without_effect(self) -> None:
-        off_disk = isinstance(self._ports.store, MemoryStore) or is_on_server(self._config.db_uri)
+        on_server = is_on_server(self._config.db_uri)
+        off_disk = isinstance(self._ports.store, MemoryStore) or on_server
         ignored = {
             # Nothing is on a disk of this machine.
             "durability": off_disk and self._config.durability != "process",
             "hot_index": off_disk and self._config.hot_index == "off",
+            # All is in RAM anyway.
+            "local_tier_bytes": not on_server and self._config.local_tier_bytes > 0,
         }
         if settings := [name for name, is_set in ignored.items() if is_set]:
-            self._log.warning("settings_without_effect_in_this_version", settings=settings)
+            self._log.warning("settings_without_effect", settings=settings)
 
 
 def _optional_share(name: str, value: float | None) -> float | None:
@@ -1190,8 +1285,3 @@ def _arguments(item: Item) -> dict[str, Any]:
 def _age(name: str, value: float | str | timedelta) -> float:
     # Also 0: everything that was stored before now.
     return 0.0 if is_number(value) and value == 0 else seconds(name, value)
-
-
-def _check(fault: Exception | None) -> dict[str, Any]:
-    error = None if fault is None else f"{type(fault).__name__}: {fault}"
-    return {"ok": fault is None, "error": error}

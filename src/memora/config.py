@@ -100,6 +100,18 @@ class _Settings(BaseModel):
         Literal["on", "off"], BeforeValidator(_lower), Field(description="on or off")
     ] = "on"
     """Compare what the two texts say; off makes the similarity the bare cosine."""
+    mode: Annotated[
+        Literal["serve", "shadow"], BeforeValidator(_lower), Field(description="serve or shadow")
+    ] = "serve"
+    """In shadow, look up and store, and serve nothing: what would have been is logged."""
+    shadow_log: Annotated[Text | None, BeforeValidator(_optional)] = Field(
+        default=None, description="the path of a file, or none"
+    )
+    """Where shadow mode writes what it compared, for `memora calibrate --from-log`."""
+    shadow_log_bytes: Count = 64 * 1024 * 1024
+    """Size at which it stops."""
+    shadow_log_texts: Flag = False
+    """Write the queries into it, too."""
     cross_lingual: Flag = False
     """Serve a query in one language what was stored under one in another."""
     db_uri: Text = "memory://"
@@ -114,6 +126,8 @@ class _Settings(BaseModel):
     """Caches with different table names share a path and nothing else."""
     enable_metrics: Flag = True
     """Count hits, misses and latencies for `get_stats`; faults are always counted."""
+    opentelemetry: Flag = False
+    """Tell the application's OpenTelemetry of lookups, stores and metrics (extra `otel`)."""
     ttl_seconds: OptionalSeconds = None
     """How long an entry lives, from storing it, in seconds or as "10m"; None is for ever."""
     ttl_jitter: Share = 0.0
@@ -129,6 +143,8 @@ class _Settings(BaseModel):
     ] = "INFO"
     json_logs: Flag = False
     """Log JSON lines instead of text for people."""
+    log_queries: Flag = False
+    """Add the query, and the one it matched, to the events of lookups and stores."""
     max_entries: OptionalCount = 1000
     """How many entries are kept; None is unlimited."""
     max_bytes: OptionalCount = None
@@ -170,7 +186,7 @@ class _Settings(BaseModel):
         BeforeValidator(_number),
         Field(ge=0.02, le=60, description="a number of seconds from 0.02 to 60"),
     ] = 1.0
-    """How late what other processes did to a store on disk may be seen."""
+    """How late what others did may be seen: to a store on disk, and in a tier in front of one."""
     lookup_timeout_seconds: OptionalSeconds = 5.0
     """How long a lookup or a store may keep the application waiting; None is without end."""
     breaker_failures: Count = 5
@@ -211,6 +227,7 @@ class CacheConfig(_Settings):
             with _explained(prefix=""):
                 super().__init__(**settings)
             self._check_limits()
+            self._check_mode()
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         """Show all settings, but no password."""
@@ -227,6 +244,13 @@ class CacheConfig(_Settings):
                     "max_payload_bytes to be at most max_bytes, as a larger result could never "
                     "be kept"
                 )
+
+    def _check_mode(self) -> None:
+        if self.mode == "shadow" and self.shadow_log is None:
+            raise ConfigError(
+                "mode='shadow' and shadow_log=None: expected the path of the file to which what "
+                "would have been served is logged"
+            )
 
     @classmethod
     def load(cls) -> CacheConfig:
@@ -272,6 +296,20 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def environment() -> dict[str, str]:
+    """Return the `MEMORA_*` variables that are set, by the names of settings, known or not."""
+    return {
+        name[len(PREFIX) :].lower(): text
+        for name, text in sorted(os.environ.items())
+        if name.upper().startswith(PREFIX)
+    }
+
+
+def hint(variable: str) -> str:
+    """Return what an unknown variable might have meant, as the end of a sentence; or nothing."""
+    return _nearest(variable, [f"{PREFIX}{name.upper()}" for name in _Settings.model_fields])
+
+
 _reported: set[str] = set()  # once a process, however many caches are opened
 
 
@@ -281,7 +319,6 @@ def _report_unknown(config: CacheConfig) -> None:
     for name in sorted(found - _reported):
         _reported.add(name)
         if name.upper() not in known:
-            hint = _nearest(name.upper(), known)
             make_logger(config.log_level, json_logs=config.json_logs).warning(
-                "unknown_setting", variable=name, hint=f"no such setting{hint}"
+                "unknown_setting", variable=name, hint=f"no such setting{hint(name.upper())}"
             )

@@ -6,7 +6,9 @@ becomes a miss; arguments have been checked at the door.
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -16,36 +18,33 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from typing_extensions import TypedDict
 
 from memora import pipeline
-from memora._arguments import largest_payload
+from memora._arguments import largest_payload, metadata_json
 from memora._fork import renew_after_fork
 from memora.calls.flights import delays
 from memora.errors import DeadlineError, JudgeError, SerializationError, UnavailableError
+from memora.metrics import Timed
 from memora.model import Content, LookupResult
 from memora.protocols import SharedStore
 
 if TYPE_CHECKING:
-    from collections.abc import (
-        AsyncIterator,
-        Callable,
-        Iterable,
-        Iterator,
-        Mapping,
-        Sequence,
-    )
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import timedelta
 
     from structlog.typing import FilteringBoundLogger
 
     from memora.calls.lanes import Lane
     from memora.config import CacheConfig
-    from memora.metrics import Metrics, Operation
+    from memora.metrics import Operation, Vitals
     from memora.model import Lifetime, Reason
     from memora.pipeline import Draft, Ports, Request
     from memora.protocols import Lease
+    from memora.shadow import Shadow
 
 # Requests of a batch that one deadline is for: they are embedded together, which takes longer.
 _BATCH = 32
 _FAULTS: tuple[Reason, ...] = ("error", "timeout")
+# Results that are empty, or an error, for the second who reads them.
+_READ_ONCE = (Iterator, AsyncIterator, Awaitable)
 
 
 class CallOptions(TypedDict, total=False):
@@ -101,9 +100,17 @@ class Core:
     """The engine of one cache."""
 
     def __init__(
-        self, config: CacheConfig, ports: Ports, metrics: Metrics, log: FilteringBoundLogger
+        self,
+        config: CacheConfig,
+        ports: Ports,
+        metrics: Vitals,
+        log: FilteringBoundLogger,
+        *,
+        shadow: Shadow | None = None,
     ) -> None:
+        self._timings = metrics.timings
         self._config, self._ports, self._metrics, self._log = config, ports, metrics, log
+        self._shadow = shadow
         self._largest = largest_payload(config)
         self._disabled: ContextVar[bool] = ContextVar("disabled", default=False)
         renew_after_fork(self)
@@ -131,15 +138,15 @@ class Core:
         self, lane: Lane, request: Request, *, threshold: float, max_age: float
     ) -> LookupResult:
         """Look up; a fault is a miss, unless the settings say otherwise."""
-        look = partial(pipeline.lookup, self._ports, request, threshold=threshold, max_age=max_age)
+        look = partial(self._look, request, threshold=threshold, max_age=max_age)
+        started = self._timings.now()
         try:
-            with self._metrics.timed("lookup"):
-                found = pipeline.glance(
-                    self._ports, request, max_age=max_age, largest=lane.glance_bytes
-                ) or await self._in_time(lane, look)
+            found = self._glance(lane, request, max_age) or await self._in_time(lane, look)
         except Exception as fault:  # noqa: BLE001 - whatever it is, it must not reach the application
             return self._missed(fault)
-        return self._count(found)
+        finally:
+            self._timings.lookup(self._timings.now() - started)
+        return self._count(request, found)
 
     async def lookup_many(
         self, lane: Lane, requests: Sequence[Request], *, threshold: float, max_age: float
@@ -147,17 +154,16 @@ class Core:
         """Look up several, in one batch."""
         if not requests:
             return []
-        look = partial(
-            pipeline.lookup_many, self._ports, requests, threshold=threshold, max_age=max_age
-        )
+        look = partial(self._look_many, requests, threshold=threshold, max_age=max_age)
         found: list[LookupResult | Exception]
         try:
-            with self._metrics.timed("lookup"):
+            with Timed(self._timings.now, self._timings.lookup):
                 found = await self._in_time(lane, look, items=len(requests))
         except Exception as fault:  # noqa: BLE001 - as above
             found = [fault for _ in requests]
         return [
-            self._missed(one) if isinstance(one, Exception) else self._count(one) for one in found
+            self._missed(one) if isinstance(one, Exception) else self._count(request, one)
+            for request, one in zip(requests, found, strict=True)
         ]
 
     async def store(
@@ -174,7 +180,7 @@ class Core:
         if not items:
             return []
         try:
-            with self._metrics.timed("store"):
+            with Timed(self._timings.now, self._timings.store):
                 # To its end, whatever happens: while the caller waits, nobody changes the results.
                 drafts = await lane.run(partial(self._encoded, items), timeout=None)
                 put = partial(self._put, [draft for draft in drafts if draft is not None])
@@ -197,15 +203,16 @@ class Core:
                 self._look_ahead(lane, call, compute, found)
                 return found.result
             failed = found.reason in _FAULTS
-        if call.refresh or not call.single_flight:
+        if call.refresh or not call.single_flight or self._shadow is not None:
             return (await self._computed(lane, call, compute)).value
         async with lane.claim(call.request.key) as flight:
             if flight.landed:
                 landed: _Landed = flight.value
-                return await self._shared(lane, call, landed)
-            if failed:
+                return await self._shared(lane, call, compute, landed)
+            if failed or flight.detached:
                 # No second look, which would only take time; and no waiting for other processes:
-                # what cannot be stored would be computed by one after the other.
+                # what cannot be stored would be computed by one after the other, and who leads
+                # among them may be this very process.
                 landed = await self._computed(lane, call, compute)
                 flight.land(landed)
                 return landed.value
@@ -244,6 +251,30 @@ class Core:
         finally:
             pipeline.waiting.reset(token)
 
+    # In shadow mode all is looked up, for what would have been served, and nothing is.
+
+    def _glance(self, lane: Lane, request: Request, max_age: float) -> LookupResult | None:
+        if self._shadow is not None:
+            return None
+        return pipeline.glance(self._ports, request, max_age=max_age, largest=lane.glance_bytes)
+
+    def _look(self, request: Request, *, threshold: float, max_age: float) -> LookupResult:
+        if self._shadow is None:
+            return pipeline.lookup(self._ports, request, threshold=threshold, max_age=max_age)
+        found, proposal = pipeline.shadow(
+            self._ports, request, threshold=threshold, max_age=max_age
+        )
+        self._shadow.looked_up(request.key, proposal)
+        return found
+
+    def _look_many(
+        self, requests: Sequence[Request], *, threshold: float, max_age: float
+    ) -> list[LookupResult | Exception]:
+        if self._shadow is None:
+            return pipeline.lookup_many(self._ports, requests, threshold=threshold, max_age=max_age)
+        look = partial(self._look, threshold=threshold, max_age=max_age)
+        return [pipeline.caught(look, request) for request in requests]
+
     def _missed(self, fault: Exception) -> LookupResult:
         self.report("judge" if isinstance(fault, JudgeError) else "lookup", fault)
         reason: Reason = "timeout" if isinstance(fault, DeadlineError) else "error"
@@ -252,18 +283,27 @@ class Core:
             raise fault
         return LookupResult(is_hit=False, reason=reason, explanation=said(fault))
 
-    def _count(self, found: LookupResult) -> LookupResult:
+    def _count(self, request: Request, found: LookupResult) -> LookupResult:
         self._metrics.count_lookup(found)
-        self._log.debug(
-            "cache_hit" if found else "cache_miss",
-            reason=found.reason,
-            similarity=found.similarity,
-            entry_id=found.entry_id,
-        )
+        asked = {"query": request.text} if self._config.log_queries else {}
+        if found.is_hit:
+            if asked:
+                asked["matched_query"] = found.matched_query or ""
+            self._log.debug(
+                "cache_hit",
+                reason=found.reason,
+                similarity=found.similarity,
+                entry_id=found.entry_id,
+                **asked,
+            )
+        else:
+            nearest = None if found.nearest is None else found.nearest.similarity
+            self._log.debug("cache_miss", reason=found.reason, nearest_similarity=nearest, **asked)
         return found
 
     def _encoded(self, items: Sequence[tuple[Request, Any, str, Lifetime]]) -> list[Draft | None]:
         drafts: list[Draft | None] = []
+        started = self._timings.now()
         for request, result, metadata, lifetime in items:
             try:
                 payload = pipeline.encode(self._ports, result, max_payload_bytes=self._largest)
@@ -274,15 +314,22 @@ class Core:
                 drafts.append(None)
             else:
                 drafts.append(pipeline.Draft(request, Content(payload, metadata), lifetime))
+                if self._shadow is not None:
+                    now = self._ports.clock()
+                    self._shadow.stored(request.key, request.text, payload, now=now)
+        self._timings.store_encode(self._timings.now() - started)
         return drafts
 
     def _put(self, drafts: list[Draft]) -> list[str]:
         if not drafts:
             return []
         ids = pipeline.store(self._ports, drafts)
-        for entry_id in ids:
+        for draft, entry_id in zip(drafts, ids, strict=True):
             self._metrics.count_store()
-            self._log.debug("cache_store", entry_id=entry_id)
+            asked = {"query": draft.request.text} if self._config.log_queries else {}
+            self._log.debug(
+                "cache_store", entry_id=entry_id, bytes=len(draft.content.payload), **asked
+            )
         self._maintain()
         return ids
 
@@ -297,6 +344,7 @@ class Core:
             self.report("maintain", fault)
             return
         if evicted:
+            self._metrics.count_left("evicted", evicted)
             self._log.debug("cache_evict", entries=evicted)
 
     async def _computed(self, lane: Lane, call: Call, compute: Callable[[], Any]) -> _Landed:
@@ -304,11 +352,12 @@ class Core:
         started = time.perf_counter()
         value = await lane.call(compute)
         took = time.perf_counter() - started
+        self._timings.compute(took)
         if not self._is_wanted(call, value):
             return _Landed(value, stored=False)
         lifetime = call.lifetime if call.costs else replace(call.lifetime, cost=took)
         entry_id = await self.store(
-            lane, call.request, value, metadata=call.metadata, lifetime=lifetime
+            lane, call.request, value, metadata=_measured(call.metadata, took), lifetime=lifetime
         )
         return _Landed(value, stored=entry_id is not None)
 
@@ -319,23 +368,21 @@ class Core:
             self.report("store", fault)
             return False
 
-    async def _shared(self, lane: Lane, call: Call, landed: _Landed) -> Any:
+    async def _shared(
+        self, lane: Lane, call: Call, compute: Callable[[], Any], landed: _Landed
+    ) -> Any:
         """Return the leader's result: a copy, as from any hit, where it was stored."""
         if landed.stored:
             found = await self._exactly(lane, call)
             if found is not None:
-                return self._count(found).result
+                return self._count(call.request, found).result
+        if isinstance(landed.value, _READ_ONCE):
+            return await lane.call(compute)
         return landed.value
 
-    async def _exactly(
-        self, lane: Lane, call: Call, *, refresh: Callable[[], None] = lambda: None
-    ) -> LookupResult | None:
+    async def _exactly(self, lane: Lane, call: Call) -> LookupResult | None:
         """Return what is stored by now under the very same query and context."""
-
-        def look() -> LookupResult | None:
-            refresh()
-            return pipeline.exact(self._ports, call.request, max_age=call.max_age)
-
+        look = partial(pipeline.exact, self._ports, call.request, max_age=call.max_age)
         try:
             found: LookupResult | None = await self._in_time(lane, look)
         except Exception as fault:  # noqa: BLE001 - then it is computed
@@ -346,36 +393,77 @@ class Core:
     @asynccontextmanager
     async def _lead(self, lane: Lane, call: Call) -> AsyncIterator[LookupResult | None]:
         """Lead among all on the store; yield what another has stored since the lookup."""
-        lease: Lease | None = None
-        found: LookupResult | None = None
         store = self._ports.store
-        try:
-            if not isinstance(store, SharedStore):
-                found = await self._exactly(lane, call)
-            else:
-                for delay in delays():
-                    lease = self._try_lead(store, call.request)
-                    found = await self._exactly(lane, call, refresh=store.refresh)
-                    if lease is not None or found is not None:
-                        break
-                    await lane.sleep(delay)
-            yield found
-        finally:
-            if lease is not None:
-                self._let_go(lease)
+        if not isinstance(store, SharedStore):
+            yield await self._exactly(lane, call)
+            return
+        async with self._given_back(lane) as lead:
+            yield await self._wait(lane, call, store, lead)
 
-    def _try_lead(self, store: SharedStore, request: Request) -> Lease | None:
+    @asynccontextmanager
+    async def _given_back(self, lane: Lane) -> AsyncIterator[_Lead]:
+        """Give back, at the end, what was taken in the block, or is still being taken."""
+        lead = _Lead()
         try:
-            return store.try_lead(request.key)
+            yield lead
+        except GeneratorExit:  # an event loop was closed over its tasks: nothing can be awaited
+            self._end(lead)
+            raise
+        finally:
+            try:
+                if lead.held:
+                    await lane.finish(
+                        partial(self._end, lead), timeout=self._config.lookup_timeout_seconds
+                    )
+            except Exception as fault:  # noqa: BLE001 - the call has its result
+                self.report("lookup", fault)
+            finally:
+                self._end(lead)  # where that was not done, or a worker is still to get a lease
+
+    async def _wait(
+        self, lane: Lane, call: Call, store: SharedStore, lead: _Lead
+    ) -> LookupResult | None:
+        """Wait for the lead, or for what another stores; a fault ends the wait."""
+
+        def look() -> LookupResult | None:
+            self._take(store, call.request, lead)
+            return pipeline.exact(self._ports, call.request, max_age=call.max_age)
+
+        for delay in delays():
+            try:
+                found: LookupResult | None = await self._in_time(lane, look)
+            except Exception as fault:  # noqa: BLE001 - then it is computed
+                self.report("lookup", fault)
+                break
+            if found is not None or lead.held:
+                return found
+            await lane.sleep(delay)
+        return None
+
+    def _take(self, store: SharedStore, request: Request, lead: _Lead) -> None:
+        """Take the lead, unless another has it, and take in what others have stored."""
+        try:
+            lease = store.try_lead(request.key)
         except Exception as fault:  # noqa: BLE001 - then each process computes it
             self.report("lookup", fault)
-            return _NO_LEASE
+            lease = _NO_LEASE
+        lead.take(lease)
+        store.refresh()
 
-    def _let_go(self, lease: Lease) -> None:
+    def _end(self, lead: _Lead) -> None:
         try:
-            lease.release()
+            lead.end()
         except Exception as fault:  # noqa: BLE001 - the call has its result
             self.report("lookup", fault)
+
+    def _is_due(self, call: Call, lead: _Lead) -> bool:
+        """Tell whether nobody else computes a result anew, or has done so since it was found."""
+        store = self._ports.store
+        if isinstance(store, SharedStore):
+            self._take(store, call.request, lead)
+            if not lead.held:
+                return False
+        return pipeline.fresh_for(self._ports, call.request) <= call.refresh_ahead
 
     def _look_ahead(
         self, lane: Lane, call: Call, compute: Callable[[], Any], found: LookupResult
@@ -390,7 +478,9 @@ class Core:
 
         async def refresh() -> None:
             try:
-                await self._computed(lane, call, compute)
+                async with self._given_back(lane) as lead:
+                    if await self._in_time(lane, partial(self._is_due, call, lead)):
+                        await self._computed(lane, call, compute)
             except Exception as fault:  # noqa: BLE001 - nobody waits for it
                 self.report("refresh", fault)
             finally:
@@ -403,6 +493,35 @@ class Core:
             self.report("refresh", fault)
 
 
+class _Lead:
+    """A lease that a worker takes, and gives back if nobody waits for it by then."""
+
+    def __init__(self) -> None:
+        self._leases: list[Lease] = []  # one, or none; `pop` is atomic
+        self._over = False
+
+    @property
+    def held(self) -> bool:
+        """Whether there is a lease."""
+        return bool(self._leases)
+
+    def take(self, lease: Lease | None) -> None:
+        """Hold a lease, if it is one."""
+        if lease is not None:
+            self._leases.append(lease)
+            if self._over:
+                self.end()
+
+    def end(self) -> None:
+        """Give back what is held, and what will be taken; once is enough."""
+        self._over = True
+        try:
+            lease = self._leases.pop()
+        except IndexError:
+            return
+        lease.release()
+
+
 class _NoLease:
     """Stands for a lead that nobody could give."""
 
@@ -411,6 +530,12 @@ class _NoLease:
 
 
 _NO_LEASE = _NoLease()
+
+
+def _measured(metadata: str, seconds: float) -> str:
+    """Return metadata with how long computing took, which each hit saves."""
+    found: dict[str, Any] = json.loads(metadata)
+    return metadata_json({"seconds": round(seconds, 6), **found})
 
 
 def said(fault: BaseException) -> str:

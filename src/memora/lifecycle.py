@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from memora.model import Holding
-    from memora.pipeline import Ports
+    from memora.pipeline import Ports, Request
     from memora.protocols import Vector
 
 ALL_TIMES = 0.0
@@ -25,6 +25,7 @@ ALL_TIMES = 0.0
 _SEARCHED = 256  # entries of a context that are compared at first; four times as many if all fit
 # Of a context, those that are judged: the judge also accepts what the cosine alone would not.
 _JUDGED = 64
+_CANDIDATES = 5  # as of a lookup; and contexts that are told
 _SWEPT = 4096  # entries removed in one go
 
 
@@ -95,14 +96,40 @@ def find(
     return sorted(found, key=lambda one: -(one.similarity or 0.0))
 
 
+def elsewhere(ports: Ports, request: Request, *, threshold: float) -> list[Found]:
+    """Return what a lookup would be served in other contexts: the best of each, and not many.
+
+    Looks at every entry: for a person who asks why there was no hit.
+    """
+    vector = ports.embedder.embed([request.text])[0]
+    contexts: dict[str, dict[str, Holding]] = {}
+    now = ports.clock()
+    for holding in ports.store.select(Selection(), now=now):
+        entry = holding.entry
+        if entry.context.fingerprint != request.context.fingerprint:
+            contexts.setdefault(entry.context.fingerprint, {})[entry.id] = holding
+    found = []
+    for context, holdings in contexts.items():
+        same = [one for one in holdings.values() if one.entry.query == request.text]
+        if same:
+            found.append(Found(same[0], 1.0, 1.0))
+        elif vector is not None:
+            matches = ports.store.search(vector, context=context, k=_CANDIDATES, now=now)
+            verdict = ports.judge.decide(request.text, matches, threshold=threshold)
+            if verdict.served and verdict.nearest and verdict.nearest.entry.id in holdings:
+                nearest = verdict.nearest
+                found.append(Found(holdings[nearest.entry.id], verdict.similarity, nearest.cosine))
+    return sorted(found, key=lambda one: -(one.similarity or 0.0))[:_CANDIDATES]
+
+
 def withdraw(ports: Ports, found: list[Found]) -> int:
     """Delete entries, those that have been replaced meanwhile excepted; return how many."""
     return ports.store.discard(one.holding.entry for one in found)
 
 
-def clear(ports: Ports) -> int:
-    """Delete all entries, also those that have ended or are outdated; return how many."""
-    return withdraw(ports, find(ports, Selection())) + sweep(ports)
+def clear(ports: Ports) -> tuple[int, int]:
+    """Delete all entries; return how many, and how many more had been outdated."""
+    return withdraw(ports, find(ports, Selection())), sweep(ports)
 
 
 def sweep(ports: Ports) -> int:

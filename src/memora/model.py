@@ -12,7 +12,9 @@ Reason: TypeAlias = Literal[
     "semantic",  # hit: the stored answer is likely enough to be right
     "no_candidate",  # miss: nothing in this context can be compared
     "below_threshold",  # miss: no stored answer is likely enough to be right
+    "expired",  # miss: what is stored under the same text and context has ended
     "other_language",  # miss: what is near is in another language, and cross_lingual is off
+    "shadow",  # miss: mode is "shadow"; otherwise it would have been a hit
     "unreadable",  # miss: the model cannot read all of the text, which was not stored as it is
     "timeout",  # miss: the cache took longer than `lookup_timeout_seconds`; the same
     "error",  # miss: the cache itself failed; logged, counted, visible in health
@@ -85,6 +87,22 @@ class Holding:
     """Seconds since the epoch."""
     bytes: int
     """What it takes in the store: texts, vector, metadata and payload."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measures:
+    """How large a store is, and which entries have left it of its own accord."""
+
+    bytes: int
+    """What its entries take: texts, vectors, metadata and payloads."""
+    payload_bytes: int | None
+    """What of this are payloads; None where it does not know."""
+    index_bytes: int
+    """What its indexes of vectors take in RAM."""
+    evicted: int
+    """Entries that this process has evicted, as the policy said, to keep to the limits."""
+    ended: int
+    """Entries that this process has removed because they had ended or were outdated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +235,10 @@ class Explanation:
     threshold: float
     candidates: tuple[Candidate, ...] = ()
     """What was judged, the most likely right first; one, the same text, for an exact hit."""
+    would_hit_at: float | None = None
+    """The highest threshold that would have made this miss a hit; None where none would."""
+    elsewhere: tuple[Selected, ...] = ()
+    """Where that was asked for: what would be served in other contexts, the most similar first."""
 
     @property
     def served(self) -> Candidate | None:
@@ -228,6 +250,8 @@ class Explanation:
             f"{'hit' if self.is_hit else 'miss'} ({self.reason}): {one_line(self.query)}",
             f"  {one_line(self.explanation, 400)}",
         ]
+        if self.would_hit_at is not None:
+            lines.append(f"  a threshold of {rounded(self.would_hit_at)} would have hit")
         for rank, one in enumerate(self.candidates, start=1):
             verdict = "served" if one is self.served else "not served"
             similarity, cosine = rounded(one.similarity), rounded(one.cosine)
@@ -235,4 +259,7 @@ class Explanation:
             lines.append(f"{rank}. {verdict}: {one_line(one.query)}")
             lines.append(f"   similarity {similarity}, cosine {cosine}, {age} old")
             lines += [f"   {one_line(f'{said.kind}: {said.detail}')}" for said in one.evidence]
+        for other in self.elsewhere:
+            lines.append(f"in another context, {one_line(other.context)}:")
+            lines.append(f"   {one_line(other.query)}; similarity {rounded(other.similarity or 0)}")
         return "\n".join(lines)

@@ -10,7 +10,7 @@ import json
 import uuid
 from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -27,6 +27,7 @@ from memora.errors import (
     UnavailableError,
 )
 from memora.judge import Verdict
+from memora.metrics import UNTIMED
 from memora.model import (
     AvailabilityCheck,
     Candidate,
@@ -37,13 +38,15 @@ from memora.model import (
     LookupResult,
     Match,
 )
+from memora.shadow import Proposal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from memora.codec import Codec
     from memora.judge import Judge
-    from memora.model import Evidence, Lifetime
+    from memora.metrics import Timings
+    from memora.model import Evidence, Lifetime, Selected
     from memora.protocols import Clock, Embedder, Store, Vector
 
 P = ParamSpec("P")
@@ -81,6 +84,7 @@ class Ports:
     breakers: Breakers = field(
         default_factory=lambda: Breakers(Breaker(), Breaker(), Breaker(), Breaker())
     )
+    timings: Timings = UNTIMED
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,30 +113,72 @@ def lookup(
     found = exact(ports, request, max_age=max_age)
     if found is not None:
         return found
+    started = ports.timings.now()
+    (vector,) = _embed_many(ports, [request.text])
+    ports.timings.lookup_embed(ports.timings.now() - started)
+    if vector is None:
+        return _unreadable()
+    return _decide_near(ports, request, vector, threshold, max_age)
+
+
+def shadow(
+    ports: Ports, request: Request, *, threshold: float, max_age: float = inf
+) -> tuple[LookupResult, Proposal | None]:
+    """Find as `lookup` does, and serve nothing; nothing is counted as used.
+
+    Returns:
+        A miss; its reason is "shadow" where `lookup` would hit. And what is nearest, served or not.
+
+    Raises:
+        JudgeError: The judge failed.
+    """
+    now = ports.clock()
+    stored = _guarded(ports.breakers.reads, ports.store.get, request.key, now=now)
+    if stored is not None and _age(stored[0], now) <= max_age:
+        same = Verdict("exact", _SAME_TEXT, Match(stored[0], 1.0), 1.0)
+        return _shadowed(same, now), Proposal(Match(stored[0], 1.0), 1.0, stored[1])
     matches = _search(ports, request, max_age)
     if matches is None:
-        return _unreadable()
-    return _decide(ports, request, matches, threshold)
+        return _unreadable(), None
+    verdict, now = _judge(ports, request, matches, threshold), ports.clock()
+    nearest, similarity = verdict.nearest, verdict.similarity
+    found = _shadowed(verdict, now) if verdict.served else _refuse(verdict, now)
+    if nearest is None or similarity is None or verdict.reason == "other_language":
+        return found, None
+    stored = _guarded(ports.breakers.reads, ports.store.get, nearest.entry.key, now=now)
+    if stored is None or stored[0].context.fingerprint != request.context.fingerprint:
+        return _gone(), None
+    return found, Proposal(Match(stored[0], nearest.cosine), similarity, stored[1])
 
 
 def glance(
     ports: Ports, request: Request, *, max_age: float = inf, largest: float = inf
 ) -> LookupResult | None:
     """Return an exact hit, if that takes nothing but RAM and no more than so many bytes decoded."""
-    now = ports.clock()
+    now, started = ports.clock(), ports.timings.now()
     stored = ports.store.glance(request.key, now=now)
     if stored is None or len(stored[1].payload) > largest or _age(stored[0], now) > max_age:
         return None
-    return _serve_exactly(ports, *stored, now=now)
+    return _serve_exactly(ports, *stored, now=now, started=started)
 
 
 def exact(ports: Ports, request: Request, *, max_age: float = inf) -> LookupResult | None:
     """Return the hit of the very same text in the very same context, if there is one."""
-    now = ports.clock()
+    now, started = ports.clock(), ports.timings.now()
     stored = _guarded(ports.breakers.reads, ports.store.get, request.key, now=now)
     if stored is None or _age(stored[0], now) > max_age:
         return None
-    return _serve_exactly(ports, *stored, now=now)
+    return _serve_exactly(ports, *stored, now=now, started=started)
+
+
+def fresh_for(ports: Ports, request: Request) -> float:
+    """Return for how many seconds yet the very same query is answered by what is not stale."""
+    now = ports.clock()
+    entry = _guarded(ports.breakers.reads, ports.store.peek, request.key, now=now)
+    if entry is None:
+        return 0.0
+    left = _remaining(entry, now, used=False)
+    return inf if left is None else left
 
 
 def lookup_many(
@@ -142,9 +188,12 @@ def lookup_many(
 
     A fault of one is its result, and leaves the others alone.
     """
-    found = [_caught(exact, ports, request, max_age=max_age) for request in requests]
+    found = [caught(exact, ports, request, max_age=max_age) for request in requests]
     left = [i for i, one in enumerate(found) if one is None]
-    vectors = _caught(_embed_many, ports, [requests[i].text for i in left]) if left else []
+    started = ports.timings.now()
+    vectors = caught(_embed_many, ports, [requests[i].text for i in left]) if left else []
+    if left:
+        ports.timings.lookup_embed(ports.timings.now() - started)
     for n, i in enumerate(left):
         vector = vectors if isinstance(vectors, Exception) else vectors[n]
         found[i] = (
@@ -152,7 +201,7 @@ def lookup_many(
             if isinstance(vector, Exception)
             else _unreadable()
             if vector is None
-            else _caught(_decide_near, ports, requests[i], vector, threshold, max_age)
+            else caught(_decide_near, ports, requests[i], vector, threshold, max_age)
         )
     return [one for one in found if one is not None]
 
@@ -160,10 +209,14 @@ def lookup_many(
 def _decide_near(
     ports: Ports, request: Request, vector: Vector, threshold: float, max_age: float
 ) -> LookupResult:
-    return _decide(ports, request, _near(ports, request, vector, max_age), threshold)
+    started = ports.timings.now()
+    matches = _near(ports, request, vector, max_age)
+    ports.timings.lookup_search(ports.timings.now() - started)
+    return _decide(ports, request, matches, threshold)
 
 
-def _caught(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Exception:
+def caught(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Exception:
+    """Return what it returns, or what it raises."""
     try:
         return function(*args, **kwargs)
     except Exception as fault:  # noqa: BLE001 - the caller reports it
@@ -171,18 +224,21 @@ def _caught(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | 
 
 
 def _decide(ports: Ports, request: Request, matches: list[Match], threshold: float) -> LookupResult:
+    started = ports.timings.now()
     verdict = _judge(ports, request, matches, threshold)
-    now = ports.clock()
+    now, judged = ports.clock(), ports.timings.now()
+    ports.timings.lookup_judge(judged - started)
     if not verdict.served or verdict.nearest is None:
-        return _refuse(verdict, now)
+        missed = _refuse(verdict, now)
+        return _expired(missed) if _has_ended(ports, request, now) else missed
     nearest = verdict.nearest
     if nearest.content is not None:
-        return _serve(ports, verdict, nearest.entry, nearest.content, now=now)
+        return _serve(ports, verdict, nearest.entry, nearest.content, now=now, started=judged)
     # By key: if the query was stored again meanwhile, its newest result is served.
     stored = _guarded(ports.breakers.reads, ports.store.get, nearest.entry.key, now=now)
     if stored is None or stored[0].context.fingerprint != request.context.fingerprint:
         return _gone()
-    return _serve(ports, verdict, *stored, now=now)
+    return _serve(ports, verdict, *stored, now=now, started=judged)
 
 
 def check(
@@ -212,13 +268,21 @@ def check(
     )
 
 
-def explain(ports: Ports, request: Request, *, threshold: float) -> Explanation:
+def explain(
+    ports: Ports, request: Request, *, threshold: float, elsewhere: tuple[Selected, ...] = ()
+) -> Explanation:
     """Tell what `lookup` would do, with all that was judged; no result is decoded.
+
+    Args:
+        ports: What it uses.
+        request: The query and its context.
+        threshold: As for `lookup`.
+        elsewhere: What has been found in other contexts, to be told with it.
 
     Raises:
         JudgeError: The judge failed.
     """
-    told = partial(Explanation, query=request.text, threshold=threshold)
+    told = partial(Explanation, query=request.text, threshold=threshold, elsewhere=elsewhere)
     entry = ports.store.peek(request.key, now=(now := ports.clock()))
     if entry is not None:
         same = _candidate(Match(entry, 1.0), 1.0, (), now)
@@ -240,6 +304,7 @@ def explain(ports: Ports, request: Request, *, threshold: float) -> Explanation:
         reason=verdict.reason,
         explanation=verdict.explanation,
         candidates=tuple(candidates),
+        would_hit_at=verdict.similarity if verdict.reason == "below_threshold" else None,
     )
 
 
@@ -253,12 +318,16 @@ class Draft(NamedTuple):
 
 def store(ports: Ports, drafts: Sequence[Draft]) -> list[str]:
     """Store results, each in place of any under the same text and context; return the ids."""
+    timings, started = ports.timings, ports.timings.now()
     vectors = _embed_many(ports, [draft.request.text for draft in drafts])
+    timings.store_embed(timings.now() - started)
     now = ports.clock()
     entries = [new_entry(draft.request, draft.lifetime, now=now) for draft in drafts]
     contents = (draft.content for draft in drafts)
     items = list(zip(entries, contents, vectors, strict=True))
+    started = timings.now()
     _guarded(ports.breakers.writes, ports.store.put_many, items)
+    timings.store_put(timings.now() - started)
     return [entry.id for entry in entries]
 
 
@@ -319,11 +388,18 @@ def _judge(ports: Ports, request: Request, matches: list[Match], threshold: floa
         raise JudgeError(f"{type(fault).__name__}: {fault}") from fault
 
 
-def _serve(
-    ports: Ports, verdict: Verdict, entry: Entry, content: Content, *, now: float
+def _serve(  # noqa: PLR0913 - what is served, and when
+    ports: Ports,
+    verdict: Verdict,
+    entry: Entry,
+    content: Content,
+    *,
+    now: float,
+    started: float,
 ) -> LookupResult:
     result = ports.codec.decode(content.payload)
     ports.store.touch(entry.key, now=now)  # only what is served counts as used
+    ports.timings.lookup_payload(ports.timings.now() - started)
     remaining = _remaining(entry, now, used=True)
     return LookupResult(
         is_hit=True,
@@ -343,9 +419,11 @@ def _serve(
     )
 
 
-def _serve_exactly(ports: Ports, entry: Entry, content: Content, *, now: float) -> LookupResult:
+def _serve_exactly(
+    ports: Ports, entry: Entry, content: Content, *, now: float, started: float
+) -> LookupResult:
     same = Verdict("exact", _SAME_TEXT, Match(entry, 1.0), 1.0)
-    return _serve(ports, same, entry, content, now=now)
+    return _serve(ports, same, entry, content, now=now, started=started)
 
 
 def _unreadable() -> LookupResult:
@@ -367,6 +445,25 @@ def _refuse(verdict: Verdict, now: float) -> LookupResult:
         evidence=verdict.evidence,
         nearest=_nearest(verdict, now),
     )
+
+
+def _has_ended(ports: Ports, request: Request, now: float) -> bool:
+    """Tell whether what is stored for the very same text and context is not served any more."""
+    entry = ports.store.peek(request.key, now=-inf)
+    if entry is None or entry.expires_at is None:
+        return False
+    return entry.expires_at + entry.stale_seconds <= now
+
+
+def _expired(missed: LookupResult) -> LookupResult:
+    said = f"what is stored for the same text and context has ended; else: {missed.explanation}"
+    return replace(missed, reason="expired", explanation=said)
+
+
+def _shadowed(verdict: Verdict, now: float) -> LookupResult:
+    miss = _refuse(verdict, now)
+    told = f"shadow mode serves nothing; otherwise: {verdict.explanation}"
+    return replace(miss, reason="shadow", explanation=told)
 
 
 def _nearest(verdict: Verdict, now: float) -> Candidate | None:

@@ -1,4 +1,4 @@
-"""The tier in front of real servers: what other clients do is heard of, or seen within the bound."""
+"""The tier before real servers: what other clients do is heard of, or seen within the bound."""
 
 from __future__ import annotations
 
@@ -70,8 +70,9 @@ def read(store: Store, one: Entry) -> str | None:
 def test_whatever_other_clients_do_is_heard_of(
     servers: parts.Servers, kind: str, table: str, clock: FakeClock
 ) -> None:
-    chance = random.Random(3)
-    store, other = open_tiered(servers.uri(kind), table, clock), open_shared(servers.uri(kind), table)
+    chance = random.Random(3)  # noqa: S311 - the same each time
+    uri = servers.uri(kind)
+    store, other = open_tiered(uri, table, clock), open_shared(uri, table)
     assert store.follow()
     known: dict[str, Entry] = {}
     for i in range(150):
@@ -104,7 +105,8 @@ def test_whatever_other_clients_do_is_heard_of(
 def test_what_is_confirmed_needs_no_round_trip(
     servers: parts.Servers, kind: str, table: str, clock: FakeClock
 ) -> None:
-    store, other = open_tiered(servers.uri(kind), table, clock), open_shared(servers.uri(kind), table)
+    uri = servers.uri(kind)
+    store, other = open_tiered(uri, table, clock), open_shared(uri, table)
     one = put(store)
     assert store.follow()
     assert read(store, one) == one.id

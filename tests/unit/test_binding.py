@@ -2,14 +2,19 @@ from __future__ import annotations
 
 import datetime as dt
 import inspect
+from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache, partial, wraps
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from memora.calls._binding import FUNCTION, Binding, Rules, identity_of, is_method
 from memora.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def binding(function: Any, *, owner: bool = False, **rules: Any) -> Binding:
@@ -112,14 +117,67 @@ def test_a_tag_of_nothing_is_left_out() -> None:
 def test_captured_values_that_are_not_there_yet_are_left_out() -> None:
     def make() -> Any:
         def f(query: str) -> Any:
-            return late, number, things
+            return late
 
-        number, things = 1, [2]
         identity = identity_of(f)
         late = 3
         return identity
 
-    assert make().endswith("make.<locals>.f[number=1]")
+    assert make().endswith("make.<locals>.f")
+
+
+def ask(query: str, model: str = "small") -> str:
+    return model
+
+
+def cited(function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)
+    def outer(*args: Any) -> Any:
+        return function(*args)
+
+    return outer
+
+
+@dataclass
+class Settings:
+    model: str
+
+
+CAPTURED = [
+    *("1", 1, 1.0, True, None, b"1", ("1",), {"a": 1}, {"a": 2}, {1}, Color.RED),
+    *(dt.date(2024, 3, 1), Settings("small"), Settings("large"), Settings),
+    *(len, ask, cited(identity_of), lru_cache(is_method)),
+    *(partial(ask, model="a"), partial(ask, model="b"), partial(ask, "a")),
+    *(lambda query: query, lambda query: query * 2),
+]
+
+
+def capturing(value: object) -> str:
+    return identity_of(lambda query: (query, value))
+
+
+def test_functions_that_have_captured_different_things_are_different() -> None:
+    assert len({capturing(value) for value in CAPTURED}) == len(CAPTURED)
+    assert capturing({"a": 1, "b": 2}) == capturing({"b": 2, "a": 1})
+    assert capturing(object()) == capturing(object())  # nobody can tell in the next run
+
+
+def test_a_captured_text_cannot_be_read_in_the_name() -> None:
+    assert "secret" not in capturing("secret")
+
+
+def test_functions_that_have_captured_each_other_have_an_end() -> None:
+    def make(model: str) -> Callable[[str], Any]:
+        def one(query: str) -> Any:
+            return one, two
+
+        def two(query: str) -> Any:
+            return one, model
+
+        return one
+
+    assert identity_of(make("small")) == identity_of(make("small"))
+    assert identity_of(make("small")) != identity_of(make("large"))
 
 
 def test_what_stands_elsewhere_is_the_same_lambda() -> None:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ import anyio
 import anyio.to_thread
 import pytest
 from doubles import FakeClock, WordEmbedder, until
-from engine import SIDES, FaultyStore, Side, at_rest
+from engine import SIDES, FaultyStore, SharedFaultyStore, Side, at_rest
 
 from memora import CacheConfig, Memora
 from memora.errors import ArgumentError, ContextError, MemoraError, QueryError
@@ -24,7 +25,7 @@ from memora.pipeline import Request
 from memora.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from memora.model import Entry
 
@@ -37,6 +38,16 @@ MANY = 200
 @pytest.fixture
 def cache(embedder: WordEmbedder, clock: FakeClock) -> Memora:
     return Memora(CacheConfig(judge="off"), embedder=embedder, clock=clock)
+
+
+@pytest.fixture(params=["memory", "disk"])
+def anywhere(
+    request: pytest.FixtureRequest, tmp_path: Path, embedder: WordEmbedder
+) -> Iterator[Memora]:
+    """A cache that nobody shares, and one that other processes may share."""
+    uri = "memory://" if request.param == "memory" else str(tmp_path / "store")
+    with Memora(CacheConfig(db_uri=uri, judge="off"), embedder=embedder) as cache:
+        yield cache
 
 
 @pytest.fixture(params=SIDES)
@@ -262,7 +273,8 @@ def test_the_options_reach_the_entry(cache: Memora, side: Side, clock: FakeClock
     assert entry is not None
     assert (entry.expires_at, entry.stale_seconds) == (clock.now + 600, 60)
     assert entry.tags == ("doc:1",)
-    assert cache.lookup(QUERY, SQL).metadata == {"a": 1}
+    found = cache.lookup(QUERY, SQL)
+    assert (found.metadata.keys(), found.metadata["a"]) == ({"a", "seconds"}, 1)
 
 
 @pytest.mark.parametrize(
@@ -329,6 +341,7 @@ def test_what_computing_raises_passes_through_as_it_is_and_is_not_cached(
         {"refresh_ahead": -1},
         {"similarity_threshold": 2},
         {"condition": 5},
+        {"condition": Compute().later},
         {"refresh": "no"},
         {"bypass": "no"},
         {"single_flight": 0},
@@ -524,6 +537,34 @@ def test_many_threads_with_one_stale_hit_compute_once(cache: Memora, clock: Fake
     assert compute.calls == 1
 
 
+def test_what_another_process_computes_anew_is_not_computed_here_too(
+    embedder: WordEmbedder, clock: FakeClock, side: Side
+) -> None:
+    store = SharedFaultyStore(MemoryStore(dimension=64))
+    cache = Memora(CacheConfig(judge="off"), embedder=embedder, store=store, clock=clock)  # type: ignore[arg-type]
+    compute = Compute()
+    options: dict[str, Any] = {"ttl": 10, "stale_ttl": 100}
+    side.compute(cache, QUERY, compute, SQL, **options)
+    clock.advance(11)
+
+    store.led_by_another = True
+    assert hit_then_rest(side, cache, compute, 2, **options) == [[1]] * 2
+    assert compute.calls == 1
+
+    # It has stored its result, and another process has been at work, since this one looked.
+    store.led_by_another = False
+    store.before["try_lead"] = partial(cache.store, QUERY, SQL, "of the other", **options)
+    assert hit_then_rest(side, cache, compute, 1, **options) == [[1]]
+    assert compute.calls == 1
+    assert side.compute(cache, QUERY, compute, SQL, **options) == "of the other"
+
+    clock.advance(11)
+    store.before.clear()
+    assert hit_then_rest(side, cache, compute, 1, **options) == ["of the other"]
+    assert compute.calls == 2
+    assert store.leases == 0
+
+
 # Single flight.
 
 
@@ -636,6 +677,45 @@ def test_what_cannot_be_stored_is_computed_once_all_the_same(cache: Memora) -> N
     assert found == [unserialisable] * 10
     assert cache.get_stats()["results_not_stored"] == 1
     assert entry_of(cache) is None
+
+
+def test_what_can_be_read_only_once_is_computed_for_each(cache: Memora) -> None:
+    found, led = [], threading.Event()
+
+    def gated() -> Iterator[int]:
+        if not led.is_set():
+            led.set()
+            assert until(lambda: waiting(cache) == 9)
+        return iter([1, 2])
+
+    in_threads(10, lambda _: found.append([*cache.get_or_compute(QUERY, SQL, gated)]))
+
+    assert found == [[1, 2]] * 10
+
+
+@pytest.mark.anyio
+async def test_what_can_be_awaited_only_once_is_computed_for_each(cache: Memora) -> None:
+    found: list[int] = []
+    started, go = anyio.Event(), anyio.Event()
+
+    async def answer() -> int:
+        return 1
+
+    async def gated() -> Any:
+        started.set()
+        await go.wait()
+        return answer()
+
+    async def call() -> None:
+        found.append(await (await cache.aget_or_compute(QUERY, SQL, gated)))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(call)
+        await started.wait()
+        assert await auntil(lambda: waiting(cache) == 2)
+        go.set()
+    assert found == [1, 1, 1]
 
 
 def test_what_is_not_wanted_is_computed_once_for_those_who_wait(cache: Memora) -> None:
@@ -782,45 +862,69 @@ def test_without_single_flight_nobody_waits(cache: Memora, side: Side) -> None:
     assert sorted(found) == [0, 1]
 
 
-def test_a_function_may_call_itself_and_others(cache: Memora) -> None:
+def test_a_function_may_call_itself_and_others(anywhere: Memora) -> None:
     def compute(depth: int) -> Any:
         if depth == 0:
             return ["leaf"]
-        same = cache.get_or_compute(QUERY, SQL, lambda: compute(depth - 1))
-        other = cache.get_or_compute(f"other {depth}", SQL, lambda: depth)
+        same = anywhere.get_or_compute(QUERY, SQL, lambda: compute(depth - 1))
+        other = anywhere.get_or_compute(f"other {depth}", SQL, lambda: depth)
         return [same, other]
 
-    assert cache.get_or_compute(QUERY, SQL, lambda: compute(2)) == [[["leaf"], 1], 2]
-    assert no_flight_is_left(cache)
+    assert anywhere.get_or_compute(QUERY, SQL, lambda: compute(2)) == [[["leaf"], 1], 2]
+    assert no_flight_is_left(anywhere)
 
 
 @pytest.mark.anyio
-async def test_a_coroutine_may_call_itself_and_others(cache: Memora) -> None:
+async def test_a_coroutine_may_call_itself_and_others(anywhere: Memora) -> None:
     async def compute(depth: int) -> Any:
         if depth == 0:
             return ["leaf"]
         found: dict[str, Any] = {}
 
         async def same() -> None:
-            found["same"] = await cache.aget_or_compute(QUERY, SQL, lambda: compute(depth - 1))
+            found["same"] = await anywhere.aget_or_compute(QUERY, SQL, lambda: compute(depth - 1))
 
         async def other() -> None:
-            found["other"] = await cache.aget_or_compute(f"other {depth}", SQL, Compute().later)
+            found["other"] = await anywhere.aget_or_compute(f"other {depth}", SQL, Compute().later)
 
         async with anyio.create_task_group() as tasks:  # a child waits for its parent's flight
             tasks.start_soon(same)
             tasks.start_soon(other)
         return [found["same"], found["other"]]
 
-    assert await cache.aget_or_compute(QUERY, SQL, lambda: compute(2)) == [
+    assert await anywhere.aget_or_compute(QUERY, SQL, lambda: compute(2)) == [
         [["leaf"], [1]],
         [1],
     ]
-    assert no_flight_is_left(cache)
+    assert no_flight_is_left(anywhere)
+
+
+@pytest.mark.anyio
+async def test_a_sync_call_does_not_wait_for_a_task_of_the_loop_that_it_blocks(
+    anywhere: Memora,
+) -> None:
+    leading, may_end = anyio.Event(), anyio.Event()
+    found: list[Any] = []
+
+    async def gated() -> str:
+        leading.set()
+        await may_end.wait()
+        return "of the task"
+
+    async def lead() -> None:
+        found.append(await anywhere.aget_or_compute(QUERY, SQL, gated))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(lead)
+        await leading.wait()
+        found.append(anywhere.get_or_compute(QUERY, SQL, lambda: "of the loop"))
+        may_end.set()
+    assert found == ["of the loop", "of the task"]
+    assert no_flight_is_left(anywhere)
 
 
 @pytest.mark.parametrize("length", [2, 3])
-def test_threads_whose_computations_need_each_others_go_on(cache: Memora, length: int) -> None:
+def test_threads_whose_computations_need_each_others_go_on(anywhere: Memora, length: int) -> None:
     """Each leads one key and needs the next: the last to ask does not wait."""
     together = threading.Barrier(length)
     found: dict[int, Any] = {}
@@ -828,18 +932,18 @@ def test_threads_whose_computations_need_each_others_go_on(cache: Memora, length
     def call(n: int) -> None:
         def compute() -> list[Any]:
             together.wait(60)
-            following = cache.get_or_compute(f"key {(n + 1) % length}", SQL, lambda: ["inner"])
+            following = anywhere.get_or_compute(f"key {(n + 1) % length}", SQL, lambda: ["inner"])
             return [n, following]
 
-        found[n] = cache.get_or_compute(f"key {n}", SQL, compute)
+        found[n] = anywhere.get_or_compute(f"key {n}", SQL, compute)
 
     in_threads(length, call)
     assert sorted(found) == list(range(length))
-    assert no_flight_is_left(cache)
+    assert no_flight_is_left(anywhere)
 
 
 @pytest.mark.anyio
-async def test_tasks_whose_computations_need_each_others_go_on(cache: Memora) -> None:
+async def test_tasks_whose_computations_need_each_others_go_on(anywhere: Memora) -> None:
     leading = [anyio.Event(), anyio.Event()]
     found: dict[int, Any] = {}
 
@@ -847,16 +951,16 @@ async def test_tasks_whose_computations_need_each_others_go_on(cache: Memora) ->
         async def compute() -> list[Any]:
             leading[n].set()
             await leading[1 - n].wait()
-            return [n, await cache.aget_or_compute(f"key {1 - n}", SQL, Compute().later)]
+            return [n, await anywhere.aget_or_compute(f"key {1 - n}", SQL, Compute().later)]
 
-        found[n] = await cache.aget_or_compute(f"key {n}", SQL, compute)
+        found[n] = await anywhere.aget_or_compute(f"key {n}", SQL, compute)
 
     with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(call, 0)
             tasks.start_soon(call, 1)
     assert sorted(found) == [0, 1]
-    assert no_flight_is_left(cache)
+    assert no_flight_is_left(anywhere)
 
 
 FORK = """

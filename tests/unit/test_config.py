@@ -21,6 +21,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "ttl_seconds": None,
         "log_level": "INFO",
         "json_logs": False,
+        "log_queries": False,
         "max_entries": 1000,
         "eviction_policy": "fifo",
         "auto_create_index": False,
@@ -53,6 +54,7 @@ def test_every_setting_has_its_variable(monkeypatch: pytest.MonkeyPatch) -> None
         "CROSS_LINGUAL": "yes",
         "DB_URI": "/var/cache/memora",
         "TABLE_NAME": "t",
+        "OPENTELEMETRY": "on",
         "ENABLE_METRICS": "off",
         "TTL_SECONDS": "1h",
         "TTL_JITTER": "0.1",
@@ -60,6 +62,7 @@ def test_every_setting_has_its_variable(monkeypatch: pytest.MonkeyPatch) -> None
         "STALE_TTL_SECONDS": "90",
         "LOG_LEVEL": "debug",
         "JSON_LOGS": "TRUE",
+        "LOG_QUERIES": "1",
         "MAX_ENTRIES": "100000",
         "MAX_BYTES": "1000000",
         "EVICTION_POLICY": "LRU",
@@ -77,6 +80,10 @@ def test_every_setting_has_its_variable(monkeypatch: pytest.MonkeyPatch) -> None
         "CLEANUP_INTERVAL_SECONDS": "60",
         "MAX_PAYLOAD_BYTES": "1000",
         "EMBEDDING_CACHE_SIZE": "0",
+        "MODE": "Shadow",
+        "SHADOW_LOG": "shadow.jsonl",
+        "SHADOW_LOG_BYTES": "1000",
+        "SHADOW_LOG_TEXTS": "true",
     }
     for name, value in given.items():
         monkeypatch.setenv(f"MEMORA_{name}", value)
@@ -90,12 +97,14 @@ def test_every_setting_has_its_variable(monkeypatch: pytest.MonkeyPatch) -> None
         db_uri="/var/cache/memora",
         table_name="t",
         enable_metrics=False,
+        opentelemetry=True,
         ttl_seconds=3600,
         ttl_jitter=0.1,
         sliding_ttl=True,
         stale_ttl_seconds=90,
         log_level="DEBUG",
         json_logs=True,
+        log_queries=True,
         max_entries=100_000,
         max_bytes=1_000_000,
         eviction_policy="lru",
@@ -113,6 +122,10 @@ def test_every_setting_has_its_variable(monkeypatch: pytest.MonkeyPatch) -> None
         cleanup_interval_seconds=60,
         max_payload_bytes=1000,
         embedding_cache_size=0,
+        mode="shadow",
+        shadow_log="shadow.jsonl",
+        shadow_log_bytes=1000,
+        shadow_log_texts=True,
     )
     assert {name.lower() for name in given} == set(CacheConfig.model_fields)
 

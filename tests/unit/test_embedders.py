@@ -25,6 +25,7 @@ from memora.embedders import (
     SentenceTransformersEmbedder,
     as_embedder,
     load_embedder,
+    onnx,
 )
 from memora.errors import ConfigError, DimensionMismatchError, EmbedderError, MissingExtraError
 
@@ -129,6 +130,68 @@ def test_a_vector_is_the_same_bytes_alone_and_in_a_batch() -> None:
 
     assert batch[0] is not None
     assert vector_of(embedder, "one") == batch[0].tolist()
+
+
+def test_a_batch_in_several_threads_is_the_same_bytes_in_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(onnx, "_processors", lambda: 4)
+    embedder = load_embedder(NAME, use_onnx=True)
+    texts = [f"What was revenue in {'the region of ' * (n % 5)}{n}?" for n in range(40)]
+    texts[7] = "long " * 300
+
+    batch = embedder.embed(texts)
+
+    assert [n for n, vector in enumerate(batch) if vector is None] == [7]
+    for text, vector in zip(texts, batch, strict=True):
+        (alone,) = embedder.embed([text])
+        assert vector is None or alone is not None
+        assert np.array_equal(vector, alone) if alone is not None else vector is None
+
+
+def test_a_fault_in_one_of_several_threads_is_the_embedders(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx, "_processors", lambda: 4)
+
+    with pytest.raises(EmbedderError, match="zero or not finite"):
+        OnnxEmbedder(tiny).embed([*["east"] * 20, "broken"])
+
+
+def test_only_one_batch_at_a_time_has_several_threads(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx, "_processors", lambda: 4)
+    embedder, names = OnnxEmbedder(tiny), set[str]()
+    vector = embedder._vector
+
+    def noted(text: str, runtime: Any) -> Vector | None:
+        names.add(threading.current_thread().name)
+        return vector(text, runtime)
+
+    monkeypatch.setattr(embedder, "_vector", noted)
+    embedder.embed(["east"] * 40)
+    assert all(name.startswith("memora-embed") for name in names)
+
+    names.clear()
+    with embedder._sharing:
+        embedder.embed(["east"] * 40)
+    assert names == {threading.current_thread().name}
+
+
+def test_a_batch_is_embedded_while_the_interpreter_ends() -> None:
+    code = (
+        "import atexit\n"
+        "from memora.embedders import load_embedder, onnx\n"
+        "onnx._processors = lambda: 4\n"
+        f"embedder = load_embedder({NAME!r}, use_onnx=True)\n"
+        "embedder.embed(['What is revenue?'] * 16)\n"
+        "atexit.register(lambda: print(len(embedder.embed(['What is revenue?'] * 16))))\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert (done.stdout.strip(), done.stderr) == ("16", "")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not fork by default")
@@ -504,6 +567,16 @@ def test_an_embedder_is_taken_as_it_is_and_a_callable_is_wrapped() -> None:
 
     assert as_embedder(embedder) is embedder
     assert as_embedder(lengths).identity == embedder.identity
+
+
+def test_a_proxy_of_an_embedder_is_one() -> None:
+    class Proxy:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(FunctionEmbedder(lengths), name)
+
+    proxy: Any = Proxy()
+
+    assert as_embedder(proxy) is proxy
 
 
 @pytest.mark.parametrize("candidate", [None, "all-MiniLM-L6-v2", FunctionEmbedder])

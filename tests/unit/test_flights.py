@@ -18,7 +18,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
-from doubles import until
+from doubles import threads_started, until
 
 from memora.calls.flights import Flight, Flights
 from memora.errors import DeadlineError
@@ -148,13 +148,13 @@ def test_of_200_threads_one_computes(flights: Flights, failures: int) -> None:
 @pytest.mark.parametrize("failures", [0, 1, 3])
 async def test_of_200_tasks_one_computes(flights: Flights, failures: int) -> None:
     work = Computation(flights, failures=failures)
-    before = threading.active_count()
-    async with anyio.create_task_group() as tasks, led(flights):
-        for _ in range(200):
-            tasks.start_soon(work.in_task)
-        await anyio.wait_all_tasks_blocked()
-        assert waiting(flights) == 200
-        assert threading.active_count() == before
+    with threads_started() as started:
+        async with anyio.create_task_group() as tasks, led(flights):
+            for _ in range(200):
+                tasks.start_soon(work.in_task)
+            await anyio.wait_all_tasks_blocked()
+            assert waiting(flights) == 200
+    assert started == []
     assert (work.calls, work.errors) == (failures + 1, failures)
     assert work.values == [failures + 1] * (200 - failures)
 

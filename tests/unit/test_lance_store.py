@@ -509,6 +509,37 @@ def test_nothing_moved_comes_back_once_deleted(tmp_path: Path, embedder: WordEmb
         assert [i for i in range(0, 80, 10) if served(cache, f"q{i}") is not None] == []
 
 
+@pytest.mark.usefixtures("small_segments")
+@pytest.mark.parametrize("deleted", ["before", "after"])
+def test_the_row_of_what_was_moved_leaves_with_its_entry(
+    tmp_path: Path, embedder: WordEmbedder, deleted: str
+) -> None:
+    with opened(tmp_path, embedder, **QUIET) as cache:
+        for i in range(100):
+            cache.store(f"q{i}" if i % 10 == 0 else f"other {i % 3}", SQL, i)
+        store, upkeep = store_of(cache), upkeep_of(cache)
+        old = set(segments(tmp_path))
+        store.flush()
+        store.flush()  # settled, too
+        with store._upkeeping:
+            upkeep.look()
+            upkeep._move_living()
+            upkeep._clear_away()
+        assert len(old - set(segments(tmp_path))) > 5  # and the table still names them
+        if deleted == "before":
+            store.maintain(max_entries=2, now=0)
+        with store._upkeeping, store._writing:
+            store._load()  # as after a kill, or having stood still
+        if deleted == "after":
+            store.maintain(max_entries=2, now=0)
+        store.flush()
+        store.flush()
+
+    with opened(tmp_path, embedder, **QUIET) as cache:
+        assert cache.get_stats()["total_entries"] == 2
+        assert cache.get_index_stats()["quarantined_entries"] == 0
+
+
 @pytest.mark.parametrize("durability", ["memory", "process"])
 def test_standing_still_for_long_loads_anew_and_loses_nothing(
     tmp_path: Path, embedder: WordEmbedder, durability: str

@@ -8,13 +8,14 @@ import hashlib
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 from functools import partial
 from pathlib import PurePath
 from string import Formatter
-from types import CodeType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from uuid import UUID
 
@@ -32,8 +33,7 @@ Arguments: TypeAlias = "dict[str, Any]"
 
 _OWNERS = ("self", "cls", "mcs")  # the first parameter, where only its name can tell
 _EMPTY = inspect.Parameter.empty
-_CAPTURED = (str, bytes, int, float, bool, type(None))
-_LONG = 100  # characters of captured values that a person might still read
+_FUNCTIONS = (FunctionType, BuiltinFunctionType, MethodType, type)
 # What has one obvious text. Not any object: its address would be a tag nobody can name.
 _TAGGABLE = (str, int, float, Decimal, UUID, date, PurePath)
 
@@ -370,20 +370,26 @@ def named(function: Callable[..., Any]) -> Any:
 def identity_of(function: Callable[..., Any]) -> str:
     """Return what tells a function from others, after a restart too: its module and name.
 
-    A function that is made again and again, with other values around it, is as many functions: the
-    texts and numbers that it has captured belong to the name. Other captured objects cannot be
-    told apart from one run to the next; `namespace` is for those. A lambda has no name, so what it
-    does is its own.
+    A function that is made again and again, with other values around it, is as many functions: what
+    it has captured belongs to the name, if it is a function or could be context. Other objects
+    cannot be told apart from one run to the next; `namespace` is for those. A lambda has no name,
+    so what it does is its own.
     """
+    return _identity(function, set())
+
+
+def _identity(function: Any, seen: set[int]) -> str:
     bearer = named(function)
     name = f"{_module_of(bearer)}.{bearer.__qualname__}"
     inner = inspect.unwrap(bearer)
-    captured = ", ".join(_captured(inner))
-    if len(captured) > _LONG:
-        captured = _digest(captured)
     if bearer.__qualname__.endswith("<lambda>"):
         name = f"{name}:{_digest(repr(_code_of(inner.__code__)))}"
-    return f"{name}[{captured}]" if captured else name
+    if id(inner) in seen:  # functions may capture each other, and themselves
+        return name
+    seen.add(id(inner))
+    captured = dict(_captured(inner, seen))
+    # Nothing to read: a captured text may be a secret, and the name is stored and logged.
+    return f"{name}[{_digest(repr(captured))}]" if captured else name
 
 
 def is_method(function: Callable[..., Any]) -> bool:
@@ -424,13 +430,27 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def _captured(inner: Any) -> Iterable[str]:
+def _captured(inner: Any, seen: set[int]) -> Iterable[tuple[str, object]]:
     cells = getattr(inner, "__closure__", None) or ()
     names = inner.__code__.co_freevars if cells else ()
     for name, cell in zip(names, cells, strict=True):
-        try:
-            value = cell.cell_contents
-        except ValueError:  # not assigned yet
-            continue
-        if type(value) in _CAPTURED:
-            yield f"{name}={value!r}"
+        # A cell may be empty: not assigned yet.
+        with suppress(ValueError, ContextError):
+            yield name, _form(cell.cell_contents, seen)
+
+
+def _form(value: Any, seen: set[int]) -> object:
+    """Return what tells a value from others, in each run the same.
+
+    Raises:
+        ContextError: There is no such thing.
+    """
+    if isinstance(value, partial):
+        given = [_form(one, seen) for one in value.args]
+        named_ones = {name: _form(one, seen) for name, one in value.keywords.items()}
+        return _form(value.func, seen), given, named_ones
+    if "__wrapped__" in getattr(value, "__dict__", ()):
+        value = inspect.unwrap(value)
+    if isinstance(value, _FUNCTIONS):
+        return _identity(value, seen)
+    return canonical_context({"captured": value}).canonical

@@ -182,20 +182,26 @@ class Plan:
 class _Computation:
     """A call of the function, if the cache needs one."""
 
-    __slots__ = ("_args", "_kwargs", "_plan", "_thread", "ran")
+    __slots__ = ("_args", "_kwargs", "_plan", "_thread", "counted")
 
     def __init__(self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._plan = plan
         self._args = args
         self._kwargs = kwargs
         self._thread = threading.get_ident()
-        self.ran = False
+        self.counted = False
 
     def __call__(self) -> Any:
-        if not self.ran and self._thread == threading.get_ident():  # not in the background
-            self.ran = True
+        if not self.counted and self._thread == threading.get_ident():  # not in the background
+            self.counted = True
             self._plan.count_miss()
         return self._plan.function(*self._args, **self._kwargs)
+
+    def returned(self) -> None:
+        """Count the call, which has its result; what runs from now on is in the background."""
+        if not self.counted:
+            self.counted = True
+            self._plan.count_hit()
 
 
 class _Decorated(Generic[P]):
@@ -331,8 +337,7 @@ class Cached(_Decorated[P], Generic[P, R]):
         except ContextError:  # of the cache, or the function's own
             binding.explain(context)
             raise
-        if not computation.ran:
-            plan.count_hit()
+        computation.returned()
         return cast("R", result)
 
 
@@ -411,8 +416,7 @@ class AsyncCached(_AsyncDecorated[P], Generic[P, R]):
         except ContextError:  # of the cache, or the function's own
             binding.explain(context)
             raise
-        if not computation.ran:
-            plan.count_hit()
+        computation.returned()
         return cast("R", result)
 
 
@@ -486,26 +490,33 @@ class _Stream:
         return self._counted(found)
 
     def keep(self, recording: Recording) -> None:
-        if self._wanted(recording) and (call := self._call) is not None:
-            with suppress(ClosedError):  # meanwhile; the items are there all the same
-                self._plan.cache.store(
-                    call.query,
-                    call.context,
-                    recording.as_result(),
-                    tags=call.tags,
-                    **self._plan.storing,
-                )
+        if (call := self._call) is None:
+            return
+        with suppress(ClosedError):  # meanwhile; the items are there all the same
+            self._plan.cache.get_or_compute(
+                call.query, call.context, recording.as_result, **self._storing(call, recording)
+            )
 
     async def akeep(self, recording: Recording) -> None:
-        if self._wanted(recording) and (call := self._call) is not None:
-            with suppress(ClosedError):  # as above
-                await self._plan.cache.astore(
-                    call.query,
-                    call.context,
-                    recording.as_result(),
-                    tags=call.tags,
-                    **self._plan.storing,
-                )
+        async def result() -> Any:
+            return recording.as_result()
+
+        if (call := self._call) is None:
+            return
+        with suppress(ClosedError):  # as above
+            await self._plan.cache.aget_or_compute(
+                call.query, call.context, result, **self._storing(call, recording)
+            )
+
+    def _storing(self, call: Call, recording: Recording) -> dict[str, Any]:
+        wanted = self._plan.condition
+        return {
+            "refresh": True,  # what is there has been looked for
+            "tags": call.tags,
+            "cost": recording.seconds,
+            "condition": None if wanted is None else lambda _: wanted(recording.items),
+            **self._plan.storing,
+        }
 
     def _begin(self) -> Call | None:
         call = self._binding.call(self._arguments)
@@ -521,9 +532,6 @@ class _Stream:
         else:
             self._plan.count_hit()
         return recording
-
-    def _wanted(self, recording: Recording) -> bool:
-        return self._plan.condition is None or bool(self._plan.condition(recording.items))
 
 
 def kind_of(function: Callable[..., Any]) -> type[Any]:

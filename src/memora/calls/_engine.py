@@ -27,6 +27,7 @@ class Engine(Protocol):
         stale_ttl: float | None = None,
         sliding: bool | None = None,
         tags: Iterable[str] | None = None,
+        cost: float | None = None,
         condition: Callable[[T], bool] | None = None,
         refresh_ahead: float | None = None,
         refresh: bool = False,
@@ -47,6 +48,7 @@ class Engine(Protocol):
         stale_ttl: float | None = None,
         sliding: bool | None = None,
         tags: Iterable[str] | None = None,
+        cost: float | None = None,
         condition: Callable[[T], bool] | None = None,
         refresh_ahead: float | None = None,
         refresh: bool = False,
@@ -75,34 +77,6 @@ class Engine(Protocol):
         max_age: float | None = None,
     ) -> Awaitable[LookupResult]:
         """Do as `lookup`."""
-        ...
-
-    def store(  # noqa: PLR0913 - all that may be said of an entry
-        self,
-        query: str,
-        context: Mapping[str, Any] | None,
-        result: Any,
-        *,
-        ttl: float | None = None,
-        stale_ttl: float | None = None,
-        sliding: bool | None = None,
-        tags: Iterable[str] | None = None,
-    ) -> object:
-        """Store a result for a query."""
-        ...
-
-    def astore(  # noqa: PLR0913 - as above
-        self,
-        query: str,
-        context: Mapping[str, Any] | None,
-        result: Any,
-        *,
-        ttl: float | None = None,
-        stale_ttl: float | None = None,
-        sliding: bool | None = None,
-        tags: Iterable[str] | None = None,
-    ) -> Awaitable[object]:
-        """Do as `store`."""
         ...
 
     def invalidate(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from contextlib import suppress
 from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ class Recording(NamedTuple):
 
     items: list[Any]
     returned: Any = None
+    seconds: float = 0.0
+    """That the function took, without whoever iterated."""
 
     def as_result(self) -> Any:
         """Return what is stored: the items, and what was returned if it is not None."""
@@ -54,13 +57,14 @@ def relay(
     tape = _Tape(spoilt=kept is not None)
     step = partial(source.send, None)
     while True:
+        began = perf_counter()
         try:
             item = step()
         except StopIteration as end:
-            if (recording := tape.ended(end.value)) is not None:
+            if (recording := tape.ended(perf_counter() - began, end.value)) is not None:
                 keep(recording)
             return end.value
-        tape.add(item)
+        tape.add(item, perf_counter() - began)
         try:
             sent = yield item
         except GeneratorExit:
@@ -86,13 +90,14 @@ async def arelay(
     tape = _Tape(spoilt=kept is not None)
     step = partial(source.asend, None)
     while True:
+        began = perf_counter()
         try:
             item = await step()
         except StopAsyncIteration:
-            if (recording := tape.ended()) is not None:
+            if (recording := tape.ended(perf_counter() - began)) is not None:
                 await keep(recording)
             return
-        tape.add(item)
+        tape.add(item, perf_counter() - began)
         try:
             sent = yield item
         except GeneratorExit:
@@ -112,10 +117,12 @@ class _Tape:
 
     def __init__(self, *, spoilt: bool) -> None:
         self._items: list[Any] | None = None if spoilt else []
+        self._seconds = 0.0
 
-    def add(self, item: Any) -> None:
+    def add(self, item: Any, seconds: float) -> None:
         if self._items is None:
             return
+        self._seconds += seconds
         try:
             # Whoever gets the item may change it before the stream ends.
             self._items.append(item if type(item) is str else copy.deepcopy(item))
@@ -125,8 +132,10 @@ class _Tape:
     def spoil(self) -> None:
         self._items = None
 
-    def ended(self, returned: Any = None) -> Recording | None:
-        return None if self._items is None else Recording(self._items, returned)
+    def ended(self, seconds: float, returned: Any = None) -> Recording | None:
+        if self._items is None:
+            return None
+        return Recording(self._items, returned, self._seconds + seconds)
 
 
 class _Replay:

@@ -161,6 +161,11 @@ class Workers:
 
         self._begin(_Job(reported, inf, None), backlog=_BACKLOG)
 
+    def stuck(self) -> bool:
+        """Tell whether every thread is at a function that should have ended: no call gets one."""
+        with self._lock:
+            return self._stuck()
+
     def _begin(self, job: _Job, *, backlog: float = inf) -> None:
         with self._lock:
             if self._idle:

@@ -40,6 +40,8 @@ class Flight:
 
     def __init__(self, land: Callable[[Flight, object], None]) -> None:
         self.leads = self.landed = False
+        # Leads beside another, whose end it must not wait for, among processes neither.
+        self.detached = False
         self.value: Any = None
         self._land = land
 
@@ -142,6 +144,7 @@ class Flights:
             endless = self._waits_for(queue, claim.led) or (
                 claim.blocks and bool(queue) and queue[0].thread == claim.thread
             )
+            claim.detached = endless
             claim.leads = endless or not queue
             if not endless:
                 claim.queue = queue

@@ -42,6 +42,10 @@ class Lane(Protocol):
         """
         ...
 
+    async def finish(self, function: Callable[[], object], /, *, timeout: float | None) -> None:  # noqa: ASYNC109 - a deadline for a thread
+        """Do as `run`, also for a caller who is cancelled."""
+        ...
+
     async def call(self, compute: Callable[[], Any], /) -> Any:
         """Call the application's function."""
         ...
@@ -71,6 +75,10 @@ class ThreadLane:
     async def run(self, function: Callable[[], T], /, *, timeout: float | None) -> T:  # noqa: ASYNC109 - a deadline for a thread
         """Run it in a worker where there is a deadline, else here."""
         return function() if timeout is None else self._workers.run(function, timeout)
+
+    async def finish(self, function: Callable[[], object], /, *, timeout: float | None) -> None:  # noqa: ASYNC109 - a deadline for a thread
+        """Run it: no thread is cancelled."""
+        await self.run(function, timeout=timeout)
 
     async def call(self, compute: Callable[[], Any], /) -> Any:
         """Call it."""
@@ -107,6 +115,11 @@ class TaskLane:
         """Run it in a worker, and wait for that."""
         workers = self._patient if timeout is None else self._workers
         return await workers.arun(function, timeout)
+
+    async def finish(self, function: Callable[[], object], /, *, timeout: float | None) -> None:  # noqa: ASYNC109 - a deadline for a thread
+        """Run it, and wait for that whatever happens."""
+        with anyio.CancelScope(shield=True):
+            await self.run(function, timeout=timeout)
 
     async def call(self, compute: Callable[[], Any], /) -> Any:
         """Await what it returns."""

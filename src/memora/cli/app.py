@@ -15,8 +15,10 @@ import typer
 from rich.console import Console
 
 import memora
+from memora._show import without_password
 from memora.cache import Memora
-from memora.cli import entries, moving
+from memora.cli import doctor, entries, moving, operating
+from memora.cli.calibrate import calibrate
 from memora.cli.common import (
     AsJson,
     ContextOption,
@@ -38,7 +40,8 @@ from memora.cli.render import print_comparison, print_report
 from memora.cli.replay import Replay
 from memora.config import CacheConfig
 from memora.errors import ArgumentError
-from memora.stores import is_on_server, local_path
+from memora.stores import is_on_server, local_path, open_stored
+from memora.stores._inspect import sizes
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -130,6 +133,7 @@ def replay_command(
         opened = [caches.enter_context(Memora(config)) for config in configs]
         done = _replay(log, *opened, limit=limit, examples=examples)
     if compare is None:
+        as_json = as_json or config.json_logs
         _finish(done, title=file.name, call_seconds=call_seconds, as_json=as_json)
         return
     changed = [change.partition("=")[0] for change in compare]
@@ -166,6 +170,8 @@ def demo(
         Memora(config) as cache,
     ):
         done = _replay(log, cache, limit=limit, examples=examples)
+    # What a collector of logs reads should be JSON to its last line.
+    as_json = as_json or config.json_logs
     _finish(done, title="A day of agents", call_seconds=call_seconds, as_json=as_json)
 
 
@@ -214,12 +220,12 @@ def explain(
     threshold: Threshold = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a lookup would do in a store on disk, and all that it would judge."""
+    """Show what a lookup would do in a store on disk, all that it would judge, and elsewhere."""
     config = config_of(
         db_uri=db, table_name=table, model_name=model, similarity_threshold=threshold
     )
     with open_existing(config) as cache:
-        told = cache.explain(query, parse_object("--context", context))
+        told = cache.explain(query, parse_object("--context", context), elsewhere=True)
     if told.reason == "error":
         raise ArgumentError(told.explanation)
     typer.echo(readable(told) if as_json else str(told))
@@ -250,17 +256,23 @@ def store(
 
 
 @app.command()
-def stats(
-    *, db: Db, table: TableName = None, model: ModelName = None, as_json: AsJson = False
-) -> None:
-    """Show what a store on disk holds."""
-    config = config_of(db_uri=db, table_name=table, model_name=model)
-    with open_existing(config) as cache:
-        found = cache.get_stats()
-    shown = {name: found[name] for name in ("storage", "total_entries", "model", "embedding_dim")}
-    shown["table"] = config.table_name
+def stats(*, db: Db, table: TableName = None, as_json: AsJson = False) -> None:
+    """Show what a store on disk holds, whatever its model."""
+    config = config_of(db_uri=db, table_name=table)
+    store, embedder = open_stored(config.model_copy(update={"hot_index": "off"}), keep=False)
+    try:
+        entries = store.count()
+    finally:
+        store.close()
+    shown: dict[str, Any] = {
+        "storage": without_password(config.db_uri),
+        "table": config.table_name,
+        "total_entries": entries,
+        "model": embedder.identity,
+        "embedding_dim": embedder.dimension,
+    }
     if not is_on_server(config.db_uri):
-        shown["disk_bytes"] = _disk_bytes(local_path(config.db_uri), config.table_name)
+        shown["disk_bytes"] = sum(sizes(local_path(config.db_uri), config.table_name))
     if as_json:
         typer.echo(json.dumps(shown))
         return
@@ -315,11 +327,6 @@ def _finish(done: Replay, *, title: str, call_seconds: float, as_json: bool) -> 
         print_report(Console(), report, title=title, call_seconds=call_seconds)
 
 
-def _disk_bytes(path: Path, table_name: str) -> int:
-    table = path / f"{table_name}.lance"
-    return sum(file.stat().st_size for file in table.rglob("*") if file.is_file())
-
-
 app.add_typer(entries.app, name="entries")
 app.command()(entries.invalidate)
 app.command()(entries.cleanup)
@@ -327,3 +334,8 @@ app.command()(moving.export)
 app.command("import")(moving.import_command)
 app.command()(moving.warm)
 app.command()(moving.reembed)
+app.command()(calibrate)
+app.command()(operating.health)
+app.command()(operating.top)
+app.command()(doctor.doctor)
+app.command()(operating.compact)

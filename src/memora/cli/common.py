@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 Db = Annotated[str, typer.Option(help="The store: a directory.", envvar="MEMORA_DB_URI")]
+OptionalDb = Annotated[
+    str | None, typer.Option("--db", help="The store: a directory; by default MEMORA_DB_URI.")
+]
 TableName = Annotated[str | None, typer.Option("--table", help="The table in the store.")]
 ModelName = Annotated[
     str | None, typer.Option("--model", help="Embedding model: packaged, directory or hub name.")
@@ -38,8 +41,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tabl
 def config_of(**overrides: Any) -> CacheConfig:
     """Return the environment's settings with the options given on the command line over them."""
     given = {name: value for name, value in overrides.items() if value is not None}
-    settings = {"log_level": "WARNING", **CacheConfig.load().model_dump(exclude_unset=True)}
-    return CacheConfig(**{**settings, **given})
+    settings = CacheConfig.load().model_dump(exclude_unset=True)
+    # Whoever asks for JSON logs collects them: the level is the setting's own.
+    quiet = {} if settings.get("json_logs") else {"log_level": "WARNING"}
+    return CacheConfig(**{**quiet, **settings, **given})
 
 
 def kept(config: CacheConfig) -> CacheConfig:

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
@@ -108,19 +109,35 @@ class QueryLog:
         return self._raw.tell()
 
     def __iter__(self) -> Iterator[Record | BadLine]:
-        try:
-            if self._format == "text":
-                self._check_named("a text file has no columns")
+        if self._format == "text":
+            self._check_named("a text file has no columns")
+            with self._explained():
                 yield from _text(self._lines)
-                return
-            rows = _jsonl if self._format == "jsonl" else _tsv if self._suffix == ".tsv" else _csv
-            for number, row in rows(self._lines):
-                if isinstance(row, str):
-                    yield BadLine(number, row)
-                    continue
-                self._found.update(dict.fromkeys(row))
-                yield _record(number, row, self._columns)
-            self._check_named(f"the columns are {', '.join(self._found)}")
+            return
+        for number, row in self.rows():
+            if isinstance(row, str):
+                yield BadLine(number, row)
+                continue
+            self._found.update(dict.fromkeys(row))
+            yield _record(number, row, self._columns)
+        self._check_named(f"the columns are {', '.join(self._found)}")
+
+    def rows(self) -> Iterator[tuple[int, dict[str, Any] | str]]:
+        """Yield line numbers with a row as it stands in the file, or with what is wrong.
+
+        Raises:
+            ArgumentError: The file is damaged, or has no columns.
+        """
+        if self._format == "text":
+            raise ArgumentError("a text file has no columns: expected .csv, .tsv or .jsonl")
+        read = _jsonl if self._format == "jsonl" else _tsv if self._suffix == ".tsv" else _csv
+        with self._explained():
+            yield from read(self._lines)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
         except (OSError, EOFError, csv.Error) as error:
             raise ArgumentError(f"the file is damaged or not {self._format}: {error}") from error
 

@@ -24,6 +24,7 @@ __all__ = [
     "OnnxEmbedder",
     "SentenceTransformersEmbedder",
     "as_embedder",
+    "is_packaged",
     "load_embedder",
 ]
 
@@ -47,12 +48,17 @@ def load_embedder(model_name: str, *, use_onnx: bool) -> Embedder:
     """
     if not use_onnx:
         return SentenceTransformersEmbedder(model_name)
-    if model_name in _PACKAGED_NAMES:
+    if is_packaged(model_name):
         return OnnxEmbedder(_PACKAGED, digest=_recorded_digest())
     local = Path(model_name).expanduser()
     if local.is_dir():
         return OnnxEmbedder(local)
     return OnnxEmbedder(download(model_name), name=model_name)
+
+
+def is_packaged(model_name: str) -> bool:
+    """Tell whether a name is that of the model in the package."""
+    return model_name in _PACKAGED_NAMES
 
 
 def _recorded_digest() -> str:

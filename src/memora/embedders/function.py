@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from memora.embedders._unit import unit_vectors
 from memora.errors import ConfigError, EmbedderError
-from memora.protocols import Embedder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from memora.protocols import Vector
+    from memora.protocols import Embedder, Vector
 
 _PROBE = "How long is a vector?"
 
@@ -98,8 +97,9 @@ def as_embedder(candidate: Embedder | Callable[[list[str]], Any], /) -> Embedder
     """
     # A class has an embedder's attributes too, but is none before it is called.
     if not isinstance(candidate, type):
-        if isinstance(candidate, Embedder):
-            return candidate
+        # Not `isinstance`: from Python 3.12 on it does not see what a proxy forwards.
+        if all(hasattr(candidate, name) for name in ("identity", "dimension", "embed")):
+            return cast("Embedder", candidate)
         if callable(candidate):
             return FunctionEmbedder(candidate)
     raise ConfigError(

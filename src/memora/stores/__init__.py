@@ -25,19 +25,20 @@ __all__ = ["is_on_server", "local_path", "open_store", "open_stored"]
 MEMORY = "memory://"
 
 
-def open_store(
+def open_store(  # noqa: PLR0913 - what may take the place of a setting
     config: CacheConfig,
     *,
     embedder: Embedder,
     create: bool = True,
     policy: EvictionPolicy | None = None,
     clock: Clock = time.time,
+    keep: bool = True,
 ) -> Store:
     """Open the store that `db_uri` names.
 
     `memory://`, a path, `file://` and an absolute path, or a `redis://` of some kind.
 
-    A policy takes the place of the one that the settings name.
+    A policy takes the place of the one that the settings name. For `keep` see `LanceStore`.
 
     Raises:
         ConfigError: The URI is of another kind.
@@ -96,13 +97,17 @@ def open_store(
         flush_interval_seconds=config.flush_interval_seconds,
         clock=clock,
         index_at=config.index_threshold_entries if config.auto_create_index else None,
+        keep=keep,
     )
 
 
-def open_stored(config: CacheConfig, *, clock: Clock = time.time) -> tuple[Store, Embedder]:
+def open_stored(
+    config: CacheConfig, *, clock: Clock = time.time, keep: bool = True
+) -> tuple[Store, Embedder]:
     """Open a table that is there, whatever its model, to look at it or to take it elsewhere.
 
-    Nothing is evicted from it: whoever only looks may have other limits, or none set.
+    Nothing is evicted from it: whoever only looks may have other limits, or none set. For `keep`
+    see `LanceStore`.
 
     Returns:
         The store; and in place of its model what states the model's identity and dimension, and
@@ -130,7 +135,8 @@ def open_stored(config: CacheConfig, *, clock: Clock = time.time) -> tuple[Store
     _guards.check_process()
     stamp = read_stamp(path, config.table_name)
     embedder = FunctionEmbedder(_refuse, identity=stamp.model, dimension=stamp.dimension)
-    return open_store(limitless, embedder=embedder, create=False, clock=clock), embedder
+    found = open_store(limitless, embedder=embedder, create=False, clock=clock, keep=keep)
+    return found, embedder
 
 
 def _refuse(texts: list[str]) -> list[list[float]]:

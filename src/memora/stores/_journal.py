@@ -35,6 +35,7 @@ CHECKPOINT = "checkpoint.json"
 
 # Records held back by durability "memory", at most: beyond, a store waits for the file.
 _PENDING_BYTES = 64 * 1024 * 1024
+_PROBE = bytes(4096)  # of a full disk, a block: an empty file may still be made there
 _fdatasync = getattr(os, "fdatasync", os.fsync)  # not on macOS
 
 
@@ -138,6 +139,19 @@ class Member:
         self._lock = filelock.FileLock(self._path, thread_local=False)
         # A moment: `living_members` of another process may just have taken it for a dead one's.
         self._lock.acquire(timeout=5)
+
+    def check(self) -> None:
+        """Do nothing where the log takes what this member writes.
+
+        Raises:
+            OSError: It does not.
+        """
+        self._path.stat()  # or this is another folder, in the place of the one that was opened
+        probe = self._path.with_suffix(".probe")
+        try:
+            probe.write_bytes(_PROBE)
+        finally:
+            probe.unlink(missing_ok=True)
 
     def leave(self) -> None:
         """Be gone."""

@@ -231,6 +231,28 @@ class EntryTable:
                 self._table.optimize(cleanup_older_than=_AT_ONCE if alone else _KEEP)
                 self._compacted_at = None
 
+    def compact(self, *, alone: bool) -> None:
+        """Compact now, due or not, and clear away what it leaves.
+
+        Args:
+            alone: As for `maintain`; others are waited for.
+        """
+        with faults("compact"), self._lock:
+            self._table.optimize(cleanup_older_than=_NEVER)
+            self._sync()
+            if not alone:
+                time.sleep(_KEEP_SECONDS)
+            self._table.optimize(cleanup_older_than=_AT_ONCE if alone else _KEEP)
+            self._changed, self._compacted_at = False, None
+
+    def check(self) -> None:
+        """Do nothing where the table can be read.
+
+        Raises:
+            OSError: Its folder is gone, or unreadable.
+        """
+        next(self._folder.iterdir(), None)
+
     def forget_synced(self) -> None:
         """Take every file for one that is not on the disk yet: another process wrote it."""
         self._synced.clear()

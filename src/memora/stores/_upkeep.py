@@ -280,6 +280,18 @@ class Upkeep:
                 for segment in view.segments.values()
             )
 
+    def compact(self) -> None:
+        """Flush, compact the table and clear away, due or not.
+
+        Raises:
+            Exception: The first fault.
+        """
+        self._keep_uses(at_once=True)
+        self.flush()
+        self.look(again=True)
+        self._table.compact(alone=self._members <= {self._name})
+        self.run()
+
     def finish(self) -> None:
         """Leave nothing to do for whoever opens the store next; the caller has flushed."""
         self._keep_uses(at_once=True)

@@ -110,6 +110,7 @@ class LogView:
         self._floor = -1
         self._counted: Mapping[str, int] = {}  # up to where uses were kept when it was loaded
         self._early: dict[bytes, Uses] = {}  # while loading: of entries that are yet to come
+        self._astray: set[bytes] = set()  # while loading: the table's row names a segment that left
         self._loading = False
 
     def renew(self) -> None:
@@ -169,7 +170,7 @@ class LogView:
                 segment.position = view._base.settled.get(segment.name, len(MAGIC))
                 if segment.name in view._base.dropped:  # by an owner that was killed at it
                     del view.segments[number], view.numbers[segment.name]
-            missing = view._load_rows(rows)
+            missing = view._astray = view._load_rows(rows)
             if found is None and len(rows):
                 # The checkpoint is lost. What the table does not hold, of the time it covers, may
                 # have been deleted: it is not brought back.
@@ -180,7 +181,7 @@ class LogView:
                 view._use(key, uses)
             for number, segment in list(view.segments.items()):
                 view._read(number, segment)
-            view._loading, view._early = False, {}
+            view._loading, view._early, view._astray = False, {}, set()
             view.missing_entries = sum(
                 view.hot.slot(key) is None and key not in view.deleted for key in missing
             )
@@ -215,7 +216,7 @@ class LogView:
         )
         if fresh is not None and slot is not None:
             self.contents.pop(slot, None)
-        if fresh is not None and dead is not None:
+        if fresh is not None and (dead is not None or key in self._astray):
             self.hot.mark(fresh)
         if self._early and (early := self._early.pop(key, None)) is not None:
             self.hot.use(key, early)
@@ -307,7 +308,8 @@ class LogView:
         """Take in what is new in the log. Called by one thread or another, again and again.
 
         Raises:
-            OSError: A segment cannot be read; the others have been.
+            OSError: A segment cannot be read, and the others have been; or none, as the folder
+                cannot be listed.
         """
         fault: OSError | None = None
         with self._reading:
@@ -376,7 +378,9 @@ class LogView:
 
     def _list(self) -> OSError | None:
         fault = None
-        names = {path.name for path in self.folder.glob("*-*.log")}
+        # Not by glob, which finds nothing where the folder is gone or unreadable: every segment
+        # would be taken for deleted.
+        names = {path.name for path in self.folder.iterdir() if path.match("*-*.log")}
         for name in sorted(names - self.numbers.keys() - self.checkpoint.dropped.keys()):
             if self.own is not None and name.startswith(self.own):
                 continue  # just begun by another thread
@@ -399,10 +403,10 @@ class LogView:
             gone.vanished = True  # it is read to its end once more
         return fault
 
-    def _load_rows(self, rows: pa.Table) -> list[bytes]:
+    def _load_rows(self, rows: pa.Table) -> set[bytes]:
         """Take in the table's rows; return the keys of those whose segments are not there."""
         if not len(rows):
-            return []
+            return set()
         self.newest = int(rows.column("stamp")[-1].as_py())
         # A row whose segment is gone cannot be served. If its record has been moved, it comes
         # with the log.
@@ -411,7 +415,7 @@ class LogView:
         rows = rows.filter(pa.array(there))
         if len(rows):
             self._load_columns(rows)
-        return [bytes.fromhex(key) for key in missing]
+        return {bytes.fromhex(key) for key in missing}
 
     def _load_columns(self, rows: pa.Table) -> None:
         places = rows.column("segment").combine_chunks().dictionary_encode()

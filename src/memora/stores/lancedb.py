@@ -23,7 +23,7 @@ from memora._clock import SteadyClock
 from memora._fork import renew_after_fork
 from memora.calls.flights import FileFlights
 from memora.errors import ClosedError, CorruptEntryError, StoreError
-from memora.model import Match
+from memora.model import Match, Measures
 from memora.stores import _guards, _records
 from memora.stores._journal import Member, Writer
 from memora.stores._table import MIN_INDEX_ROWS, EntryTable, Stamp, faults
@@ -84,6 +84,8 @@ class LanceStore:
         flush_interval_seconds: How often uses are written: what `kill -9` may lose of them.
         clock: The time by which entries end.
         index_at: Rows at which the table's own index is created; None for never.
+        keep: Whether this process may be the one that keeps the table. One that only looks, for
+            hours, should leave that to those whose limits and policy hold.
 
     Raises:
         StorePathError: The path cannot be opened or written, or holds no such table.
@@ -110,13 +112,14 @@ class LanceStore:
         flush_interval_seconds: float = 5.0,
         clock: Clock = time.time,
         index_at: int | None = None,
+        keep: bool = True,
     ) -> None:
         path = Path(path)
         _guards.check_directory(path, create=create)
         path = path.absolute()  # the application may change its directory
         _guards.check_process()
         self._durability: Durability = durability
-        self._index_at = index_at
+        self._index_at, self._may_keep = index_at, keep
         # Four looks a staleness: one may just have missed it, and takes its time. And often enough
         # not to be taken for one who stood still.
         self._interval = min(max_staleness_seconds, GRACE_SECONDS / 4) / 4
@@ -182,6 +185,7 @@ class LanceStore:
         self._writing = threading.Lock()  # one writer of this process's log at a time
         self._upkeeping = threading.Lock()  # taken before `_writing`, and that before the view's
         self._stop, self._wake = threading.Event(), threading.Event()
+        self._evicted = self._ended = 0  # by this process; under `_writing`
         if not self._opened or self._closed:
             return
         # LanceDB hangs or crashes in a process forked from one that used it. The log and the
@@ -200,7 +204,7 @@ class LanceStore:
         view = self._view
         member = Member(view.folder)
         self._writer = Writer(view.folder, member.name, durability=self._durability)
-        if self._table is not None:
+        if self._table is not None and self._may_keep:
             self._upkeep = Upkeep(
                 view,
                 self._table,
@@ -393,6 +397,7 @@ class LanceStore:
                 with view.lock:
                     ended = view.hot.ended(now, min(limit - removed, _BATCH), present=True)
                 self._remove(ended)
+                self._ended += len(ended)
             if not ended:
                 break
             removed += len(ended)
@@ -420,10 +425,29 @@ class LanceStore:
         self._check()
         return len(self._view.hot)
 
+    def measure(self) -> Measures:
+        self._check()
+        with self._view.lock:
+            hot = self._view.hot
+            return Measures(
+                bytes=hot.live_bytes,
+                payload_bytes=None,  # the log is not read for it
+                index_bytes=hot.index_bytes,
+                evicted=self._evicted,
+                ended=self._ended,
+            )
+
     def check(self) -> None:
         self._check()
         for fault in list(self._failing.values()):
             raise StoreError(f"in the background: {fault}") from fault
+        # What the background may need only later: that both folders are there, are those that were
+        # opened, and take a file.
+        with faults("check"):
+            if self._table is not None:
+                self._table.check()
+            if self._member is not None:
+                self._member.check()
 
     def create_index(self, **options: Any) -> bool:
         self._check()
@@ -464,6 +488,22 @@ class LanceStore:
             with self._upkeeping:
                 if self._upkeep.acquire():
                     self._upkeep.flush()
+
+    def compact(self) -> bool:
+        """Bring the table up to the log, and compact it, now.
+
+        Returns:
+            False where another process has that duty: it does so by and by.
+        """
+        self._check()
+        with self._writing:
+            self._write_uses()
+            self._writer.write_out()
+        with self._upkeeping:
+            if self._upkeep is None or not self._upkeep.acquire():
+                return False
+            self._upkeep.compact()
+        return True
 
     def close(self) -> None:
         if self._closed:
@@ -664,10 +704,13 @@ class LanceStore:
                 with self._view.lock:
                     surplus = hot.surplus(*limits)
                     n = min(surplus, _BATCH, _BATCH if most is None else most - evicted)
-                    keys = n and (hot.ended(now, n) or hot.victims(n))
+                    ended = hot.ended(now, n) if n else []
+                    keys = ended or (hot.victims(n) if n else [])
                 if not keys:
                     break
                 self._remove(keys)
+                self._ended += len(ended)
+                self._evicted += 0 if ended else len(keys)
                 evicted += len(keys)
         return evicted
 

@@ -17,7 +17,7 @@ from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from memora._fork import renew_after_fork
-from memora.protocols import IndexedStore, SharedStore, WatchedStore
+from memora.protocols import IndexedStore, MeasuredStore, SharedStore, WatchedStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -76,6 +76,8 @@ class TieredStore:
             self.try_lead, self.refresh = self._try_lead, shared.refresh
         if isinstance(shared, IndexedStore):
             self.create_index, self.index_stats = shared.create_index, shared.index_stats
+        if isinstance(shared, MeasuredStore):
+            self.measure = shared.measure
         renew_after_fork(self)
 
     @property

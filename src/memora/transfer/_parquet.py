@@ -61,7 +61,8 @@ def _schema(model: str, dimension: int) -> pa.Schema:
             pa.field("cost", number, nullable=False),
             pa.field("uses", pa.int64(), nullable=False),
             pa.field("last_used_at", number),
-            pa.field("vector", pa.list_(pa.float32(), dimension)),
+            # Not of a fixed size: pyarrow before 26 cannot read nulls of those.
+            pa.field("vector", pa.list_(pa.float32())),
             pa.field("payload", pa.large_binary(), nullable=False),
         ],
         metadata={

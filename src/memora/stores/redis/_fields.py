@@ -12,7 +12,7 @@ from memora.errors import CorruptEntryError
 from memora.model import Content, Context, Entry, Holding
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from memora.protocols import Vector
 
@@ -22,6 +22,8 @@ FOREVER = 1e18
 # second question; larger ones would make each miss dear.
 _INLINE_BYTES = 16 * 1024
 _KEPT_SECONDS = 86_400.0
+_BATCH = 64  # entries of a call: some milliseconds of the server
+_BATCH_BYTES = 8 * 1024 * 1024
 
 
 def pack(
@@ -116,3 +118,16 @@ def holding_of(row: Sequence[Any]) -> tuple[int, Holding]:
         bytes=int(size),
     )
     return int(stamp), held
+
+
+def batches(waiting: list[list[Any]]) -> Iterator[list[list[Any]]]:
+    """Divide packed entries into what one call takes."""
+    batch: list[list[Any]] = []
+    size = 0
+    for packed in waiting:
+        size += packed[4]
+        if batch and (len(batch) == _BATCH or size > _BATCH_BYTES):
+            yield batch
+            batch, size = [], packed[4]
+        batch.append(packed)
+    yield batch

@@ -109,8 +109,20 @@ class Server:
         connection.disconnect()
         self._client.connection_pool.release(connection)
 
-    def settings(self) -> dict[str, str]:
-        """Return the server's settings that matter here, as far as it tells them."""
+    def unsuitable(self) -> Iterator[str]:
+        """Say which of the server's settings do not suit a store, as far as it tells them."""
+        settings = self._settings()
+        policy = settings.get("maxmemory-policy", "")
+        if policy.startswith("allkeys"):
+            yield (
+                f"maxmemory-policy is {policy}: under pressure the server may drop the order or "
+                "the vectors of a whole table at once; set it to noeviction, or to volatile-lru or "
+                "volatile-ttl where entries have a TTL"
+            )
+        if settings.get("appendonly") == "no":
+            yield "appendonly is no: a restart of the server may lose entries; set it to yes"
+
+    def _settings(self) -> dict[str, str]:
         found: dict[str, str] = {}
         for name in ("maxmemory-policy", "appendonly"):
             try:

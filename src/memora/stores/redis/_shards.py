@@ -22,8 +22,8 @@ from memora.stores.redis._watch import Watch
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from memora.stores.hot import Uses
     from memora.protocols import Changes
+    from memora.stores.hot import Uses
     from memora.stores.redis._address import Address
 
 T = TypeVar("T")

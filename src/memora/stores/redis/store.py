@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from memora._fork import renew_after_fork
 from memora.errors import ArgumentError, ClosedError, CorruptEntryError, StoreError
 from memora.eviction import FIFO, POLICIES
-from memora.model import Match
+from memora.model import Match, Measures
 from memora.stores.hot import Uses
 from memora.stores.redis import _fields, _leases
 from memora.stores.redis._address import parse
@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from memora.protocols import Changes, Clock, Lease, Vector
     from memora.selection import Selection
 
-_BATCH = 64  # entries of a call that writes: some milliseconds of the server
-_BATCH_BYTES = 8 * 1024 * 1024
+_BATCH = 64  # entries of a call that removes: some milliseconds of the server
 _PAGE = 256  # entries of a call that lists
 _PENDING = 4096  # uses that wait at most
 _KEEP_SECONDS = 1.0
@@ -92,7 +91,7 @@ class RedisStore:
             create=create,
         )
         renew_after_fork(self)
-        for text in _unsuitable(self._shards.server.settings()):
+        for text in self._shards.server.unsuitable():
             warn(text)
 
     @property
@@ -108,7 +107,8 @@ class RedisStore:
     def renew(self) -> None:
         """Make what belongs to one process: locks, leases, the thread."""
         self._lock = threading.Lock()  # guards what follows
-        self._evicted = 0
+        self._evicted = self._ended = 0
+        self._untold = 0  # of these, since the last `maintain`
         self._stop: threading.Event | None = None
         self._told_at = time.monotonic()
         self._leases = _leases.Leases()
@@ -207,11 +207,11 @@ class RedisStore:
             )
             by_shard.setdefault(self._shards.of(entry.key), []).append(packed)
         for shard, waiting in by_shard.items():
-            for batch in _batches(waiting):
+            for batch in _fields.batches(waiting):
                 flat = [value for packed in batch for value in packed]
-                gone = self._run("put", shard, *_said(limits), repr(now), len(batch), *flat)
+                *left, _ = self._run("put", shard, *_said(limits), repr(now), len(batch), *flat)
                 with self._lock:
-                    self._evicted += gone
+                    self._untold += self._count(*left)
 
     def touch(self, key: bytes, /, *, now: float, times: int = 1) -> None:
         self._check()
@@ -244,12 +244,12 @@ class RedisStore:
         if len(self._shards) > 1:
             return self._maintain_all(limits, now)
         with self._lock:
-            evicted, self._evicted = self._evicted, 0
+            removed, self._untold = self._untold, 0
         more = limits != known
         while more:
-            gone, more = self._run("maintain", 0, *_said(limits), repr(now), _BATCH)
-            evicted += gone
-        return evicted
+            *left, more = self._run("maintain", 0, *_said(limits), repr(now), _BATCH)
+            removed += self._count(*left)
+        return removed
 
     def _maintain_all(self, limits: Limits, now: float) -> int:
         """Keep limits that hold for all shards together.
@@ -258,7 +258,7 @@ class RedisStore:
         each shard chooses, the largest first.
         """
         max_entries, max_bytes = limits
-        evicted: int = sum(self._run_all("sweep", repr(now - 1), _BATCH // 4))
+        removed = self._count(0, sum(self._run_all("sweep", repr(now - 1), _BATCH // 4)))
         while True:
             sizes = self._run_all("sizes", _BATCH)
             count, held = sum(one[0] for one in sizes), sum(one[1] for one in sizes)
@@ -266,27 +266,28 @@ class RedisStore:
             if surplus <= 0:
                 surplus = int(max_bytes is not None and held > max_bytes and count > 0)
             if not surplus:
-                return evicted
-            if gone := self.sweep(now=now, limit=surplus):
-                evicted += gone
+                return removed
+            if ended := self.sweep(now=now, limit=surplus):
+                removed += ended
             elif self._shards.policy in {"fifo", "lru"}:
                 first = sorted(
                     (float(score), member, shard)
                     for shard, (_, _, queue) in enumerate(sizes)
                     for member, score in zip(queue[::2], queue[1::2], strict=True)
                 )[: min(surplus, _BATCH)]
-                for _, member, shard in first:
-                    evicted += self._run("evict", shard, 1, member)
+                for shard in {shard for _, _, shard in first}:
+                    members = [member for _, member, where in first if where == shard]
+                    removed += self._count(self._run("evict", shard, len(members), *members), 0)
             else:
                 largest = max(range(len(sizes)), key=lambda shard: sizes[shard][0])
-                evicted += self._run("leave", largest, repr(now))
+                removed += self._count(self._run("leave", largest), 0)
 
     def sweep(self, *, now: float, limit: int) -> int:
         self._check()
         removed = 0
         for shard in range(len(self._shards)):
             while wanted := min(limit - removed, _BATCH):
-                gone = self._run("sweep", shard, repr(now), wanted)
+                gone = self._count(0, self._run("sweep", shard, repr(now), wanted))
                 removed += gone
                 if gone < wanted:
                     break
@@ -294,6 +295,21 @@ class RedisStore:
 
     def count(self) -> int:
         return sum(one[0] for one in self._run_all("sizes", 1))
+
+    def _count(self, evicted: int, ended: int) -> int:
+        """Count what this process had leave; return how many."""
+        self._evicted += evicted
+        self._ended += ended
+        return evicted + ended
+
+    def measure(self) -> Measures:
+        return Measures(
+            bytes=sum(one[1] for one in self._run_all("sizes", 1)),
+            payload_bytes=None,
+            index_bytes=0,  # here; the server's are its own
+            evicted=self._evicted,
+            ended=self._ended,
+        )
 
     def check(self) -> None:
         self._run_all("check")
@@ -403,29 +419,3 @@ def _name_of(policy: EvictionPolicy | None) -> str:
 
 def _said(limits: Limits) -> tuple[int | str, int | str]:
     return tuple("" if limit is None else limit for limit in limits)  # type: ignore[return-value]
-
-
-def _batches(waiting: list[list[Any]]) -> Iterator[list[list[Any]]]:
-    """Divide packed entries into what one call takes."""
-    batch: list[list[Any]] = []
-    size = 0
-    for packed in waiting:
-        size += packed[4]
-        if batch and (len(batch) == _BATCH or size > _BATCH_BYTES):
-            yield batch
-            batch, size = [], packed[4]
-        batch.append(packed)
-    yield batch
-
-
-def _unsuitable(settings: dict[str, str]) -> Iterator[str]:
-    """Say which settings of a server do not suit a store."""
-    policy = settings.get("maxmemory-policy", "")
-    if policy.startswith("allkeys"):
-        yield (
-            f"maxmemory-policy is {policy}: under pressure the server may drop the order or the "
-            "vectors of a whole table at once; set it to noeviction, or to volatile-lru or "
-            "volatile-ttl where entries have a TTL"
-        )
-    if settings.get("appendonly") == "no":
-        yield "appendonly is no: a restart of the server may lose entries; set it to yes"

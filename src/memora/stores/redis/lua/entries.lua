@@ -69,13 +69,19 @@ end
 
 -- Keep the limits, by up to so many evictions; what has ended goes first. What ended a second ago
 -- goes anyway, a few at a time, so that it does not pile up.
+-- Returns how many were evicted, how many had ended, and how many more have to leave.
 local function make_room(max_entries, max_bytes, now, limit)
-  local removed = purge(now - 1, 16)
-  while removed < limit and surplus(max_entries, max_bytes) > 0 do
-    local ended = purge(now, 1)
-    removed = removed + (ended > 0 and ended or remove(victim()))
+  local evicted, ended = 0, purge(now - 1, 16)
+  local more = surplus(max_entries, max_bytes)
+  while more > 0 and evicted + ended < limit do
+    local found = purge(now, 1)
+    ended = ended + found
+    if found == 0 then
+      evicted = evicted + remove(victim())
+    end
+    more = surplus(max_entries, max_bytes)
   end
-  return removed
+  return { evicted, ended, more }
 end
 
 local function touch(key, times, last)

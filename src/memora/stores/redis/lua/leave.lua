@@ -1,4 +1,4 @@
--- now -> how many left: one, ended or else by the policy.
+-- -> how many left: one, by the policy.
 
-local ended = purge(tonumber(arg()), 1)
-return ended > 0 and ended or remove(victim())
+local chosen = victim()
+return chosen and remove(chosen) or 0

@@ -1,4 +1,4 @@
--- limits, now, then entries -> how many others left. All or none, except what a fence keeps out.
+-- limits, now, then entries -> what `make_room` returns. All or none, except what a fence keeps out.
 
 local max_entries, max_bytes, now = tonumber(arg()), tonumber(arg()), tonumber(arg())
 local entries = tonumber(arg())

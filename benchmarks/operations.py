@@ -1,0 +1,146 @@
+"""What a store and its probes take: `python benchmarks/operations.py`, some minutes.
+
+Bytes an entry, on disk and in RAM, by the size of results; how long opening takes, a health check
+inside a process, and `memora health`. Vectors are random and texts made up: neither matters here.
+Each store is built in one process and opened in another; RAM is what that one grew by, beyond a
+store of ten entries.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from machine import machine
+
+from memora import CacheConfig, Memora
+from memora.embedders import load_embedder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from memora.protocols import Vector
+
+SIZES = (100, 1_000, 10_000)  # bytes of a result
+BATCH = 1_000
+PROBES = 21
+
+
+class Random:
+    """Gives random unit vectors under the packaged model's name."""
+
+    def __init__(self) -> None:
+        model = load_embedder("all-MiniLM-L6-v2", use_onnx=True)
+        self.identity, self.dimension = model.identity, model.dimension
+        self._random = np.random.default_rng(0)
+
+    def embed(self, texts: Sequence[str], /) -> list[Vector | None]:
+        """Return a vector a text."""
+        found = self._random.standard_normal((len(texts), self.dimension), dtype=np.float32)
+        return list(found / np.linalg.norm(found, axis=1, keepdims=True))
+
+
+def build(path: str, entries: int, size: int) -> None:
+    """Make a store: contexts of a thousand entries, results of text that does not compress."""
+    random = np.random.default_rng(1)
+    with Memora(CacheConfig(db_uri=path, max_entries=None), embedder=Random()) as cache:
+        for first in range(0, entries, BATCH):
+            cache.store_many(
+                (
+                    f"How many orders did customer {number} place in the last quarter?",
+                    {"tenant": f"tenant {first}"},
+                    random.bytes(size // 2).hex(),
+                )
+                for number in range(first, min(first + BATCH, entries))
+            )
+
+
+def look(path: str) -> dict[str, float]:
+    """Open a store as an application does, with the model; return what that takes."""
+    started = time.perf_counter()
+    with Memora(CacheConfig(db_uri=path, max_entries=None)) as cache:
+        cache.lookup("Which one?", {"tenant": "tenant 0"})
+        opened = time.perf_counter() - started
+        probes = []
+        for _ in range(PROBES):
+            started = time.perf_counter()
+            if cache.health_check()["status"] != "healthy":
+                raise SystemExit("the store is not well")
+            probes.append(time.perf_counter() - started)
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return {
+            "first_answer_seconds": opened,
+            "health_check_ms": 1000 * statistics.median(probes),
+            "resident_bytes": pages * os.sysconf("SC_PAGE_SIZE"),
+        }
+
+
+def apart(*arguments: str) -> dict[str, Any]:
+    """Run a part of this file in a new process."""
+    command = [sys.executable, __file__, *arguments]
+    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    found: dict[str, Any] = json.loads(printed or "{}")
+    return found
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--entries", type=int, default=50_000)
+    parser.add_argument("--build", nargs=3, metavar=("PATH", "ENTRIES", "SIZE"))
+    parser.add_argument("--look", metavar="PATH")
+    arguments = parser.parse_args()
+    if arguments.build:
+        path, entries, size = arguments.build
+        build(path, int(entries), int(size))
+        return
+    if arguments.look:
+        print(json.dumps(look(arguments.look)))
+        return
+    print(f"{machine('lancedb', 'memora-cache')}; {arguments.entries:,} entries\n")
+    print(
+        "| result, bytes | disk B/entry | RAM B/entry | first answer, s | health check, ms |",
+        end="",
+    )
+    print(" `memora health`, s |\n|---:|---:|---:|---:|---:|---:|")
+    for size in SIZES:
+        print(row(arguments.entries, size), flush=True)
+
+
+def row(entries: int, size: int) -> str:
+    """Return what a store of results of one size takes."""
+    with tempfile.TemporaryDirectory() as folder:
+        few, many = f"{folder}/few", f"{folder}/many"
+        apart("--build", few, "10", str(size))
+        apart("--build", many, str(entries), str(size))
+        disk = sum(path.stat().st_size for path in Path(many).rglob("*") if path.is_file())
+        small, large = apart("--look", few), apart("--look", many)
+        started = time.perf_counter()
+        code = "from memora.cli import main; main()"
+        command = [sys.executable, "-c", code, "health", "--db", many]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        probe = time.perf_counter() - started
+    grown = large["resident_bytes"] - small["resident_bytes"]
+    figures = (
+        f"{size:,}",
+        f"{disk / entries:,.0f}",
+        f"{grown / entries:,.0f}",
+        f"{small['resident_bytes'] / 1e6:.0f}",
+        f"{large['first_answer_seconds']:.2f}",
+        f"{large['health_check_ms']:.1f}",
+        f"{probe:.1f}",
+    )
+    return f"| {' | '.join(figures)} |"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,325 @@
+"""`memora doctor`: what is set, what is there, what is wrong, and what to do about it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from memora._show import one_line
+from memora.cli.common import AsJson, ModelName, OptionalDb, TableName, readable
+from memora.config import PREFIX, CacheConfig, environment, hint
+from memora.embedders import is_packaged, load_embedder
+from memora.errors import ConfigError, MemoraError, StoreFormatError, StorePathError
+from memora.judge._calibration import calibrated_models
+from memora.stores import local_path
+from memora.stores._inspect import Facts, inspect
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from memora.protocols import Embedder
+
+EXIT_WRONG = 1
+_DISTRIBUTION = "memora-cache"
+_DEFAULT = "default"  # where a value is from that nobody set
+_LITTLE_SPACE = 256 * 1024 * 1024  # bytes: some flushes of the table, and its compaction
+_FEW_FILES = 1024  # open at once; a store has one for each segment of the log, and LanceDB's
+# Where `flock` and `fsync` may not do what the log needs, or files do not stay.
+_REMOTE = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "9p", "afs", "ceph"})
+_FLEETING = frozenset({"tmpfs", "ramfs", "overlay"})
+
+State = Literal["ok", "warning", "problem"]
+_MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]look[/]", "problem": "[red]wrong[/]"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    state: State
+    name: str
+    details: str
+    advice: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A setting, and where its value is from."""
+
+    name: str
+    value: Any
+    source: str
+
+
+def doctor(
+    *,
+    db: OptionalDb = None,
+    table: TableName = None,
+    model: ModelName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look at settings, versions, model, store and disk. Exit code 1 if something is wrong."""
+    given = {"db_uri": ("--db", db), "table_name": ("--table", table)}
+    given["model_name"] = ("--model", model)
+    found: list[Finding] = []
+    config, settings = _settings(given, found)
+    found += _versions()
+    embedder = _model(config, found)
+    facts = _store(config, found)
+    if embedder is not None and facts is not None:
+        found.append(_compare(embedder, facts))
+    wrong = any(finding.state == "problem" for finding in found)
+    if as_json:
+        told = {
+            "ok": not wrong,
+            "findings": [asdict(one) for one in found],
+            "settings": [asdict(one) for one in settings],
+            "store": None if facts is None else asdict(facts),
+        }
+        typer.echo(readable(told))
+    else:
+        _print(found, settings)
+    if wrong:
+        raise typer.Exit(EXIT_WRONG)
+
+
+def _settings(
+    given: dict[str, tuple[str, str | None]], found: list[Finding]
+) -> tuple[CacheConfig, list[Setting]]:
+    """Return the settings that can be used, one by one; tell of the others."""
+    sources: dict[str, str] = {}
+    values: dict[str, Any] = {}
+    told = {name: (f"{PREFIX}{name.upper()}", text) for name, text in environment().items()}
+    told |= {name: (option, text) for name, (option, text) in given.items() if text is not None}
+    for name, (source, text) in told.items():
+        one: dict[str, Any] = {name: text}
+        if name not in CacheConfig.model_fields:
+            # Not its value, which may be anything. And no problem: a cache opens all the same.
+            advice = f"remove it{hint(source)}"
+            found.append(Finding("warning", source, "no such setting", advice))
+            continue
+        try:
+            values[name] = getattr(CacheConfig(**one), name)
+        except ConfigError as error:
+            found.append(Finding("problem", source, str(error), "correct it; nothing opens before"))
+        else:
+            sources[name] = source
+    try:
+        config = CacheConfig(**values)
+    except ConfigError as error:  # each is right, and they do not go together
+        found.append(Finding("problem", "settings", str(error), "correct one of them"))
+        config, sources = CacheConfig(), {}
+    if config.max_entries is None and config.max_bytes is None:
+        advice = "set max_bytes, so that the disk and the RAM are not filled"
+        found.append(Finding("warning", "limits", "the cache grows without end", advice))
+    if not any(one.state == "problem" for one in found):
+        found.insert(0, Finding("ok", "settings", f"{len(sources)} set, the others as by default"))
+    return config, [
+        Setting(name, getattr(config, name), sources.get(name, _DEFAULT))
+        for name in CacheConfig.model_fields
+    ]
+
+
+def _versions() -> Iterator[Finding]:
+    system = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
+    yield Finding("ok", "memora-cache", f"{version(_DISTRIBUTION)}, {system}")
+    there = []
+    for need in requires(_DISTRIBUTION) or []:
+        name, least, extra = _parsed(need)
+        try:
+            has = version(name)
+        except PackageNotFoundError:
+            if not extra:
+                advice = f"pip install {_DISTRIBUTION}, with what it depends on"
+                yield Finding("problem", name, "is not installed", advice)
+            continue
+        if _numbers(has) < _numbers(least):
+            advice = f"pip install --upgrade '{name}>={least}'"
+            yield Finding("problem", name, f"{has} is older than {least}", advice)
+        there.append(f"{name} {has}")
+    yield Finding("ok", "dependencies", ", ".join(sorted(set(there))))
+    limit = _files_limit()
+    if limit is not None and limit < _FEW_FILES:
+        advice = f"raise it to {_FEW_FILES} or more (ulimit -n)"
+        yield Finding("warning", "open files", f"at most {limit} at once", advice)
+
+
+def _model(config: CacheConfig, found: list[Finding]) -> Embedder | None:
+    name = config.model_name
+    local = is_packaged(name) or Path(name).expanduser().is_dir()
+    try:
+        embedder = load_embedder(name, use_onnx=config.use_onnx)
+        embedder.embed(["health check"])
+    except (MemoraError, OSError) as error:
+        advice = "check model_name: the packaged model, a directory that is there, or a hub name"
+        found.append(Finding("problem", "model", f"{type(error).__name__}: {error}", advice))
+        return None
+    said = f"{embedder.identity}, {embedder.dimension} dimensions"
+    if not local:
+        advice = "without network a new process may not start: download it to a directory"
+        found.append(Finding("warning", "model", f"{said}, from the hub", advice))
+    elif embedder.identity.partition(":")[0] not in calibrated_models():
+        advice = "choose the threshold on your own pairs: see docs/concepts.md, other models"
+        found.append(Finding("warning", "model", f"{said}, not calibrated", advice))
+    else:
+        found.append(Finding("ok", "model", said))
+    return embedder
+
+
+def _store(config: CacheConfig, found: list[Finding]) -> Facts | None:
+    if config.db_uri.startswith("memory://"):
+        advice = "set db_uri to a directory if restarts or several processes matter"
+        said = "in RAM: ends with the process, and is shared with no other"
+        found.append(Finding("ok", "store", said, advice))
+        return None
+    try:
+        path = local_path(config.db_uri)
+    except ConfigError as error:
+        found.append(Finding("problem", "store", str(error), "set db_uri to a directory"))
+        return None
+    found += _disk(path, config)
+    if not path.is_dir():
+        return None
+    try:
+        facts = inspect(path, config.table_name)
+    except StoreFormatError as error:
+        advice = "upgrade memora-cache, or choose another table_name: see docs/operations.md"
+        found.append(Finding("problem", "store", str(error), advice))
+    except StorePathError as error:
+        there = (path / f"{config.table_name}.lance").exists()
+        if there or not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+            advice = f"give user {_user()} the right to read and write it, and all in it"
+            found.append(Finding("problem", "store", str(error), advice))
+        else:
+            advice = "it is made when a cache is opened; check db_uri and table_name if there was"
+            found.append(Finding("warning", "store", str(error), advice))
+    except (MemoraError, OSError) as error:
+        advice = "restore it from an export, or delete the table and its log: a cache can be lost"
+        found.append(Finding("problem", "store", f"{type(error).__name__}: {error}", advice))
+    else:
+        keeper = "one keeps the table" if facts.kept else "none keeps the table"
+        said = (
+            f"format {facts.format}, {facts.model}, open in {facts.processes} processes, {keeper}; "
+            f"table {facts.table_bytes:,} bytes, log {facts.log_bytes:,}"
+        )
+        found.append(Finding("ok", "store", said))
+        found += _rights(path, config.table_name)
+        return facts
+    return None
+
+
+def _disk(path: Path, config: CacheConfig) -> Iterator[Finding]:
+    there = next((one for one in (path.absolute(), *path.absolute().parents) if one.exists()), None)
+    if there is None or not there.is_dir():
+        yield Finding("problem", "disk", f"{there} is no directory", "correct db_uri")
+        return
+    if there != path.absolute():
+        state: State = "ok" if os.access(there, os.W_OK | os.X_OK) else "problem"
+        advice = None if state == "ok" else f"user {_user()} may not make it in {there}"
+        yield Finding(state, "directory", f"{path} is made when a cache is opened", advice)
+    free = shutil.disk_usage(there).free
+    said = f"{free / 1e9:,.1f} GB free"
+    if free < max(_LITTLE_SPACE, config.max_bytes or 0):
+        advice = "make room: a full disk stops storing, not lookups"
+        yield Finding("warning" if free else "problem", "disk", said, advice)
+    else:
+        yield Finding("ok", "disk", said)
+    kind = _file_system(there)
+    if kind in _REMOTE:
+        advice = "use a local disk: locks and fsync of network file systems are not to be relied on"
+        yield Finding("warning", "file system", kind, advice)
+    elif kind in _FLEETING:
+        advice = "mount a volume if entries should outlive the machine or the container"
+        yield Finding("warning", "file system", kind, advice)
+    elif kind:
+        yield Finding("ok", "file system", kind)
+
+
+def _rights(path: Path, table_name: str) -> Iterator[Finding]:
+    for folder in (path / f"{table_name}.lance", path / f"{table_name}.log"):
+        refused = [
+            one.name
+            for one in (folder, *folder.iterdir())
+            if not os.access(one, os.R_OK | (os.W_OK if one.is_dir() else 0))
+        ]
+        if refused:
+            advice = f"let user {_user()} own it: all processes on a store should be of one user"
+            said = f"{len(refused)} files are not accessible, such as {refused[0]!r}"
+            yield Finding("problem", folder.name, said, advice)
+
+
+def _compare(embedder: Embedder, facts: Facts) -> Finding:
+    mine = (embedder.identity, embedder.dimension)
+    if mine == (facts.model, facts.dimension):
+        return Finding("ok", "vectors", "the store's are of this model")
+    said = f"the store's are of {facts.model!r}, the settings name {embedder.identity!r}"
+    advice = "set model_name back, or copy the table for the new model: memora reembed"
+    return Finding("problem", "vectors", said, advice)
+
+
+def _print(found: list[Finding], settings: list[Setting]) -> None:
+    console = Console(highlight=False)
+    chosen = [one for one in settings if one.source != _DEFAULT]
+    if chosen:
+        table = Table("setting", "value", "from", title="settings", title_justify="left")
+        for one in chosen:
+            table.add_row(one.name, escape(one_line(str(one.value))), one.source)
+        console.print(table)
+    table = Table("", "what", "", title="findings", title_justify="left")
+    for finding in found:
+        said = escape(one_line(finding.details, 1000))
+        advice = f"\n[bold]{escape(finding.advice)}[/]" if finding.advice else ""
+        table.add_row(_MARKS[finding.state], finding.name, said + advice)
+    console.print(table)
+
+
+def _parsed(need: str) -> tuple[str, str, bool]:
+    """Return name, least version and whether an extra asks for it, of a line such as `a>=1`."""
+    name = re.match(r"[A-Za-z0-9._-]+", need)
+    least = re.search(r">=\s*([0-9.]+)", need.partition(";")[0])
+    return name.group() if name else need, least.group(1) if least else "0", "extra ==" in need
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """Return the release of a version; of 2.26.5rc1 that is 2, 26, 5."""
+    release = re.match(r"[0-9]+(\.[0-9]+)*", text)
+    return tuple(int(part) for part in release.group().split(".")) if release else ()
+
+
+def _files_limit() -> int | None:
+    try:
+        import resource  # noqa: PLC0415 - not on Windows
+    except ImportError:
+        return None
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def _file_system(path: Path) -> str:
+    """Return the kind of the file system of a path, where Linux tells."""
+    try:
+        lines = Path("/proc/self/mounts").read_text("utf-8").splitlines()
+    except OSError:
+        return ""
+    resolved, best, kind = path.resolve(), -1, ""
+    for line in lines:
+        _, where, found, *_ = line.split(" ")
+        mount = Path(where.replace("\\040", " "))
+        depth = len(mount.parts)
+        if depth >= best and (resolved == mount or mount in resolved.parents):
+            best, kind = depth, found  # the last of equals lies over the others
+    return kind
+
+
+def _user() -> str:
+    return str(os.geteuid()) if hasattr(os, "geteuid") else "of this process"

@@ -1,0 +1,318 @@
+"""The commands for those who run a cache: is it well, what happens in it, make it small."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from memora._show import duration, one_line
+from memora.cache import Memora
+from memora.calls._workers import Workers
+from memora.cli.common import (
+    AsJson,
+    Db,
+    ModelName,
+    OptionalDb,
+    TableName,
+    config_of,
+    readable,
+)
+from memora.embedders import load_embedder
+from memora.errors import ConfigError, DeadlineError, MemoraError, StoreError
+from memora.selection import Selection
+from memora.stores import local_path, open_store, open_stored
+from memora.stores._inspect import sizes
+from memora.stores._journal import living_members
+from memora.stores.lancedb import LanceStore
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from memora.config import CacheConfig
+    from memora.protocols import Store
+
+EXIT_UNHEALTHY = 1
+_SHOWN = 10  # entries that were used most
+_QUERY = 60  # characters of a query
+
+
+def health(
+    *,
+    db: OptionalDb = None,
+    table: TableName = None,
+    model: ModelName = None,
+    live: Annotated[
+        bool,
+        typer.Option(
+            "--live/--ready",
+            help="Only whether a process can start here at all; or whether model and store work.",
+        ),
+    ] = False,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, max=3600, help="Seconds until it counts as unhealthy.")
+    ] = 10.0,
+    as_json: AsJson = False,
+) -> None:
+    """Tell whether model and store work, opened in this process. Exit code 0 if so, else 1."""
+    config = config_of(db_uri=db, table_name=table, model_name=model)
+    if not config.db_uri.startswith("memory://"):
+        local_path(config.db_uri)  # a wrong setting is no fault of the store
+    hung = False
+    try:
+        probe = _started if live else partial(_probed, config, timeout)
+        report = Workers(1, "memora-probe").run(probe, timeout)
+    except DeadlineError:
+        hung = True
+        fault = DeadlineError(f"no answer within {timeout:g} s")
+        report = _unhealthy("process", fault, timeout)
+    if as_json:
+        typer.echo(json.dumps({"kind": "live" if live else "ready", **report}))
+    else:
+        _print_health(report)
+    if hung:
+        _leave_at_once()
+    if report["status"] != "healthy":
+        raise typer.Exit(EXIT_UNHEALTHY)
+
+
+def top(
+    *,
+    db: Db,
+    interval: Annotated[
+        float, typer.Option("--interval", "-n", min=0.2, max=3600, help="Seconds between looks.")
+    ] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Look once.")] = False,
+    table: TableName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Watch a store on disk: entries, bytes, uses, processes; --json prints a line a look."""
+    config = config_of(db_uri=db, table_name=table)
+    # Who only watches must not take over the table from those whose limits hold; and needs no
+    # vectors.
+    store, embedder = open_stored(config.model_copy(update={"hot_index": "off"}), keep=False)
+    title = f"{config.db_uri}  {config.table_name}  {embedder.identity}"
+    try:
+        look = _look(store, config, None)
+        if once or as_json or not sys.stdout.isatty():
+            _show_frame(look, title, as_json=as_json)
+            while not once:
+                time.sleep(interval)
+                look = _look(store, config, look)
+                _show_frame(look, title, as_json=as_json)
+            return
+        with Live(_frame(look, title), screen=True, auto_refresh=False) as screen:
+            while True:
+                time.sleep(interval)
+                look = _look(store, config, look)
+                screen.update(_frame(look, title), refresh=True)
+    except KeyboardInterrupt:
+        pass  # how it is meant to end
+    finally:
+        store.close()
+
+
+def compact(*, db: Db, table: TableName = None, as_json: AsJson = False) -> None:
+    """Bring the table of a store up to its log and compact it, now."""
+    config = config_of(db_uri=db, table_name=table)
+    store, _ = open_stored(config)
+    path = local_path(config.db_uri)
+    try:
+        before = sum(sizes(path, config.table_name))
+        if not isinstance(store, LanceStore) or not store.compact():
+            raise StoreError(
+                f"another process keeps the table {config.table_name!r} in {str(path)!r}, and "
+                "compacts it when that is due; nothing was done. To compact it now, close the "
+                "caches that have it open"
+            )
+    finally:
+        store.close()
+    after = sum(sizes(path, config.table_name))
+    if as_json:
+        typer.echo(json.dumps({"bytes_before": before, "bytes_after": after}))
+    else:
+        typer.echo(f"compacted: {_bytes(before)} before, {_bytes(after)} now")
+
+
+def _started() -> dict[str, Any]:
+    return {"status": "healthy", "checks": {"process": _check(None, 0.0)}, "timestamp": _now()}
+
+
+def _probed(config: CacheConfig, timeout: float) -> dict[str, Any]:
+    """Open what the settings name, as the next process of the application would, and try it."""
+    started = time.perf_counter()
+    try:
+        embedder = load_embedder(config.model_name, use_onnx=config.use_onnx)
+    except (MemoraError, OSError) as fault:  # also a ConfigError: a model that is gone is none
+        return _unhealthy("embedding", fault, time.perf_counter() - started)
+    started = time.perf_counter()
+    try:
+        # A probe evicts nothing, makes nothing, takes no duty from others, builds no graph.
+        probing = config.model_copy(
+            update={"max_entries": None, "max_bytes": None, "hot_index": "off"}
+        )
+        store = open_store(probing, embedder=embedder, create=False, keep=False)
+    except ConfigError:
+        raise
+    except (MemoraError, OSError) as fault:
+        return _unhealthy("database", fault, time.perf_counter() - started)
+    cache = Memora(config, embedder=embedder, store=store)
+    try:
+        return cache.health_check(timeout=timeout / 2)  # opening takes the rest
+    finally:
+        cache.close()
+
+
+def _unhealthy(name: str, fault: Exception, took: float) -> dict[str, Any]:
+    return {"status": "unhealthy", "checks": {name: _check(fault, took)}, "timestamp": _now()}
+
+
+def _check(fault: Exception | None, took: float) -> dict[str, Any]:
+    error = None if fault is None else f"{type(fault).__name__}: {fault}"
+    return {"ok": fault is None, "error": error, "duration_ms": round(took * 1000, 3)}
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
+
+
+def _leave_at_once() -> None:
+    """End without closing what hangs: whoever probes has waited long enough."""
+    sys.stdout.flush()
+    os._exit(EXIT_UNHEALTHY)
+
+
+def _print_health(report: dict[str, Any]) -> None:
+    console = Console(highlight=False)
+    table = Table(title=report["status"], title_justify="left", show_header=False)
+    for name, check in report["checks"].items():
+        said = check.get("error") or check.get("details") or ""
+        mark = "[green]ok[/]" if check["ok"] else "[red]bad[/]"
+        table.add_row(mark, name, f"{check['duration_ms']:.1f} ms", escape(one_line(said, 400)))
+    console.print(table)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Look:
+    """A store at one moment."""
+
+    timestamp: float
+    entries: int
+    expired: int
+    """Entries that have ended and are still held."""
+    contexts: int
+    bytes: int
+    """What the entries take in the log."""
+    disk_bytes: int
+    processes: int
+    uses: int
+    used_entries: int
+    uses_per_second: float | None
+    """Since the look before."""
+    stores_per_second: float | None
+    removals_per_second: float | None
+    oldest_seconds: float | None
+    most_used: list[dict[str, Any]]
+    ids: frozenset[str]
+
+
+def _look(store: Store, config: CacheConfig, last: _Look | None) -> _Look:
+    now = time.time()
+    holdings = store.select(Selection(), now=now)
+    ids = frozenset(holding.entry.id for holding in holdings)
+    uses = sum(holding.uses for holding in holdings)
+    path = local_path(config.db_uri)
+    members = living_members(path / f"{config.table_name}.log")
+    passed = None if last is None else max(now - last.timestamp, 1e-3)
+
+    def rate(count: int) -> float | None:
+        return None if passed is None else round(count / passed, 1)
+
+    most = sorted(holdings, key=lambda one: -one.uses)[:_SHOWN]
+    return _Look(
+        timestamp=now,
+        entries=len(holdings),
+        expired=max(store.count() - len(holdings), 0),
+        contexts=len(Counter(one.entry.context.fingerprint for one in holdings)),
+        bytes=sum(one.bytes for one in holdings),
+        disk_bytes=sum(sizes(path, config.table_name)),
+        processes=max(len(members) - 1, 0),  # without this one
+        uses=uses,
+        used_entries=sum(1 for one in holdings if one.uses),
+        # An entry that has left takes its uses with it.
+        uses_per_second=rate(max(uses - last.uses, 0) if last else 0),
+        stores_per_second=rate(len(ids - last.ids) if last else 0),
+        removals_per_second=rate(len(last.ids - ids) if last else 0),
+        oldest_seconds=round(now - min(one.entry.created_at for one in holdings), 1)
+        if holdings
+        else None,
+        most_used=[
+            {
+                "entry_id": one.entry.id,
+                "query": one.entry.query,
+                "uses": one.uses,
+                "bytes": one.bytes,
+                "age_seconds": round(now - one.entry.created_at, 1),
+            }
+            for one in most
+            if one.uses
+        ],
+        ids=ids,
+    )
+
+
+def _show_frame(look: _Look, title: str, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(readable({name: one for name, one in asdict(look).items() if name != "ids"}))
+    else:
+        Console(highlight=False).print(_frame(look, title))
+    sys.stdout.flush()
+
+
+def _frame(look: _Look, title: str) -> RenderableType:
+    facts = Table(show_header=False, box=None)
+    used = f"{look.used_entries / look.entries:.0%} of entries" if look.entries else ""
+    rows = [
+        ("entries", f"{look.entries:,}", f"in {look.contexts:,} contexts"),
+        ("expired", f"{look.expired:,}", "still held"),
+        ("bytes", _bytes(look.bytes), f"{_bytes(look.disk_bytes)} on disk"),
+        ("uses", f"{look.uses:,}", used),
+        ("uses/s", _rate(look.uses_per_second), "as far as written by the caches"),
+        ("stores/s", _rate(look.stores_per_second), ""),
+        ("removals/s", _rate(look.removals_per_second), ""),
+        ("oldest", "-" if look.oldest_seconds is None else duration(look.oldest_seconds), ""),
+        ("processes", f"{look.processes:,}", "have it open"),
+    ]
+    for row in rows:
+        facts.add_row(*row)
+    most = Table("uses", "age", "bytes", "query", title="used most", title_justify="left")
+    for one in look.most_used:
+        query = escape(one_line(one["query"], _QUERY))
+        age, size = duration(one["age_seconds"]), _bytes(one["bytes"])
+        most.add_row(f"{one['uses']:,}", age, size, query)
+    when = time.strftime("%H:%M:%S", time.localtime(look.timestamp))
+    return Group(f"{escape(title)}  {when}", facts, *([most] if look.most_used else []))
+
+
+def _rate(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.1f}"
+
+
+def _bytes(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:  # noqa: PLR2004 - of the next unit
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"

@@ -1,0 +1,122 @@
+"""Writing what a command made: all of its files, or none."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from memora.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+_NO_ENV_FILE = {".json", ".toml", ".yaml", ".yml", ".ini", ".py"}
+
+
+def check_writable(paths: Iterable[Path]) -> None:
+    """Refuse files that cannot be written, before anything is computed for them.
+
+    Raises:
+        ArgumentError: Names the first, and why.
+    """
+    seen: set[Path] = set()
+    for path in paths:
+        folder = path.resolve().parent
+        if path.is_dir():
+            problem = "it is a directory"
+        elif not folder.is_dir():
+            problem = f"there is no directory {str(folder)!r}"
+        elif not os.access(folder, os.W_OK):
+            problem = f"the directory {str(folder)!r} cannot be written to"
+        elif path.exists() and not os.access(path, os.W_OK):
+            problem = "it is read-only"
+        elif path.resolve() in seen:
+            problem = "it is named twice"
+        else:
+            seen.add(path.resolve())
+            continue
+        raise ArgumentError(f"cannot write {str(path)!r}: {problem}")
+
+
+def write_all(contents: Mapping[Path, bytes]) -> None:
+    """Write files, each in place of what it was: a reader sees the old one or the new one, whole.
+
+    Raises:
+        ArgumentError: One of them cannot be written; then none has been changed.
+    """
+    written: list[tuple[Path, Path]] = []
+    try:
+        for named, content in contents.items():
+            path = named.resolve()  # a link stays one
+            with (
+                _explained(path),
+                tempfile.NamedTemporaryFile(
+                    dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
+                ) as file,
+            ):
+                written.append((Path(file.name), path))
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+                Path(file.name).chmod(_mode(path))
+        for part, path in written:
+            part.replace(path)
+    except BaseException:
+        for part, _ in written:
+            part.unlink(missing_ok=True)
+        raise
+
+
+def with_setting(path: Path, name: str, value: str) -> bytes:
+    """Return an env file with a setting changed, or added at its end, and not a byte else.
+
+    Args:
+        path: The file; it need not be there.
+        name: Of the variable.
+        value: Of it.
+
+    Raises:
+        ArgumentError: It cannot be read, or is no env file.
+    """
+    if path.suffix.lower() in _NO_ENV_FILE:
+        raise ArgumentError(
+            f"cannot write {str(path)!r}: expected a file of {name}=VALUE lines, such as .env"
+        )
+    try:
+        old = path.read_bytes()
+    except FileNotFoundError:
+        old = b""
+    except OSError as error:
+        raise ArgumentError(f"cannot read {str(path)!r}: {error.strerror}") from error
+    line = re.compile(
+        rb"^([ \t]*(?:export[ \t]+)?)" + name.encode() + rb"([ \t]*=[ \t]*)"
+        rb"(?:\"[^\"\r\n]*\"|'[^'\r\n]*'|[^\s#]*)",
+        flags=re.MULTILINE | re.IGNORECASE,
+    )
+    new, changed = line.subn(rb"\g<1>" + name.encode() + rb"\g<2>" + value.encode(), old)
+    if changed:
+        return new
+    end = b"\r\n" if b"\r\n" in old else b"\n"
+    between = end if old and not old.endswith(b"\n") else b""
+    return old + between + f"{name}={value}".encode() + end
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ArgumentError(f"cannot write {str(path)!r}: {error.strerror}") from error
+
+
+def _mode(path: Path) -> int:
+    """Return the mode that a file has, or that a new one gets."""
+    with suppress(OSError):
+        return path.stat().st_mode & 0o7777
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask

@@ -1,0 +1,251 @@
+"""Whether a cache works: each part is tried, timed, and waited for no longer than agreed.
+
+Two questions, because an orchestrator acts on them differently. *Ready*: does everything that an
+answer needs work now? Else traffic goes elsewhere until it does. *Live*: can this process still do
+its work at all? Else only a restart helps; a fault of a disk or a model is none of those.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
+
+from memora._durations import seconds
+from memora._fork import renew_after_fork
+from memora.calls._workers import Workers
+from memora.embedders.onnx import OnnxEmbedder
+from memora.errors import ArgumentError, DimensionMismatchError, EmbedderError
+from memora.protocols import IndexedStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from memora.metrics import Vitals
+    from memora.pipeline import Ports
+    from memora.protocols import Embedder, Store
+
+Kind: TypeAlias = Literal["ready", "live"]
+
+# Bad when more than a tenth of the operations of the last minutes failed, and no earlier than at
+# the fifth failure: one fault in a young cache is not an outage.
+_ERROR_RATE = 0.1
+_ERRORS = 5
+# Nor later than so long after the last failure: a cache that is sent no traffic because it is not
+# ready has no operations that could lower the rate.
+_ERROR_SECONDS = 60.0
+_TRIED = 3  # parts that may hang
+_ASKING = 4  # tasks that may ask at once; others wait for one of them
+
+
+class Looked(NamedTuple):
+    """What a part says of itself, at once."""
+
+    ok: bool
+    details: str
+
+
+class _Try:
+    """A part that is being tried in a thread."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+        self.ended: float | None = None
+        self.fault: BaseException | None = None
+        self.value: Any = None
+        self.done = threading.Event()
+
+    def run(self, function: Callable[[], Any]) -> None:
+        """Try it."""
+        try:
+            self.value = function()
+        except BaseException as fault:  # noqa: BLE001 - a probe: the fault is the answer
+            self.fault = fault.with_traceback(None)
+        finally:
+            self.ended = time.perf_counter()
+            self.done.set()
+
+    def answer(self) -> dict[str, Any]:
+        """Return what is known by now."""
+        took = (self.ended or time.perf_counter()) - self.started
+        if not self.done.is_set():
+            error: str | None = f"DeadlineError: no answer within {took:.1f} s"
+        else:
+            error = None if self.fault is None else f"{type(self.fault).__name__}: {self.fault}"
+        details = {"details": self.value} if isinstance(self.value, str) else {}
+        return {"ok": error is None, "error": error, **details, "duration_ms": _ms(took)}
+
+
+class Health:
+    """Tries the parts of one cache.
+
+    A part that hangs keeps one thread, however often it is asked for: as long as a try is under
+    way, no other begins.
+
+    Args:
+        ports: What the cache uses.
+        embedder: The model itself, without the cache of its vectors.
+        metrics: Has the recent faults.
+        workers: Whose threads the calls of the application need.
+    """
+
+    def __init__(
+        self,
+        ports: Ports,
+        embedder: Embedder,
+        metrics: Vitals,
+        workers: Workers,
+    ) -> None:
+        self._ports, self._metrics, self._calls = ports, metrics, workers
+        self._workers = Workers(_TRIED, "memora-health")
+        self._askers = Workers(_ASKING, "memora-probe")
+        self._parts: dict[str, Callable[[], Any]] = {
+            "embedding": partial(_try_embedder, embedder),
+            "database": partial(_try_store, ports.store),
+            "index": partial(_try_index, ports.store),
+        }
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """See `Renewable`."""
+        self._lock = threading.Lock()  # guards what follows
+        self._tries: dict[str, _Try] = {}
+
+    def check(
+        self, kind: Kind, *, timeout: float, closed: bool, scheduler: Looked
+    ) -> dict[str, Any]:
+        """Return `status`, `checks`, `metrics` and `timestamp`.
+
+        Raises:
+            ArgumentError: An argument is out of range.
+        """
+        tries, deadline = self._begin(kind), time.monotonic() + seconds("timeout", timeout)
+        for one in tries.values():
+            one.done.wait(max(deadline - time.monotonic(), 0.0))
+        return self._answer(kind, tries, closed=closed, scheduler=scheduler)
+
+    async def acheck(
+        self,
+        kind: Kind,
+        *,
+        timeout: float,
+        closed: bool,
+        scheduler: Looked,
+    ) -> dict[str, Any]:
+        """Do as `check`, without blocking the event loop."""
+        # In threads of its own, which end in time: those of the application's calls may all hang.
+        ask = partial(self.check, kind, timeout=timeout, closed=closed, scheduler=scheduler)
+        return await self._askers.arun(ask, None)
+
+    def _begin(self, kind: Kind) -> dict[str, _Try]:
+        if kind not in get_args(Kind):
+            raise ArgumentError(f"kind={kind!r}: expected {' or '.join(get_args(Kind))}")
+        if kind == "live":
+            return {}
+        with self._lock:
+            for name, function in self._parts.items():
+                known = self._tries.get(name)
+                if known is None or known.done.is_set():
+                    self._tries[name] = self._start(function)
+            return dict(self._tries)
+
+    def _start(self, function: Callable[[], Any]) -> _Try:
+        one = _Try()
+        try:
+            self._workers.submit(partial(one.run, function))
+        except Exception as fault:  # noqa: BLE001 - the system has no thread: that is the answer
+            one.fault = fault
+            one.done.set()
+        return one
+
+    def _answer(
+        self, kind: Kind, tries: dict[str, _Try], *, closed: bool, scheduler: Looked
+    ) -> dict[str, Any]:
+        checks = {name: one.answer() for name, one in tries.items()}
+        looks: dict[str, Callable[[], Looked]] = {
+            "scheduler": lambda: scheduler,
+            "workers": partial(_look_at_workers, self._calls),
+        }
+        if kind == "ready":
+            looks = {"error_rate": self._error_rate, **looks, "breaker": self._breakers}
+        for name, look in looks.items():
+            started = time.perf_counter()
+            ok, details = look()
+            took = time.perf_counter() - started
+            checks[name] = {"ok": ok, "details": details, "duration_ms": _ms(took)}
+        if closed:
+            error = "ClosedError: this cache has been closed"
+            checks["cache"] = {"ok": False, "error": error, "duration_ms": 0.0}
+        database = tries.get("database")
+        entries = database.value if database is not None and database.done.is_set() else None
+        healthy = all(check["ok"] for check in checks.values())
+        return {
+            "status": "healthy" if healthy else "unhealthy",
+            "checks": checks,
+            "metrics": {"total_entries": entries, "recent_errors": self._metrics.lately().faults},
+            "timestamp": int(self._ports.clock() * 1000),
+        }
+
+    def _error_rate(self) -> Looked:
+        lately = self._metrics.lately()
+        quiet = lately.quiet_seconds > _ERROR_SECONDS
+        few = lately.failed < _ERRORS or lately.error_rate <= _ERROR_RATE
+        details = f"Error rate: {lately.error_rate:.1%} ({lately.failed}/{lately.operations})"
+        if quiet and not few:
+            details += f", none in the last {_ERROR_SECONDS:.0f} s"
+        return Looked(few or quiet, details)
+
+    def _breakers(self) -> Looked:
+        states = {name: one.state for name, one in self._ports.breakers._asdict().items()}
+        # Half open is good: the next call is let through. Traffic has to come for it to close.
+        ok = all(state != "open" for state in states.values())
+        return Looked(ok, ", ".join(f"{name} {state}" for name, state in states.items()))
+
+
+def look_at_scheduler(stats: dict[str, Any] | None, *, wanted: bool) -> Looked:
+    """Tell whether the scheduler runs where it should; a fault of its work is in the error rate."""
+    if stats is None:
+        return Looked(ok=True, details="not started")
+    running = bool(stats["running"])
+    runs = f"{stats['total_runs']} runs, {stats['errors']} failed"
+    return Looked(running or not wanted, f"{'running' if running else 'stopped'}: {runs}")
+
+
+def _look_at_workers(workers: Workers) -> Looked:
+    if workers.stuck():
+        return Looked(ok=False, details="all threads hang in calls that are overdue")
+    return Looked(ok=True, details="threads are free")
+
+
+def _try_embedder(embedder: Embedder) -> None:
+    (vector,) = embedder.embed(["health check"])
+    if vector is not None and len(vector) != embedder.dimension:
+        raise DimensionMismatchError(
+            f"{embedder.identity} returned {len(vector)} numbers instead of {embedder.dimension}"
+        )
+    # What is loaded works on; the next process would not start.
+    missing = embedder.missing() if isinstance(embedder, OnnxEmbedder) else None
+    if missing is not None:
+        raise EmbedderError(f"{missing} is gone: no other process can load the model")
+
+
+def _try_store(store: Store) -> int:
+    entries = store.count()
+    store.check()
+    return entries
+
+
+def _try_index(store: Store) -> str:
+    if not isinstance(store, IndexedStore):
+        return "in RAM"
+    stats = store.index_stats()
+    said = [f"hot index {stats['hot_index']}"] if "hot_index" in stats else []
+    if not stats.get("loaded", True):
+        said.append("vectors are being loaded")
+    kind = stats.get("index_type", "there") if stats["has_index"] else "none"
+    return ", ".join([*said, f"table index {kind}"])
+
+
+def _ms(took: float) -> float:
+    return round(took * 1000, 3)

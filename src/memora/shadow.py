@@ -1,0 +1,181 @@
+"""Shadow mode: what would have been served, beside what came instead; one JSON line each.
+
+A lookup leaves here what it would have served at any threshold; the store that follows, of the
+same query in the same context, brings the fresh result. `memora calibrate --from-log` reads it.
+Results are compared and written in a thread of their own: the application waits for neither.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections import OrderedDict
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
+
+from memora._fork import renew_after_fork
+from memora.calls._workers import Workers
+from memora.errors import ArgumentError, ConfigError, DeadlineError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from memora.codec import Codec
+    from memora.config import CacheConfig
+    from memora.model import Content, Match
+
+_PENDING = 1024  # lookups that wait for their result; the oldest is forgotten
+_HELD_BYTES = 64 * 1024 * 1024  # of results that wait, or are being compared
+_CLOSE_SECONDS = 5.0
+
+
+class Proposal(NamedTuple):
+    """What a lookup would have served, were the threshold low enough."""
+
+    match: Match
+    similarity: float
+    content: Content
+
+
+class _Waiting(NamedTuple):
+    """A proposal, with what is compared of it."""
+
+    match: Match
+    similarity: float
+    payload: bytes
+
+
+class Shadow:
+    """Compares proposals with fresh results, and appends what it finds to a file.
+
+    Several processes may share the file. It never raises once it is made, and where more comes than
+    it can compare, it leaves some out.
+
+    Args:
+        config: Of a cache in shadow mode.
+        model: Identity of the embedder, which similarities depend on.
+        codec: Gives results back to `same`.
+        same: Whether two results say the same; by default if their bytes are equal.
+        report: Is told of faults.
+
+    Raises:
+        ArgumentError: `same` is not callable.
+        ConfigError: The log cannot be written.
+    """
+
+    def __init__(
+        self,
+        config: CacheConfig,
+        *,
+        model: str,
+        codec: Codec,
+        same: Callable[[Any, Any], object] | None,
+        report: Callable[[BaseException], None],
+    ) -> None:
+        if same is not None and not callable(same):
+            raise ArgumentError(f"same_answer={same!r}: expected a function of two results")
+        self._path = Path(str(config.shadow_log))
+        self._max_bytes, self._texts = config.shadow_log_bytes, config.shadow_log_texts
+        self._about = {"model": model, "judge": config.judge}
+        self._codec, self._same, self._report = codec, same, report
+        self._worker = Workers(1, "memora-shadow", report=report)
+        renew_after_fork(self)
+        try:
+            self._append(b"")
+        except OSError as error:
+            raise ConfigError(
+                f"shadow_log={str(self._path)!r}: expected a file that can be written: "
+                f"{error.strerror}"
+            ) from error
+
+    def renew(self) -> None:
+        """See `Renewable`."""
+        self._lock = threading.Lock()  # guards what follows
+        self._waiting: OrderedDict[bytes, _Waiting | None] = OrderedDict()
+        self._held = 0
+
+    def looked_up(self, key: bytes, proposal: Proposal | None) -> None:
+        """Remember what a lookup would have served, until its result is stored."""
+        waiting = None
+        if proposal is not None:
+            payload = self._kept(proposal.content.payload)
+            waiting = _Waiting(proposal.match, proposal.similarity, payload)
+        with self._lock:
+            self._held += _size(waiting) - _size(self._waiting.pop(key, None))
+            self._waiting[key] = waiting
+            while len(self._waiting) > _PENDING or (self._waiting and self._held > _HELD_BYTES):
+                self._held -= _size(self._waiting.popitem(last=False)[1])
+
+    def stored(self, key: bytes, query: str, payload: bytes, *, now: float) -> None:
+        """Have a fresh result compared with what was remembered of its lookup, if there was one."""
+        fresh = self._kept(payload)
+        with self._lock:
+            if key not in self._waiting:
+                return
+            waiting = self._waiting.pop(key)
+            held = _size(waiting) + len(fresh)
+            if self._held + len(fresh) > _HELD_BYTES:
+                self._held -= _size(waiting)
+                return
+            self._held += len(fresh)
+
+        def compare() -> None:
+            try:
+                self._append(self._line(key, query, waiting, fresh, now=now))
+            finally:
+                self._let_go(held)
+
+        try:
+            self._worker.submit(compare)
+        except Exception as fault:  # noqa: BLE001 - nothing is served by it
+            self._let_go(held)
+            self._report(fault)
+
+    def close(self) -> None:
+        """Wait for what is being compared, for some seconds."""
+        with suppress(DeadlineError, RuntimeError):  # of a thread at the end of the interpreter
+            self._worker.run(lambda: None, _CLOSE_SECONDS)  # one thread: this comes last
+
+    def _kept(self, payload: bytes) -> bytes:
+        return hashlib.sha256(payload).digest() if self._same is None else payload
+
+    def _let_go(self, held: int) -> None:
+        with self._lock:
+            self._held -= held
+
+    def _line(
+        self, key: bytes, query: str, waiting: _Waiting | None, fresh: bytes, *, now: float
+    ) -> bytes:
+        line: dict[str, object] = {"at": round(now, 3), **self._about, "query_key": key.hex()}
+        if waiting is not None:
+            line["candidate_key"] = waiting.match.entry.key.hex()
+            line["similarity"] = waiting.similarity
+            line["same"] = self._says_the_same(waiting.payload, fresh)
+        if self._texts:
+            line["query"] = query
+            if waiting is not None:
+                line["candidate"] = waiting.match.entry.query
+        return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+
+    def _says_the_same(self, stored: bytes, fresh: bytes) -> bool:
+        if self._same is None:
+            return stored == fresh
+        return bool(self._same(self._codec.decode(stored), self._codec.decode(fresh)))
+
+    def _append(self, line: bytes) -> None:
+        # Opened anew for each line, and written at once: so processes can share it, a forked child
+        # too, and whoever moves it away gets a new one.
+        file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            if os.fstat(file).st_size + len(line) <= self._max_bytes:
+                os.write(file, line)
+        finally:
+            os.close(file)
+
+
+def _size(waiting: _Waiting | None) -> int:
+    return 0 if waiting is None else len(waiting.payload)

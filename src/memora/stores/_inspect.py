@@ -1,0 +1,89 @@
+"""What there is to know of a store on disk without opening it: for whoever looks after it."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import filelock
+
+from memora.errors import StoreFormatError
+from memora.stores import _guards
+from memora.stores._journal import living_members
+from memora.stores._table import FORMAT, faults, read_stamp
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["FORMAT", "Facts", "inspect", "sizes"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """A table and its log."""
+
+    format: int
+    model: str
+    dimension: int
+    processes: int
+    """How many have it open."""
+    kept: bool
+    """Whether one of them keeps the table."""
+    table_bytes: int
+    log_bytes: int
+
+
+def inspect(path: Path, table_name: str) -> Facts:
+    """Look at a table; the locks of processes that are gone are cleared away.
+
+    Raises:
+        StorePathError: It is not there, or not accessible.
+        StoreFormatError: It is not Memora's, or of another format than this version's.
+        StoreError: It cannot be read.
+    """
+    _guards.check_directory(path, create=False)
+    _guards.check_process()
+    stamp = read_stamp(path, table_name)
+    if stamp.format != FORMAT:
+        raise StoreFormatError(
+            f"the table has format {stamp.format}, and this version of Memora reads {FORMAT}"
+        )
+    folder = path / f"{table_name}.log"
+    with faults(f"look at {str(folder)!r}"):
+        next(folder.iterdir(), None)
+        table_bytes, log_bytes = sizes(path, table_name)
+        return Facts(
+            format=stamp.format,
+            model=stamp.model,
+            dimension=stamp.dimension,
+            processes=len(living_members(folder)),
+            kept=_is_locked(folder / "owner.lock"),
+            table_bytes=table_bytes,
+            log_bytes=log_bytes,
+        )
+
+
+def sizes(path: Path, table_name: str) -> tuple[int, int]:
+    """Return how many bytes the files of the table take, and those of the log."""
+    return _bytes(path / f"{table_name}.lance"), _bytes(path / f"{table_name}.log")
+
+
+def _bytes(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # deleted meanwhile, by whoever keeps the table
+            total += path.stat().st_size if path.is_file() else 0
+    return total
+
+
+def _is_locked(path: Path) -> bool:
+    if not path.exists():
+        return False
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        return True
+    lock.release()
+    return False
