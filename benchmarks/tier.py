@@ -11,16 +11,19 @@ import argparse
 import statistics
 import time
 import uuid
+from pathlib import Path
 
 import numpy as np
 import redis
+from machine import machine
 
 from memora.context import canonical_context, exact_key
 from memora.model import Content, Entry
 from memora.stores.redis import RedisStore
 from memora.stores.tiered import TieredStore
 
-KEYS, LOOKUPS, STALENESS = 10_000, 20_000, 1.0
+KEYS, LOOKUPS, STALENESS, CLIENTS = 10_000, 20_000, 1.0, 100
+RESULTS = Path(__file__).parent / "results" / "tier.md"
 HERE = canonical_context({"agent": "sql"})
 
 
@@ -85,8 +88,29 @@ def share(shared: RedisStore, *, rate: float, puts: float, told: bool) -> float:
     return answered / len(asked)
 
 
+def put_times(uri: str, table: str, shared: RedisStore) -> tuple[float, float]:
+    """Return the microseconds of a put: alone, and with so many clients who are told of it."""
+
+    def timed_puts() -> float:
+        taken = []
+        for i in range(1000):
+            begun = time.perf_counter()
+            shared.put(entry(i), Content(bytes(500)), vector=None)
+            taken.append(time.perf_counter() - begun)
+        return 1e6 * statistics.median(taken)
+
+    alone = timed_puts()
+    told = [RedisStore(uri, table_name=table, model="none", dimension=8) for _ in range(CLIENTS)]
+    for store in told:
+        store.changes()
+    with_told = timed_puts()
+    for store in told:
+        store.close()
+    return alone, with_told
+
+
 def main() -> None:
-    """Print all figures."""
+    """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("uri")
     uri = parser.parse_args().uri
@@ -97,26 +121,53 @@ def main() -> None:
         clock = Clock()
         tier = Unasked(shared, max_bytes=2**26, max_staleness_seconds=STALENESS, clock=clock)
         keys = [entry(i).key for i in range(2000)]
-        print(f"exact lookup, server: {timed(shared, keys):.1f} µs")
+        from_server = timed(shared, keys)
         for key in keys:
             tier.get(key, now=2.0)
-        print(f"exact lookup, tier:   {timed(tier, keys):.1f} µs")
+        from_tier = timed(tier, keys)
         tier.follow()
         begun = time.perf_counter()
         for _ in range(200):
             tier.follow()
-        print(f"asking for changes:   {(time.perf_counter() - begun) / 200 * 1e6:.1f} µs")
-        print("| lookups/s | puts/s of others | confirmed by reading | and by being told |")
-        print("|---:|---:|---:|---:|")
-        for rate, puts in [(5, 1), (50, 1), (50, 50), (500, 50)]:
-            plain = share(shared, rate=rate, puts=puts, told=False)
-            told = share(shared, rate=rate, puts=puts, told=True)
-            print(f"| {rate} | {puts} | {plain:.0%} | {told:.0%} |")
+        asking = (time.perf_counter() - begun) / 200 * 1e6
+        rows = [
+            (
+                *(rate, puts),
+                share(shared, rate=rate, puts=puts, told=False),
+                share(shared, rate=rate, puts=puts, told=True),
+            )
+            for rate, puts in [(5, 1), (50, 1), (50, 50), (500, 50)]
+        ]
+        alone, with_told = put_times(uri, table, shared)
     finally:
         client = redis.Redis.from_url(uri)
         for name in client.scan_iter(f"memora:{{{table}:*"):
             client.delete(name)
         shared.close()
+    shares = "\n".join(f"| {a} | {b} | {read:.0%} | {told:.0%} |" for a, b, read, told in rows)
+    text = f"""# A tier in RAM before Redis
+
+`python benchmarks/tier.py redis://...`, a server on the same machine; \
+{machine("memora-cache", "redis")}
+
+| median | µs |
+|---|---:|
+| exact lookup, server | {from_server:.1f} |
+| exact lookup, tier | {from_tier:.1f} |
+| asking what has changed, once a third of a second | {asking:.1f} |
+| put, nobody told | {alone:.1f} |
+| put, {CLIENTS} clients told | {with_told:.1f} |
+
+Lookups answered from RAM, of {LOOKUPS:,}, with `max_staleness_seconds=1`: {KEYS:,} keys by \
+Zipf's law, the tier empty at first, others putting any of the keys again. A simulation: time is \
+told, the server is real.
+
+| lookups/s | puts/s of others | each confirmed by being read | all confirmed by the server |
+|---:|---:|---:|---:|
+{shares}
+"""
+    RESULTS.write_text(text, "utf-8")
+    print(text)
 
 
 if __name__ == "__main__":

@@ -813,7 +813,7 @@ def test_settings_that_do_nothing_yet_are_said_aloud(
     Memora(CacheConfig(**settings), embedder=embedder)
     assert capsys.readouterr().err == ""
 
-    Memora(CacheConfig(durability="power", **settings), embedder=embedder)
+    Memora(CacheConfig(durability="power", local_tier_bytes=1, **settings), embedder=embedder)
 
     logged = capsys.readouterr().err
     assert "settings_without_effect" in logged
