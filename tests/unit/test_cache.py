@@ -818,6 +818,7 @@ def test_settings_that_do_nothing_yet_are_said_aloud(
     logged = capsys.readouterr().err
     assert "settings_without_effect" in logged
     assert "durability" in logged
+    assert "local_tier_bytes" in logged
     assert "eviction_policy" not in logged
     assert "cleanup_interval_seconds" not in logged
 
