@@ -308,7 +308,7 @@ WRONG: list[tuple[list[str], str]] = [
     (["lookup", "q", "--db", "."], "there is no table 'semantic_cache' in '"),
     (["lookup", "q", "--db", "memory://"], "name a directory"),
     (["stats", "--db", "nowhere"], "there is no directory 'nowhere'"),
-    (["stats", "--db", "redis://h"], "no other is supported by this version"),
+    (["stats", "--db", "postgres://h"], "no other is supported by this version"),
     (["store", "", "r", "--db", "s"], "query must contain text"),
     (["store", "q", "r", "--db", "s", "--context", "[1]"], "--context must be a JSON object"),
     (["store", "q", "r", "--db", "s", "--context", "{"], "--context must be JSON"),

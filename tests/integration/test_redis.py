@@ -178,6 +178,11 @@ def test_wrong_credentials_are_told_and_never_shown(said: str, caplog: Any) -> N
         for shown in (repr(config), str(config), str(cache.get_stats()), str(cache.health_check())):
             assert "s3cret" not in shown
         cache.close()
+        for command in ("stats", "doctor"):
+            arguments = [command, "--json", "--db", config.db_uri]
+            told = run_python(f"from memora.cli.app import app; app({arguments})").stdout
+            assert place in told
+            assert "s3cret" not in told
 
 
 def test_a_server_without_vector_search_says_what_to_install(

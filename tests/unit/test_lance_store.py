@@ -224,7 +224,6 @@ def test_a_store_that_must_exist_is_not_made(tmp_path: Path, embedder: WordEmbed
 @pytest.mark.parametrize(
     "uri",
     [
-        "redis://h",
         "s3://bucket/x",
         "memory:",
         "memory://name",

@@ -16,13 +16,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from memora._show import one_line
+from memora._show import one_line, without_password
 from memora.cli.common import AsJson, ModelName, OptionalDb, TableName, readable
 from memora.config import PREFIX, CacheConfig, environment, hint
 from memora.embedders import is_packaged, load_embedder
 from memora.errors import ConfigError, MemoraError, StoreFormatError, StorePathError
 from memora.judge._calibration import calibrated_models
-from memora.stores import local_path
+from memora.stores import is_on_server, local_path, open_stored
 from memora.stores._inspect import Facts, inspect
 
 if TYPE_CHECKING:
@@ -125,9 +125,10 @@ def _settings(
         found.append(Finding("warning", "limits", "the cache grows without end", advice))
     if not any(one.state == "problem" for one in found):
         found.insert(0, Finding("ok", "settings", f"{len(sources)} set, the others as by default"))
+    values = {name: getattr(config, name) for name in CacheConfig.model_fields}
+    values["db_uri"] = without_password(config.db_uri)
     return config, [
-        Setting(name, getattr(config, name), sources.get(name, _DEFAULT))
-        for name in CacheConfig.model_fields
+        Setting(name, value, sources.get(name, _DEFAULT)) for name, value in values.items()
     ]
 
 
@@ -177,11 +178,31 @@ def _model(config: CacheConfig, found: list[Finding]) -> Embedder | None:
     return embedder
 
 
+def _served(config: CacheConfig) -> Finding:
+    """Say what a server holds, or why it does not tell."""
+    try:
+        store, embedder = open_stored(config)
+    except StorePathError as error:
+        return Finding("warning", "store", str(error), "it is made when a cache is opened")
+    except MemoraError as error:
+        return Finding("problem", "store", str(error), "see docs/redis.md")
+    try:
+        said = f"{store.count():,} entries of {embedder.identity} on a server"
+    except MemoraError as error:
+        return Finding("problem", "store", str(error), "see docs/redis.md")
+    finally:
+        store.close()
+    return Finding("ok", "store", said)
+
+
 def _store(config: CacheConfig, found: list[Finding]) -> Facts | None:
     if config.db_uri.startswith("memory://"):
         advice = "set db_uri to a directory if restarts or several processes matter"
         said = "in RAM: ends with the process, and is shared with no other"
         found.append(Finding("ok", "store", said, advice))
+        return None
+    if is_on_server(config.db_uri):
+        found.append(_served(config))
         return None
     try:
         path = local_path(config.db_uri)

@@ -44,7 +44,7 @@ local function by_set(asked)
   local set = P .. 'v:' .. context
   local size = call('VCARD', set)
   -- Few, or most of them: compared one by one, which is exact.
-  local how = (size <= 1000 or 4 * asked >= size) and { 'TRUTH' } or { 'EF', 200 }
+  local how = (size <= 1000 or 4 * asked >= size) and { 'TRUTH' } or { 'EF', 100 }
   local found = call('VSIM', set, 'FP32', vector, 'COUNT', asked, unpack(how))
   for _, key in ipairs(found) do
     near[#near + 1] = { key, 0, false }
