@@ -34,7 +34,7 @@ from memora.context import canonical_context
 from memora.errors import ArgumentError
 from memora.eviction import make_policy
 from memora.lifecycle import ALL_TIMES
-from memora.model import Entry, Match
+from memora.model import Entry, Holding, Match
 from memora.selection import Selection
 from memora.stores.lancedb import LanceStore
 from memora.stores.memory import MemoryStore
@@ -230,6 +230,27 @@ class Model:
         ]
 
 
+class Unlisted(TieredStore):
+    """Holds what is stored at once, and learns who is evicted at once.
+
+    From lists, which the machine asks for after each step, it learns nothing.
+    """
+
+    def put_many(self, items: Any, /) -> None:
+        super().put_many(items)
+        for entry, _, _ in items:
+            self.get(entry.key, now=entry.created_at)
+
+    def select(self, selection: Selection, /, *, now: float) -> list[Holding]:
+        return self.shared.select(selection, now=now)
+
+    def maintain(self, **limits: Any) -> int:
+        evicted = super().maintain(**limits)
+        if evicted:
+            self._forget_all(lambda _: True)
+        return evicted
+
+
 class LifecycleMachine(RuleBasedStateMachine):
     """Every call goes to all caches; each has to do what its model does."""
 
@@ -269,7 +290,7 @@ class LifecycleMachine(RuleBasedStateMachine):
         if config.db_uri != "memory://" or not config.local_tier_bytes:
             return Memora(config, embedder=self.embedder, clock=self.clock)
         policy = None if self.policy == "fifo" else make_policy(self.policy)
-        store = TieredStore(
+        store = Unlisted(
             MemoryStore(dimension=self.embedder.dimension, policy=policy),
             max_bytes=config.local_tier_bytes,
             max_staleness_seconds=STALENESS,
