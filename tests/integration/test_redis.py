@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,9 +53,22 @@ def table() -> str:
     return uuid.uuid4().hex
 
 
+opened: list[RedisStore] = []
+
+
+@pytest.fixture(autouse=True)
+def all_closed() -> Iterator[None]:
+    yield
+    while opened:
+        with suppress(StoreError):  # its server may be gone
+            opened.pop().close()
+
+
 def open_store(uri: str, table: str, **settings: Any) -> RedisStore:
     settings = {"model": "toy", "dimension": DIMENSION, "clock": lambda: NOW} | settings
-    return RedisStore(uri, table_name=table, **settings)
+    store = RedisStore(uri, table_name=table, **settings)
+    opened.append(store)
+    return store
 
 
 def entry(query: str, **rest: Any) -> Entry:
@@ -244,6 +257,8 @@ def test_a_table_can_be_opened_by_who_does_not_know_its_model(
     one = put(store, "q")
 
     found, embedder = open_stored(CacheConfig(db_uri=servers.uri(kind), table_name=table))
+    assert isinstance(found, RedisStore)
+    opened.append(found)
 
     assert (embedder.identity, embedder.dimension) == ("toy", DIMENSION)
     assert [held.entry for held in found.select(Selection(), now=NOW)] == [one]

@@ -183,7 +183,7 @@ class Server:
             db=address.database,
             **options,
         )
-        return redis.Redis(connection_pool=pool)
+        return redis.Redis.from_pool(pool)  # which closes it
 
     @contextmanager
     def faults(self) -> Iterator[None]:
