@@ -660,6 +660,15 @@ class InRam(LifecycleMachine):
 class Tiered(LifecycleMachine):
     modes: ClassVar[list[dict[str, Any]]] = [IN_RAM, TIERED]
 
+    @invariant()
+    def what_is_held_is_current(self) -> None:
+        store = self.caches[1]._ports.store
+        assert isinstance(store, TieredStore)
+        current = {row.entry_id for row in self.models[1].rows.values() if row.alive(self.now)}
+        for key in list(store._held):
+            found = store.glance(key, now=self.now)
+            assert found is None or found[0].id in current
+
 
 class OnEveryStore(LifecycleMachine):
     modes: ClassVar[list[dict[str, Any]]] = [IN_RAM, *ON_DISK]
