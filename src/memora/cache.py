@@ -1247,11 +1247,14 @@ class Memora:
         return share("similarity_threshold", given)
 
     def _warn_of_settings_without_effect(self) -> None:
-        off_disk = isinstance(self._ports.store, MemoryStore) or is_on_server(self._config.db_uri)
+        on_server = is_on_server(self._config.db_uri)
+        off_disk = isinstance(self._ports.store, MemoryStore) or on_server
         ignored = {
             # Nothing is on a disk of this machine.
             "durability": off_disk and self._config.durability != "process",
             "hot_index": off_disk and self._config.hot_index == "off",
+            # All is in RAM anyway.
+            "local_tier_bytes": not on_server and self._config.local_tier_bytes > 0,
         }
         if settings := [name for name, is_set in ignored.items() if is_set]:
             self._log.warning("settings_without_effect", settings=settings)

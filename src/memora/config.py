@@ -177,12 +177,16 @@ class _Settings(BaseModel):
         int, BeforeValidator(_number), Field(ge=0, description="a whole number, 0 or more")
     ] = 64 * 1024 * 1024
     """How many bytes of results on disk are also kept in RAM."""
+    local_tier_bytes: Annotated[
+        int, BeforeValidator(_number), Field(ge=0, description="a whole number, 0 or more")
+    ] = 0
+    """How many bytes of entries on a server are also kept in RAM, for exact hits; 0 for none."""
     max_staleness_seconds: Annotated[
         float,
         BeforeValidator(_number),
         Field(ge=0.02, le=60, description="a number of seconds from 0.02 to 60"),
     ] = 1.0
-    """How late what other processes did to a store on disk may be seen."""
+    """How late what others did may be seen: to a store on disk, and in a tier in front of one."""
     lookup_timeout_seconds: OptionalSeconds = 5.0
     """How long a lookup or a store may keep the application waiting; None is without end."""
     breaker_failures: Count = 5

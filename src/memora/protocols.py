@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from math import inf
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,6 +119,31 @@ class SharedStore(Protocol):
 
     def refresh(self) -> None:
         """Take in what others had put when the call began."""
+        ...
+
+
+class Changes(NamedTuple):
+    """What has become of a store's entries."""
+
+    keys: set[bytes]
+    """Of entries that were put, replaced or removed."""
+    tags: bool
+    """Whether entries were outdated by their tags."""
+
+
+@runtime_checkable
+class WatchedStore(Protocol):
+    """What a store offers that hears of what others do to its entries."""
+
+    def changes(self) -> Changes | None:
+        """Return what has changed between the last call, of which there is one at a time, and this.
+
+        Complete for what was done before the call began. None where anything may have: at the first
+        call, and after what was missed.
+
+        Raises:
+            StoreError: It cannot be told now, and the next call that can returns None.
+        """
         ...
 
 

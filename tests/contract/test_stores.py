@@ -20,6 +20,7 @@ from memora.selection import Selection
 from memora.stores import lancedb as lance_module
 from memora.stores.lancedb import LanceStore
 from memora.stores.memory import MemoryStore
+from memora.stores.tiered import TieredStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -66,12 +67,34 @@ class SettlingMemory(MemoryStore):
                 index.settle(64)
 
 
+class Warm(TieredStore):
+    """Holds what it is given at once; what leaves for a limit is seen after the staleness."""
+
+    def __init__(self, shared: Store) -> None:
+        self.time = 0.0
+        clock = lambda: self.time  # noqa: E731 - of no more use
+        super().__init__(shared, max_bytes=2**25, max_staleness_seconds=1.0, clock=clock)
+
+    def put(self, entry: Entry, content: Content, /, *, vector: Vector | None) -> None:
+        super().put(entry, content, vector=vector)
+        self.get(entry.key, now=entry.created_at)
+
+    def maintain(self, *, max_entries: int | None, max_bytes: int | None = None, now: float) -> int:
+        evicted = super().maintain(max_entries=max_entries, max_bytes=max_bytes, now=now)
+        self.time += 1.0 if evicted else 0.0
+        return evicted
+
+
 def open_memory(_: Path, **settings: Any) -> Store:
     return MemoryStore(dimension=DIMENSION, **settings)
 
 
 def open_memory_graph(_: Path, **settings: Any) -> Store:
     return SettlingMemory(dimension=DIMENSION, **settings)
+
+
+def open_memory_tiered(_: Path, **settings: Any) -> Store:
+    return Warm(MemoryStore(dimension=DIMENSION, **settings))
 
 
 def on_disk(kind: type[LanceStore] = LanceStore, **always: Any) -> Opener:
@@ -100,7 +123,11 @@ ON_DISK = {
     "lancedb off flushed": on_disk(Flushing, hot_index="off", hot_payload_bytes=0),
     "lancedb off flushed memory": on_disk(Flushing, hot_index="off", durability="memory"),
 }
-OPENERS = {"memory": open_memory, "memory graph": open_memory_graph} | ON_DISK
+OPENERS = {
+    "memory": open_memory,
+    "memory graph": open_memory_graph,
+    "memory tiered": open_memory_tiered,
+} | ON_DISK
 GRAPHS = {"memory graph", "lancedb graph"}
 ON_SERVERS = [
     "redis search",
@@ -110,18 +137,20 @@ ON_SERVERS = [
     "redis cluster",
     "valkey cluster search",
 ]
+TIERED = ["redis search tiered", "redis tiered", "redis cluster search tiered"]
+ON_SERVERS += TIERED
 STORES = [*OPENERS, *ON_SERVERS]
 LASTING = [*ON_DISK, *ON_SERVERS]
 
 
-def on_server(uri: str) -> Opener:
+def on_server(uri: str, *, tiered: bool = False) -> Opener:
     from memora.stores.redis import RedisStore  # noqa: PLC0415 - an extra
 
     def open_redis(path: Path, **settings: Any) -> Store:
         policy = getattr(settings.get("policy"), "name", "fifo")
         if "cluster" in uri and policy in {"lfu", "cost", "s3fifo"}:
             pytest.skip(f"in a cluster each shard keeps to {policy} by itself")
-        return RedisStore(
+        store = RedisStore(
             uri,
             table_name=uuid.uuid5(uuid.NAMESPACE_URL, str(path)).hex,
             model="toy",
@@ -129,6 +158,7 @@ def on_server(uri: str) -> Opener:
             clock=lambda: NOW,
             **settings,
         )
+        return Warm(store) if tiered else store
 
     return open_redis
 
@@ -138,7 +168,8 @@ def opener(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, servers: Servers
 ) -> Opener:
     if request.param in ON_SERVERS:
-        return on_server(servers.uri(request.param))
+        kind = request.param.removesuffix(" tiered")
+        return on_server(servers.uri(kind), tiered=request.param in TIERED)
     if request.param in GRAPHS:
         monkeypatch.setattr(index_module, "_GRAPH_AT", 1)
         monkeypatch.setattr(index_module, "_TAIL", 0)

@@ -29,18 +29,22 @@ from hypothesis.stateful import (
 )
 
 from memora import CacheConfig, Memora
+from memora._clock import SteadyClock
 from memora.context import canonical_context
 from memora.errors import ArgumentError
+from memora.eviction import make_policy
 from memora.lifecycle import ALL_TIMES
-from memora.model import Entry, Match
+from memora.model import Entry, Holding, Match
 from memora.selection import Selection
 from memora.stores.lancedb import LanceStore
 from memora.stores.memory import MemoryStore
+from memora.stores.tiered import TieredStore
 
 if TYPE_CHECKING:
     from servers import Servers
 
     from memora.judge import Verdict
+    from memora.protocols import Store
     from memora.stores.hot import HotTable
 
 TEXTS = [
@@ -67,6 +71,7 @@ TTLS = st.sampled_from([None, None, 3.5, "10.5s", 60.5])
 LIMIT = 4
 STALENESS, FLUSHING = 15.0, 5.0
 IN_RAM: dict[str, Any] = {"db_uri": "memory://"}
+TIERED = IN_RAM | {"local_tier_bytes": 4000}  # three entries of the four
 ON_DISK: list[dict[str, Any]] = [
     {"durability": "process"},
     {"durability": "memory", "hot_payload_bytes": 0},
@@ -225,6 +230,27 @@ class Model:
         ]
 
 
+class Unlisted(TieredStore):
+    """Holds what is stored at once, and learns who is evicted at once.
+
+    From lists, which the machine asks for after each step, it learns nothing.
+    """
+
+    def put_many(self, items: Any, /) -> None:
+        super().put_many(items)
+        for entry, _, _ in items:
+            self.get(entry.key, now=entry.created_at)
+
+    def select(self, selection: Selection, /, *, now: float) -> list[Holding]:
+        return self.shared.select(selection, now=now)
+
+    def maintain(self, **limits: Any) -> int:
+        evicted = super().maintain(**limits)
+        if evicted:
+            self._forget_all(lambda _: True)
+        return evicted
+
+
 class LifecycleMachine(RuleBasedStateMachine):
     """Every call goes to all caches; each has to do what its model does."""
 
@@ -261,7 +287,16 @@ class LifecycleMachine(RuleBasedStateMachine):
             flush_interval_seconds=FLUSHING,
             **settings,
         )
-        return Memora(config, embedder=self.embedder, clock=self.clock)
+        if config.db_uri != "memory://" or not config.local_tier_bytes:
+            return Memora(config, embedder=self.embedder, clock=self.clock)
+        policy = None if self.policy == "fifo" else make_policy(self.policy)
+        store = Unlisted(
+            MemoryStore(dimension=self.embedder.dimension, policy=policy),
+            max_bytes=config.local_tier_bytes,
+            max_staleness_seconds=STALENESS,
+            clock=(clock := SteadyClock(self.clock)),
+        )
+        return Memora(config, embedder=self.embedder, store=store, clock=clock)
 
     def pairs(self) -> list[tuple[Memora, Model]]:
         return list(zip(self.caches, self.models, strict=True))
@@ -594,7 +629,7 @@ def state_of(cache: Memora) -> Any:
     """Return all that a use would change."""
     stats = cache.get_stats()
     counted = {name: stats[name] for name in ("hits", "misses", "total_requests", "errors")}
-    store = cache._ports.store
+    store = shared_of(cache)
     if isinstance(store, (MemoryStore, LanceStore)):
         policy = hot_of(cache)._policy
         order = None if policy is None else deepcopy(policy).evict(LIMIT + 1)
@@ -605,8 +640,13 @@ def state_of(cache: Memora) -> Any:
     return counted, stats["lookup_latency_ms"]["samples"], cache.entries(), order
 
 
-def hot_of(cache: Memora) -> HotTable:
+def shared_of(cache: Memora) -> Store:
     store = cache._ports.store
+    return store.shared if isinstance(store, TieredStore) else store
+
+
+def hot_of(cache: Memora) -> HotTable:
+    store = shared_of(cache)
     if isinstance(store, MemoryStore):
         return store._hot
     assert isinstance(store, LanceStore)
@@ -617,6 +657,19 @@ class InRam(LifecycleMachine):
     modes: ClassVar[list[dict[str, Any]]] = [IN_RAM]
 
 
+class Tiered(LifecycleMachine):
+    modes: ClassVar[list[dict[str, Any]]] = [IN_RAM, TIERED]
+
+    @invariant()
+    def what_is_held_is_current(self) -> None:
+        store = self.caches[1]._ports.store
+        assert isinstance(store, TieredStore)
+        current = {row.entry_id for row in self.models[1].rows.values() if row.alive(self.now)}
+        for key in list(store._held):
+            found = store.glance(key, now=self.now)
+            assert found is None or found[0].id in current
+
+
 class OnEveryStore(LifecycleMachine):
     modes: ClassVar[list[dict[str, Any]]] = [IN_RAM, *ON_DISK]
     on_disk = True
@@ -624,6 +677,8 @@ class OnEveryStore(LifecycleMachine):
 
 InRam.TestCase.settings = settings(max_examples=250, stateful_step_count=40, deadline=None)
 test_in_ram = InRam.TestCase
+Tiered.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+test_tiered = Tiered.TestCase
 OnEveryStore.TestCase.settings = settings(max_examples=20, stateful_step_count=25, deadline=None)
 test_on_every_store = OnEveryStore.TestCase
 
@@ -633,7 +688,11 @@ def test_on_a_server(servers: Servers, kind: str) -> None:
     uri = servers.uri(kind)
 
     class OnServer(LifecycleMachine):
-        modes: ClassVar[list[dict[str, Any]]] = [IN_RAM, {"db_uri": uri}]
+        modes: ClassVar[list[dict[str, Any]]] = [
+            IN_RAM,
+            {"db_uri": uri},
+            {"db_uri": uri, "local_tier_bytes": 2**20},
+        ]
         on_server = True
 
     run_state_machine_as_test(

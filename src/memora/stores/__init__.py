@@ -55,7 +55,7 @@ def open_store(  # noqa: PLR0913 - what may take the place of a setting
         from memora.stores.redis import RedisStore  # noqa: PLC0415 - one store's imports only
 
         log = make_logger(config.log_level, json_logs=config.json_logs)
-        return RedisStore(
+        shared = RedisStore(
             config.db_uri,
             table_name=config.table_name,
             model=embedder.identity,
@@ -67,6 +67,16 @@ def open_store(  # noqa: PLR0913 - what may take the place of a setting
             flush_interval_seconds=config.flush_interval_seconds,
             clock=clock,
             warn=lambda text: log.warning("server_setting", problem=text),
+        )
+        if not config.local_tier_bytes:
+            return shared
+        from memora.stores.tiered import TieredStore  # noqa: PLC0415 - as above
+
+        return TieredStore(
+            shared,
+            max_bytes=config.local_tier_bytes,
+            max_staleness_seconds=config.max_staleness_seconds,
+            clock=clock,
         )
     path = local_path(config.db_uri)
     from memora.stores.lancedb import LanceStore  # noqa: PLC0415 - one store's imports only

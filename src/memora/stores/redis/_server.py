@@ -63,7 +63,7 @@ class Server:
     def run(self, name: str, prefix: str, *args: Any) -> Any:
         """Run a script on the shard whose keys begin with a prefix."""
         one = script(name)
-        with self._faults():
+        with self.faults():
             try:
                 return self._client.execute_command("EVALSHA", one.digest, 1, prefix, *args)
             except NoScriptError:
@@ -74,7 +74,7 @@ class Server:
         if len(calls) == 1:
             return [self.run(name, *calls[0])]
         one = script(name)
-        with self._faults(), self._client.pipeline(transaction=False) as pipeline:
+        with self.faults(), self._client.pipeline(transaction=False) as pipeline:
             for call in calls:
                 pipeline.execute_command("EVALSHA", one.digest, 1, *call)
             answers = pipeline.execute(raise_on_error=False)
@@ -82,7 +82,7 @@ class Server:
             if isinstance(answer, NoScriptError):
                 answers[i] = self.run(name, *calls[i])
             elif isinstance(answer, Exception):
-                with self._faults():
+                with self.faults():
                     raise answer
         return list(answers)
 
@@ -90,8 +90,24 @@ class Server:
         """Return how many servers hold entries."""
         if self._address.kind != "cluster":
             return 1
-        with self._faults():
+        with self.faults():
             return len(self._client.get_primaries())
+
+    def take_connection(self) -> Any:
+        """Return a connection for one caller, who returns it.
+
+        Raises:
+            StoreError: There is no one server to talk to.
+        """
+        if self._address.kind != "server":
+            raise StoreError(f"{self._address} is more than one server")
+        with self.faults():
+            return self._client.connection_pool.get_connection()
+
+    def return_connection(self, connection: Any) -> None:
+        """Take back a connection, in whatever state."""
+        connection.disconnect()
+        self._client.connection_pool.release(connection)
 
     def unsuitable(self) -> Iterator[str]:
         """Say which of the server's settings do not suit a store, as far as it tells them."""
@@ -170,7 +186,7 @@ class Server:
         return redis.Redis.from_pool(pool)  # which closes it
 
     @contextmanager
-    def _faults(self) -> Iterator[None]:
+    def faults(self) -> Iterator[None]:
         """Say what a fault of the client library means for whoever set up the cache."""
         try:
             yield

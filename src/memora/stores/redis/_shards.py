@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from memora._fork import renew_after_fork
 from memora.errors import ModelMismatchError, StoreError, StoreFormatError, StorePathError
 from memora.stores.redis._server import GoneError, Server
+from memora.stores.redis._watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from memora.protocols import Changes
     from memora.stores.hot import Uses
     from memora.stores.redis._address import Address
 
@@ -78,6 +80,7 @@ class Shards:
     def renew(self) -> None:
         """Make what belongs to one process: connections, and what waits to be told."""
         self.server = Server(self._address)
+        self._watch: Watch | None = None
         self._lock = threading.Lock()  # guards the uses
         self._uses: list[dict[bytes, Uses]] = [{} for _ in self._prefixes]
 
@@ -119,8 +122,16 @@ class Shards:
             while self._uses[shard]:
                 self.run("nothing", shard)
 
+    def changes(self) -> Changes | None:
+        """Return which entries have changed since the last call; None where all may have."""
+        if self._watch is None:
+            self._watch = Watch(self.server, self._prefixes)
+        return self._watch.changes()
+
     def close(self) -> None:
         """Release the connections."""
+        if self._watch is not None:
+            self._watch.close()
         self.server.close()
 
     def open_shard(self, shard: int, *, create: bool = True, shards: int = 0) -> int:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from memora.eviction import EvictionPolicy
     from memora.model import Content, Entry, Holding
-    from memora.protocols import Clock, Lease, Vector
+    from memora.protocols import Changes, Clock, Lease, Vector
     from memora.selection import Selection
 
 _BATCH = 64  # entries of a call that removes: some milliseconds of the server
@@ -327,6 +327,10 @@ class RedisStore:
 
     def refresh(self) -> None:
         self._check()  # the server is asked each time
+
+    def changes(self) -> Changes | None:
+        self._check()
+        return self._shards.changes()
 
     def create_index(self, **options: Any) -> bool:
         for name, value in options.items():

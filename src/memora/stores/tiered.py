@@ -1,0 +1,270 @@
+"""Exact hits from the RAM of this process, in front of a store that others share.
+
+Only `get`, `glance` and `peek` are answered here, and only with what the shared store confirmed a
+moment ago; a miss never is. Whatever others did to an entry there is therefore seen within that
+moment, also while the shared store cannot be reached. An entry is confirmed by being read; and all
+at once by a shared store that tells what has changed, and named others.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from contextlib import contextmanager
+from math import inf
+from typing import TYPE_CHECKING, NamedTuple
+
+from memora._fork import renew_after_fork
+from memora.protocols import IndexedStore, MeasuredStore, SharedStore, WatchedStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from memora.model import Content, Entry, Holding, Match
+    from memora.protocols import Clock, Lease, Store, Vector
+    from memora.selection import Selection
+
+# What Python's objects take for an entry beside its texts, its result and its tags.
+_OBJECTS_BYTES = 1000
+_FOLLOW_SECONDS = 1.0  # between two questions what has changed, at most
+_RETRY_SECONDS = 5.0  # where the shared store could not tell
+
+
+class _Held(NamedTuple):
+    entry: Entry
+    content: Content
+    confirmed: float
+    """When the shared store was asked: what others did later it need not know."""
+    bytes: int
+
+    def ends(self) -> float:
+        expires = self.entry.expires_at
+        return inf if expires is None else expires + self.entry.stale_seconds
+
+
+class TieredStore:
+    """A shared store, and in front of it the entries that were read of late.
+
+    Writes go to the shared store; what is held of their entries is forgotten, not replaced: of two
+    writers at once only the shared store knows who was the last. The same where a write fails,
+    which may have been done all the same. What others wrote, and what left for a limit, is seen
+    within `max_staleness_seconds`; what has ended, and what was done through this store, at once.
+
+    Entries whose end slides are not held: each use changes them.
+
+    Args:
+        shared: Where the entries are; closed with this one.
+        max_bytes: How much is held; the entries that were not read for longest leave.
+        max_staleness_seconds: For how long an entry is served from here after it was confirmed.
+        clock: Seconds, which never go back.
+    """
+
+    def __init__(
+        self,
+        shared: Store,
+        *,
+        max_bytes: int,
+        max_staleness_seconds: float,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._shared, self._clock = shared, clock
+        self._max_bytes, self._staleness = max_bytes, max_staleness_seconds
+        # What not every store offers, and callers ask for.
+        if isinstance(shared, SharedStore):
+            self.try_lead, self.refresh = self._try_lead, shared.refresh
+        if isinstance(shared, IndexedStore):
+            self.create_index, self.index_stats = shared.create_index, shared.index_stats
+        if isinstance(shared, MeasuredStore):
+            self.measure = shared.measure
+        renew_after_fork(self)
+
+    @property
+    def shared(self) -> Store:
+        """The store that others share."""
+        return self._shared
+
+    def renew(self) -> None:
+        """Begin with nothing: what another thread was just changing a fork copies half changed."""
+        self._lock = threading.Lock()  # guards what follows; no call under it does I/O
+        self._held: OrderedDict[bytes, _Held] = OrderedDict()  # by key, the last used last
+        self._bytes = 0
+        self._changes = 0  # of entries, as far as they are known here
+        self._confirmed = -inf  # when all that is held was
+        self._stop: threading.Event | None = None
+
+    def get(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
+        if (here := self._get(key, now)) is not None:
+            return here
+        asked, changes = self._clock(), self._changes
+        found = self._shared.get(key, now=now)
+        with self._lock:
+            self._forget(key)
+            # What was read while something was written may be older than that.
+            if found is not None and changes == self._changes:
+                self._hold(*found, confirmed=asked)
+        self._begin_following()
+        return found
+
+    def glance(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
+        return self._get(key, now) or self._shared.glance(key, now=now)
+
+    def peek(self, key: bytes, /, *, now: float) -> Entry | None:
+        here = self._get(key, now)
+        return self._shared.peek(key, now=now) if here is None else here[0]
+
+    def fetch(self, key: bytes, /, *, now: float) -> tuple[Entry, Content, Vector | None] | None:
+        return self._shared.fetch(key, now=now)
+
+    def search(
+        self, vector: Vector, /, *, context: str, k: int, now: float, since: float = -inf
+    ) -> list[Match]:
+        found = self._shared.search(vector, context=context, k=k, now=now, since=since)
+        with self._lock:
+            for match in found:  # whose results the caller may get next
+                held = self._held.get(match.entry.key)
+                if held is not None and held.entry.id != match.entry.id:
+                    self._forget(match.entry.key)
+        return found
+
+    def select(self, selection: Selection, /, *, now: float) -> list[Holding]:
+        # Who withdraws what is listed expects that nothing else is served that meets the criteria.
+        listed: set[str] = set()
+        with self._changing(
+            lambda held: selection.takes(held.entry) and held.entry.id not in listed
+        ):
+            found = self._shared.select(selection, now=now)
+            listed.update(holding.entry.id for holding in found)
+        return found
+
+    def put(self, entry: Entry, content: Content, /, *, vector: Vector | None) -> None:
+        with self._changing(keys=[entry.key]):
+            self._shared.put(entry, content, vector=vector)
+
+    def put_many(self, items: Sequence[tuple[Entry, Content, Vector | None]], /) -> None:
+        with self._changing(keys=[entry.key for entry, _, _ in items]):
+            self._shared.put_many(items)
+
+    def touch(self, key: bytes, /, *, now: float, times: int = 1) -> None:
+        self._shared.touch(key, now=now, times=times)
+
+    def discard(self, entries: Iterable[Entry], /) -> int:
+        discarded = list(entries)
+        with self._changing(keys=[entry.key for entry in discarded]):
+            return self._shared.discard(discarded)
+
+    def outdate(self, tag: str, /) -> None:
+        with self._changing(lambda held: tag in held.entry.tags):
+            self._shared.outdate(tag)
+
+    def maintain(self, *, max_entries: int | None, max_bytes: int | None = None, now: float) -> int:
+        return self._shared.maintain(max_entries=max_entries, max_bytes=max_bytes, now=now)
+
+    def sweep(self, *, now: float, limit: int) -> int:
+        return self._shared.sweep(now=now, limit=limit)
+
+    def count(self) -> int:
+        return self._shared.count()
+
+    def check(self) -> None:
+        self._shared.check()
+
+    def close(self) -> None:
+        if self._stop is not None:
+            self._stop.set()
+        with self._changing(lambda _: True):  # then the shared store is asked, and says so
+            self._shared.close()
+
+    def follow(self) -> bool:
+        """Forget what others have changed, and confirm the rest; False where nobody tells."""
+        asked = self._clock()
+        try:
+            changes = self._shared.changes()  # type: ignore[attr-defined]
+        except Exception:  # noqa: BLE001 - whatever it is: each entry is confirmed by being read
+            return False
+
+        with self._lock:
+            if changes is None:
+                self._forget_all(lambda _: True)
+            elif changes.keys or changes.tags:
+                tagged = (lambda held: bool(held.entry.tags)) if changes.tags else None
+                self._forget_all(tagged, changes.keys)
+            self._confirmed = asked
+        return True
+
+    def _try_lead(self, key: bytes, /) -> Lease | None:
+        # Who leads looks once more for what others have stored meanwhile. Forgetting all else in
+        # `refresh` would empty this tier at every miss.
+        with self._changing(keys=[key]):
+            return self._shared.try_lead(key)  # type: ignore[attr-defined,no-any-return]
+
+    def _get(self, key: bytes, now: float) -> tuple[Entry, Content] | None:
+        with self._lock:
+            if (held := self._held.get(key)) is None:
+                return None
+            # A clock that went back all the same says nothing about how long ago that was.
+            if not 0 <= self._clock() - max(held.confirmed, self._confirmed) < self._staleness:
+                self._forget(key)
+                return None
+            if held.ends() <= now:
+                return None
+            self._held.move_to_end(key)
+            return held.entry, held.content
+
+    def _hold(self, entry: Entry, content: Content, *, confirmed: float) -> None:
+        if entry.sliding_seconds is not None:
+            return
+        texts = (entry.query, entry.context.canonical, content.metadata, *entry.tags)
+        size = _OBJECTS_BYTES + len(content.payload) + sum(len(text) for text in texts)
+        if size > self._max_bytes:
+            return
+        self._held[entry.key] = _Held(entry, content, confirmed, size)
+        self._bytes += size
+        while self._bytes > self._max_bytes:
+            self._forget(next(iter(self._held)))
+
+    def _forget(self, key: bytes) -> None:
+        if (held := self._held.pop(key, None)) is not None:
+            self._bytes -= held.bytes
+
+    @contextmanager
+    def _changing(
+        self, which: Callable[[_Held], bool] | None = None, *, keys: Iterable[bytes] = ()
+    ) -> Iterator[None]:
+        """Forget what a call has changed, also where it failed."""
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._forget_all(which, keys)
+
+    def _forget_all(
+        self, which: Callable[[_Held], bool] | None, keys: Iterable[bytes] = ()
+    ) -> None:
+        self._changes += 1
+        changed = [] if which is None else [k for k, v in self._held.items() if which(v)]
+        for key in (*keys, *changed):
+            self._forget(key)
+
+    def _begin_following(self) -> None:
+        if self._stop is None and isinstance(self._shared, WatchedStore):
+            with self._lock:
+                if self._stop is None:
+                    self._stop = threading.Event()
+                    _repeat(self, self._stop, min(self._staleness / 3, _FOLLOW_SECONDS))
+
+
+def _repeat(store: TieredStore, stop: threading.Event, seconds: float) -> None:
+    there = weakref.ref(store)
+
+    def loop() -> None:
+        wait = 0.0
+        while not stop.wait(wait):
+            store = there()
+            if store is None:
+                return
+            wait = seconds if store.follow() else _RETRY_SECONDS
+            del store
+
+    threading.Thread(target=loop, name="memora-tier", daemon=True).start()
