@@ -118,24 +118,25 @@ class EntryTable:
     """
 
     def __init__(self, path: Path, name: str, stamp: Stamp, *, create: bool) -> None:
-        self.where = f"table {name!r} in {str(path)!r}"
         self._folder = path / f"{name}.lance"
+        self._synced: set[Path] = set()
+        where = f"table {name!r} in {str(path)!r}"
+        with faults(f"open {where}"):
+            database = connect(path)
+            if not self.exists(path, name):
+                if not create:
+                    raise StorePathError(f"there is no {where}")
+                _create(database, name, stamp)
+            self._begin(database.open_table(name), where, stamp)
+
+    def _begin(self, table: Any, where: str, stamp: Stamp) -> None:
+        self._table, self.where = table, where
+        self._schema: pa.Schema = table.schema
         self.dimension = stamp.dimension
-        # LanceDB prints warnings on stderr for what is normal here, such as a table to be created.
-        os.environ.setdefault("LANCEDB_LOG", "error")
         self._lock = threading.Lock()  # one commit at a time in this process
         self._compacted_at: float | None = None
         self._changed = True  # since `maintain` last looked
-        self._synced: set[Path] = set()
-        with faults(f"open {self.where}"):
-            database = _connect(path)
-            if not self.exists(path, name):
-                if not create:
-                    raise StorePathError(f"there is no {self.where}")
-                _create(database, name, stamp)
-            self._table = database.open_table(name)
-            self._schema: pa.Schema = self._table.schema
-        _check_stamp(Stamp.from_schema(self._schema.metadata), stamp, self.where)
+        _check_stamp(Stamp.from_schema(self._schema.metadata), stamp, where)
 
     @staticmethod
     def exists(path: Path, name: str) -> bool:
@@ -288,7 +289,7 @@ class EntryTable:
         if kind.endswith("PQ"):
             settings["num_sub_vectors"] = options.get("num_sub_vectors") or _divisor(self.dimension)
         with faults("create_index"), self._lock:
-            from lancedb import index  # noqa: PLC0415 - as in `_connect`
+            from lancedb import index  # noqa: PLC0415 - as in `connect`
 
             config = getattr(index, INDEX_KINDS[kind])
             self._table.create_index(
@@ -383,6 +384,14 @@ class EntryTable:
                 return query()
 
 
+def stamp_of(table: Any, where: str) -> Stamp:
+    """Return who made the vectors of a table; raises StoreFormatError where it is not Memora's."""
+    found = Stamp.from_schema(table.schema.metadata)
+    if found is None:
+        raise StoreFormatError(_not_ours(where))
+    return found
+
+
 def read_stamp(path: Path, name: str) -> Stamp:
     """Return who made the vectors of a table that is there.
 
@@ -394,28 +403,32 @@ def read_stamp(path: Path, name: str) -> Stamp:
     with faults(f"open {where}"):
         if not EntryTable.exists(path, name):
             raise StorePathError(f"there is no {where}")
-        metadata = _connect(path).open_table(name).schema.metadata
-    found = Stamp.from_schema(metadata)
-    if found is None:
-        raise StoreFormatError(_not_ours(where))
-    return found
+        return stamp_of(connect(path).open_table(name), where)
 
 
 def _not_ours(where: str) -> str:
     return f"{where} was not made by Memora, or its schema is damaged; choose another table_name"
 
 
-def _connect(path: Path) -> Any:
+def connect(path: Path | str, *, storage_options: dict[str, str] | None = None) -> Any:
+    """Open a LanceDB directory, of a disk or of a bucket."""
+    # LanceDB prints warnings on stderr for what is normal here, such as a table to be created.
+    os.environ.setdefault("LANCEDB_LOG", "error")
     # It takes a second to import: only who stores on disk pays for it.
     import lancedb  # noqa: PLC0415
 
-    connect: Any = lancedb.connect  # its types leave out what it returns
+    open_directory: Any = lancedb.connect  # its types leave out what it returns
     # An interval of 0 checks for other processes' commits at each read. The table is read seldom:
     # with its own caches LanceDB would take a gigabyte in time.
     session = lancedb.Session(
         index_cache_size_bytes=_CACHE_BYTES, metadata_cache_size_bytes=_CACHE_BYTES
     )
-    return connect(path, read_consistency_interval=timedelta(0), session=session)
+    return open_directory(
+        path,
+        read_consistency_interval=timedelta(0),
+        session=session,
+        storage_options=storage_options,
+    )
 
 
 def _create(database: Any, name: str, stamp: Stamp) -> None:
