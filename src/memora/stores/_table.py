@@ -49,7 +49,8 @@ _COMPACT_AT = 64
 _KEEP_SECONDS = 2.0
 _KEEP, _AT_ONCE, _NEVER = timedelta(seconds=1), timedelta(milliseconds=1), timedelta(days=36_500)
 # One is due as well where the data is twice what its rows take, and this.
-_DELETE_ROWS = 4000  # by one commit
+DELETE_ROWS = 4000
+"""Deleted by one commit."""
 _REFINE = 8  # rows that are compared, for each that is asked for
 _CACHE_BYTES = 8 * 1024 * 1024
 _SPARE_BYTES = 2 * 1024 * 1024
@@ -131,6 +132,7 @@ class EntryTable:
 
     def _begin(self, table: Any, where: str, stamp: Stamp) -> None:
         self._table, self.where = table, where
+        self._source = table  # what is read all through
         self._schema: pa.Schema = table.schema
         self.dimension = stamp.dimension
         self._lock = threading.Lock()  # one commit at a time in this process
@@ -151,7 +153,7 @@ class EntryTable:
         """Return all rows without vectors, in the order of their stamps."""
         columns = [name for name in self._schema.names if name not in {"vector", "metadata"}]
         rows: pa.Table = self._read(
-            "scan", lambda: self._table.search().select(columns).limit(None).to_arrow()
+            "scan", lambda: self._source.search().select(columns).limit(None).to_arrow()
         )
         return rows.sort_by("stamp")
 
@@ -159,7 +161,7 @@ class EntryTable:
         """Yield keys, stamps and vectors, in batches, of the rows that have one."""
         with faults("scan"):
             columns = ["key", "stamp", "vector"]
-            query = self._table.search().where("vector IS NOT NULL").select(columns).limit(None)
+            query = self._source.search().where("vector IS NOT NULL").select(columns).limit(None)
             for batch in query.to_batches(4096):
                 yield (
                     [bytes.fromhex(key) for key in batch.column("key").to_pylist()],
@@ -207,8 +209,8 @@ class EntryTable:
                     .when_not_matched_insert_all()
                     .execute(self._arrow(rows), on_bad_vectors="null")
                 )
-            for at in range(0, len(deleted), _DELETE_ROWS):
-                keys = ", ".join(_quoted(key.hex()) for key in deleted[at : at + _DELETE_ROWS])
+            for at in range(0, len(deleted), DELETE_ROWS):
+                keys = ", ".join(_quoted(key.hex()) for key in deleted[at : at + DELETE_ROWS])
                 self._table.delete(f"key IN ({keys})")
             self._sync()
 

@@ -489,8 +489,10 @@ class LanceStore:
     def index_stats(self) -> dict[str, Any]:
         self._check()
         stats = {"has_index": False} if self._table is None else self._table.index_stats()
+        return stats | self._own_stats()
+
+    def _own_stats(self) -> dict[str, Any]:
         return {
-            **stats,
             "total_entries": self.count(),
             "hot_index": self._view.graph or "off",
             "loaded": self._view.complete or self._view.graph is None,
