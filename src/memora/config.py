@@ -6,12 +6,21 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
+from collections.abc import Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from memora._durations import seconds
 from memora._log import make_logger
@@ -57,6 +66,33 @@ def _number(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError("not a number")  # noqa: TRY004 - pydantic's way
     return value
+
+
+class _Masked(dict[str, str]):
+    """A mapping whose values are not shown: some are secrets."""
+
+    def __repr__(self) -> str:
+        return repr(dict.fromkeys(self, "***"))
+
+    __str__ = __repr__
+
+
+def _options(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise ValueError("not JSON") from None
+    if not isinstance(value, Mapping):
+        raise ValueError("not a mapping")  # noqa: TRY004 - pydantic's way
+    said = {True: "true", False: "false"}
+    found = {
+        name: said[one] if isinstance(one, bool) else str(one) if isinstance(one, int) else one
+        for name, one in value.items()
+    }
+    if not all(isinstance(name, str) and isinstance(one, str) for name, one in found.items()):
+        raise ValueError("not of texts")
+    return _Masked(found)
 
 
 # A description says what is accepted: it ends up in error messages.
@@ -114,7 +150,11 @@ class _Settings(BaseModel):
     cross_lingual: Flag = False
     """Serve a query in one language what was stored under one in another."""
     db_uri: Text = "memory://"
-    """`memory://`, or the path of a directory."""
+    """`memory://`, the path of a directory, or `s3://`, `gs://` or `az://`, bucket and prefix."""
+    storage_options: Annotated[Mapping[str, str], PlainValidator(_options), NoDecode] = Field(
+        default=_Masked(), description="a mapping of names to texts, or such a JSON object"
+    )
+    """Of a bucket: `endpoint`, `region`, `allow_http`; credentials belong in the environment."""
     table_name: Annotated[
         str,
         Field(
@@ -275,8 +315,12 @@ def _explain(problem: ErrorDetails, prefix: str) -> str:
     name = f"{prefix}{setting.upper()}" if prefix else setting
     if problem["type"] == "extra_forbidden":
         return f"unknown setting {name!r}{_nearest(name, _Settings.model_fields)}"
-    accepted = _Settings.model_fields[setting].description
-    return f"{name}={problem['input']!r}: expected {accepted}"
+    accepted, given = _Settings.model_fields[setting].description, problem["input"]
+    if setting == "storage_options":  # may hold secrets
+        shown = repr(_Masked(given)) if isinstance(given, Mapping) else type(given).__name__
+    else:
+        shown = repr(given)
+    return f"{name}={shown}: expected {accepted}"
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

@@ -39,7 +39,7 @@ from memora.cli.render import print_comparison, print_report
 from memora.cli.replay import Replay
 from memora.config import CacheConfig
 from memora.errors import ArgumentError
-from memora.stores import local_path
+from memora.stores import is_bucket, local_path
 from memora.stores._inspect import sizes
 
 app = typer.Typer(
@@ -264,7 +264,8 @@ def stats(
         found = cache.get_stats()
     shown = {name: found[name] for name in ("storage", "total_entries", "model", "embedding_dim")}
     shown["table"] = config.table_name
-    shown["disk_bytes"] = sum(sizes(local_path(config.db_uri), config.table_name))
+    if not is_bucket(config.db_uri):
+        shown["disk_bytes"] = sum(sizes(local_path(config.db_uri), config.table_name))
     if as_json:
         typer.echo(json.dumps(shown))
         return

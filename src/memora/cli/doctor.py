@@ -22,7 +22,7 @@ from memora.config import PREFIX, CacheConfig, environment, hint
 from memora.embedders import is_packaged, load_embedder
 from memora.errors import ConfigError, MemoraError, StoreFormatError, StorePathError
 from memora.judge._calibration import calibrated_models
-from memora.stores import local_path
+from memora.stores import is_bucket, local_path
 from memora.stores._inspect import Facts, inspect
 
 if TYPE_CHECKING:
@@ -182,6 +182,10 @@ def _store(config: CacheConfig, found: list[Finding]) -> Facts | None:
         advice = "set db_uri to a directory if restarts or several processes matter"
         said = "in RAM: ends with the process, and is shared with no other"
         found.append(Finding("ok", "store", said, advice))
+        return None
+    if is_bucket(config.db_uri):
+        advice = "memora health opens it, and says what is wrong"
+        found.append(Finding("ok", "store", f"in object storage: {config.db_uri}", advice))
         return None
     try:
         path = local_path(config.db_uri)

@@ -32,7 +32,7 @@ from memora.cli.common import (
 from memora.embedders import load_embedder
 from memora.errors import ConfigError, DeadlineError, MemoraError, StoreError
 from memora.selection import Selection
-from memora.stores import local_path, open_store, open_stored
+from memora.stores import is_bucket, local_path, open_store, open_stored
 from memora.stores._inspect import sizes
 from memora.stores._journal import living_members
 from memora.stores.lancedb import LanceStore
@@ -67,7 +67,7 @@ def health(
 ) -> None:
     """Tell whether model and store work, opened in this process. Exit code 0 if so, else 1."""
     config = config_of(db_uri=db, table_name=table, model_name=model)
-    if not config.db_uri.startswith("memory://"):
+    if not (config.db_uri.startswith("memory://") or is_bucket(config.db_uri)):
         local_path(config.db_uri)  # a wrong setting is no fault of the store
     hung = False
     try:
@@ -126,8 +126,8 @@ def top(
 def compact(*, db: Db, table: TableName = None, as_json: AsJson = False) -> None:
     """Bring the table of a store up to its log and compact it, now."""
     config = config_of(db_uri=db, table_name=table)
-    store, _ = open_stored(config)
     path = local_path(config.db_uri)
+    store, _ = open_stored(config)
     try:
         before = sum(sizes(path, config.table_name))
         if not isinstance(store, LanceStore) or not store.compact():

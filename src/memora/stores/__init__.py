@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from memora.embedders import FunctionEmbedder
@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from memora.eviction import EvictionPolicy
     from memora.index import GraphType
     from memora.protocols import Clock, Embedder, Store
+    from memora.stores._table import Stamp
 
-__all__ = ["local_path", "open_store", "open_stored"]
+__all__ = ["BUCKETS", "is_bucket", "local_path", "open_store", "open_stored"]
 
 MEMORY = "memory://"
+BUCKETS = ("s3", "gs", "az")
+"""Schemes of object storage."""
 
 
 def open_store(  # noqa: PLR0913 - what may take the place of a setting
@@ -32,7 +35,7 @@ def open_store(  # noqa: PLR0913 - what may take the place of a setting
     clock: Clock = time.time,
     keep: bool = True,
 ) -> Store:
-    """Open the store that `db_uri` names: `memory://`, a path, or `file://` and an absolute path.
+    """Open the store that `db_uri` names: `memory://`, a path, a `file://` URI, or a bucket.
 
     A policy takes the place of the one that the settings name. For `keep` see `LanceStore`.
 
@@ -47,27 +50,31 @@ def open_store(  # noqa: PLR0913 - what may take the place of a setting
 
         graph: GraphType = "int8" if config.hot_index == "off" else config.hot_index
         return MemoryStore(dimension=embedder.dimension, graph=graph, policy=policy)
+    settings: dict[str, Any] = {
+        "table_name": config.table_name,
+        "model": embedder.identity,
+        "dimension": embedder.dimension,
+        "create": create,
+        "durability": config.durability,
+        "hot_index": config.hot_index,
+        "hot_payload_bytes": config.hot_payload_bytes,
+        "max_staleness_seconds": config.max_staleness_seconds,
+        "max_entries": config.max_entries,
+        "max_bytes": config.max_bytes,
+        "policy": policy,
+        "flush_interval_seconds": config.flush_interval_seconds,
+        "clock": clock,
+        "keep": keep,
+    }
+    if is_bucket(config.db_uri):
+        from memora.stores.objects import ObjectStore  # noqa: PLC0415 - one store's imports only
+
+        return ObjectStore(config.db_uri, options=config.storage_options, **settings)
     path = local_path(config.db_uri)
     from memora.stores.lancedb import LanceStore  # noqa: PLC0415 - one store's imports only
 
-    return LanceStore(
-        path,
-        table_name=config.table_name,
-        model=embedder.identity,
-        dimension=embedder.dimension,
-        create=create,
-        durability=config.durability,
-        hot_index=config.hot_index,
-        hot_payload_bytes=config.hot_payload_bytes,
-        max_staleness_seconds=config.max_staleness_seconds,
-        max_entries=config.max_entries,
-        max_bytes=config.max_bytes,
-        policy=policy,
-        flush_interval_seconds=config.flush_interval_seconds,
-        clock=clock,
-        index_at=config.index_threshold_entries if config.auto_create_index else None,
-        keep=keep,
-    )
+    index_at = config.index_threshold_entries if config.auto_create_index else None
+    return LanceStore(path, index_at=index_at, **settings)
 
 
 def open_stored(
@@ -90,16 +97,30 @@ def open_stored(
     if config.db_uri.startswith(MEMORY):
         raise ArgumentError(f"{MEMORY} is empty at each start; name a directory")
     from memora.stores import _guards  # noqa: PLC0415 - one store's imports only
-    from memora.stores._table import read_stamp  # noqa: PLC0415 - as above
 
-    path = local_path(config.db_uri)
-    _guards.check_directory(path, create=False)
     _guards.check_process()
-    stamp = read_stamp(path, config.table_name)
+    stamp = _stamp_of(config)
     embedder = FunctionEmbedder(_refuse, identity=stamp.model, dimension=stamp.dimension)
     limitless = config.model_copy(update={"max_entries": None, "max_bytes": None})
     found = open_store(limitless, embedder=embedder, create=False, clock=clock, keep=keep)
     return found, embedder
+
+
+def _stamp_of(config: CacheConfig) -> Stamp:
+    if is_bucket(config.db_uri):
+        from memora.stores import objects  # noqa: PLC0415 - one store's imports only
+
+        return objects.read_stamp(config.db_uri, config.storage_options, config.table_name)
+    from memora.stores import _guards, _table  # noqa: PLC0415 - as above
+
+    path = local_path(config.db_uri)
+    _guards.check_directory(path, create=False)
+    return _table.read_stamp(path, config.table_name)
+
+
+def is_bucket(db_uri: str) -> bool:
+    """Tell whether a URI names a bucket: `s3://`, `gs://` or `az://`."""
+    return db_uri.startswith(tuple(f"{scheme}://" for scheme in BUCKETS))
 
 
 def _refuse(texts: list[str]) -> list[list[float]]:
@@ -109,6 +130,8 @@ def _refuse(texts: list[str]) -> list[list[float]]:
 def local_path(db_uri: str) -> Path:
     """Return the directory that a URI names; raises ConfigError where it names none."""
     expected = f"expected {MEMORY}, the path of a directory, or file:// and an absolute path"
+    if is_bucket(db_uri):
+        raise ConfigError(f"db_uri={db_uri!r}: {expected}; this works on a disk only")
     # Two letters at least before the colon, so that a drive of Windows is none.
     if not re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", db_uri):
         try:

@@ -93,8 +93,8 @@ class BatchLog:
         self.bucket.delete([name])
         if again:
             raise StoreError(
-                f"{self.bucket.uri} ignores conditional writes (If-None-Match: *), so two processes "
-                "could keep one table and lose entries; use a store that supports them, as Amazon "
+                f"{self.bucket.uri} ignores conditional writes (If-None-Match: *), so that two "
+                "processes could keep one table and lose entries; use a store that supports them, as Amazon "
                 "S3, Google Cloud Storage, Azure Blob Storage and current versions of others do"
             )
 
@@ -181,7 +181,7 @@ class BatchLog:
 class Batch(Segment):
     """One batch: read from the bucket as needed, or about to be written."""
 
-    def __init__(self, log: BatchLog, name: str, size: int = len(MAGIC)) -> None:  # noqa: PLW0231 - no file
+    def __init__(self, log: BatchLog, name: str, size: int = len(MAGIC)) -> None:
         self.name = name
         self.position = len(MAGIC)
         self.own = False

@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from memora.errors import ConfigError, MissingExtraError, StoreError, StorePathError
+from memora.stores import BUCKETS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-
-SCHEMES = ("s3", "gs", "az")
-"""Of the URIs of buckets."""
 
 # Defaults of `storage_options`: how long a connection, and a request, may take.
 _TIMEOUTS = {"connect_timeout": "2s", "timeout": "10s"}
@@ -42,11 +40,6 @@ _STATUS = re.compile(r"status code: (\d+)(?: ([A-Za-z ]+))?")
 _CODE = re.compile(r"<Code>([^<]*)</Code>")
 
 
-def is_bucket(db_uri: str) -> bool:
-    """Tell whether a URI names a bucket."""
-    return urlsplit(db_uri).scheme in SCHEMES and "://" in db_uri
-
-
 class Bucket:
     """Objects by name under one prefix.
 
@@ -67,7 +60,7 @@ class Bucket:
             raise MissingExtraError(f"db_uri={uri!r}", extra="objects") from error
         self.uri = uri.rstrip("/")
         parts = urlsplit(self.uri)
-        if parts.scheme not in SCHEMES or not parts.hostname or parts.query or "@" in parts.netloc:
+        if parts.scheme not in BUCKETS or not parts.hostname or parts.query or "@" in parts.netloc:
             raise ConfigError(
                 f"db_uri={uri!r}: expected s3://, gs:// or az://, a bucket and a prefix, such as "
                 "s3://bucket/caches"
@@ -176,10 +169,7 @@ class Bucket:
             kind: type[StoreError] = StoreError
             text, advice = self._said(error), ""
             if re.match("40[13] |credentials", text):
-                kind, advice = StorePathError, (
-                    "; check the credentials in the environment and in storage_options, and what "
-                    "they may do"
-                )
+                kind, advice = StorePathError, "; check the credentials, and their rights"
             elif "NoSuchBucket" in text or "ContainerNotFound" in text or text.startswith("404 "):
                 kind, advice = StorePathError, "; make the bucket first, or correct db_uri"
             elif "no answer" in text:

@@ -250,9 +250,10 @@ class LanceStore:
         return member
 
     def _begin_threads(self) -> None:
+        kind = type(self)
         self._threads = [
-            _repeat(self, type(self)._follow, self._stop, self._stop, self._interval),
-            _repeat(self, type(self)._keep, self._stop, self._wake, self._interval),
+            _repeat(self, kind._follow, self._stop, self._stop, self._interval),
+            _repeat(self, kind._keep, self._stop, self._wake, self._interval),
         ]
 
     def get(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:

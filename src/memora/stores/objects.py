@@ -12,7 +12,6 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from memora._fork import renew_after_fork
 from memora.errors import ConfigError, StoreError, StorePathError
 from memora.stores import _guards
 from memora.stores._batches import Batch, BatchLog, BatchWriter
@@ -24,7 +23,7 @@ from memora.stores.hot import Place
 from memora.stores.lancedb import LanceStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
     from memora.eviction import EvictionPolicy
     from memora.index import GraphType
@@ -119,7 +118,7 @@ class ObjectStore(LanceStore):
         )
 
     def renew(self) -> None:
-        """Make the locks; a forked child cannot use the client libraries, whose threads are gone."""
+        """Make the locks. A forked child cannot use the clients, whose threads are gone."""
         self._renew_locks()
         if self._opened and not self._closed:
             _guards.leave_to_parent(
@@ -275,8 +274,7 @@ class ObjectStore(LanceStore):
 
 
 class _Member:
-    """Stands for the presence among the processes on a store: in a bucket, who is there is not
-    known, and nothing depends on it."""
+    """Stands for a presence: who has a bucket open is not known, and nothing depends on it."""
 
     def leave(self) -> None:
         """Be gone."""

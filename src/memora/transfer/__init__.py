@@ -28,7 +28,7 @@ from memora.errors import (
 from memora.judge import Judge
 from memora.pipeline import Ports
 from memora.selection import Selection
-from memora.stores import local_path, open_store, open_stored
+from memora.stores import is_bucket, local_path, open_store, open_stored
 from memora.transfer._arrivals import (
     Arrival,
     Broken,
@@ -298,7 +298,9 @@ def _fetched(
             )
 
 
-def _table_of(config: CacheConfig) -> tuple[Path, str]:
+def _table_of(config: CacheConfig) -> tuple[Path | str, str]:
+    if is_bucket(config.db_uri):
+        return config.db_uri.rstrip("/"), config.table_name
     return local_path(config.db_uri).resolve(), config.table_name
 
 
