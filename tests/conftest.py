@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import socket
+from typing import TYPE_CHECKING
 
 import pytest
 from doubles import FakeClock, WordEmbedder
 from hypothesis import HealthCheck, settings
+from servers import StorageServer, seaweedfs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # People's runs look for new examples; CI's judge the change, and are the same each time.
 settings.register_profile(
@@ -48,3 +53,9 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[StorageServer]:
+    with seaweedfs() as server:
+        yield server
