@@ -12,6 +12,7 @@ import tempfile
 from copy import deepcopy
 from dataclasses import dataclass, field
 from math import inf
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
@@ -24,6 +25,7 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
+    run_state_machine_as_test,
 )
 
 from memora import CacheConfig, Memora
@@ -36,6 +38,8 @@ from memora.stores.lancedb import LanceStore
 from memora.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
+    from servers import StorageServer
+
     from memora.judge import Verdict
     from memora.stores.hot import HotTable
 
@@ -236,8 +240,7 @@ class LifecycleMachine(RuleBasedStateMachine):
         self.policy = policy
         always = {"eviction_policy": policy, "judge": judge}
         self.settings = [
-            {"db_uri": f"{self.folder.name}/{i}"} | always | mode
-            for i, mode in enumerate(self.modes)
+            {"db_uri": self.place(i)} | always | mode for i, mode in enumerate(self.modes)
         ]
         self.caches = [self.open(settings) for settings in self.settings]
         self.models = [
@@ -246,6 +249,9 @@ class LifecycleMachine(RuleBasedStateMachine):
         ]
         self.gone = "ab" * 16
         self.stored = 0
+
+    def place(self, i: int) -> str:
+        return f"{self.folder.name}/{i}"
 
     def open(self, settings: dict[str, Any]) -> Memora:
         # Its threads look so seldom that every step is the machine's.
@@ -509,23 +515,25 @@ class LifecycleMachine(RuleBasedStateMachine):
     # On disk only. At one moment nobody remembers who was used first.
 
     @precondition(lambda self: len(self.modes) > 1 and not (self.tied and self.policy == "lru"))
-    @rule(which=st.integers(1, len(ON_DISK)))
+    @rule(which=st.integers(0, len(ON_DISK) - 1))
     def reopen(self, which: int) -> None:
+        which = 1 + which % (len(self.modes) - 1)
         self.caches[which].close()
         self.caches[which] = self.open(self.settings[which])
         self.models[which].reopen()
 
     @precondition(lambda self: len(self.modes) > 1)
-    @rule(which=st.integers(1, len(ON_DISK)))
+    @rule(which=st.integers(0, len(ON_DISK) - 1))
     def flush(self, which: int) -> None:
-        store = self.disk(which)
+        store = self.disk(1 + which % (len(self.modes) - 1))
         store.flush()
         if store._view.graph is None:
             store._leave_to_table()
 
     @precondition(lambda self: len(self.modes) > 1 and not (self.tied and self.policy == "lru"))
-    @rule(which=st.integers(1, len(ON_DISK)))
+    @rule(which=st.integers(0, len(ON_DISK) - 1))
     def load_anew(self, which: int) -> None:
+        which = 1 + which % (len(self.modes) - 1)
         store = self.disk(which)
         store.flush()
         view = store._view
@@ -596,6 +604,23 @@ class InRam(LifecycleMachine):
 
 class OnEveryStore(LifecycleMachine):
     modes: ClassVar[list[dict[str, Any]]] = [IN_RAM, *ON_DISK]
+
+
+class InABucket(LifecycleMachine):
+    server: ClassVar[StorageServer]
+    modes: ClassVar[list[dict[str, Any]]]
+
+    def place(self, i: int) -> str:
+        return f"{self.server.uri}/{Path(self.folder.name).name}-{i}"
+
+
+def test_in_a_bucket(s3: StorageServer) -> None:
+    options = {"storage_options": s3.storage_options}
+    InABucket.server = s3
+    InABucket.modes = [IN_RAM, options, options | {"durability": "memory", "hot_payload_bytes": 0}]
+    run_state_machine_as_test(
+        InABucket, settings=settings(max_examples=6, stateful_step_count=25, deadline=None)
+    )
 
 
 InRam.TestCase.settings = settings(max_examples=250, stateful_step_count=40, deadline=None)
