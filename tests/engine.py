@@ -79,10 +79,13 @@ class SharedFaultyStore(FaultyStore):
     """One that other processes share: counts the leases that are out."""
 
     leases = 0
+    led_by_another = False
 
-    def try_lead(self, _: bytes, /) -> SharedFaultyStore:
+    def try_lead(self, _: bytes, /) -> SharedFaultyStore | None:
         """Return a lease, which the store is itself."""
         self._do("try_lead")
+        if self.led_by_another:
+            return None
         self.leases += 1
         return self
 

@@ -38,7 +38,7 @@ class Handler(BaseHTTPRequestHandler):
     def body(self) -> bytes:
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
-    def do_PUT(self) -> None:  # noqa: N802 - the library's name
+    def do_PUT(self) -> None:
         path, query = self.parts()
         data = self.body()
         with guard:
@@ -58,7 +58,7 @@ class Handler(BaseHTTPRequestHandler):
         objects[path] = (generation, data, formatdate(usegmt=True))
         self.answer(200, ETag=f'"{generation}"', x_goog_generation=str(generation))
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         path, query = self.parts()
         data = self.body()
         del data
@@ -84,7 +84,7 @@ class Handler(BaseHTTPRequestHandler):
                 b"<CompleteMultipartUploadResult><ETag>x</ETag></CompleteMultipartUploadResult>",
             )
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         path, query = self.parts()
         with guard:
             if path.rstrip("/") == BUCKET:
@@ -132,7 +132,7 @@ class Handler(BaseHTTPRequestHandler):
         )
         self.answer(200, f"<ListBucketResult>{body}</ListBucketResult>".encode())
 
-    def do_DELETE(self) -> None:  # noqa: N802
+    def do_DELETE(self) -> None:
         with guard:
             known = objects.pop(self.parts()[0], None)
         self.answer(204 if known else 404)

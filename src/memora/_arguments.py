@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from collections.abc import Iterable, Mapping
-from math import isfinite
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -86,10 +86,14 @@ def cost_of(cost: float | None, metadata: Mapping[str, Any] | None) -> float:
     if cost is None:
         said: Any = (metadata or {}).get("cost")
         # Somebody's own metadata may mean something else by it.
-        return float(said) if is_number(said) and isfinite(said) and said >= 0 else 1.0
-    if not (is_number(cost) and isfinite(cost) and cost >= 0):
+        return float(said) if _is_cost(said) else 1.0
+    if not _is_cost(cost):
         raise ArgumentError(f"cost must be a finite number, 0 or more, got {cost!r}")
     return float(cost)
+
+
+def _is_cost(value: Any) -> bool:
+    return is_number(value) and 0 <= value <= sys.float_info.max  # an int may be larger, NaN not
 
 
 def is_number(value: object) -> bool:

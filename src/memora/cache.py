@@ -6,6 +6,7 @@ away from the application.
 
 from __future__ import annotations
 
+import inspect
 import json
 import time
 from functools import partial
@@ -31,9 +32,9 @@ from memora.embedders import CachedEmbedder, as_embedder, load_embedder
 from memora.errors import ArgumentError, ClosedError, ConfigError, MemoraError
 from memora.health import Health, look_at_scheduler
 from memora.judge import Judge
-from memora.metrics import Metrics
+from memora.metrics import Metrics, Timed, Vitals, stats_of
 from memora.model import AvailabilityCheck, Explanation, LookupResult
-from memora.protocols import IndexedStore
+from memora.protocols import IndexedStore, MeasuredStore
 from memora.scheduler import CleanupScheduler
 from memora.selection import Selection
 from memora.shadow import Shadow
@@ -41,7 +42,7 @@ from memora.stores import open_store
 from memora.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
     from datetime import timedelta
     from os import PathLike
@@ -54,8 +55,10 @@ if TYPE_CHECKING:
     from memora.eviction import EvictionPolicy
     from memora.health import Kind, Looked
     from memora.lifecycle import Found
-    from memora.model import Lifetime, Selected
+    from memora.model import Lifetime, Measures, Selected
+    from memora.prometheus import MetricsServer
     from memora.protocols import Clock, Embedder, Store
+    from memora.reading import Reading
     from memora.transfer import Item, Moved, Progress
 
     P = ParamSpec("P")
@@ -139,12 +142,17 @@ class Memora:
         steady = SteadyClock(clock)
         if store is None:
             store = open_store(config, embedder=chosen, policy=eviction_policy, clock=steady)
-        self._metrics = Metrics(enabled=config.enable_metrics)
+        counting = Metrics if config.enable_metrics else Vitals
+        self._metrics = counting(
+            clock=time.monotonic if clock is time.time else clock,  # a tenth of what `steady` takes
+            policy=config.eviction_policy,
+        )
+        timings = self._metrics.timings
         self._ports = pipeline.Ports(
             embedder=CachedEmbedder(
                 chosen,
                 config.embedding_cache_size,
-                timer=lambda: self._metrics.timed("embedding"),
+                timer=partial(Timed, timings.now, timings.embedding),
             ),
             store=store,
             codec=codec,
@@ -163,18 +171,27 @@ class Memora:
                     for _ in pipeline.Breakers._fields
                 )
             ),
+            timings=timings,
         )
-        self._core = Core(config, self._ports, self._metrics, self._log, shadow=self._shadow)
+        core = Core
+        if config.opentelemetry:
+            from memora import otel  # noqa: PLC0415 - an extra
+
+            core = otel.TracedCore
+        self._core = core(config, self._ports, self._metrics, self._log, shadow=self._shadow)
         workers, flights = Workers(_WORKERS, "memora-call"), Flights()
         background = Workers(_REFRESHERS, "memora-refresh")
         self._threads = ThreadLane(workers, background, flights)
         self._tasks = TaskLane(workers, Workers(_WORKERS, "memora-encode"), flights)
         self._chores = Workers(_WORKERS, "memora-chore")
-        self._health = Health(self._ports, chosen, self._metrics, self._core, workers)
+        self._health = Health(self._ports, chosen, self._metrics, workers)
+        self._servers: list[MetricsServer] = []
         self._scheduler: CleanupScheduler | None = None
         self._scheduling = False  # whether its thread should be there
         self._closed = False
         self._warn_of_settings_without_effect()
+        if config.opentelemetry:
+            otel.watch(config.table_name, self.read_metrics)
         self._log.debug(
             "cache_open",
             storage=config.db_uri,
@@ -590,6 +607,7 @@ class Memora:
         if dry_run:
             return [one.shown() for one in found]
         deleted = lifecycle.withdraw(self._ports, found)
+        self._metrics.count_left("invalidated", deleted)
         self._log.info("cache_invalidate", entries=deleted)
         return deleted
 
@@ -647,6 +665,7 @@ class Memora:
         self._check_open()
         for tag in tags_of(tags):
             self._ports.store.outdate(tag)
+            self._metrics.count_outdated()
             self._log.info("cache_outdate")
 
     def clear(self) -> int:
@@ -656,9 +675,11 @@ class Memora:
             StoreError: The store failed; some may still be there.
         """
         self._check_open()
-        deleted = lifecycle.clear(self._ports)
-        self._log.info("cache_clear", entries=deleted)
-        return deleted
+        deleted, swept = lifecycle.clear(self._ports)
+        self._metrics.count_left("cleared", deleted)
+        self._metrics.count_left("expired", swept)
+        self._log.info("cache_clear", entries=deleted + swept)
+        return deleted + swept
 
     def cleanup_expired(self) -> int:
         """Remove the entries that have expired, and the outdated; return how many.
@@ -670,6 +691,7 @@ class Memora:
         """
         self._check_open()
         removed = lifecycle.sweep(self._ports)
+        self._metrics.count_left("expired", removed)
         self._log.debug("cache_cleanup", entries=removed)
         return removed
 
@@ -742,6 +764,7 @@ class Memora:
             reembed=reembed,
             progress=progress,
         )
+        self._metrics.count_left("evicted", moved.evicted)
         self._log.info("cache_import", entries=moved.written, evicted=moved.evicted)
         return moved
 
@@ -770,6 +793,7 @@ class Memora:
         """
         self._check_open()
         moved = transfer.warm(self._ports, self._config, items, progress=progress)
+        self._metrics.count_left("evicted", moved.evicted)
         self._log.info("cache_warm", entries=moved.written, evicted=moved.evicted)
         return moved.written
 
@@ -843,14 +867,16 @@ class Memora:
         self._ports.codec.register(cls, name=name, encode=encode, decode=decode)
 
     def get_stats(self) -> dict[str, Any]:
-        """Return the settings that matter, the number of entries, and what has happened so far.
+        """Return the settings that matter, what is stored, and what has happened so far.
 
         `total_entries` counts expired entries that are not removed yet; it is None where the store
-        cannot tell.
+        cannot tell, and so are the sizes. All else that is counted is of this process alone, since
+        it opened the cache. docs/operations.md explains each key.
         """
-        self._check_open()
+        reading = self.read_metrics()
+        sizes = {family.name: family.values[()] for family in reading.gauges}
         return {
-            "total_entries": self._count()[0],
+            "total_entries": sizes.get("entries"),
             "max_entries": self._config.max_entries,
             "eviction_policy": self._config.eviction_policy,
             "threshold": self._config.similarity_threshold,
@@ -861,8 +887,54 @@ class Memora:
             "scheduler": self.get_scheduler_stats(),
             "storage": self._config.db_uri,
             "index_created": self._index_created(),
-            **self._metrics.snapshot(),
+            **{name: sizes.get(name) for name in ("entry_bytes", "payload_bytes", "index_bytes")},
+            **stats_of(reading),
         }
+
+    def read_metrics(self) -> Reading:
+        """Return all that is measured, at one moment, for an exporter: see `memora.reading`.
+
+        Raises:
+            ClosedError: The cache was closed.
+        """
+        self._check_open()
+        measures = self._measure()
+        gauges = {
+            "entries": self._count()[0],
+            "limit_entries": self._config.max_entries,
+            "limit_bytes": self._config.max_bytes,
+        }
+        if measures is not None:
+            gauges["entry_bytes"] = measures.bytes
+            gauges["payload_bytes"] = measures.payload_bytes
+            gauges["index_bytes"] = measures.index_bytes
+        return self._metrics.read(gauges=gauges, measures=measures)
+
+    def start_metrics_server(
+        self, port: int | Sequence[int], *, host: str = "127.0.0.1", name: str | None = None
+    ) -> MetricsServer:
+        """Serve the metrics for Prometheus, over HTTP in a thread, until the cache is closed.
+
+        For several caches on one page, and for a page that the application has already, see
+        `memora.prometheus`.
+
+        Args:
+            port: 0 for any that is free: see `port` of what is returned. Of several, such as
+                `range(9464, 9472)`, the first that is free, for applications of many processes.
+            host: The address to listen at; "0.0.0.0" for a Prometheus on another machine.
+            name: The label `cache` of all metrics; by default the name of the table.
+
+        Raises:
+            MissingExtraError: The extra `prometheus` is not installed.
+            ArgumentError: The port is in use, or an argument is out of range.
+        """
+        self._check_open()
+        from memora.prometheus import serve  # noqa: PLC0415 - an extra
+
+        named = {self._config.table_name if name is None else name: self}
+        server = serve(named, port, host=host)
+        self._servers.append(server)
+        return server
 
     def health_check(self, kind: Kind = "ready", *, timeout: float = 2.0) -> dict[str, Any]:
         """Try every part of the cache that an answer needs; no fault raises, none is waited for.
@@ -942,6 +1014,8 @@ class Memora:
         """Stop the scheduler, and release the store, its table up to date. Idempotent."""
         if not self._closed:
             self._closed = True
+            for server in self._servers:
+                server.close()
             self.stop_scheduler()
             if self._shadow is not None:
                 self._shadow.close()
@@ -959,6 +1033,7 @@ class Memora:
     aimport_entries = _twin(import_entries)
     awarm = _twin(warm)
     aget_stats = _twin(get_stats)
+    aread_metrics = _twin(read_metrics)
     aclose = _twin(close)
 
     async def __aenter__(self) -> Self:
@@ -1062,6 +1137,8 @@ class Memora:
         condition = options.get("condition")
         if condition is not None and not callable(condition):
             raise ArgumentError(f"condition must be a function of the result, got {condition!r}")
+        if inspect.iscoroutinefunction(condition):
+            raise ArgumentError(f"condition must not be async: nobody awaits {condition!r}")
         life = ("ttl", "stale_ttl", "sliding", "tags", "cost", "metadata")
         said: dict[str, Any] = {name: options.get(name) for name in life}
         metadata, max_age = options.get("metadata"), options.get("max_age")
@@ -1145,6 +1222,13 @@ class Memora:
             return self._ports.store.count(), None
         except Exception as fault:  # noqa: BLE001 - a probe: the fault is the answer
             return None, fault
+
+    def _measure(self) -> Measures | None:
+        store = self._ports.store
+        try:
+            return store.measure() if isinstance(store, MeasuredStore) else None
+        except Exception:  # noqa: BLE001 - statistics never fail
+            return None
 
     def _index_created(self) -> bool:
         try:

@@ -24,6 +24,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from memora._durations import seconds
 from memora._log import make_logger
+from memora._uris import is_bucket
 from memora.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -165,6 +166,8 @@ class _Settings(BaseModel):
     """Caches with different table names share a path and nothing else."""
     enable_metrics: Flag = True
     """Count hits, misses and latencies for `get_stats`; faults are always counted."""
+    opentelemetry: Flag = False
+    """Tell the application's OpenTelemetry of lookups, stores and metrics (extra `otel`)."""
     ttl_seconds: OptionalSeconds = None
     """How long an entry lives, from storing it, in seconds or as "10m"; None is for ever."""
     ttl_jitter: Share = 0.0
@@ -261,6 +264,7 @@ class CacheConfig(_Settings):
                 super().__init__(**settings)
             self._check_limits()
             self._check_mode()
+            self._check_bucket()
 
     def _check_limits(self) -> None:
         whole = self.max_bytes
@@ -278,6 +282,13 @@ class CacheConfig(_Settings):
             raise ConfigError(
                 "mode='shadow' and shadow_log=None: expected the path of the file to which what "
                 "would have been served is logged"
+            )
+
+    def _check_bucket(self) -> None:
+        if self.hot_index == "off" and is_bucket(self.db_uri):
+            raise ConfigError(
+                f"hot_index='off' and db_uri={self.db_uri!r}: expected int8, bfloat16 or float32 "
+                "with object storage, as a search does not wait for the network"
             )
 
     @classmethod

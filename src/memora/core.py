@@ -6,6 +6,7 @@ becomes a miss; arguments have been checked at the door.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -17,10 +18,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from typing_extensions import TypedDict
 
 from memora import pipeline
-from memora._arguments import largest_payload
+from memora._arguments import largest_payload, metadata_json
 from memora._fork import renew_after_fork
 from memora.calls.flights import delays
 from memora.errors import DeadlineError, JudgeError, SerializationError, UnavailableError
+from memora.metrics import Timed
 from memora.model import Content, LookupResult
 from memora.protocols import SharedStore
 
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
     from memora.calls.lanes import Lane
     from memora.config import CacheConfig
-    from memora.metrics import Metrics, Operation
+    from memora.metrics import Operation, Vitals
     from memora.model import Lifetime, Reason
     from memora.pipeline import Draft, Ports, Request
     from memora.protocols import Lease
@@ -101,17 +103,16 @@ class Core:
         self,
         config: CacheConfig,
         ports: Ports,
-        metrics: Metrics,
+        metrics: Vitals,
         log: FilteringBoundLogger,
         *,
         shadow: Shadow | None = None,
     ) -> None:
+        self._timings = metrics.timings
         self._config, self._ports, self._metrics, self._log = config, ports, metrics, log
         self._shadow = shadow
         self._largest = largest_payload(config)
         self._disabled: ContextVar[bool] = ContextVar("disabled", default=False)
-        self.failed_at: float | None = None
-        """When the cache itself failed last; monotonic seconds."""
         renew_after_fork(self)
 
     def renew(self) -> None:
@@ -138,11 +139,13 @@ class Core:
     ) -> LookupResult:
         """Look up; a fault is a miss, unless the settings say otherwise."""
         look = partial(self._look, request, threshold=threshold, max_age=max_age)
+        started = self._timings.now()
         try:
-            with self._metrics.timed("lookup"):
-                found = self._glance(lane, request, max_age) or await self._in_time(lane, look)
+            found = self._glance(lane, request, max_age) or await self._in_time(lane, look)
         except Exception as fault:  # noqa: BLE001 - whatever it is, it must not reach the application
             return self._missed(fault)
+        finally:
+            self._timings.lookup(self._timings.now() - started)
         return self._count(request, found)
 
     async def lookup_many(
@@ -154,7 +157,7 @@ class Core:
         look = partial(self._look_many, requests, threshold=threshold, max_age=max_age)
         found: list[LookupResult | Exception]
         try:
-            with self._metrics.timed("lookup"):
+            with Timed(self._timings.now, self._timings.lookup):
                 found = await self._in_time(lane, look, items=len(requests))
         except Exception as fault:  # noqa: BLE001 - as above
             found = [fault for _ in requests]
@@ -177,7 +180,7 @@ class Core:
         if not items:
             return []
         try:
-            with self._metrics.timed("store"):
+            with Timed(self._timings.now, self._timings.store):
                 # To its end, whatever happens: while the caller waits, nobody changes the results.
                 drafts = await lane.run(partial(self._encoded, items), timeout=None)
                 put = partial(self._put, [draft for draft in drafts if draft is not None])
@@ -223,7 +226,6 @@ class Core:
 
     def report(self, operation: Operation, fault: BaseException) -> None:
         """Count a fault, and log it."""
-        self.failed_at = time.monotonic()
         self._metrics.count_fault(operation)
         self.log_fault(operation, fault)
 
@@ -301,6 +303,7 @@ class Core:
 
     def _encoded(self, items: Sequence[tuple[Request, Any, str, Lifetime]]) -> list[Draft | None]:
         drafts: list[Draft | None] = []
+        started = self._timings.now()
         for request, result, metadata, lifetime in items:
             try:
                 payload = pipeline.encode(self._ports, result, max_payload_bytes=self._largest)
@@ -314,6 +317,7 @@ class Core:
                 if self._shadow is not None:
                     now = self._ports.clock()
                     self._shadow.stored(request.key, request.text, payload, now=now)
+        self._timings.store_encode(self._timings.now() - started)
         return drafts
 
     def _put(self, drafts: list[Draft]) -> list[str]:
@@ -340,6 +344,7 @@ class Core:
             self.report("maintain", fault)
             return
         if evicted:
+            self._metrics.count_left("evicted", evicted)
             self._log.debug("cache_evict", entries=evicted)
 
     async def _computed(self, lane: Lane, call: Call, compute: Callable[[], Any]) -> _Landed:
@@ -347,11 +352,12 @@ class Core:
         started = time.perf_counter()
         value = await lane.call(compute)
         took = time.perf_counter() - started
+        self._timings.compute(took)
         if not self._is_wanted(call, value):
             return _Landed(value, stored=False)
         lifetime = call.lifetime if call.costs else replace(call.lifetime, cost=took)
         entry_id = await self.store(
-            lane, call.request, value, metadata=call.metadata, lifetime=lifetime
+            lane, call.request, value, metadata=_measured(call.metadata, took), lifetime=lifetime
         )
         return _Landed(value, stored=entry_id is not None)
 
@@ -391,9 +397,15 @@ class Core:
         if not isinstance(store, SharedStore):
             yield await self._exactly(lane, call)
             return
+        async with self._given_back(lane) as lead:
+            yield await self._wait(lane, call, store, lead)
+
+    @asynccontextmanager
+    async def _given_back(self, lane: Lane) -> AsyncIterator[_Lead]:
+        """Give back, at the end, what was taken in the block, or is still being taken."""
         lead = _Lead()
         try:
-            yield await self._wait(lane, call, store, lead)
+            yield lead
         except GeneratorExit:  # an event loop was closed over its tasks: nothing can be awaited
             self._end(lead)
             raise
@@ -414,13 +426,7 @@ class Core:
         """Wait for the lead, or for what another stores; a fault ends the wait."""
 
         def look() -> LookupResult | None:
-            try:
-                lease = store.try_lead(call.request.key)
-            except Exception as fault:  # noqa: BLE001 - then each process computes it
-                self.report("lookup", fault)
-                lease = _NO_LEASE
-            lead.take(lease)
-            store.refresh()
+            self._take(store, call.request, lead)
             return pipeline.exact(self._ports, call.request, max_age=call.max_age)
 
         for delay in delays():
@@ -434,11 +440,30 @@ class Core:
             await lane.sleep(delay)
         return None
 
+    def _take(self, store: SharedStore, request: Request, lead: _Lead) -> None:
+        """Take the lead, unless another has it, and take in what others have stored."""
+        try:
+            lease = store.try_lead(request.key)
+        except Exception as fault:  # noqa: BLE001 - then each process computes it
+            self.report("lookup", fault)
+            lease = _NO_LEASE
+        lead.take(lease)
+        store.refresh()
+
     def _end(self, lead: _Lead) -> None:
         try:
             lead.end()
         except Exception as fault:  # noqa: BLE001 - the call has its result
             self.report("lookup", fault)
+
+    def _is_due(self, call: Call, lead: _Lead) -> bool:
+        """Tell whether nobody else computes a result anew, or has done so since it was found."""
+        store = self._ports.store
+        if isinstance(store, SharedStore):
+            self._take(store, call.request, lead)
+            if not lead.held:
+                return False
+        return pipeline.fresh_for(self._ports, call.request) <= call.refresh_ahead
 
     def _look_ahead(
         self, lane: Lane, call: Call, compute: Callable[[], Any], found: LookupResult
@@ -453,7 +478,9 @@ class Core:
 
         async def refresh() -> None:
             try:
-                await self._computed(lane, call, compute)
+                async with self._given_back(lane) as lead:
+                    if await self._in_time(lane, partial(self._is_due, call, lead)):
+                        await self._computed(lane, call, compute)
             except Exception as fault:  # noqa: BLE001 - nobody waits for it
                 self.report("refresh", fault)
             finally:
@@ -503,6 +530,12 @@ class _NoLease:
 
 
 _NO_LEASE = _NoLease()
+
+
+def _measured(metadata: str, seconds: float) -> str:
+    """Return metadata with how long computing took, which each hit saves."""
+    found: dict[str, Any] = json.loads(metadata)
+    return metadata_json({"seconds": round(seconds, 6), **found})
 
 
 def said(fault: BaseException) -> str:

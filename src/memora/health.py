@@ -22,15 +22,14 @@ from memora.protocols import IndexedStore
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from memora.core import Core
-    from memora.metrics import Metrics
+    from memora.metrics import Vitals
     from memora.pipeline import Ports
     from memora.protocols import Embedder, Store
 
 Kind: TypeAlias = Literal["ready", "live"]
 
-# Bad when more than a tenth of the recent operations failed, and no earlier than at the fifth
-# failure: one fault in a young cache is not an outage.
+# Bad when more than a tenth of the operations of the last minutes failed, and no earlier than at
+# the fifth failure: one fault in a young cache is not an outage.
 _ERROR_RATE = 0.1
 _ERRORS = 5
 # Nor later than so long after the last failure: a cache that is sent no traffic because it is not
@@ -88,23 +87,17 @@ class Health:
         ports: What the cache uses.
         embedder: The model itself, without the cache of its vectors.
         metrics: Has the recent faults.
-        core: Knows when the last of them was.
         workers: Whose threads the calls of the application need.
-        clock: Monotonic seconds.
     """
 
-    def __init__(  # noqa: PLR0913 - the parts
+    def __init__(
         self,
         ports: Ports,
         embedder: Embedder,
-        metrics: Metrics,
-        core: Core,
+        metrics: Vitals,
         workers: Workers,
-        *,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._ports, self._metrics, self._core, self._calls = ports, metrics, core, workers
-        self._clock = clock
+        self._ports, self._metrics, self._calls = ports, metrics, workers
         self._workers = Workers(_TRIED, "memora-health")
         self._askers = Workers(_ASKING, "memora-probe")
         self._parts: dict[str, Callable[[], Any]] = {
@@ -127,9 +120,9 @@ class Health:
         Raises:
             ArgumentError: An argument is out of range.
         """
-        tries, deadline = self._begin(kind), self._clock() + seconds("timeout", timeout)
+        tries, deadline = self._begin(kind), time.monotonic() + seconds("timeout", timeout)
         for one in tries.values():
-            one.done.wait(max(deadline - self._clock(), 0.0))
+            one.done.wait(max(deadline - time.monotonic(), 0.0))
         return self._answer(kind, tries, closed=closed, scheduler=scheduler)
 
     async def acheck(
@@ -190,18 +183,15 @@ class Health:
         return {
             "status": "healthy" if healthy else "unhealthy",
             "checks": checks,
-            "metrics": {"total_entries": entries, "recent_errors": self._metrics.recent()[0]},
+            "metrics": {"total_entries": entries, "recent_errors": self._metrics.lately().faults},
             "timestamp": int(self._ports.clock() * 1000),
         }
 
     def _error_rate(self) -> Looked:
-        faults, recent = self._metrics.recent()
-        failed = sum(faults.values())
-        rate = failed / recent if recent else 0.0
-        last = self._core.failed_at
-        quiet = last is None or self._clock() - last > _ERROR_SECONDS
-        few = failed < _ERRORS or rate <= _ERROR_RATE
-        details = f"Error rate: {rate:.1%} ({failed}/{recent})"
+        lately = self._metrics.lately()
+        quiet = lately.quiet_seconds > _ERROR_SECONDS
+        few = lately.failed < _ERRORS or lately.error_rate <= _ERROR_RATE
+        details = f"Error rate: {lately.error_rate:.1%} ({lately.failed}/{lately.operations})"
         if quiet and not few:
             details += f", none in the last {_ERROR_SECONDS:.0f} s"
         return Looked(few or quiet, details)

@@ -123,6 +123,15 @@ class VectorIndex:
         return next((self._vectors[row].copy() for row in self._rows(slot)), None)
 
     @property
+    def nbytes(self) -> int:
+        """What it takes in RAM."""
+        return (
+            self._vectors.nbytes
+            + self._slots.nbytes
+            + sum(graph.nbytes for graph in self._graphs())
+        )
+
+    @property
     def settled(self) -> bool:
         """Whether there is nothing for `settle` to do."""
         waiting = _GRAPH_AT if self._graph is None else _TAIL
@@ -223,6 +232,12 @@ class _Graph:
         as many additions as removals wear nothing: recall and memory stay over 12 turnovers.
         """
         return 2 * len(self) < self._peak
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes in RAM, with the vectors that it keeps."""
+        kept = len(self._kept) * self._index.ndim * np.dtype(np.float32).itemsize
+        return int(self._index.memory_usage) + kept
 
     def exact(self, slot: int) -> Vector | None:
         """Return the float32 vector of a slot that is held; None where its record is damaged."""

@@ -127,9 +127,9 @@ def withdraw(ports: Ports, found: list[Found]) -> int:
     return ports.store.discard(one.holding.entry for one in found)
 
 
-def clear(ports: Ports) -> int:
-    """Delete all entries, also those that have ended or are outdated; return how many."""
-    return withdraw(ports, find(ports, Selection())) + sweep(ports)
+def clear(ports: Ports) -> tuple[int, int]:
+    """Delete all entries; return how many, and how many more had been outdated."""
+    return withdraw(ports, find(ports, Selection())), sweep(ports)
 
 
 def sweep(ports: Ports) -> int:

@@ -1,131 +1,473 @@
-"""Counts and latencies of one cache, in bounded memory. No I/O."""
+"""What happened in one cache, and how long it took, in bounded memory. No I/O."""
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections import Counter, deque
-from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from collections import Counter
+from itertools import accumulate
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
 from memora._fork import renew_after_fork
+from memora.model import Reason
+from memora.reading import Distribution, Family, Reading
 
 if TYPE_CHECKING:
-    from memora.model import LookupResult, Reason
+    from collections.abc import Callable, Mapping
+
+    from memora.model import LookupResult, Measures
+    from memora.protocols import Clock
+    from memora.reading import Labels, Unit
 
 Operation: TypeAlias = Literal["lookup", "judge", "store", "maintain", "cleanup", "refresh"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
-Stage: TypeAlias = Literal["lookup", "store", "embedding"]
+Left: TypeAlias = Literal["evicted", "expired", "invalidated", "cleared"]
 
-_SAMPLES = 1000  # latencies kept a stage: enough for a p99
-_RECENT = 400  # operations the error rate is taken over
+_HITS: tuple[Reason, ...] = ("exact", "semantic")
+# Misses of which the judge decided: what speaks against the nearest entry is why.
+_REFUSALS: tuple[Reason, ...] = ("below_threshold", "other_language")
+# The error rate is taken over the last five minutes, in slots: long enough for a probe a minute.
+_SLOT_SECONDS = 10.0
+_SLOTS = 30
 
 
-class Metrics:
-    """What happened, counted.
+def _bounds() -> tuple[float, ...]:
+    """Return the bounds of all buckets: 1 µs to 1000 s, 70 a decade, and infinity.
 
-    Faults are always counted, because health depends on them; hits, misses and latencies only
-    where `enabled`.
+    Within a decade they are 0.05 apart up to 2, then 0.1 up to 5, then 0.25: no bucket is wider
+    than 5 % of its lower bound, so its middle is within 2.5 % of all that is in it. And they are
+    round: the usual bounds of an exporter, such as 0.025, are among them.
+    """
+    steps = [*range(100, 200, 5), *range(200, 500, 10), *range(500, 1000, 25)]
+    decimals = [f"{step}e{power - 2}" for power in range(-6, 3) for step in steps]
+    return (*map(float, decimals), 1000.0, math.inf)
+
+
+BOUNDS = _bounds()
+_BOUNDS = np.array(BOUNDS)
+_BATCH = 1024  # durations that are sorted into buckets at once
+
+
+# Our own: what Prometheus wants, and a fifth of what the libraries' sketches take a duration; see
+# docs/decisions/0017.
+class Histogram:
+    """Counts durations in buckets. For threads."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin anew; also after a fork, which may have come in the midst of anything."""
+        self._lock = threading.Lock()  # guards counts and sum
+        self._new: list[float] = []  # adding, copying and deleting are atomic
+        self._counts = np.zeros(len(BOUNDS), np.int64)
+        self._sum = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Take one down."""
+        self._new.append(seconds)
+        if len(self._new) >= _BATCH:
+            self._sort()
+
+    def read(self) -> Distribution:
+        """Return what was taken down so far."""
+        self._sort()
+        with self._lock:
+            counts, total = self._counts.tolist(), self._sum
+        return Distribution(BOUNDS, tuple(accumulate(counts)), total)
+
+    def _sort(self) -> None:
+        with self._lock:
+            taken = self._new[:]
+            del self._new[: len(taken)]
+            buckets = np.searchsorted(_BOUNDS, taken)
+            self._counts += np.bincount(buckets, minlength=len(BOUNDS))
+            self._sum += sum(taken)
+
+
+class Timings(NamedTuple):
+    """Take down how long something took, in seconds by `now`."""
+
+    now: Callable[[], float]
+    lookup: Callable[[float], None]
+    lookup_embed: Callable[[float], None]
+    lookup_search: Callable[[float], None]
+    lookup_judge: Callable[[float], None]
+    lookup_payload: Callable[[float], None]
+    """Reading, decoding and noting the use of what is served."""
+    store: Callable[[float], None]
+    store_encode: Callable[[float], None]
+    store_embed: Callable[[float], None]
+    store_put: Callable[[float], None]
+    embedding: Callable[[float], None]
+    """Of the model itself."""
+    compute: Callable[[float], None]
+    """Of what a cache miss calls."""
+
+
+def _nothing(_: float) -> None:
+    """Take nothing down."""
+
+
+# `float()` is 0.0, and the cheapest callable there is.
+UNTIMED = Timings(float, *[_nothing] * (len(Timings._fields) - 1))
+
+
+class Lately(NamedTuple):
+    """What happened in the last five minutes."""
+
+    operations: int
+    faults: dict[Operation, int]
+    """How many of them failed."""
+    quiet_seconds: float
+    """Since the last fault there has ever been."""
+
+    @property
+    def failed(self) -> int:
+        """All faults."""
+        return sum(self.faults.values())
+
+    @property
+    def error_rate(self) -> float:
+        """Share of the operations that failed; 0 of none."""
+        return self.failed / self.operations if self.operations else 0.0
+
+
+class Timed:
+    """Takes down how long its block takes."""
+
+    __slots__ = ("_now", "_started", "_took")
+
+    def __init__(self, now: Callable[[], float], took: Callable[[float], None]) -> None:
+        self._now, self._took = now, took
+
+    def __enter__(self) -> None:
+        self._started = self._now()
+
+    def __exit__(self, *_: object) -> None:
+        self._took(self._now() - self._started)
+
+
+class Vitals:
+    """What is recorded in any case, because health depends on it: what failed, and what did not.
+
+    Each process counts what it does: a forked child begins at 0.
+
+    Args:
+        clock: Seconds, from any moment on.
+        policy: The name of the eviction policy.
     """
 
-    def __init__(self, *, enabled: bool) -> None:
-        self._enabled = enabled
+    timings = UNTIMED
+
+    def __init__(self, *, clock: Clock = time.monotonic, policy: str = "fifo") -> None:
+        self._clock, self._policy = clock, policy
         renew_after_fork(self)
-        self._outcomes: Counter[tuple[bool, str]] = Counter()  # (hit, reason)
-        self._faults: Counter[Operation] = Counter()
-        self._skipped = 0
-        self._recent: deque[Operation | None] = deque(maxlen=_RECENT)  # which failed; None: worked
-        self._seconds: dict[Stage, deque[float]] = {
-            "lookup": deque(maxlen=_SAMPLES),
-            "store": deque(maxlen=_SAMPLES),
-            "embedding": deque(maxlen=_SAMPLES),
-        }
 
     def renew(self) -> None:
-        """Make the lock."""
-        self._lock = threading.Lock()  # guards counters and latencies
+        """See `Renewable`."""
+        self._lock = threading.Lock()  # guards all counters
+        self._faults: Counter[Operation] = Counter()
+        self._unstored = 0
+        self._slot = 0
+        self._worked = [0] * _SLOTS  # by slot of time
+        self._failed: list[Counter[Operation]] = [Counter() for _ in range(_SLOTS)]
+        self._failed_at = -math.inf
 
-    def timed(self, stage: Stage) -> AbstractContextManager[None]:
-        """Record how long the block takes."""
-        return _Timer(self._seconds[stage]) if self._enabled else _NOTHING
-
-    def count_lookup(self, found: LookupResult) -> None:
+    def count_lookup(self, _found: LookupResult, /) -> None:
         """Record the outcome of a lookup that worked."""
         with self._lock:
-            self._recent.append(None)
-            if self._enabled:
-                self._outcomes[found.is_hit, found.reason] += 1
+            self._note_success()
+
+    def count_miss(self, _reason: Reason, /) -> None:
+        """Record a lookup that was a miss because the cache failed; beside `count_fault`."""
 
     def count_store(self) -> None:
         """Record a store that worked."""
         with self._lock:
-            self._recent.append(None)
+            self._note_success()
 
     def count_skip(self) -> None:
         """Record a result that could not be stored: not serialisable, or too large."""
         with self._lock:
-            self._recent.append(None)
-            self._skipped += 1
+            self._note_success()
+            self._unstored += 1
 
     def count_fault(self, operation: Operation) -> None:
         """Record that the cache itself failed."""
         with self._lock:
-            self._recent.append(operation)
+            self._turn()
+            self._failed[self._slot % _SLOTS][operation] += 1
             self._faults[operation] += 1
+            self._failed_at = self._clock()
 
-    def count_miss(self, reason: Reason) -> None:
-        """Record that a lookup failed; the fault itself is counted apart."""
+    def count_left(self, _why: Left, _entries: int, /) -> None:
+        """Record entries that left."""
+
+    def count_outdated(self) -> None:
+        """Record that a tag was outdated."""
+
+    def lately(self) -> Lately:
+        """Return what happened in the last five minutes."""
         with self._lock:
-            if self._enabled:
-                self._outcomes[False, reason] += 1
+            self._turn()
+            faults = {name: sum(one[name] for one in self._failed) for name in OPERATIONS}
+            operations = sum(self._worked) + sum(faults.values())
+            return Lately(operations, faults, self._clock() - self._failed_at)
 
-    def recent(self) -> tuple[dict[Operation, int], int]:
-        """Return how many of the last operations, 400 at most, failed, and how many there were."""
+    def read(
+        self, *, gauges: Mapping[str, float | None] | None = None, measures: Measures | None = None
+    ) -> Reading:
+        """Return all that was recorded so far.
+
+        Args:
+            gauges: What else there is to tell, by name; None is left out.
+            measures: What the store tells: entries that it counts itself are told by its count.
+        """
+        told = {"error_ratio": self.lately().error_rate, **(gauges or {})}
+        return Reading(
+            counters=tuple(
+                _family(COUNTERS, name, found) for name, found in self._totals(measures).items()
+            ),
+            gauges=tuple(
+                _family(GAUGES, name, {(): value})
+                for name, value in told.items()
+                if value is not None
+            ),
+            histograms=tuple(
+                _family(_HISTOGRAMS, name, found) for name, found in self._durations().items()
+            ),
+        )
+
+    def _totals(self, measures: Measures | None) -> dict[str, dict[Labels, float]]:
         with self._lock:
-            failed = Counter(self._recent)
-            return {name: failed[name] for name in OPERATIONS}, len(self._recent)
+            return {
+                "lookups": {},
+                "stale_hits": {},
+                "refusals": {},
+                "stores": {("not_stored",): self._unstored},
+                "errors": {(name,): self._faults[name] for name in OPERATIONS},
+                "evictions": {} if measures is None else {(self._policy,): measures.evicted},
+                "removals": {} if measures is None else {("expired",): measures.ended},
+                "outdated_tags": {},
+                "saved_calls": {},
+                "saved_seconds": {},
+                "saved_tokens": {},
+                "saved_cost": {},
+            }
 
-    def snapshot(self) -> dict[str, Any]:
-        """Return the counters and latencies under the names `get_stats` documents."""
+    def _durations(self) -> dict[str, dict[Labels, Distribution]]:
+        return {name: {} for name in _HISTOGRAMS}
+
+    def _note_success(self) -> None:
+        """Note that something worked; under the lock."""
+        if int(self._clock() // _SLOT_SECONDS) != self._slot:
+            self._turn()
+        self._worked[self._slot % _SLOTS] += 1
+
+    def _turn(self) -> None:
+        """Begin the slot of the present, and forget what is too long ago; under the lock."""
+        slot = int(self._clock() // _SLOT_SECONDS)
+        # A clock that went back counts on where it was.
+        for gone in range(max(self._slot, slot - _SLOTS) + 1, slot + 1):
+            self._worked[gone % _SLOTS] = 0
+            self._failed[gone % _SLOTS].clear()
+        self._slot = max(self._slot, slot)
+
+
+class Metrics(Vitals):
+    """All that there is to tell."""
+
+    def __init__(self, *, clock: Clock = time.monotonic, policy: str = "fifo") -> None:
+        self._histograms = {name: Histogram() for name in Timings._fields[1:]}
+        self.timings = Timings(
+            time.perf_counter, *(histogram.add for histogram in self._histograms.values())
+        )
+        super().__init__(clock=clock, policy=policy)
+
+    def renew(self) -> None:
+        """See `Renewable`."""
+        super().renew()
+        self._lookups: Counter[Reason] = Counter()
+        self._stale: Counter[Reason] = Counter()
+        self._refusals: Counter[str] = Counter()
+        self._stored = 0
+        self._left: Counter[Left] = Counter()
+        self._outdated = 0
+        self._saved: dict[str, float] = dict.fromkeys(_SAVED, 0)
+        for histogram in self._histograms.values():
+            histogram.clear()
+
+    def count_lookup(self, found: LookupResult, /) -> None:
+        """Record the outcome of a lookup that worked."""
+        reason = found.reason
         with self._lock:
-            outcomes = dict(self._outcomes)
-            skipped = self._skipped
-            faults = {name: self._faults[name] for name in OPERATIONS}
-            seconds = {stage: list(samples.copy()) for stage, samples in self._seconds.items()}
-        hits = {reason: n for (hit, reason), n in sorted(outcomes.items()) if hit}
-        misses = {reason: n for (hit, reason), n in sorted(outcomes.items()) if not hit}
-        total = sum(outcomes.values())
-        return {
-            "hits": sum(hits.values()),
-            "misses": sum(misses.values()),
-            "total_requests": total,
-            "hit_rate": f"{sum(hits.values()) / total:.2%}" if total else "0.00%",
-            "hits_by_reason": hits,
-            "misses_by_reason": misses,
-            "errors": faults,
-            "results_not_stored": skipped,
-            **{f"{stage}_latency_ms": percentiles(found) for stage, found in seconds.items()},
-        }
+            self._note_success()
+            self._lookups[reason] += 1
+            if found.is_stale:
+                self._stale[reason] += 1
+            if not found.is_hit:
+                if reason in _REFUSALS and found.evidence:
+                    self._refusals[found.evidence[0].kind] += 1
+            elif found.metadata:
+                self._save(found.metadata)
+
+    def count_miss(self, reason: Reason, /) -> None:
+        """Record a lookup that was a miss because the cache failed; beside `count_fault`."""
+        with self._lock:
+            self._lookups[reason] += 1
+
+    def count_store(self) -> None:
+        """Record a store that worked."""
+        with self._lock:
+            self._note_success()
+            self._stored += 1
+
+    def count_left(self, why: Left, entries: int, /) -> None:
+        """Record entries that left."""
+        with self._lock:
+            self._left[why] += entries
+
+    def count_outdated(self) -> None:
+        """Record that a tag was outdated."""
+        with self._lock:
+            self._outdated += 1
+
+    def _save(self, metadata: Mapping[str, Any]) -> None:
+        for name in _SAVED:
+            said: Any = metadata.get(name)
+            # Somebody's own metadata may mean something else by it.
+            if type(said) in _NUMBERS and 0 <= said <= _ABSURD:
+                self._saved[name] += said
+
+    def _totals(self, measures: Measures | None) -> dict[str, dict[Labels, float]]:
+        totals = super()._totals(measures)
+        with self._lock:
+            left = self._left.copy()
+            if measures is not None:
+                left["evicted"], left["expired"] = measures.evicted, measures.ended
+            totals["lookups"] = {
+                ("hit" if reason in _HITS else "miss", reason): self._lookups[reason]
+                for reason in get_args(Reason)
+            }
+            totals["stale_hits"] = {(reason,): self._stale[reason] for reason in _HITS}
+            totals["refusals"] = {(kind,): n for kind, n in sorted(self._refusals.items())}
+            totals["stores"][("stored",)] = self._stored
+            totals["evictions"] = {(self._policy,): left.pop("evicted", 0)}
+            totals["removals"] = {(why,): left[why] for why in _REMOVALS}
+            totals["outdated_tags"] = {(): self._outdated}
+            totals["saved_calls"] = {(): sum(self._lookups[reason] for reason in _HITS)}
+            for name, saved in self._saved.items():
+                totals[f"saved_{name}"] = {(): saved}
+        return totals
+
+    def _durations(self) -> dict[str, dict[Labels, Distribution]]:
+        found = super()._durations()
+        for field, histogram in self._histograms.items():
+            name, _, stage = field.partition("_")
+            labels = (name, stage) if stage else ()
+            found["stage" if stage else name][labels] = histogram.read()
+        return found
 
 
-class _Timer:
-    """Appends the duration of its block. A class, as a generator takes twice as long."""
+_SAVED = ("seconds", "tokens", "cost")  # keys of an entry's metadata
+_NUMBERS = frozenset({int, float})  # without bool
+_ABSURD = 1e15  # no tokens of one call
+_REMOVALS: tuple[Left, ...] = ("expired", "invalidated", "cleared")
 
-    __slots__ = ("_samples", "_started")
+# name -> what it is, its unit, the names of its labels
+COUNTERS: dict[str, tuple[str, Unit, tuple[str, ...]]] = {
+    "lookups": ("Lookups.", "", ("result", "reason")),
+    "stale_hits": ("Hits that served a stale result.", "", ("reason",)),
+    "refusals": ("Misses that evidence in the texts led to, by its kind.", "", ("kind",)),
+    "stores": ("Results given to store.", "", ("result",)),
+    "errors": ("Faults of the cache itself.", "", ("operation",)),
+    "evictions": ("Entries that left to keep to the limits.", "", ("policy",)),
+    "removals": ("Entries that left for other reasons.", "", ("reason",)),
+    "outdated_tags": ("Tags outdated.", "", ()),
+    "saved_calls": ("Calls that hits made unnecessary.", "", ()),
+    "saved_seconds": ("What computing the served results had taken.", "seconds", ()),
+    "saved_tokens": ("Tokens of the served results, by their metadata.", "tokens", ()),
+    "saved_cost": ("Cost of the served results, by their metadata.", "", ()),
+}
+GAUGES: dict[str, tuple[str, Unit, tuple[str, ...]]] = {
+    "error_ratio": ("Share of the operations of the last five minutes that failed.", "ratio", ()),
+    "entries": ("Entries stored, also expired ones that are not removed yet.", "", ()),
+    "limit_entries": ("Entries that may be stored.", "", ()),
+    "limit_bytes": ("Bytes that entries may take.", "bytes", ()),
+    "entry_bytes": ("Bytes that entries take.", "bytes", ()),
+    "payload_bytes": ("Bytes of these that are encoded results.", "bytes", ()),
+    "index_bytes": ("Bytes of RAM that the indexes of vectors take.", "bytes", ()),
+}
+_HISTOGRAMS: dict[str, tuple[str, Unit, tuple[str, ...]]] = {
+    "lookup": ("How long lookups took, one a batch.", "seconds", ()),
+    "store": ("How long stores took, one a batch.", "seconds", ()),
+    "embedding": ("How long the model took, one a batch.", "seconds", ()),
+    "compute": ("How long calls took that missed.", "seconds", ()),
+    "stage": ("How long the stages of lookups and stores took.", "seconds", ("operation", "stage")),
+}
 
-    def __init__(self, samples: deque[float]) -> None:
-        self._samples = samples
 
-    def __enter__(self) -> None:
-        self._started = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self._samples.append(time.perf_counter() - self._started)  # atomic, as of any deque
+def _family(
+    table: dict[str, tuple[str, Unit, tuple[str, ...]]], name: str, values: dict[Labels, Any]
+) -> Family[Any]:
+    said, unit, labels = table[name]
+    return Family(name, said, unit, labels, MappingProxyType(values))
 
 
-_NOTHING = nullcontext()
+def stats_of(reading: Reading) -> dict[str, Any]:
+    """Return a reading under the names that `get_stats` documents."""
+    found: dict[str, Mapping[Labels, Any]] = {
+        family.name: family.values
+        for families in (reading.counters, reading.histograms)
+        for family in families
+    }
+    outcomes = {labels: n for labels, n in sorted(found["lookups"].items()) if n}
+    hits = {reason: n for (result, reason), n in outcomes.items() if result == "hit"}
+    misses = {reason: n for (result, reason), n in outcomes.items() if result == "miss"}
+    total = sum(hits.values()) + sum(misses.values())
+    stages: dict[str, dict[str, Any]] = {"lookup": {}, "store": {}}
+    for (operation, stage), durations in found["stage"].items():
+        stages[operation][stage] = summary(durations)
+    return {
+        "hits": sum(hits.values()),
+        "misses": sum(misses.values()),
+        "total_requests": total,
+        "hit_rate": f"{sum(hits.values()) / total:.2%}" if total else "0.00%",
+        "hits_by_reason": hits,
+        "misses_by_reason": misses,
+        "stale_hits": sum(found["stale_hits"].values()),
+        "refusals_by_kind": _by_label(found["refusals"]),
+        "errors": _by_label(found["errors"]),
+        "error_rate": reading.number("error_ratio"),
+        "results_stored": reading.number("stores", "stored"),
+        "results_not_stored": reading.number("stores", "not_stored"),
+        "evictions_by_policy": _by_label(found["evictions"]),
+        "removals_by_reason": _by_label(found["removals"]),
+        "outdated_tags": reading.number("outdated_tags"),
+        "saved": {name: reading.number(f"saved_{name}") for name in ("calls", *_SAVED)},
+        **{
+            f"{name}_latency_ms": summary(found[name].get(()))
+            for name in ("lookup", "store", "embedding", "compute")
+        },
+        "stage_latency_ms": stages,
+    }
+
+
+def summary(durations: Distribution | None) -> dict[str, float | int | None]:
+    """Return samples, p50, p95 and p99, in milliseconds; None without samples."""
+    if durations is None:
+        return percentiles([])
+    shares = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+    found = {name: durations.quantile(share) for name, share in shares.items()}
+    return {
+        "samples": durations.count,
+        **{name: None if value is None else 1000 * value for name, value in found.items()},
+    }
 
 
 def percentiles(seconds: list[float]) -> dict[str, float | int | None]:
@@ -134,3 +476,7 @@ def percentiles(seconds: list[float]) -> dict[str, float | int | None]:
         return {"samples": 0, "p50": None, "p95": None, "p99": None}
     p50, p95, p99 = (float(value) * 1000 for value in np.percentile(seconds, (50, 95, 99)))
     return {"samples": len(seconds), "p50": p50, "p95": p95, "p99": p99}
+
+
+def _by_label(values: Mapping[Labels, float]) -> dict[str, float]:
+    return {label: value for (label,), value in values.items()}

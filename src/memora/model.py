@@ -12,6 +12,7 @@ Reason: TypeAlias = Literal[
     "semantic",  # hit: the stored answer is likely enough to be right
     "no_candidate",  # miss: nothing in this context can be compared
     "below_threshold",  # miss: no stored answer is likely enough to be right
+    "expired",  # miss: what is stored under the same text and context has ended
     "other_language",  # miss: what is near is in another language, and cross_lingual is off
     "shadow",  # miss: mode is "shadow"; otherwise it would have been a hit
     "unreadable",  # miss: the model cannot read all of the text, which was not stored as it is
@@ -86,6 +87,22 @@ class Holding:
     """Seconds since the epoch."""
     bytes: int
     """What it takes in the store: texts, vector, metadata and payload."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measures:
+    """How large a store is, and which entries have left it of its own accord."""
+
+    bytes: int
+    """What its entries take: texts, vectors, metadata and payloads."""
+    payload_bytes: int | None
+    """What of this are payloads; None where it does not know."""
+    index_bytes: int
+    """What its indexes of vectors take in RAM."""
+    evicted: int
+    """Entries that this process has evicted, as the policy said, to keep to the limits."""
+    ended: int
+    """Entries that this process has removed because they had ended or were outdated."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from memora.errors import (
     UnavailableError,
 )
 from memora.judge import Verdict
+from memora.metrics import UNTIMED
 from memora.model import (
     AvailabilityCheck,
     Candidate,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
     from memora.codec import Codec
     from memora.judge import Judge
+    from memora.metrics import Timings
     from memora.model import Evidence, Lifetime, Selected
     from memora.protocols import Clock, Embedder, Store, Vector
 
@@ -82,6 +84,7 @@ class Ports:
     breakers: Breakers = field(
         default_factory=lambda: Breakers(Breaker(), Breaker(), Breaker(), Breaker())
     )
+    timings: Timings = UNTIMED
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +113,12 @@ def lookup(
     found = exact(ports, request, max_age=max_age)
     if found is not None:
         return found
-    matches = _search(ports, request, max_age)
-    if matches is None:
+    started = ports.timings.now()
+    (vector,) = _embed_many(ports, [request.text])
+    ports.timings.lookup_embed(ports.timings.now() - started)
+    if vector is None:
         return _unreadable()
-    return _decide(ports, request, matches, threshold)
+    return _decide_near(ports, request, vector, threshold, max_age)
 
 
 def shadow(
@@ -150,20 +155,30 @@ def glance(
     ports: Ports, request: Request, *, max_age: float = inf, largest: float = inf
 ) -> LookupResult | None:
     """Return an exact hit, if that takes nothing but RAM and no more than so many bytes decoded."""
-    now = ports.clock()
+    now, started = ports.clock(), ports.timings.now()
     stored = ports.store.glance(request.key, now=now)
     if stored is None or len(stored[1].payload) > largest or _age(stored[0], now) > max_age:
         return None
-    return _serve_exactly(ports, *stored, now=now)
+    return _serve_exactly(ports, *stored, now=now, started=started)
 
 
 def exact(ports: Ports, request: Request, *, max_age: float = inf) -> LookupResult | None:
     """Return the hit of the very same text in the very same context, if there is one."""
-    now = ports.clock()
+    now, started = ports.clock(), ports.timings.now()
     stored = _guarded(ports.breakers.reads, ports.store.get, request.key, now=now)
     if stored is None or _age(stored[0], now) > max_age:
         return None
-    return _serve_exactly(ports, *stored, now=now)
+    return _serve_exactly(ports, *stored, now=now, started=started)
+
+
+def fresh_for(ports: Ports, request: Request) -> float:
+    """Return for how many seconds yet the very same query is answered by what is not stale."""
+    now = ports.clock()
+    entry = _guarded(ports.breakers.reads, ports.store.peek, request.key, now=now)
+    if entry is None:
+        return 0.0
+    left = _remaining(entry, now, used=False)
+    return inf if left is None else left
 
 
 def lookup_many(
@@ -175,7 +190,10 @@ def lookup_many(
     """
     found = [caught(exact, ports, request, max_age=max_age) for request in requests]
     left = [i for i, one in enumerate(found) if one is None]
+    started = ports.timings.now()
     vectors = caught(_embed_many, ports, [requests[i].text for i in left]) if left else []
+    if left:
+        ports.timings.lookup_embed(ports.timings.now() - started)
     for n, i in enumerate(left):
         vector = vectors if isinstance(vectors, Exception) else vectors[n]
         found[i] = (
@@ -191,7 +209,10 @@ def lookup_many(
 def _decide_near(
     ports: Ports, request: Request, vector: Vector, threshold: float, max_age: float
 ) -> LookupResult:
-    return _decide(ports, request, _near(ports, request, vector, max_age), threshold)
+    started = ports.timings.now()
+    matches = _near(ports, request, vector, max_age)
+    ports.timings.lookup_search(ports.timings.now() - started)
+    return _decide(ports, request, matches, threshold)
 
 
 def caught(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Exception:
@@ -203,15 +224,18 @@ def caught(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | E
 
 
 def _decide(ports: Ports, request: Request, matches: list[Match], threshold: float) -> LookupResult:
+    started = ports.timings.now()
     verdict = _judge(ports, request, matches, threshold)
-    now = ports.clock()
+    now, judged = ports.clock(), ports.timings.now()
+    ports.timings.lookup_judge(judged - started)
     if not verdict.served or verdict.nearest is None:
-        return _refuse(verdict, now)
+        missed = _refuse(verdict, now)
+        return _expired(missed) if _has_ended(ports, request, now) else missed
     # By key: if the query was stored again meanwhile, its newest result is served.
     stored = _guarded(ports.breakers.reads, ports.store.get, verdict.nearest.entry.key, now=now)
     if stored is None or stored[0].context.fingerprint != request.context.fingerprint:
         return _gone()
-    return _serve(ports, verdict, *stored, now=now)
+    return _serve(ports, verdict, *stored, now=now, started=judged)
 
 
 def check(
@@ -291,12 +315,16 @@ class Draft(NamedTuple):
 
 def store(ports: Ports, drafts: Sequence[Draft]) -> list[str]:
     """Store results, each in place of any under the same text and context; return the ids."""
+    timings, started = ports.timings, ports.timings.now()
     vectors = _embed_many(ports, [draft.request.text for draft in drafts])
+    timings.store_embed(timings.now() - started)
     now = ports.clock()
     entries = [new_entry(draft.request, draft.lifetime, now=now) for draft in drafts]
     contents = (draft.content for draft in drafts)
     items = list(zip(entries, contents, vectors, strict=True))
+    started = timings.now()
     _guarded(ports.breakers.writes, ports.store.put_many, items)
+    timings.store_put(timings.now() - started)
     return [entry.id for entry in entries]
 
 
@@ -357,11 +385,18 @@ def _judge(ports: Ports, request: Request, matches: list[Match], threshold: floa
         raise JudgeError(f"{type(fault).__name__}: {fault}") from fault
 
 
-def _serve(
-    ports: Ports, verdict: Verdict, entry: Entry, content: Content, *, now: float
+def _serve(  # noqa: PLR0913 - what is served, and when
+    ports: Ports,
+    verdict: Verdict,
+    entry: Entry,
+    content: Content,
+    *,
+    now: float,
+    started: float,
 ) -> LookupResult:
     result = ports.codec.decode(content.payload)
     ports.store.touch(entry.key, now=now)  # only what is served counts as used
+    ports.timings.lookup_payload(ports.timings.now() - started)
     remaining = _remaining(entry, now, used=True)
     return LookupResult(
         is_hit=True,
@@ -381,9 +416,11 @@ def _serve(
     )
 
 
-def _serve_exactly(ports: Ports, entry: Entry, content: Content, *, now: float) -> LookupResult:
+def _serve_exactly(
+    ports: Ports, entry: Entry, content: Content, *, now: float, started: float
+) -> LookupResult:
     same = Verdict("exact", _SAME_TEXT, Match(entry, 1.0), 1.0)
-    return _serve(ports, same, entry, content, now=now)
+    return _serve(ports, same, entry, content, now=now, started=started)
 
 
 def _unreadable() -> LookupResult:
@@ -405,6 +442,19 @@ def _refuse(verdict: Verdict, now: float) -> LookupResult:
         evidence=verdict.evidence,
         nearest=_nearest(verdict, now),
     )
+
+
+def _has_ended(ports: Ports, request: Request, now: float) -> bool:
+    """Tell whether what is stored for the very same text and context is not served any more."""
+    entry = ports.store.peek(request.key, now=-inf)
+    if entry is None or entry.expires_at is None:
+        return False
+    return entry.expires_at + entry.stale_seconds <= now
+
+
+def _expired(missed: LookupResult) -> LookupResult:
+    said = f"what is stored for the same text and context has ended; else: {missed.explanation}"
+    return replace(missed, reason="expired", explanation=said)
 
 
 def _shadowed(verdict: Verdict, now: float) -> LookupResult:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from memora.model import Content, Entry, Holding, Match
+    from memora.model import Content, Entry, Holding, Match, Measures
     from memora.selection import Selection
 
 Vector: TypeAlias = NDArray[np.float32]
@@ -119,6 +119,15 @@ class SharedStore(Protocol):
 
     def refresh(self) -> None:
         """Take in what others had put when the call began."""
+        ...
+
+
+@runtime_checkable
+class MeasuredStore(Protocol):
+    """What a store offers that can tell how large it is, beside all else."""
+
+    def measure(self) -> Measures:
+        """Return its measures; no entry is read."""
         ...
 
 

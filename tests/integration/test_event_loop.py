@@ -133,7 +133,7 @@ async def test_a_health_check_leaves_the_loop_alone() -> None:
     found = await beside_ticks(rig.ticker, rig.cache.ahealth_check)
 
     assert found["status"] == "healthy"
-    assert sorted(rig.blocked) == ["check", "count", "embed"]  # the parts are tried side by side
+    assert sorted(rig.blocked) == ["check", "count", "embed"]  # beside each other
 
 
 @pytest.mark.anyio

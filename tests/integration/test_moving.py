@@ -394,6 +394,7 @@ def test_an_export_needs_no_model_and_an_import_can_embed_anew(tmp_path: Path) -
     assert "--reembed" in error
     assert memora("import", path, *new, "--reembed") == f"imported {ENTRIES}\n"
     assert json.loads(memora("stats", *new, "--json"))["embedding_dim"] == 384
+    assert json.loads(memora("stats", "--db", tmp_path / "old", "--json"))["model"] == "words-1"
 
 
 def test_a_store_is_embedded_for_another_model(tmp_path: Path) -> None:

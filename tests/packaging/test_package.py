@@ -76,7 +76,7 @@ def test_data_is_shipped(name: str) -> None:
 
 # Lower rooms never import higher ones. A package stands for all its modules.
 ORDER = [
-    ["errors", "model", "selection", "protocols", "_log", "_fork", "_show"],
+    ["errors", "model", "selection", "protocols", "reading", "_log", "_fork", "_show"],
     [
         "calls",
         "context",
@@ -92,7 +92,7 @@ ORDER = [
     ],
     ["codec", "embedders", "shadow", "stores", "tuning"],
     ["pipeline", "lifecycle", "transfer"],
-    ["core", "health"],
+    ["core", "health", "prometheus", "otel"],
     ["cache"],
     ["cli"],
 ]

@@ -11,6 +11,7 @@ import numpy as np
 
 from memora import CacheConfig, Evidence, Explanation, LookupResult, Memora
 from memora.embedders import CachedEmbedder, FunctionEmbedder
+from memora.prometheus import MemoraCollector, MetricsServer, serve
 from memora.stores.memory import MemoryStore
 from memora.transfer import Moved, reembed
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from memora.protocols import Embedder, Store, Vector
+    from memora.reading import Reading
 
 
 @dataclass
@@ -78,6 +80,12 @@ with Memora(config, embedder=embedder, store=store) as cache:
     cache.warm("answers.jsonl", progress=lambda done, total: None)
     cache.warm(3)  # type: ignore[arg-type]
     stats: dict[str, Any] = cache.get_stats()
+    reading: Reading = cache.read_metrics()
+    median: float | None = reading.distribution("lookup").quantile(0.5)
+    server: MetricsServer = cache.start_metrics_server(range(9464, 9472), name="answers")
+    serve({"answers": cache, "others": cache}, server.port, host="0.0.0.0")  # noqa: S104
+    MemoraCollector(cache)
+    MemoraCollector({"answers": 3})  # type: ignore[dict-item]
     health: dict[str, Any] = cache.health_check()
     live: dict[str, Any] = cache.health_check("live", timeout=0.5)
     cache.lookup(3)  # type: ignore[arg-type]

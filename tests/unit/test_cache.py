@@ -320,7 +320,7 @@ def test_entries_live_as_long_as_the_setting_says(embedder: WordEmbedder, clock:
     clock.advance(59.9)
     assert cache.lookup("q one", SQL).is_hit  # and a hit does not extend it
     clock.advance(0.1)
-    assert cache.lookup("q one", SQL).reason == "no_candidate"
+    assert cache.lookup("q one", SQL).reason == "expired"
     assert cache.lookup("q one two", SQL, 0.1).reason == "no_candidate"
 
 

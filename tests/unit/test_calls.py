@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ import anyio
 import anyio.to_thread
 import pytest
 from doubles import FakeClock, WordEmbedder, until
-from engine import SIDES, FaultyStore, Side, at_rest
+from engine import SIDES, FaultyStore, SharedFaultyStore, Side, at_rest
 
 from memora import CacheConfig, Memora
 from memora.errors import ArgumentError, ContextError, MemoraError, QueryError
@@ -272,7 +273,8 @@ def test_the_options_reach_the_entry(cache: Memora, side: Side, clock: FakeClock
     assert entry is not None
     assert (entry.expires_at, entry.stale_seconds) == (clock.now + 600, 60)
     assert entry.tags == ("doc:1",)
-    assert cache.lookup(QUERY, SQL).metadata == {"a": 1}
+    found = cache.lookup(QUERY, SQL)
+    assert (found.metadata.keys(), found.metadata["a"]) == ({"a", "seconds"}, 1)
 
 
 @pytest.mark.parametrize(
@@ -339,6 +341,7 @@ def test_what_computing_raises_passes_through_as_it_is_and_is_not_cached(
         {"refresh_ahead": -1},
         {"similarity_threshold": 2},
         {"condition": 5},
+        {"condition": Compute().later},
         {"refresh": "no"},
         {"bypass": "no"},
         {"single_flight": 0},
@@ -532,6 +535,34 @@ def test_many_threads_with_one_stale_hit_compute_once(cache: Memora, clock: Fake
     gate.set()
     assert at_rest(cache)
     assert compute.calls == 1
+
+
+def test_what_another_process_computes_anew_is_not_computed_here_too(
+    embedder: WordEmbedder, clock: FakeClock, side: Side
+) -> None:
+    store = SharedFaultyStore(MemoryStore(dimension=64))
+    cache = Memora(CacheConfig(judge="off"), embedder=embedder, store=store, clock=clock)  # type: ignore[arg-type]
+    compute = Compute()
+    options: dict[str, Any] = {"ttl": 10, "stale_ttl": 100}
+    side.compute(cache, QUERY, compute, SQL, **options)
+    clock.advance(11)
+
+    store.led_by_another = True
+    assert hit_then_rest(side, cache, compute, 2, **options) == [[1]] * 2
+    assert compute.calls == 1
+
+    # It has stored its result, and another process has been at work, since this one looked.
+    store.led_by_another = False
+    store.before["try_lead"] = partial(cache.store, QUERY, SQL, "of the other", **options)
+    assert hit_then_rest(side, cache, compute, 1, **options) == [[1]]
+    assert compute.calls == 1
+    assert side.compute(cache, QUERY, compute, SQL, **options) == "of the other"
+
+    clock.advance(11)
+    store.before.clear()
+    assert hit_then_rest(side, cache, compute, 1, **options) == ["of the other"]
+    assert compute.calls == 2
+    assert store.leases == 0
 
 
 # Single flight.

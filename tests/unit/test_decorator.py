@@ -54,6 +54,10 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+async def later(query: str) -> bool:
+    return bool(query)
+
+
 class TestFunctions:
     def test_a_call_runs_the_function_once(self, cached: Caching) -> None:
         ran: list[tuple[str, int]] = []
@@ -523,7 +527,9 @@ class TestRules:
             {"ignore": {"query": 1}},
             {"static_context": ["a"]},
             {"condition": 1},
+            {"condition": later},
             {"key": "query"},
+            {"key": later},
             {"context": {"a": 1}},
             {"namespace": ""},
             {"namespace": 3},

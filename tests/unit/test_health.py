@@ -218,17 +218,15 @@ def test_a_young_cache_is_not_judged_by_its_first_faults(
 def test_without_traffic_an_error_rate_does_not_stay_bad(
     cache: Memora, parts: tuple[Faulty, FaultyStore], clock: FakeClock
 ) -> None:
+    cache._metrics._clock = clock
     parts[0].before["embed"] = raising(ConnectionError())
     for i in range(10):
         cache.lookup(f"question {i}", SQL)
     parts[0].before.clear()
-    failed_at = cache._core.failed_at
-    assert failed_at is not None
-    cache._health._clock = clock
 
-    clock.now = failed_at + 60
+    clock.advance(60)
     assert faults(cache.health_check()) == ["error_rate"]
-    clock.now = failed_at + 61
+    clock.advance(1)
     health = cache.health_check()
     assert faults(health) == []
     assert "none in the last 60 s" in health["checks"]["error_rate"]["details"]

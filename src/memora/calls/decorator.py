@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from numbers import Real
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
@@ -247,6 +248,8 @@ def _share(option: str, value: float | None) -> float | None:
 def _callable(option: str, value: F | None) -> F | None:
     if value is not None and not callable(value):
         raise ArgumentError(f"{option} must be a function, got {value!r}")
+    if inspect.iscoroutinefunction(value):
+        raise ArgumentError(f"{option} must not be async: nobody awaits {value!r}")
     return value
 
 

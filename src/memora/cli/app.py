@@ -39,7 +39,7 @@ from memora.cli.render import print_comparison, print_report
 from memora.cli.replay import Replay
 from memora.config import CacheConfig
 from memora.errors import ArgumentError
-from memora.stores import is_bucket, local_path
+from memora.stores import is_bucket, local_path, open_stored
 from memora.stores._inspect import sizes
 
 app = typer.Typer(
@@ -255,15 +255,21 @@ def store(
 
 
 @app.command()
-def stats(
-    *, db: Db, table: TableName = None, model: ModelName = None, as_json: AsJson = False
-) -> None:
-    """Show what a store on disk holds."""
-    config = config_of(db_uri=db, table_name=table, model_name=model)
-    with open_existing(config) as cache:
-        found = cache.get_stats()
-    shown = {name: found[name] for name in ("storage", "total_entries", "model", "embedding_dim")}
-    shown["table"] = config.table_name
+def stats(*, db: Db, table: TableName = None, as_json: AsJson = False) -> None:
+    """Show what a store on disk holds, whatever its model."""
+    config = config_of(db_uri=db, table_name=table)
+    store, embedder = open_stored(config.model_copy(update={"hot_index": "off"}), keep=False)
+    try:
+        entries = store.count()
+    finally:
+        store.close()
+    shown: dict[str, Any] = {
+        "storage": config.db_uri,
+        "table": config.table_name,
+        "total_entries": entries,
+        "model": embedder.identity,
+        "embedding_dim": embedder.dimension,
+    }
     if not is_bucket(config.db_uri):
         shown["disk_bytes"] = sum(sizes(local_path(config.db_uri), config.table_name))
     if as_json:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from memora._uris import is_bucket
 from memora.embedders import FunctionEmbedder
 from memora.errors import ArgumentError, ConfigError, EmbedderError
 from memora.eviction import make_policy
@@ -19,11 +20,9 @@ if TYPE_CHECKING:
     from memora.protocols import Clock, Embedder, Store
     from memora.stores._table import Stamp
 
-__all__ = ["BUCKETS", "is_bucket", "local_path", "open_store", "open_stored"]
+__all__ = ["is_bucket", "local_path", "open_store", "open_stored"]
 
 MEMORY = "memory://"
-BUCKETS = ("s3", "gs", "az")
-"""Schemes of object storage."""
 
 
 def open_store(  # noqa: PLR0913 - what may take the place of a setting
@@ -69,6 +68,8 @@ def open_store(  # noqa: PLR0913 - what may take the place of a setting
     if is_bucket(config.db_uri):
         from memora.stores.objects import ObjectStore  # noqa: PLC0415 - one store's imports only
 
+        if config.hot_index == "off":  # of a command, which does not search
+            settings["hot_index"] = "int8"
         return ObjectStore(config.db_uri, options=config.storage_options, **settings)
     path = local_path(config.db_uri)
     from memora.stores.lancedb import LanceStore  # noqa: PLC0415 - one store's imports only
@@ -116,11 +117,6 @@ def _stamp_of(config: CacheConfig) -> Stamp:
     path = local_path(config.db_uri)
     _guards.check_directory(path, create=False)
     return _table.read_stamp(path, config.table_name)
-
-
-def is_bucket(db_uri: str) -> bool:
-    """Tell whether a URI names a bucket: `s3://`, `gs://` or `az://`."""
-    return db_uri.startswith(tuple(f"{scheme}://" for scheme in BUCKETS))
 
 
 def _refuse(texts: list[str]) -> list[list[float]]:

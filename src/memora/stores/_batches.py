@@ -94,8 +94,8 @@ class BatchLog:
         if again:
             raise StoreError(
                 f"{self.bucket.uri} ignores conditional writes (If-None-Match: *), so that two "
-                "processes could keep one table and lose entries; use a store that supports them, as Amazon "
-                "S3, Google Cloud Storage, Azure Blob Storage and current versions of others do"
+                "processes could keep one table and lose entries; use a service that has them, as "
+                "Amazon S3, Google Cloud Storage, Azure Blob Storage and newer versions of others"
             )
 
     def batches(self) -> dict[str, int]:

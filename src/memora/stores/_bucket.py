@@ -13,8 +13,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from memora._uris import BUCKETS
 from memora.errors import ConfigError, MissingExtraError, StoreError, StorePathError
-from memora.stores import BUCKETS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

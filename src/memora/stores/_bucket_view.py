@@ -31,6 +31,8 @@ class BucketView(LogView):
     def __init__(self, log: BatchLog, dimension: int, **settings: Any) -> None:
         super().__init__(Path(log.folder), dimension, **settings)
         self.log = log
+        self.unreached = False
+        """Whether the bucket cannot be read, and has not been for as long as is bearable."""
 
     def read(self) -> None:
         """Take in what is new in the log.
@@ -40,21 +42,24 @@ class BucketView(LogView):
         """
         with self._reading:
             began = time.monotonic()
-            if began - self._looked_at > GRACE_SECONDS / 2:
-                self.lost = True
-            self._list()
-            with self.lock:
-                new = [
-                    (number, segment)
-                    for number, segment in self.segments.items()
-                    if not segment.own and segment.end > segment.position
-                ]
+            late = began - self._looked_at > GRACE_SECONDS / 2
+            self.lost |= late
             try:
+                self._list()
+                with self.lock:
+                    new = [
+                        (number, segment)
+                        for number, segment in self.segments.items()
+                        if not segment.own and segment.end > segment.position
+                    ]
                 self._read_all(new)
             except FileNotFoundError:  # it came and went since it was listed, which takes a while
                 self.lost = True
+            except OSError:
+                self.unreached = late
+                raise
             self._forget()
-            self._looked_at = began
+            self._looked_at, self.unreached = began, False
 
     def apply(self, record: _records.Record, number: int, offset: int, length: int) -> int | None:
         """Take in one record; of several copies, all processes hold the one in the latest batch."""

@@ -23,7 +23,7 @@ from memora._clock import SteadyClock
 from memora._fork import renew_after_fork
 from memora.calls.flights import FileFlights
 from memora.errors import ClosedError, CorruptEntryError, StoreError
-from memora.model import Match
+from memora.model import Match, Measures
 from memora.stores import _guards, _records
 from memora.stores._journal import Member, Writer
 from memora.stores._table import MIN_INDEX_ROWS, EntryTable, Stamp, faults
@@ -230,6 +230,7 @@ class LanceStore:
         self._writing = threading.Lock()  # one writer of this process's log at a time
         self._upkeeping = threading.Lock()  # taken before `_writing`, and that before the view's
         self._stop, self._wake = threading.Event(), threading.Event()
+        self._evicted = self._ended = 0  # by this process; under `_writing`
 
     def _join(self) -> Member:
         """Take a place among the processes on this store; the caller holds `_writing`, or all."""
@@ -250,10 +251,10 @@ class LanceStore:
         return member
 
     def _begin_threads(self) -> None:
-        kind = type(self)
+        kind = type(self)  # which may follow and keep in its own way
         self._threads = [
-            _repeat(self, kind._follow, self._stop, self._stop, self._interval),
-            _repeat(self, kind._keep, self._stop, self._wake, self._interval),
+            _repeat(self, kind._follow, self._stop, self._stop, self._interval),  # noqa: SLF001
+            _repeat(self, kind._keep, self._stop, self._wake, self._interval),  # noqa: SLF001
         ]
 
     def get(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
@@ -430,6 +431,7 @@ class LanceStore:
                 with view.lock:
                     ended = view.hot.ended(now, min(limit - removed, _BATCH), present=True)
                 self._remove(ended)
+                self._ended += len(ended)
             if not ended:
                 break
             removed += len(ended)
@@ -456,6 +458,18 @@ class LanceStore:
     def count(self) -> int:
         self._check()
         return len(self._view.hot)
+
+    def measure(self) -> Measures:
+        self._check()
+        with self._view.lock:
+            hot = self._view.hot
+            return Measures(
+                bytes=hot.live_bytes,
+                payload_bytes=None,  # the log is not read for it
+                index_bytes=hot.index_bytes,
+                evicted=self._evicted,
+                ended=self._ended,
+            )
 
     def check(self) -> None:
         self._check()
@@ -733,10 +747,13 @@ class LanceStore:
                 with self._view.lock:
                     surplus = hot.surplus(*limits)
                     n = min(surplus, _BATCH, _BATCH if most is None else most - evicted)
-                    keys = n and (hot.ended(now, n) or hot.victims(n))
+                    ended = hot.ended(now, n) if n else []
+                    keys = ended or (hot.victims(n) if n else [])
                 if not keys:
                     break
                 self._remove(keys)
+                self._ended += len(ended)
+                self._evicted += 0 if ended else len(keys)
                 evicted += len(keys)
         return evicted
 

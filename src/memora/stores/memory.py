@@ -7,7 +7,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from memora._fork import renew_after_fork
-from memora.model import Match
+from memora.model import Match, Measures
 from memora.stores.hot import HotTable, Place, Uses
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class MemoryStore:
         self._hot = HotTable(dimension, graph=graph)
         self._hot.follow_policy(policy)
         self._contents: dict[int, Content] = {}  # by slot
-        self._stamp = 0
+        self._stamp = self._payload_bytes = 0
         renew_after_fork(self)
 
     def hold(self, timeout: float, /) -> bool:
@@ -60,6 +60,7 @@ class MemoryStore:
 
     def renew(self) -> None:
         self._lock = threading.Lock()  # guards all else here; no call under it does I/O
+        self._evicted = self._ended = 0  # by this process
 
     def get(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
         with self._lock:
@@ -120,10 +121,11 @@ class MemoryStore:
         )
         self._stamp += 1
         if (old := self._hot.slot(entry.key)) is not None:
-            del self._contents[old]
+            self._drop(old)
         slot = self._hot.put(entry, vector, stamp=self._stamp, place=Place(0, 0, size))
         assert slot is not None  # noqa: S101 - its stamp is the newest
         self._contents[slot] = content
+        self._payload_bytes += len(content.payload)
 
     def touch(self, key: bytes, /, *, now: float, times: int = 1) -> None:
         with self._lock:
@@ -134,7 +136,7 @@ class MemoryStore:
         for entry in entries:
             with self._lock:
                 if self._hot.stored_as(entry):
-                    self._remove(entry.key)
+                    self._remove([entry.key])
                     discarded += 1
         return discarded
 
@@ -145,24 +147,29 @@ class MemoryStore:
     def maintain(self, *, max_entries: int | None, max_bytes: int | None = None, now: float) -> int:
         with self._lock:
             hot = self._hot
-            left = hot.ended(0.0, _SWEEP_ROWS) if hot.outdated else []
-            for key in left:
-                self._remove(key)
+            ended = hot.ended(0.0, _SWEEP_ROWS) if hot.outdated else []
+            self._remove(ended)
+            evicted = 0
             while hot.surplus(max_entries, max_bytes):
-                for key in hot.ended(now, 1) or hot.victims(1):
-                    self._remove(key)
-                    left.append(key)
+                if more := hot.ended(now, 1):
+                    ended += more
+                else:
+                    more = hot.victims(1)
+                    evicted += len(more)
+                self._remove(more)
+            self._evicted += evicted
+            self._ended += len(ended)
             if (index := hot.unsettled()) is not None:
                 index.settle(_SETTLE_ROWS)
-            return len(left)
+            return evicted + len(ended)
 
     def sweep(self, *, now: float, limit: int) -> int:
         removed = 0
         while removed < limit:
             with self._lock:
                 ended = self._hot.ended(now, min(limit - removed, _BATCH), present=True)
-                for key in ended:
-                    self._remove(key)
+                self._remove(ended)
+                self._ended += len(ended)
             if not ended:
                 break
             removed += len(ended)
@@ -170,6 +177,16 @@ class MemoryStore:
 
     def count(self) -> int:
         return len(self._hot)
+
+    def measure(self) -> Measures:
+        with self._lock:
+            return Measures(
+                bytes=self._hot.live_bytes,
+                payload_bytes=self._payload_bytes,
+                index_bytes=self._hot.index_bytes,
+                evicted=self._evicted,
+                ended=self._ended,
+            )
 
     def check(self) -> None:
         """Nothing can fail."""
@@ -181,6 +198,10 @@ class MemoryStore:
         slot = self._hot.slot(key)
         return slot if slot is not None and self._hot.alive(slot, now) else None
 
-    def _remove(self, key: bytes) -> None:
-        if (slot := self._hot.remove(key)) is not None:
-            del self._contents[slot]
+    def _remove(self, keys: Iterable[bytes]) -> None:
+        for key in keys:
+            if (slot := self._hot.remove(key)) is not None:
+                self._drop(slot)
+
+    def _drop(self, slot: int) -> None:
+        self._payload_bytes -= len(self._contents.pop(slot).payload)

@@ -12,7 +12,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from memora.errors import ConfigError, StoreError, StorePathError
+from memora.errors import StoreError, StorePathError
 from memora.stores import _guards
 from memora.stores._batches import Batch, BatchLog, BatchWriter
 from memora.stores._bucket import Bucket
@@ -51,7 +51,7 @@ class ObjectStore(LanceStore):
 
     Raises:
         MissingExtraError: The client library is not installed.
-        ConfigError: The URI, an option or the hot index is none of those that can be.
+        ConfigError: The URI or an option is wrong.
         StorePathError: The bucket is not there, or the credentials are refused.
         StoreError: The bucket cannot be reached, or ignores conditional writes.
         StoreFormatError: The table is not Memora's, or of another format.
@@ -68,7 +68,7 @@ class ObjectStore(LanceStore):
         options: Mapping[str, str] | None = None,
         create: bool = True,
         durability: Durability = "process",
-        hot_index: GraphType | str = "int8",
+        hot_index: GraphType = "int8",
         hot_payload_bytes: int = 64 * 1024 * 1024,
         max_staleness_seconds: float = 1.0,
         max_entries: int | None = None,
@@ -78,11 +78,6 @@ class ObjectStore(LanceStore):
         clock: Clock = time.time,
         keep: bool = True,
     ) -> None:
-        if hot_index == "off":
-            raise ConfigError(
-                "hot_index='off': expected int8, bfloat16 or float32 with object storage, as a "
-                "lookup does not wait for the network"
-            )
         _guards.check_process()
         bucket = Bucket(uri, options or {})
         self._log = BatchLog(bucket, f"{table_name}.log")
@@ -93,11 +88,10 @@ class ObjectStore(LanceStore):
             self._log.probe(self._member_name)
         table = BucketTable(self._log, table_name, Stamp(model, dimension), create=create)
         self._late_seconds = max_staleness_seconds + flush_interval_seconds
-        graph: Any = hot_index
         self._view: LogView = BucketView(
             self._log,
             dimension,
-            graph=graph,
+            graph=hot_index,
             content_bytes=hot_payload_bytes,
             late_seconds=self._late_seconds,
         )
@@ -137,7 +131,7 @@ class ObjectStore(LanceStore):
 
     def glance(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
         self._check()
-        return None if self._view.lost else super().glance(key, now=now)
+        return None if self._bucket_view.unreached else super().glance(key, now=now)
 
     def peek(self, key: bytes, /, *, now: float) -> Entry | None:
         self._check_reached()
@@ -175,10 +169,16 @@ class ObjectStore(LanceStore):
             )
         super()._check()
 
+    @property
+    def _bucket_view(self) -> BucketView:
+        view: Any = self._view
+        found: BucketView = view
+        return found
+
     def _check_reached(self) -> None:
         """Refuse to answer from what may be older than is bearable."""
         self._check()
-        if self._view.lost:
+        if self._bucket_view.unreached:
             raise StoreError(
                 f"{self._log.bucket.uri} has not been reached for {GRACE_SECONDS / 2:.0f} s"
             )
