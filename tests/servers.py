@@ -1,5 +1,5 @@
 """
-Real servers for tests: Redis, Valkey and object storage, from packages, on free ports of this machine.
+Real servers for tests: Redis, Valkey, object storage; from packages, on free ports of this machine.
 
 Where one cannot be had (a platform without its wheel), the test is skipped, and says which package
 is missing. A server ends with the test run, however that ends; its files go with it.
@@ -227,7 +227,7 @@ class Servers:
         return f"redis+cluster://{hosts}"
 
 
-SECRET = "a-secret-of-the-tests"
+SECRET = "a-secret-of-the-tests"  # noqa: S105 - of servers that end with the tests
 
 
 @dataclass
@@ -273,6 +273,9 @@ class StorageServer:
 
     def _command(self) -> list[object]:
         return self.command(self.port, self.folder)
+
+    def signal(self, what: signal.Signals) -> None:
+        os.kill(self.pid, what)
 
     def answers(self) -> bool:
         """Tell whether it takes requests, and the bucket is there."""

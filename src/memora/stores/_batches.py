@@ -239,14 +239,14 @@ class Batch(Segment):
         del limit
         data = memoryview(self.whole())
         at = self.position
-        if data[: len(MAGIC)] != MAGIC:
-            return
-        while (length := _records.length_at(data, at)) is not None:
+        while data[: len(MAGIC)] == MAGIC and (length := _records.length_at(data, at)) is not None:
             record = _records.unpack(data[at : at + length])
             if record is None:
-                return
+                break
             yield at, length, record
             at += length
+        if at < self._size:  # what is there is no record
+            self.damaged_at = at
 
     def sync(self) -> None:
         """Do nothing: what is written is on disks."""

@@ -227,11 +227,10 @@ class BucketUpkeep(Upkeep):
         now = time.monotonic()
         with self.view.lock:
             for segment in self.view.segments.values():
-                if segment.complete_since is None and segment.written >= segment.size():
+                taken_in = segment.written >= segment.size() and segment.position >= segment.end
+                if taken_in and segment.complete_since is None:
                     segment.complete_since = now
-                    if segment.position < segment.size() and not segment.own:  # what is there
-                        segment.damaged_at = segment.position  # is no record
-                        self.dropped_bytes += segment.size() - segment.position
+                    self.dropped_bytes += segment.size() - segment.end
 
     def run(self) -> None:
         if time.monotonic() - self._head_lock.renewed > LEASE_SECONDS / 3:
