@@ -18,7 +18,15 @@ from store_worker import CONTEXTS
 
 from memora import CacheConfig, Memora
 from memora.errors import ConfigError, ModelMismatchError, StoreError, StorePathError
-from memora.stores import _batches, _bucket, _bucket_upkeep, _bucket_view, open_store, open_stored
+from memora.stores import (
+    _batches,
+    _bucket,
+    _bucket_upkeep,
+    _bucket_view,
+    _view,
+    open_store,
+    open_stored,
+)
 from memora.stores.objects import ObjectStore
 
 if TYPE_CHECKING:
@@ -179,11 +187,15 @@ def test_another_takes_over_when_the_owner_is_killed(start: Any) -> None:
     second.close()
 
 
+@pytest.mark.parametrize("where", ["before it writes the table", "before it copies entries"])
 def test_an_owner_that_stood_still_harms_nothing(
-    s3: StorageServer, uri: str, monkeypatch: pytest.MonkeyPatch
+    s3: StorageServer, uri: str, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    """It goes on where it stood: in the middle of a flush, beside its successor."""
+    """It goes on where it stood, beside its successor, when all has been forgotten."""
     monkeypatch.setattr(_bucket_upkeep, "LEASE_SECONDS", 1.0)
+    monkeypatch.setattr(_bucket_upkeep, "_DEAD_BYTES", 0)
+    monkeypatch.setattr(_bucket_upkeep, "GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(_view, "_REMEMBER_SECONDS", 0.0)
     quiet = {"max_staleness_seconds": 60}
     with opened(s3, uri, **quiet) as old, opened(s3, uri, **quiet) as new:
         stopped, successor = store_of(old), store_of(new)
@@ -195,15 +207,17 @@ def test_an_owner_that_stood_still_harms_nothing(
         assert stopped._upkeep.owner
         old.store("q", CONTEXTS[0], "second")
         inside, goes_on = threading.Event(), threading.Event()
-        write = stopped._table.write  # type: ignore[union-attr]
+        part = stopped._table if where == "before it writes the table" else stopped._writer
+        name = "write" if part is stopped._table else "write_copies"
+        go_on = getattr(part, name)
 
-        def stand_still(*args: Any) -> None:
+        def stand_still(*args: Any) -> Any:
             inside.set()
             assert goes_on.wait(60)
-            write(*args)
+            return go_on(*args)
 
-        monkeypatch.setattr(stopped._table, "write", stand_still)
-        flush = threading.Thread(target=lambda: pytest.raises(StoreError, stopped.flush))
+        monkeypatch.setattr(part, name, stand_still)
+        flush = threading.Thread(target=lambda: pytest.raises(StoreError, stopped.compact))
         flush.start()
         assert inside.wait(60)
 
@@ -215,16 +229,22 @@ def test_an_owner_that_stood_still_harms_nothing(
         assert until(taken_over)
         assert new.store("q", CONTEXTS[0], "third")
         assert new.invalidate(query="gone") == 1
-        successor.flush()
+        for _ in range(3):  # nothing is left of what it was about to copy
+            successor.refresh()
+            assert successor.compact()
+        stopped._view._looked_at -= 1000.0  # as long as it would have been
         goes_on.set()
         flush.join(60)
-        successor.flush()
+        assert not flush.is_alive()
         new.store("last", CONTEXTS[0], "last")
+        successor.refresh()
         successor.flush()
+        assert not new.lookup("gone", CONTEXTS[0], 1.0).is_hit
 
     with opened(s3, uri) as fresh:
         assert fresh.lookup("q", CONTEXTS[0]).result == "third"
         assert not fresh.lookup("gone", CONTEXTS[0], 1.0).is_hit
+        assert fresh.lookup("last", CONTEXTS[0]).result == "last"
         assert fresh.get_stats()["total_entries"] == 2
         assert store_of(fresh)._table.count() == 2  # type: ignore[union-attr]
 

@@ -34,6 +34,7 @@ _BATCH_BYTES = 8 * 1024 * 1024  # at which a batch takes no more records
 # Records that wait to be written, at most: beyond, nothing is taken until the bucket takes some.
 _PENDING_BYTES = 64 * 1024 * 1024
 _RECENT_BYTES = 16 * 1024 * 1024  # of batches in RAM: what is new is read by whoever flushes it
+_COPIES = "-copies.log"  # how the names of batches end that hold nothing new
 _HEADS = 3  # that are kept: somebody may be about to read the last but one
 
 
@@ -113,11 +114,11 @@ class BatchLog:
                 self.newest_name = max(self.newest_name, _time_of(name))
         return batches
 
-    def new_name(self, member: str) -> str:
+    def new_name(self, member: str, *, copies: bool = False) -> str:
         """Return a name later than all that were seen; the batch is this process's to add."""
         with self.lock:
             self.newest_name = max(time.time_ns(), self.newest_name + 1)
-            name = f"{self.newest_name:016x}-{member}.log"
+            name = f"{self.newest_name:016x}-{member}{_COPIES if copies else '.log'}"
             self.mine.add(name)
             return name
 
@@ -192,6 +193,8 @@ class Batch(Segment):
         self.damaged_at: int | None = None
         self.upto = 0
         """Bytes that the writer has taken in with this batch and before."""
+        self.copies = name.endswith(_COPIES)
+        """Whether its records are copies, written by the owner so that others can go."""
         self._log, self._size = log, size
 
     def size(self) -> int:
@@ -328,13 +331,13 @@ class BatchWriter:
                 self._busy = False
                 self._changed.notify_all()
 
-    def write_alone(self, records: Sequence[bytes]) -> Batch:
-        """Write a batch of these records only.
+    def write_copies(self, records: Sequence[bytes]) -> Batch:
+        """Write records again, as one batch.
 
         Raises:
             StoreError: It may have been written, or not.
         """
-        batch = self._new()
+        batch = self._new(copies=True)
         for record in records:
             batch.add(record)
         try:
@@ -352,8 +355,8 @@ class BatchWriter:
         """Write all that waits; raises StoreError as `sync`."""
         self.sync(self.appended)
 
-    def _new(self) -> Batch:
-        batch = Batch(self._log, self._log.new_name(self._member))
+    def _new(self, *, copies: bool = False) -> Batch:
+        batch = Batch(self._log, self._log.new_name(self._member, copies=copies))
         batch.own = True
         return batch
 

@@ -62,14 +62,25 @@ class BucketView(LogView):
             self._looked_at, self.unreached = began, False
 
     def apply(self, record: _records.Record, number: int, offset: int, length: int) -> int | None:
-        """Take in one record; of several copies, all processes hold the one in the latest batch."""
-        if record.entry is not None and self.hot.stored_as(record.entry):
-            slot = self.hot.slot(record.key)
-            held = None if slot is None else self.segments.get(self.hot.place(slot).segment)
-            segment = self.segments[number]
-            if held is not None and not held.vanished and held.name > segment.name:
-                segment.position = offset + length
-                return None
+        """Take in one record.
+
+        A copy is another place of an entry that is held, and of nothing else: whoever made it may
+        have stood still while the entry was deleted, and its deletion forgotten. Of several places
+        all processes hold the one in the latest batch.
+        """
+        segment: Any = self.segments[number]
+        if record.entry is None:
+            return super().apply(record, number, offset, length)
+        slot = self.hot.slot(record.key)
+        if slot is not None and self.hot.stored_as(record.entry):
+            held = self.segments.get(self.hot.place(slot).segment)
+            useless = held is not None and not held.vanished and held.name > segment.name
+        else:
+            # While loading, of one whose row in the table says that it lay in a batch that is gone.
+            useless = segment.copies and record.key not in self._astray
+        if useless:
+            segment.position = offset + length
+            return None
         return super().apply(record, number, offset, length)
 
     def _read_checkpoint(self) -> Checkpoint | None:

@@ -263,7 +263,7 @@ class ObjectStore(LanceStore):
             self._writer.sync(appended)
 
     def _move(self, records: list[tuple[int, int, bytes]]) -> None:
-        batch = self._writer.write_alone([raw for _, _, raw in records])
+        batch = self._writer.write_copies([raw for _, _, raw in records])
         number, view, offset = self._add(batch), self._view, batch.position
         with view.lock:
             for slot, stamp, raw in records:
