@@ -236,6 +236,10 @@ def test_an_owner_that_stood_still_harms_nothing(
         goes_on.set()
         flush.join(60)
         assert not flush.is_alive()
+        with opened(s3, uri, **quiet) as fresh:  # the table's last version is not the one to read
+            assert fresh.lookup("q", CONTEXTS[0]).result == "third"
+            assert fresh.get_stats()["total_entries"] == 1
+            assert fresh.get_index_stats()["quarantined_entries"] == 0
         new.store("last", CONTEXTS[0], "last")
         successor.refresh()
         successor.flush()
