@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 import uuid
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -121,8 +126,10 @@ def test_two_processes_store_and_withdraw_and_the_counts_are_exact(
     }
     both = [key for some in keys.values() for key in some]
     assert until(
-        lambda: [set(one.ask("dump", keys=both)["held"]) for one in (first, second)]
-        == [expected, expected],
+        lambda: (
+            [set(one.ask("dump", keys=both)["held"]) for one in (first, second)]
+            == [expected, expected]
+        ),
         seconds=60,
     )
     for process in (first, second):
@@ -346,6 +353,45 @@ def test_a_lookup_needs_no_request(s3: StorageServer, uri: str, monkeypatch: Any
         assert not cache.lookup("rain in may", CONTEXTS[0]).is_hit
         assert asked == []
         monkeypatch.undo()
+
+
+FORKED = """
+import json, os, sys, warnings
+warnings.filterwarnings("ignore", category=DeprecationWarning)
+warnings.filterwarnings("ignore", "lancedb fork support")
+sys.path.insert(0, sys.argv[1])
+from doubles import WordEmbedder
+from memora import CacheConfig, Memora
+config = CacheConfig(db_uri=sys.argv[2], storage_options=json.loads(sys.argv[3]))
+cache = Memora(config, embedder=WordEmbedder())
+cache.store("q", None, 1)
+child = os.fork()
+found = cache.lookup("q")
+if child == 0:
+    assert found.reason == "error", found
+    assert "was forked" in found.explanation, found
+    cache.close()
+    os._exit(0)
+assert found.is_hit, found
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert cache.store("r", None, 2)
+cache.close()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_forked_child_misses_and_says_why(s3: StorageServer, uri: str) -> None:
+    tests, options = Path(__file__).parents[1], json.dumps(s3.storage_options)
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED, tests, uri, options],
+        check=False,
+        timeout=60,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    with opened(s3, uri) as cache:
+        assert cache.get_stats()["total_entries"] == 2
 
 
 def test_concurrent_stores_share_batches(s3: StorageServer, uri: str) -> None:
