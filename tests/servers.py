@@ -14,17 +14,16 @@ import importlib.util
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import sysconfig
 import tempfile
 import time
-import urllib.request
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -123,7 +122,7 @@ class Server:
             return line.recv(64).startswith((b"+PONG", b"-NOAUTH"))
         return False
 
-    def signal(self, what: signal.Signals) -> None:
+    def signal(self, what: int) -> None:
         os.kill(self.pid, what)
 
     def kill(self) -> None:
@@ -274,7 +273,7 @@ class StorageServer:
     def _command(self) -> list[object]:
         return self.command(self.port, self.folder)
 
-    def signal(self, what: signal.Signals) -> None:
+    def signal(self, what: int) -> None:
         os.kill(self.pid, what)
 
     def answers(self) -> bool:
@@ -376,9 +375,12 @@ def _make_container(url: str, account: str, key: str) -> None:
     text = f"PUT{12 * chr(10)}{signed}/{account}{path}\nrestype:container"
     mac = hmac.new(base64.b64decode(key), text.encode(), hashlib.sha256).digest()
     headers["Authorization"] = f"SharedKey {account}:{base64.b64encode(mac).decode()}"
-    request = urllib.request.Request(f"{url}?restype=container", method="PUT", headers=headers)
-    with suppress(OSError):  # it is there, or nothing answers yet
-        urllib.request.urlopen(request, timeout=5).close()
+    host = urlsplit(url).netloc
+    with suppress(OSError):  # nothing answers yet
+        connection = HTTPConnection(host, timeout=5)
+        connection.request("PUT", f"{path}?restype=container", headers=headers)
+        connection.getresponse()
+        connection.close()
 
 
 @contextmanager

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,6 +21,7 @@ from memora.stores._journal import MAGIC, read_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 TABLE = "semantic_cache"
 # What takes minutes and megabytes takes a few entries.

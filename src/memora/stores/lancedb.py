@@ -848,7 +848,7 @@ class LanceStore:
 
 def _repeat(
     store: LanceStore,
-    step: Callable[[LanceStore], None],
+    step: Callable[[Any], None],
     stop: threading.Event,
     wake: threading.Event,
     interval: float,
