@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import pytest
 from doubles import until
 
 from memora.context import canonical_context, exact_key
-from memora.errors import ConfigError, StoreError
+from memora.errors import ConfigError, MissingExtraError, StoreError
 from memora.model import Content, Entry
 from memora.stores import _batches, _records
 from memora.stores._batches import Batch, BatchLog, BatchWriter
@@ -166,7 +167,9 @@ def test_no_more_is_held_back_than_agreed(bucket: Any, monkeypatch: pytest.Monke
 def test_one_of_many_writes_the_next_head(bucket: Any) -> None:
     logs = [BatchLog(bucket, "log") for _ in range(3)]
 
-    assert [log.write_head(f"{n}", n, EMPTY) for n, log in enumerate(logs)] == [True, False, False]
+    numbers = [log.write_head(f"{n}", n, EMPTY, after=0) for n, log in enumerate(logs)]
+
+    assert numbers == [1, None, None]
     for log in logs:
         log.batches()
         head = log.read_head()
@@ -174,16 +177,29 @@ def test_one_of_many_writes_the_next_head(bucket: Any) -> None:
         assert (head.number, head.owner, head.version) == (1, "0", 0)
 
 
+def test_who_has_seen_its_successor_cannot_write_over_it(bucket: Any) -> None:
+    owner, successor = BatchLog(bucket, "log"), BatchLog(bucket, "log")
+    assert owner.write_head("owner", 1, EMPTY, after=0) == 1
+    successor.batches()
+    assert successor.write_head("successor", 2, EMPTY, after=1) == 2
+    owner.batches()
+
+    assert owner.write_head("owner", 9, EMPTY, after=1) is None
+
+    head = owner.read_head()
+    assert head is not None
+    assert (head.number, head.owner, head.version) == (2, "successor", 2)
+
+
 def test_who_stood_still_cannot_write_a_head_that_has_gone(bucket: Any) -> None:
     late, other = BatchLog(bucket, "log"), BatchLog(bucket, "log")
-    assert late.write_head("late", 1, EMPTY)
-    other.batches()
+    assert late.write_head("late", 1, EMPTY, after=0) == 1
     for version in range(20):
-        assert other.write_head("other", version, EMPTY)
+        assert other.write_head("other", version, EMPTY, after=version + 1) == version + 2
     assert "log/head-000000000002.json" not in bucket.objects  # the number that is next for `late`
     assert len(bucket.list("log")) <= 4
 
-    assert not late.write_head("late", 99, EMPTY)
+    assert late.write_head("late", 99, EMPTY, after=1) is None
 
     other.batches()
     head = other.read_head()
@@ -191,18 +207,31 @@ def test_who_stood_still_cannot_write_a_head_that_has_gone(bucket: Any) -> None:
     assert (head.owner, head.version) == ("other", 19)
 
 
+@pytest.mark.parametrize("told", ["nothing", "that it is there"])
 def test_a_head_whose_answer_was_lost_is_ones_own(
-    bucket: Any, monkeypatch: pytest.MonkeyPatch
+    bucket: Any, monkeypatch: pytest.MonkeyPatch, told: str
 ) -> None:
     log = BatchLog(bucket, "log")
-    create = bucket.create
 
-    def create_twice(name: str, data: bytes) -> bool:
-        create(name, data)
-        return bool(create(name, bytes(bytearray(data))))  # as a client does that tries again
+    def create(name: str, data: bytes) -> bool:
+        bucket.objects[name] = data
+        if told == "nothing":
+            raise StoreError("no answer")
+        return False  # as to a client that asks again
 
-    monkeypatch.setattr(bucket, "create", create_twice)
-    assert log.write_head("me", 1, EMPTY)
+    with monkeypatch.context() as broken:
+        broken.setattr(bucket, "create", create)
+        if told == "nothing":
+            with pytest.raises(StoreError, match="no answer"):
+                log.write_head("me", 1, EMPTY, after=0)
+        else:
+            assert log.write_head("me", 1, EMPTY, after=0) == 1
+            return
+
+    assert log.write_head("me", 2, EMPTY, after=0) == 2  # after the one that it did write
+    head = log.read_head()
+    assert head is not None
+    assert (head.number, head.version) == (2, 2)
 
 
 def test_a_copy_brings_nothing_back(bucket: Any) -> None:
@@ -266,6 +295,12 @@ def test_a_flipped_bit_is_no_entry_and_is_read_once(bucket: Any) -> None:
     bucket.get = lambda *_: pytest.fail("it is read again")
     view.log.recent.clear()
     view.read()
+
+
+def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'memora-cache\[objects\]'"):
+        Bucket("s3://bucket/x", {})
 
 
 def test_secrets_are_in_no_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,30 +140,42 @@ class BatchLog:
                 break
         return self.head
 
-    def write_head(self, owner: str, version: int, checkpoint: Checkpoint) -> bool:
-        """Write the next head after the newest that is known; False where another did.
+    def write_head(
+        self, owner: str, version: int, checkpoint: Checkpoint, *, after: int
+    ) -> int | None:
+        """Write the head that follows another; return its number, None where somebody else did.
+
+        Args:
+            owner: See `Head`.
+            version: See `Head`.
+            checkpoint: See `Head`.
+            after: Number of the head that this is based on, which has to be the newest: one that
+                this process wrote, or one from which it takes over.
 
         Raises:
             StoreError: It may have been written, or not.
         """
-        head = Head(self.head_number + 1, owner, version, checkpoint, uuid.uuid4().hex)
+        head = Head(after + 1, owner, version, checkpoint, uuid.uuid4().hex)
         name = self.path(_head_name(head.number))
         data = json.dumps(
             {"owner": owner, "version": version, "token": head.token}
             | {"checkpoint": checkpoint._asdict()}
         ).encode()
-        mine = self.bucket.create(name, data)
-        if not mine:  # or it is the one that this call created, and was not told so
+        if not self.bucket.create(name, data):
+            found = None
             with suppress(FileNotFoundError):
                 found = _head_of(head.number, self.bucket.get(name))
-                mine = found is not None and found.token == head.token
+            if found is None or found.owner != owner:
+                return None
+            if found.token != head.token:  # this process wrote it, and was not told so
+                return self.write_head(owner, version, checkpoint, after=head.number)
         # One that stood still may have created an old number again: it was no longer there.
         self.batches()
-        if not mine or self.head_number != head.number:
-            return False
+        if self.head_number != head.number:
+            return None
         self.head = head
         self.bucket.delete([self.path(_head_name(old)) for old in self._old_heads])
-        return True
+        return head.number
 
     def read_uses(self) -> KeptUses:
         """Return how entries have been used, as it was written last."""

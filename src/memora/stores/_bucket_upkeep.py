@@ -163,6 +163,7 @@ class HeadLock:
         self.renewed = -LEASE_SECONDS
         """When this process last wrote the head."""
         self._held = False
+        self._number = 0  # of the head that it wrote last
 
     @property
     def is_locked(self) -> bool:
@@ -182,17 +183,20 @@ class HeadLock:
         free = head is None or head.owner in {"", self._name}
         if not free and time.monotonic() - log.head_since < LEASE_SECONDS:
             raise filelock.Timeout(log.folder)
-        self._held = False
         if head is not None:
             self._table.version = head.version
+        self._number = log.head_number if head is None else head.number
         if not self.write(Checkpoint({}, {}, {}) if head is None else head.checkpoint):
             raise filelock.Timeout(log.folder)
 
     def write(self, checkpoint: Checkpoint) -> bool:
-        """Write the next head; False where another has."""
-        began = time.monotonic()
-        self._held = self._log.write_head(self._name, self._table.version, checkpoint)
-        self.renewed = began
+        """Write the head after this process's last; False where another has."""
+        began, self._held = time.monotonic(), False
+        number = self._log.write_head(
+            self._name, self._table.version, checkpoint, after=self._number
+        )
+        if number is not None:
+            self._number, self.renewed, self._held = number, began, True
         return self._held
 
     def release(self) -> None:
@@ -200,7 +204,7 @@ class HeadLock:
         if self.is_locked and (head := self._log.head) is not None:
             self._held = False
             with suppress(StoreError):  # then others wait for as long as a lease
-                self._log.write_head("", head.version, head.checkpoint)
+                self._log.write_head("", head.version, head.checkpoint, after=self._number)
 
 
 class BucketUpkeep(Upkeep):
