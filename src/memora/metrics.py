@@ -215,7 +215,9 @@ class Vitals:
         """Return what happened in the last five minutes."""
         with self._lock:
             self._turn()
-            faults = {name: sum(one[name] for one in self._failed) for name in OPERATIONS}
+            faults: dict[Operation, int] = {
+                name: sum(one[name] for one in self._failed) for name in OPERATIONS
+            }
             operations = sum(self._worked) + sum(faults.values())
             return Lately(operations, faults, self._clock() - self._failed_at)
 
