@@ -225,7 +225,7 @@ def test_a_store_that_must_exist_is_not_made(tmp_path: Path, embedder: WordEmbed
     "uri",
     [
         "redis://h",
-        "s3://bucket/x",
+        "sftp://host/x",
         "memory:",
         "memory://name",
         "file:x",
