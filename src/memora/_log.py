@@ -53,7 +53,7 @@ def make_logger(level: str, *, json_logs: bool) -> FilteringBoundLogger:
 def _json(event: dict[str, Any], **_: object) -> str:
     """Return one line of JSON, whatever the application has bound: NaN and rings have none."""
     try:
-        return json.dumps(event, default=repr, allow_nan=False)
+        return json.dumps(event, default=_said, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
         return json.dumps({name: _plain(value) for name, value in event.items()})
 
@@ -62,15 +62,25 @@ def _plain(value: object) -> object:
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
-        return repr(value)
+        return _said(value)
     return value
 
 
+def _said(value: object) -> str:
+    """Return the representation of what an application has bound, or at least its class."""
+    try:
+        return repr(value)
+    except Exception:  # noqa: BLE001 - somebody's code, in the midst of a lookup
+        return f"<{type(value).__name__}>"
+
+
 def _printable(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Keep what was stored or asked from controlling the terminal."""
+    """Keep what was stored, asked or bound from controlling the terminal."""
     for name, value in event.items():
-        if isinstance(value, str) and name != "exception":
-            event[name] = one_line(value, _LONGEST)
+        if name not in {"exception", "exc_info"} and not isinstance(
+            value, (int, float, type(None))
+        ):
+            event[name] = one_line(value if isinstance(value, str) else _said(value), _LONGEST)
     return event
 
 

@@ -12,6 +12,14 @@ def one_line(text: str, limit: int = 160) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
+def fault_line(fault: BaseException) -> str:
+    """Return type and message of a fault; of a foreign one the message may be what fails."""
+    try:
+        return f"{type(fault).__name__}: {fault}"
+    except Exception:  # noqa: BLE001 - somebody's code
+        return f"{type(fault).__name__}: <no message>"
+
+
 def rounded(value: float) -> str:
     """Return a similarity or a cosine with three digits, rounded down.
 

@@ -348,6 +348,17 @@ def environment() -> dict[str, str]:
     }
 
 
+def setting(name: str, text: str) -> Any:
+    """Return the value of one setting by itself, whatever the others are.
+
+    Raises:
+        ConfigError: It is none that is accepted.
+    """
+    one: dict[str, Any] = {name: text}
+    with _explained(prefix=""):
+        return getattr(_Settings(**one), name)
+
+
 def hint(variable: str) -> str:
     """Return what an unknown variable might have meant, as the end of a sentence; or nothing."""
     return _nearest(variable, [f"{PREFIX}{name.upper()}" for name in _Settings.model_fields])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
@@ -20,6 +21,7 @@ from typing_extensions import TypedDict
 from memora import pipeline
 from memora._arguments import largest_payload, metadata_json
 from memora._fork import renew_after_fork
+from memora._show import fault_line
 from memora.calls.flights import delays
 from memora.errors import DeadlineError, JudgeError, SerializationError, UnavailableError
 from memora.metrics import Timed
@@ -161,8 +163,11 @@ class Core:
                 found = await self._in_time(lane, look, items=len(requests))
         except Exception as fault:  # noqa: BLE001 - as above
             found = [fault for _ in requests]
+        faults = {id(one): one for one in found if isinstance(one, Exception)}
+        times = Counter(map(id, found))
+        missed = {of: self._missed(fault, times=times[of]) for of, fault in faults.items()}
         return [
-            self._missed(one) if isinstance(one, Exception) else self._count(request, one)
+            missed[id(one)] if isinstance(one, Exception) else self._count(request, one)
             for request, one in zip(requests, found, strict=True)
         ]
 
@@ -179,14 +184,17 @@ class Core:
         """Store several, in one batch; return their ids, None for what cannot be stored."""
         if not items:
             return []
+        lost = len(items)
         try:
             with Timed(self._timings.now, self._timings.store):
                 # To its end, whatever happens: while the caller waits, nobody changes the results.
                 drafts = await lane.run(partial(self._encoded, items), timeout=None)
-                put = partial(self._put, [draft for draft in drafts if draft is not None])
+                kept = [draft for draft in drafts if draft is not None]
+                lost = len(kept)
+                put = partial(self._put, kept)
                 ids = iter(await self._in_time(lane, put, items=len(items)))
         except Exception as fault:
-            self.report("store", fault)
+            self.report("store", fault, times=lost)
             if not self._config.fail_open:
                 raise
             return [None] * len(items)
@@ -220,13 +228,14 @@ class Core:
                 if found_by_other is None:
                     landed = await self._computed(lane, call, compute)
                 else:
-                    landed = _Landed(found_by_other.result, stored=True)
+                    found = self._count(call.request, found_by_other)
+                    landed = _Landed(found.result, stored=True)
                 flight.land(landed)
                 return landed.value
 
-    def report(self, operation: Operation, fault: BaseException) -> None:
-        """Count a fault, and log it."""
-        self._metrics.count_fault(operation)
+    def report(self, operation: Operation, fault: BaseException, *, times: int = 1) -> None:
+        """Count a fault, once for each of a batch that it failed, and log it."""
+        self._metrics.count_fault(operation, times)
         self.log_fault(operation, fault)
 
     def log_fault(self, operation: str, fault: BaseException) -> None:
@@ -275,10 +284,10 @@ class Core:
         look = partial(self._look, threshold=threshold, max_age=max_age)
         return [pipeline.caught(look, request) for request in requests]
 
-    def _missed(self, fault: Exception) -> LookupResult:
-        self.report("judge" if isinstance(fault, JudgeError) else "lookup", fault)
+    def _missed(self, fault: Exception, *, times: int = 1) -> LookupResult:
+        self.report("judge" if isinstance(fault, JudgeError) else "lookup", fault, times=times)
         reason: Reason = "timeout" if isinstance(fault, DeadlineError) else "error"
-        self._metrics.count_miss(reason)
+        self._metrics.count_miss(reason, times)
         if not self._config.fail_open:
             raise fault
         return LookupResult(is_hit=False, reason=reason, explanation=said(fault))
@@ -540,4 +549,4 @@ def _measured(metadata: str, seconds: float) -> str:
 
 def said(fault: BaseException) -> str:
     """Return what a miss says of a fault."""
-    return f"the cache failed: {type(fault).__name__}: {fault}"
+    return f"the cache failed: {fault_line(fault)}"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 from memora._durations import seconds
 from memora._fork import renew_after_fork
+from memora._show import fault_line
 from memora.calls._workers import Workers
 from memora.embedders.onnx import OnnxEmbedder
 from memora.errors import ArgumentError, DimensionMismatchError, EmbedderError
@@ -72,7 +73,7 @@ class _Try:
         if not self.done.is_set():
             error: str | None = f"DeadlineError: no answer within {took:.1f} s"
         else:
-            error = None if self.fault is None else f"{type(self.fault).__name__}: {self.fault}"
+            error = None if self.fault is None else fault_line(self.fault)
         details = {"details": self.value} if isinstance(self.value, str) else {}
         return {"ok": error is None, "error": error, **details, "duration_ms": _ms(took)}
 

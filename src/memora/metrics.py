@@ -183,8 +183,8 @@ class Vitals:
         with self._lock:
             self._note_success()
 
-    def count_miss(self, _reason: Reason, /) -> None:
-        """Record a lookup that was a miss because the cache failed; beside `count_fault`."""
+    def count_miss(self, _reason: Reason, _times: int, /) -> None:
+        """Record lookups that were misses because the cache failed; beside `count_fault`."""
 
     def count_store(self) -> None:
         """Record a store that worked."""
@@ -197,12 +197,12 @@ class Vitals:
             self._note_success()
             self._unstored += 1
 
-    def count_fault(self, operation: Operation) -> None:
-        """Record that the cache itself failed."""
+    def count_fault(self, operation: Operation, times: int = 1) -> None:
+        """Record that the cache itself failed; of a batch once for each that it failed."""
         with self._lock:
             self._turn()
-            self._failed[self._slot % _SLOTS][operation] += 1
-            self._faults[operation] += 1
+            self._failed[self._slot % _SLOTS][operation] += times
+            self._faults[operation] += times
             self._failed_at = self._clock()
 
     def count_left(self, _why: Left, _entries: int, /) -> None:
@@ -318,10 +318,10 @@ class Metrics(Vitals):
             elif found.metadata:
                 self._save(found.metadata)
 
-    def count_miss(self, reason: Reason, /) -> None:
-        """Record a lookup that was a miss because the cache failed; beside `count_fault`."""
+    def count_miss(self, reason: Reason, times: int, /) -> None:
+        """Record lookups that were misses because the cache failed; beside `count_fault`."""
         with self._lock:
-            self._lookups[reason] += 1
+            self._lookups[reason] += times
 
     def count_store(self) -> None:
         """Record a store that worked."""
@@ -462,22 +462,11 @@ def stats_of(reading: Reading) -> dict[str, Any]:
 
 def summary(durations: Distribution | None) -> dict[str, float | int | None]:
     """Return samples, p50, p95 and p99, in milliseconds; None without samples."""
-    if durations is None:
-        return percentiles([])
-    shares = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
-    found = {name: durations.quantile(share) for name, share in shares.items()}
-    return {
-        "samples": durations.count,
-        **{name: None if value is None else 1000 * value for name, value in found.items()},
-    }
-
-
-def percentiles(seconds: list[float]) -> dict[str, float | int | None]:
-    """Return samples, p50, p95 and p99 of durations, in milliseconds; None without samples."""
-    if not seconds:
-        return {"samples": 0, "p50": None, "p95": None, "p99": None}
-    p50, p95, p99 = (float(value) * 1000 for value in np.percentile(seconds, (50, 95, 99)))
-    return {"samples": len(seconds), "p50": p50, "p95": p95, "p99": p99}
+    found: dict[str, float | int | None] = {"samples": 0 if durations is None else durations.count}
+    for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99)):
+        seconds = None if durations is None else durations.quantile(share)
+        found[name] = None if seconds is None else 1000 * seconds
+    return found
 
 
 def _by_label(values: Mapping[Labels, float]) -> dict[str, float]:

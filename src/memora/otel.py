@@ -74,12 +74,7 @@ class TracedCore(Core):
         """Look up, in a span."""
         with self._span("lookup") as said:
             found = await super().lookup(lane, request, threshold=threshold, max_age=max_age)
-            said["memora.result"] = "hit" if found.is_hit else "miss"
-            said["memora.reason"] = found.reason
-            said["memora.threshold"] = threshold
-            said["db.response.returned_rows"] = int(found.is_hit)
-            if found.nearest is not None:
-                said["memora.similarity"] = found.nearest.similarity
+            said.update(_outcome([found], threshold))
             return found
 
     async def lookup_many(
@@ -88,8 +83,7 @@ class TracedCore(Core):
         """Look up several, in one span."""
         with self._span("lookup", len(requests)) as said:
             found = await super().lookup_many(lane, requests, threshold=threshold, max_age=max_age)
-            said["memora.threshold"] = threshold
-            said["db.response.returned_rows"] = sum(one.is_hit for one in found)
+            said.update(_outcome(found, threshold))
             return found
 
     async def store_many(
@@ -101,11 +95,11 @@ class TracedCore(Core):
             said["memora.stored"] = sum(one is not None for one in ids)
             return ids
 
-    def report(self, operation: Operation, fault: BaseException) -> None:
+    def report(self, operation: Operation, fault: BaseException, *, times: int = 1) -> None:
         """Count a fault, and log it; the span of the operation has failed."""
         if (doing := _doing.get()) is not None:
             doing.failed = type(fault).__qualname__
-        super().report(operation, fault)
+        super().report(operation, fault, times=times)
 
     @contextmanager
     def _span(self, name: str, items: int = 1) -> Iterator[dict[str, Any]]:
@@ -136,6 +130,19 @@ class TracedCore(Core):
                     span.set_status(trace.StatusCode.ERROR)
                 span.set_attributes(about | doing.attributes)
                 self._durations.record(time.perf_counter() - started, about)
+
+
+def _outcome(found: Sequence[LookupResult], threshold: float) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "memora.threshold": threshold,
+        "db.response.returned_rows": sum(one.is_hit for one in found),
+    }
+    if len(found) == 1:  # of several there is no one result
+        (only,) = found
+        told |= {"memora.result": "hit" if only.is_hit else "miss", "memora.reason": only.reason}
+        if only.nearest is not None:
+            told["memora.similarity"] = only.nearest.similarity
+    return told
 
 
 class _Watched:

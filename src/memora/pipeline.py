@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from typing_extensions import ParamSpec
 
+from memora._show import fault_line
 from memora.calls._breaker import Breaker
 from memora.context import canonical_context, canonical_query, exact_key
 from memora.errors import (
@@ -113,12 +114,10 @@ def lookup(
     found = exact(ports, request, max_age=max_age)
     if found is not None:
         return found
-    started = ports.timings.now()
-    (vector,) = _embed_many(ports, [request.text])
-    ports.timings.lookup_embed(ports.timings.now() - started)
+    (vector,) = _embed(ports, [request.text])
     if vector is None:
         return _unreadable()
-    return _decide_near(ports, request, vector, threshold, max_age)
+    return _decide(ports, request, vector, threshold, max_age)
 
 
 def shadow(
@@ -137,12 +136,12 @@ def shadow(
     if stored is not None and _age(stored[0], now) <= max_age:
         same = Verdict("exact", _SAME_TEXT, Match(stored[0], 1.0), 1.0)
         return _shadowed(same, now), Proposal(Match(stored[0], 1.0), 1.0, stored[1])
-    matches = _search(ports, request, max_age)
-    if matches is None:
+    (vector,) = _embed(ports, [request.text])
+    if vector is None:
         return _unreadable(), None
-    verdict, now = _judge(ports, request, matches, threshold), ports.clock()
-    nearest, similarity = verdict.nearest, verdict.similarity
-    found = _shadowed(verdict, now) if verdict.served else _refuse(verdict, now)
+    verdict = _verdict(ports, request, vector, threshold, max_age)
+    now, nearest, similarity = ports.clock(), verdict.nearest, verdict.similarity
+    found = _shadowed(verdict, now) if verdict.served else _missed(ports, request, verdict, now)
     if nearest is None or similarity is None or verdict.reason == "other_language":
         return found, None
     stored = _guarded(ports.breakers.reads, ports.store.get, nearest.entry.key, now=now)
@@ -190,10 +189,7 @@ def lookup_many(
     """
     found = [caught(exact, ports, request, max_age=max_age) for request in requests]
     left = [i for i, one in enumerate(found) if one is None]
-    started = ports.timings.now()
-    vectors = caught(_embed_many, ports, [requests[i].text for i in left]) if left else []
-    if left:
-        ports.timings.lookup_embed(ports.timings.now() - started)
+    vectors = caught(_embed, ports, [requests[i].text for i in left]) if left else []
     for n, i in enumerate(left):
         vector = vectors if isinstance(vectors, Exception) else vectors[n]
         found[i] = (
@@ -201,18 +197,9 @@ def lookup_many(
             if isinstance(vector, Exception)
             else _unreadable()
             if vector is None
-            else caught(_decide_near, ports, requests[i], vector, threshold, max_age)
+            else caught(_decide, ports, requests[i], vector, threshold, max_age)
         )
     return [one for one in found if one is not None]
-
-
-def _decide_near(
-    ports: Ports, request: Request, vector: Vector, threshold: float, max_age: float
-) -> LookupResult:
-    started = ports.timings.now()
-    matches = _near(ports, request, vector, max_age)
-    ports.timings.lookup_search(ports.timings.now() - started)
-    return _decide(ports, request, matches, threshold)
 
 
 def caught(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Exception:
@@ -223,14 +210,32 @@ def caught(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | E
         return fault
 
 
-def _decide(ports: Ports, request: Request, matches: list[Match], threshold: float) -> LookupResult:
+def _embed(ports: Ports, texts: list[str]) -> list[Vector | None]:
     started = ports.timings.now()
+    vectors = _embed_many(ports, texts)
+    ports.timings.lookup_embed(ports.timings.now() - started)
+    return vectors
+
+
+def _verdict(
+    ports: Ports, request: Request, vector: Vector, threshold: float, max_age: float
+) -> Verdict:
+    started = ports.timings.now()
+    matches = _near(ports, request, vector, max_age)
+    searched = ports.timings.now()
+    ports.timings.lookup_search(searched - started)
     verdict = _judge(ports, request, matches, threshold)
+    ports.timings.lookup_judge(ports.timings.now() - searched)
+    return verdict
+
+
+def _decide(
+    ports: Ports, request: Request, vector: Vector, threshold: float, max_age: float
+) -> LookupResult:
+    verdict = _verdict(ports, request, vector, threshold, max_age)
     now, judged = ports.clock(), ports.timings.now()
-    ports.timings.lookup_judge(judged - started)
     if not verdict.served or verdict.nearest is None:
-        missed = _refuse(verdict, now)
-        return _expired(missed) if _has_ended(ports, request, now) else missed
+        return _missed(ports, request, verdict, now)
     # By key: if the query was stored again meanwhile, its newest result is served.
     stored = _guarded(ports.breakers.reads, ports.store.get, verdict.nearest.entry.key, now=now)
     if stored is None or stored[0].context.fingerprint != request.context.fingerprint:
@@ -382,7 +387,7 @@ def _judge(ports: Ports, request: Request, matches: list[Match], threshold: floa
     try:
         return ports.judge.decide(request.text, matches, threshold=threshold)
     except Exception as fault:
-        raise JudgeError(f"{type(fault).__name__}: {fault}") from fault
+        raise JudgeError(fault_line(fault)) from fault
 
 
 def _serve(  # noqa: PLR0913 - what is served, and when
@@ -452,9 +457,12 @@ def _has_ended(ports: Ports, request: Request, now: float) -> bool:
     return entry.expires_at + entry.stale_seconds <= now
 
 
-def _expired(missed: LookupResult) -> LookupResult:
-    said = f"what is stored for the same text and context has ended; else: {missed.explanation}"
-    return replace(missed, reason="expired", explanation=said)
+def _missed(ports: Ports, request: Request, verdict: Verdict, now: float) -> LookupResult:
+    missed = _refuse(verdict, now)
+    if not _has_ended(ports, request, now):
+        return missed
+    told = f"what is stored for the same text and context has ended; else: {missed.explanation}"
+    return replace(missed, reason="expired", explanation=told)
 
 
 def _shadowed(verdict: Verdict, now: float) -> LookupResult:

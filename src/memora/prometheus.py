@@ -70,12 +70,16 @@ class MemoraCollector(Collector):
             is the label `cache` of all metrics. A cache that was closed is left out from then on.
 
     Raises:
-        ArgumentError: There is no cache, or a name is blank.
+        ArgumentError: There is no cache, or something else is given, or a name is blank.
     """
 
     def __init__(self, caches: Readable | Mapping[str, Readable]) -> None:
-        named = caches if isinstance(caches, Mapping) else {caches.config.table_name: caches}
-        if not named or not all(map(_is_name, named)):
+        try:
+            named = caches if isinstance(caches, Mapping) else {caches.config.table_name: caches}
+        except AttributeError:
+            named = {}
+        readable = (callable(getattr(cache, "read_metrics", None)) for cache in named.values())
+        if not named or not all(map(_is_name, named)) or not all(readable):
             raise ArgumentError(f"caches must be a cache, or caches by their names, got {caches!r}")
         self._caches = dict(named)
 
@@ -152,11 +156,13 @@ def serve(
     ports = list(port) if isinstance(port, Sequence) else [port]
     if not ports or not all(type(one) is int and one in _PORTS for one in ports):
         raise ArgumentError(f"port must be a number from 0 to 65535, or several, got {port!r}")
+    if not isinstance(host, str):
+        raise ArgumentError(f"host must be the text of an address or a name, got {host!r}")
     for one in ports:
         try:
             return MetricsServer(collector, one, host)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
+        except (OSError, UnicodeError) as error:  # the latter of what can be no name of a host
+            if getattr(error, "errno", None) != errno.EADDRINUSE:
                 raise ArgumentError(
                     f"metrics cannot be served at {host!r}, port {one} ({error}): expected an "
                     "address of this machine, and a port that this user may listen at"

@@ -16,7 +16,7 @@ import numpy as np
 
 from memora._arguments import is_number
 from memora.context import canonical_query
-from memora.errors import ArgumentError
+from memora.errors import ArgumentError, MissingExtraError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -258,7 +258,10 @@ def enough(max_wrong: float, *, share: float = 0.0, confidence: float = 0.95) ->
 
 def interval(count: Counts, whole: Counts, confidence: float) -> tuple[Floats, Floats]:
     """Return the exact two-sided interval of shares by Clopper and Pearson: both ends."""
-    from scipy.special import betaincinv  # noqa: PLC0415 - an extra, and slow to import
+    try:
+        from scipy.special import betaincinv  # noqa: PLC0415 - an extra, and slow to import
+    except ImportError as error:
+        raise MissingExtraError("memora.tuning", extra="tuning") from error
 
     tail = (1 - confidence) / 2
     right = whole - count

@@ -372,6 +372,15 @@ def test_paths_without_permission_are_refused_before_anything_is_computed(
     assert (tmp_path / "c.png").read_bytes() == b"old"
 
 
+def test_where_nothing_is_served_no_budget_is_blamed(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "shadow.jsonl", (0.0, 5, 5))
+
+    told = memora("calibrate", log, "--from-log", code=1)
+
+    assert "No threshold serves any of these 10 lookups." in told
+    assert "more is wrong" not in told
+
+
 def test_a_missing_extra_is_named(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(

@@ -11,9 +11,11 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import typer
 from command import memora
 
 from memora import CacheConfig, Memora
+from memora.cli.app import app
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -254,7 +256,8 @@ def test_store_lookup_and_stats_work_on_a_path(tmp_path: Path) -> None:
     store = ["--db", tmp_path / "store", "--context", '{"tenant": "acme"}']
 
     entry_id = memora("store", "Which plan includes SSO?", "Enterprise", *store).strip()
-    memora("store", "limits?", '{"seats": 5}', *store, "--parse-json")
+    told = memora("store", "limits?", '{"seats": 5}', *store, "--parse-json", "--json")
+    assert len(json.loads(told)["entry_id"]) == len(entry_id)
     memora("store", "from a pipe", "-", *store, given="piped text")
 
     assert memora("lookup", "which plans include SSO?", *store).strip() == "Enterprise"
@@ -285,6 +288,16 @@ def test_explain_shows_what_a_lookup_would_do(tmp_path: Path) -> None:
     assert told["candidates"][0]["evidence"] == [{"kind": "dates", "detail": "2023 / 2024"}]
     assert (low["is_hit"], low["reason"], low["threshold"]) == (True, "semantic", 0)
     assert same.startswith("hit (exact)")
+
+
+def test_every_command_prints_json_when_asked() -> None:
+    def without(command: Any) -> list[str]:
+        if commands := getattr(command, "commands", None):
+            return [name for one in commands.values() for name in without(one)]
+        options = {option for parameter in command.params for option in parameter.opts}
+        return [] if "--json" in options else [command.name]
+
+    assert without(typer.main.get_command(app)) == []
 
 
 WRONG: list[tuple[list[str], str]] = [

@@ -324,6 +324,8 @@ def test_entries_are_deleted_by_id(db: list[str | Path]) -> None:
     assert "would be deleted; --yes" in memora("entries", "delete", first, *db, code=2)
     assert memora("entries", "delete", first[:8], third, *db, "--yes") == "deleted 2 entries\n"
     assert [one["entry_id"] for one in listed(*db)] == [second]
+    told = memora("entries", "delete", second, *db, "--yes", "--json")
+    assert json.loads(told) == {"deleted": 1}
 
 
 def test_entries_are_invalidated_by_criteria(db: list[str | Path]) -> None:

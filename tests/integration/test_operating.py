@@ -114,6 +114,21 @@ def test_health_is_what_the_next_process_would_find(store: Path, tmp_path: Path)
     assert memora("health", "--db", store).startswith("healthy")
 
 
+def test_no_command_is_in_shadow_mode_or_writes_its_log(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEMORA_MODE", "shadow")
+    monkeypatch.setenv("MEMORA_SHADOW_LOG", str(tmp_path / "shadow.jsonl"))
+    support = ["--db", store, "--context", '{"agent": "support"}']
+
+    health("--db", store)
+    assert memora("lookup", PASSWORD, *support) == "click\n"
+    memora("entries", "list", "--db", store)
+    memora("demo", "--limit", "3")
+
+    assert list(tmp_path.iterdir()) == [store]
+
+
 def test_health_tells_of_a_model_that_is_gone(store: Path, tmp_path: Path) -> None:
     shutil.copytree(PACKAGED, tmp_path / "model", copy_function=os.symlink)
     arguments = ("--db", store, "--table", "another", "--model", tmp_path / "model")
@@ -309,6 +324,51 @@ def test_doctor_tells_of_settings_that_do_not_go_together(monkeypatch: pytest.Mo
     monkeypatch.setenv("MEMORA_MAX_BYTES", "10")
 
     assert "at most max_bytes" in examined(code=1)["settings"]["details"]
+
+
+def test_doctor_looks_at_the_settings_of_shadow_mode_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEMORA_MODE", "shadow")
+    assert "shadow_log=None" in examined(code=1)["settings"]["details"]
+
+    monkeypatch.setenv("MEMORA_SHADOW_LOG", str(tmp_path / "shadow.jsonl"))
+    assert examined()["settings"]["details"] == "2 set, the others as by default"
+
+    monkeypatch.setenv("MEMORA_SHADOW_LOG", str(tmp_path / "nowhere" / "shadow.jsonl"))
+    assert "there is no directory" in examined(code=1)["shadow_log"]["details"]
+
+
+def test_doctor_tells_of_directories_that_it_may_not_look_into(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    monkeypatch.setenv("MEMORA_MODE", "shadow")
+    monkeypatch.setenv("MEMORA_SHADOW_LOG", str(closed / "shadow.jsonl"))
+    store.chmod(0)
+    closed.chmod(0)
+    try:
+        if os.access(closed, os.R_OK):
+            pytest.skip("root reads whatever it likes")
+        assert "right to read" in examined("--db", store, code=1)["store"]["advice"]
+        found = examined("--db", closed / "store", "--model", closed / "model", code=1)
+    finally:
+        store.chmod(0o700)
+        closed.chmod(0o700)
+
+    for name in ("shadow_log", "model", "store"):
+        assert found[name]["state"] == "problem"
+        assert "Permission denied" in found[name]["details"]
+
+
+def test_doctor_tells_of_an_extra_that_a_setting_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMORA_OPENTELEMETRY", "true")
+    assert "opentelemetry" not in examined()
+
+    monkeypatch.delitem(sys.modules, "memora.otel", raising=False)
+    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    assert "memora-cache[otel]" in examined(code=1)["opentelemetry"]["details"]
 
 
 @pytest.mark.parametrize(

@@ -402,10 +402,12 @@ def test_a_leader_looks_once_more(embedder: WordEmbedder, clock: FakeClock, side
         cache.store(QUERY, SQL, "of another")
 
     cache.store("unrelated", SQL, 1)
-    store.before["search"] = meanwhile
+    store.before["peek"] = meanwhile  # the last that a lookup does before it is a miss
 
     assert side.compute(cache, QUERY, compute, SQL) == "of another"
     assert compute.calls == 0
+    stats = cache.get_stats()
+    assert (stats["hits"], stats["misses"], stats["saved"]["calls"]) == (1, 1, 1)
 
 
 # In the background.

@@ -25,6 +25,7 @@ from memora.embedders import (
     SentenceTransformersEmbedder,
     as_embedder,
     load_embedder,
+    local_model,
     onnx,
 )
 from memora.errors import ConfigError, DimensionMismatchError, EmbedderError, MissingExtraError
@@ -329,6 +330,12 @@ def test_a_missing_file_is_named_with_the_remedy(tiny: Path, file: str) -> None:
 
     with pytest.raises(ConfigError, match=r"(modules.json|tokenizer.json|ONNX).*use_onnx=False"):
         OnnxEmbedder(tiny)
+
+
+def test_a_name_that_can_be_no_path_is_no_directory() -> None:
+    assert local_model("~no-such-user/model") is None
+    with pytest.raises(EmbedderError, match="too long"):
+        local_model("a" * 5000)
 
 
 def test_several_onnx_files_are_a_question_to_the_user(tiny: Path) -> None:

@@ -277,6 +277,24 @@ def test_a_part_that_hangs_takes_one_thread_however_often_it_is_asked_for(
     assert until(lambda: is_healthy(cache))
 
 
+def test_a_fault_without_a_readable_message_breaks_nothing() -> None:
+    class MuteError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    class Broken:
+        identity, dimension = "broken", 8
+
+        def embed(self, _: list[str]) -> Any:
+            raise MuteError
+
+    cache = Memora(CacheConfig(), embedder=Broken())
+
+    assert cache.lookup("q").explanation == "the cache failed: MuteError: <no message>"
+    assert cache.explain("q").reason == "error"
+    assert cache.health_check()["checks"]["embedding"]["error"] == "MuteError: <no message>"
+
+
 def test_a_closed_cache_is_unhealthy_and_says_so(cache: Memora) -> None:
     cache.close()
 

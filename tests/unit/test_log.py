@@ -199,6 +199,28 @@ def test_text_for_people_is_one_line_that_cannot_control_a_terminal(
     assert "\x1b" not in line
 
 
+@pytest.mark.parametrize("json_logs", [True, False])
+def test_what_is_bound_and_cannot_say_what_it_is_breaks_no_lookup(
+    capsys: pytest.CaptureFixture[str], embedder: WordEmbedder, *, json_logs: bool
+) -> None:
+    class Mute:
+        def __repr__(self) -> str:
+            raise RuntimeError
+
+    class Loud:
+        def __repr__(self) -> str:
+            return "a\x1b[2J\nb"
+
+    cache = Memora(CacheConfig(log_level="DEBUG", json_logs=json_logs), embedder=embedder)
+    capsys.readouterr()
+    with structlog.contextvars.bound_contextvars(mute=Mute(), loud=Loud()):
+        assert cache.lookup("q").is_miss
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "<Mute>" in line
+    assert "\x1b" not in line
+
+
 def test_nothing_is_configured_behind_the_applications_back(embedder: WordEmbedder) -> None:
     root = logging.getLogger()
     before = (structlog.is_configured(), root.handlers[:], root.level)

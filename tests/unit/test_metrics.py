@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,13 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memora import CacheConfig, Memora
+from memora.embedders import FunctionEmbedder
 from memora.errors import ClosedError
 from memora.metrics import BOUNDS, OPERATIONS, UNTIMED, Histogram, Metrics, Vitals, stats_of
 from memora.model import Evidence, LookupResult
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from memora.reading import Distribution
 
 SQL = {"agent": "sql"}
@@ -276,6 +276,24 @@ def test_each_stage_that_was_passed_through_is_timed(cache: Memora) -> None:
     assert set(stats["stage_latency_ms"]["lookup"]) == LOOKUP_STAGES
 
 
+def test_a_batch_that_fails_counts_each_of_it_and_is_logged_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def failing(_: list[str]) -> Any:
+        raise RuntimeError
+
+    cache = Memora(CacheConfig(), embedder=FunctionEmbedder(failing, identity="f", dimension=8))
+
+    cache.lookup_many(["q one", "q two", "q three"])
+    cache.store_many([("q one", None, 1), ("q two", None, 2), ("q three", None, object())])
+
+    stats = cache.get_stats()
+    assert (stats["errors"]["lookup"], stats["misses_by_reason"]) == (3, {"error": 3})
+    assert (stats["errors"]["store"], stats["results_not_stored"]) == (2, 1)
+    assert stats["error_rate"] == pytest.approx(5 / 6)
+    assert capsys.readouterr().err.count("cache_error ") == 2
+
+
 def test_switched_off_only_faults_are_counted(embedder: WordEmbedder) -> None:
     cache = Memora(CacheConfig(enable_metrics=False), embedder=embedder)
     cache.store("q", SQL, 1)
@@ -329,3 +347,10 @@ def test_a_closed_cache_has_no_metrics(cache: Memora) -> None:
 
     with pytest.raises(ClosedError):
         cache.read_metrics()
+
+
+def test_every_key_of_the_statistics_is_documented(cache: Memora) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text("utf-8")
+    table = page.partition("| key | says |")[2].partition("\n\n")[0]
+
+    assert [key for key in cache.get_stats() if f"`{key}`" not in table] == []

@@ -114,6 +114,15 @@ def test_a_batch_is_one_span(cache: Memora) -> None:
     assert lookup["db.response.returned_rows"] == 1
 
 
+def test_a_batch_of_one_is_told_as_one(cache: Memora) -> None:
+    cache.lookup_many(["q"], SQL)
+
+    (lookup,) = (dict(one.attributes or {}) for one in spans())
+
+    assert lookup["db.operation.name"] == "lookup"
+    assert (lookup["memora.result"], lookup["memora.reason"]) == ("miss", "no_candidate")
+
+
 @pytest.mark.parametrize("side", ["threads", "asyncio", "trio"])
 def test_spans_belong_to_the_application_s(cache: Memora, side: str) -> None:
     """Also those that the model makes, though it may run in a thread."""

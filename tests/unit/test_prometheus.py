@@ -151,6 +151,12 @@ def test_caches_without_names_are_refused(caches: Any) -> None:
         MemoraCollector(caches)
 
 
+@pytest.mark.parametrize("caches", [3, None, ["a"], {"a": 3}])
+def test_what_is_no_cache_is_refused(caches: Any) -> None:
+    with pytest.raises(ArgumentError, match="caches must be a cache"):
+        MemoraCollector(caches)
+
+
 def test_a_server_serves_until_the_cache_is_closed(embedder: WordEmbedder) -> None:
     cache = Memora(CacheConfig(), embedder=embedder)
     server = cache.start_metrics_server(0, name="answers")
@@ -188,6 +194,12 @@ def test_what_is_no_port_is_refused(cache: Memora, port: Any) -> None:
 @pytest.mark.parametrize("host", ["203.0.113.1", "no.such.host.invalid"])
 def test_an_address_of_another_machine_is_refused(cache: Memora, host: str) -> None:
     with pytest.raises(ArgumentError, match=f"{host}.*an address of this machine"):
+        serve(cache, 0, host=host)
+
+
+@pytest.mark.parametrize("host", [None, 5, b"127.0.0.1", "x" * 64 + ".example"])
+def test_what_is_no_host_is_refused(cache: Memora, host: Any) -> None:
+    with pytest.raises(ArgumentError, match=r"host must be|metrics cannot be served"):
         serve(cache, 0, host=host)
 
 

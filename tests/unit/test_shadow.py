@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
-from doubles import WordEmbedder
+from doubles import FakeClock, WordEmbedder
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,6 +51,28 @@ def flush(cache: Memora) -> None:
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
     return tmp_path / "shadow.jsonl"
+
+
+def test_misses_and_stages_are_counted_as_in_earnest(log: Path, clock: FakeClock) -> None:
+    with Memora(
+        CacheConfig(mode="shadow", shadow_log=str(log), judge="off"),
+        embedder=WordEmbedder(),
+        clock=clock,
+    ) as cache:
+        cache.store(QUERY, None, 1, ttl=60)
+        assert ask(cache, FAR, 1) == "below_threshold"
+        assert ask(cache, QUERY, 1) == "shadow"
+        clock.advance(61)
+        cache.store(QUERY, None, 1, ttl=60)
+        clock.advance(61)
+        assert cache.lookup(QUERY, None, 1.0).reason == "expired"
+        stages = cache.get_stats()["stage_latency_ms"]["lookup"]
+
+    assert {name: found["samples"] for name, found in stages.items() if found["samples"]} == {
+        "embed": 2,
+        "search": 2,
+        "judge": 2,
+    }
 
 
 def test_what_would_have_been_served_is_logged_beside_what_came(log: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from fractions import Fraction
 from math import comb
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from doubles import WordEmbedder
 
-from memora.errors import ArgumentError
+from memora.errors import ArgumentError, MissingExtraError
 from memora.judge import Judge
 from memora.tuning import (
     GRID,
@@ -235,3 +236,10 @@ def test_a_pair_in_two_languages_is_served_at_no_threshold() -> None:
 
     assert barred.similarity[0] == 0
     assert allowed.similarity[0] >= 0
+
+
+def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.special", None)
+
+    with pytest.raises(MissingExtraError, match=r"memora-cache\[tuning\]"):
+        curve(np.array([0.5]), np.array([True]))

@@ -243,6 +243,7 @@ def store(
     ] = False,
     table: TableName = None,
     model: ModelName = None,
+    as_json: AsJson = False,
 ) -> None:
     """Store a result in a store on disk, made if missing."""
     text = sys.stdin.read() if result == "-" else result
@@ -251,7 +252,7 @@ def store(
         entry_id = cache.store(query, parse_object("--context", context), value, ttl=ttl)
     if entry_id is None:
         raise ArgumentError("nothing was stored; the log above says why")
-    typer.echo(entry_id)
+    typer.echo(json.dumps({"entry_id": entry_id}) if as_json else entry_id)
 
 
 @app.command()

@@ -208,6 +208,8 @@ def _told(found: Recommendation, curve: Curve, what: str) -> list[str]:
                 f"{more:,} more like these might, {found.needed:,} in all."
             ),
         ]
+    if not any(point.served.count for point in curve.points):
+        return [f"No threshold serves any of these {curve.pairs:,} {what}."]
     return [
         (
             f"No threshold keeps {wanted}: at each that serves anything, more is wrong, or so "

@@ -44,7 +44,8 @@ def config_of(**overrides: Any) -> CacheConfig:
     settings = CacheConfig.load().model_dump(exclude_unset=True)
     # Whoever asks for JSON logs collects them: the level is the setting's own.
     quiet = {} if settings.get("json_logs") else {"log_level": "WARNING"}
-    return CacheConfig(**{**quiet, **settings, **given})
+    # Shadow mode is the application's: its log is of its own lookups, and not of an operator's.
+    return CacheConfig(**{**quiet, **settings, **given, "mode": "serve"})
 
 
 def kept(config: CacheConfig) -> CacheConfig:

@@ -7,6 +7,7 @@ import platform
 import re
 import shutil
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,11 +17,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from memora._show import one_line
+from memora._show import fault_line, one_line
 from memora.cli.common import AsJson, ModelName, OptionalDb, TableName, readable
-from memora.config import PREFIX, CacheConfig, environment, hint
-from memora.embedders import is_packaged, load_embedder
-from memora.errors import ConfigError, MemoraError, StoreFormatError, StorePathError
+from memora.cli.outputs import check_writable
+from memora.config import PREFIX, CacheConfig, environment, hint, setting
+from memora.embedders import is_packaged, load_embedder, local_model
+from memora.errors import (
+    ArgumentError,
+    ConfigError,
+    MemoraError,
+    MissingExtraError,
+    StoreFormatError,
+    StorePathError,
+)
 from memora.judge._calibration import calibrated_models
 from memora.stores import is_bucket, local_path
 from memora.stores._inspect import Facts, inspect
@@ -103,14 +112,13 @@ def _settings(
     told = {name: (f"{PREFIX}{name.upper()}", text) for name, text in environment().items()}
     told |= {name: (option, text) for name, (option, text) in given.items() if text is not None}
     for name, (source, text) in told.items():
-        one: dict[str, Any] = {name: text}
         if name not in CacheConfig.model_fields:
             # Not its value, which may be anything. And no problem: a cache opens all the same.
             advice = f"remove it{hint(source)}"
             found.append(Finding("warning", source, "no such setting", advice))
             continue
         try:
-            values[name] = getattr(CacheConfig(**one), name)
+            values[name] = setting(name, text)
         except ConfigError as error:
             found.append(Finding("problem", source, str(error), "correct it; nothing opens before"))
         else:
@@ -123,12 +131,30 @@ def _settings(
     if config.max_entries is None and config.max_bytes is None:
         advice = "set max_bytes, so that the disk and the RAM are not filled"
         found.append(Finding("warning", "limits", "the cache grows without end", advice))
+    if config.opentelemetry:
+        found += _opentelemetry()
+    if config.mode == "shadow" and config.shadow_log is not None:
+        found += _shadow_log(Path(config.shadow_log))
     if not any(one.state == "problem" for one in found):
         found.insert(0, Finding("ok", "settings", f"{len(sources)} set, the others as by default"))
     return config, [
         Setting(name, getattr(config, name), sources.get(name, _DEFAULT))
         for name in CacheConfig.model_fields
     ]
+
+
+def _opentelemetry() -> Iterator[Finding]:
+    try:
+        import_module("memora.otel")
+    except MissingExtraError as error:
+        yield Finding("problem", "opentelemetry", str(error), "install it; nothing opens before")
+
+
+def _shadow_log(path: Path) -> Iterator[Finding]:
+    try:
+        check_writable([path])
+    except ArgumentError as error:
+        yield Finding("problem", "shadow_log", str(error), "name a file that can be written")
 
 
 def _versions() -> Iterator[Finding]:
@@ -157,13 +183,13 @@ def _versions() -> Iterator[Finding]:
 
 def _model(config: CacheConfig, found: list[Finding]) -> Embedder | None:
     name = config.model_name
-    local = is_packaged(name) or Path(name).expanduser().is_dir()
     try:
+        local = is_packaged(name) or local_model(name) is not None
         embedder = load_embedder(name, use_onnx=config.use_onnx)
         embedder.embed(["health check"])
     except (MemoraError, OSError) as error:
         advice = "check model_name: the packaged model, a directory that is there, or a hub name"
-        found.append(Finding("problem", "model", f"{type(error).__name__}: {error}", advice))
+        found.append(Finding("problem", "model", fault_line(error), advice))
         return None
     said = f"{embedder.identity}, {embedder.dimension} dimensions"
     if not local:
@@ -192,8 +218,14 @@ def _store(config: CacheConfig, found: list[Finding]) -> Facts | None:
     except ConfigError as error:
         found.append(Finding("problem", "store", str(error), "set db_uri to a directory"))
         return None
-    found += _disk(path, config)
-    if not path.is_dir():
+    rights = f"give user {_user()} the right to read and write it, and all in it"
+    try:
+        found += _disk(path, config)
+        if not path.is_dir():
+            return None
+    except PermissionError as error:  # of a directory that it is in
+        said = f"{str(path)!r} cannot be looked at: {error.strerror}"
+        found.append(Finding("problem", "store", said, rights))
         return None
     try:
         facts = inspect(path, config.table_name)
@@ -201,16 +233,15 @@ def _store(config: CacheConfig, found: list[Finding]) -> Facts | None:
         advice = "upgrade memora-cache, or choose another table_name: see docs/operations.md"
         found.append(Finding("problem", "store", str(error), advice))
     except StorePathError as error:
-        there = (path / f"{config.table_name}.lance").exists()
-        if there or not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-            advice = f"give user {_user()} the right to read and write it, and all in it"
-            found.append(Finding("problem", "store", str(error), advice))
+        usable = os.access(path, os.R_OK | os.W_OK | os.X_OK)
+        if not usable or (path / f"{config.table_name}.lance").exists():
+            found.append(Finding("problem", "store", str(error), rights))
         else:
             advice = "it is made when a cache is opened; check db_uri and table_name if there was"
             found.append(Finding("warning", "store", str(error), advice))
     except (MemoraError, OSError) as error:
         advice = "restore it from an export, or delete the table and its log: a cache can be lost"
-        found.append(Finding("problem", "store", f"{type(error).__name__}: {error}", advice))
+        found.append(Finding("problem", "store", fault_line(error), advice))
     else:
         keeper = "one keeps the table" if facts.kept else "none keeps the table"
         said = (

@@ -145,6 +145,7 @@ def delete(
     db: Db,
     yes: Yes = False,
     table: TableName = None,
+    as_json: AsJson = False,
 ) -> None:
     """Delete entries by their ids."""
     store, _ = open_stored(config_of(db_uri=db, table_name=table))
@@ -152,7 +153,7 @@ def delete(
         named = _named(store, entry_ids, time.time())
         if not yes:
             _confirm(len(named))
-        typer.echo(f"deleted {_entries(store.discard(named))}")
+        _say_deleted(store.discard(named), as_json=as_json)
     finally:
         store.close()
 
@@ -195,7 +196,7 @@ def invalidate(
             if found:
                 _confirm(len(found))
         deleted = cache.invalidate(**criteria)
-    typer.echo(json.dumps({"deleted": deleted}) if as_json else f"deleted {_entries(deleted)}")
+    _say_deleted(deleted, as_json=as_json)
 
 
 def cleanup(*, db: Db, table: TableName = None, as_json: AsJson = False) -> None:
@@ -257,6 +258,10 @@ def _entries(count: int) -> str:
 def _fields(one: Selected) -> dict[str, Any]:
     fields = {field.name: getattr(one, field.name) for field in dataclasses.fields(one)}
     return fields | {"context": json.loads(one.context)}
+
+
+def _say_deleted(entries: int, *, as_json: bool) -> None:
+    typer.echo(json.dumps({"deleted": entries}) if as_json else f"deleted {_entries(entries)}")
 
 
 def _print(found: list[Selected], *, limit: int, as_json: bool) -> None:

@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from memora._show import duration, one_line
+from memora._show import duration, fault_line, one_line
 from memora.cache import Memora
 from memora.calls._workers import Workers
 from memora.cli.common import (
@@ -179,7 +179,7 @@ def _unhealthy(name: str, fault: Exception, took: float) -> dict[str, Any]:
 
 
 def _check(fault: Exception | None, took: float) -> dict[str, Any]:
-    error = None if fault is None else f"{type(fault).__name__}: {fault}"
+    error = None if fault is None else fault_line(fault)
     return {"ok": fault is None, "error": error, "duration_ms": round(took * 1000, 3)}
 
 

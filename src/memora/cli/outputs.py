@@ -25,21 +25,24 @@ def check_writable(paths: Iterable[Path]) -> None:
     """
     seen: set[Path] = set()
     for path in paths:
-        folder = path.resolve().parent
-        if path.is_dir():
-            problem = "it is a directory"
-        elif not folder.is_dir():
-            problem = f"there is no directory {str(folder)!r}"
-        elif not os.access(folder, os.W_OK):
-            problem = f"the directory {str(folder)!r} cannot be written to"
-        elif path.exists() and not os.access(path, os.W_OK):
-            problem = "it is read-only"
-        elif path.resolve() in seen:
+        with _explained(path):
+            problem = _problem(path)
+        if problem is None and path.resolve() in seen:
             problem = "it is named twice"
-        else:
-            seen.add(path.resolve())
-            continue
-        raise ArgumentError(f"cannot write {str(path)!r}: {problem}")
+        if problem is not None:
+            raise ArgumentError(f"cannot write {str(path)!r}: {problem}")
+        seen.add(path.resolve())
+
+
+def _problem(path: Path) -> str | None:
+    folder = path.resolve().parent
+    if path.is_dir():
+        return "it is a directory"
+    if not folder.is_dir():
+        return f"there is no directory {str(folder)!r}"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return f"the directory {str(folder)!r} cannot be written to"
+    return "it is read-only" if path.exists() and not os.access(path, os.W_OK) else None
 
 
 def write_all(contents: Mapping[Path, bytes]) -> None:

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from memora._show import duration, one_line, rounded
-from memora.metrics import percentiles
+from memora.metrics import summary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,7 +84,7 @@ def _totals(report: Report, call_seconds: float) -> list[tuple[str, str, str]]:
         ]
     if report.outcomes["error"]:
         rows.append(("errors", f"{report.outcomes['error']:,}", "faults of the cache: see the log"))
-    latency = percentiles(report.lookup_seconds)
+    latency = summary(report.lookups.read())
     if latency["p50"] is not None:
         rows += [
             (f"lookup {name}", f"{latency[name]:.2f} ms", note)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 from memora.cli.querylog import BadLine, Record
 from memora.context import canonical_context
 from memora.errors import ContextError, QueryError
-from memora.metrics import percentiles
+from memora.metrics import Histogram, summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -74,7 +74,7 @@ class Report:
     """Queries whose class was met in their context before; None without labels."""
     skipped_lines: int = 0
     first_problem: str | None = None
-    lookup_seconds: list[float] = field(default_factory=list)
+    lookups: Histogram = field(default_factory=Histogram)
     elapsed_seconds: float = 0.0
 
     def __post_init__(self) -> None:
@@ -113,7 +113,7 @@ class Report:
 
         A hit that is known to be wrong saves nothing.
         """
-        return (self.hits - self.wrong_hits) * call_seconds - sum(self.lookup_seconds)
+        return (self.hits - self.wrong_hits) * call_seconds - self.lookups.read().sum
 
     def count(
         self, record: Record, found: LookupResult, labels: Mapping[str, str | None]
@@ -167,7 +167,7 @@ class Report:
             "labelled_hits": self.labelled_hits,
             "wrong_hits": self.wrong_hits,
             "possible_hits": self.possible_hits,
-            "lookup_ms": percentiles(self.lookup_seconds),
+            "lookup_ms": summary(self.lookups.read()),
             "elapsed_seconds": self.elapsed_seconds,
             "assumed_call_seconds": call_seconds,
             "seconds_saved": self.seconds_saved(call_seconds),
@@ -237,7 +237,7 @@ class Replay:
         for cache, report, labels in zip(self._caches, self.reports, self._labels, strict=True):
             before = time.perf_counter()
             found = cache.lookup(record.query, record.context)
-            report.lookup_seconds.append(time.perf_counter() - before)
+            report.lookups.add(time.perf_counter() - before)
             outcomes.append((found, report.count(record, found, labels)))
             if found.is_miss:
                 answer = record.label if record.answer is None else record.answer

@@ -14,6 +14,7 @@ from memora.embedders.function import FunctionEmbedder, as_embedder
 from memora.embedders.hub import download
 from memora.embedders.onnx import OnnxEmbedder
 from memora.embedders.sentence_transformers import SentenceTransformersEmbedder
+from memora.errors import EmbedderError
 
 if TYPE_CHECKING:
     from memora.protocols import Embedder
@@ -26,6 +27,7 @@ __all__ = [
     "as_embedder",
     "is_packaged",
     "load_embedder",
+    "local_model",
 ]
 
 _PACKAGED = Path(__file__).parent.parent / "models" / "all-MiniLM-L6-v2"
@@ -50,8 +52,8 @@ def load_embedder(model_name: str, *, use_onnx: bool) -> Embedder:
         return SentenceTransformersEmbedder(model_name)
     if is_packaged(model_name):
         return OnnxEmbedder(_PACKAGED, digest=_recorded_digest())
-    local = Path(model_name).expanduser()
-    if local.is_dir():
+    local = local_model(model_name)
+    if local is not None:
         return OnnxEmbedder(local)
     return OnnxEmbedder(download(model_name), name=model_name)
 
@@ -59,6 +61,21 @@ def load_embedder(model_name: str, *, use_onnx: bool) -> Embedder:
 def is_packaged(model_name: str) -> bool:
     """Tell whether a name is that of the model in the package."""
     return model_name in _PACKAGED_NAMES
+
+
+def local_model(model_name: str) -> Path | None:
+    """Return the directory that a name is, if it is one.
+
+    Raises:
+        EmbedderError: It may not be looked at.
+    """
+    try:
+        path = Path(model_name).expanduser()
+        return path if path.is_dir() else None
+    except RuntimeError:  # "~nobody": there is no such home, so no such directory
+        return None
+    except OSError as error:
+        raise EmbedderError(f"cannot look for {model_name!r}: {error.strerror}") from error
 
 
 def _recorded_digest() -> str:
