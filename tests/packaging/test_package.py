@@ -16,7 +16,17 @@ from memora.cli.app import app
 
 SOURCE = Path(memora.__file__).parent  # the installed package: a wheel's, in the matrix
 REPOSITORY = Path(__file__).parents[2]
-HEAVY = ("lancedb", "onnxruntime", "pandas", "polars", "pyarrow", "numpy", "torch", "pydantic", "obstore")
+HEAVY = (
+    "lancedb",
+    "onnxruntime",
+    "pandas",
+    "polars",
+    "pyarrow",
+    "numpy",
+    "torch",
+    "pydantic",
+    "obstore",
+)
 
 
 def modules_after(code: str) -> set[str]:

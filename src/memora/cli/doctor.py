@@ -203,7 +203,8 @@ def _model(config: CacheConfig, found: list[Finding]) -> Embedder | None:
     return embedder
 
 
-def _store(config: CacheConfig, found: list[Finding]) -> Facts | None:
+def _path(config: CacheConfig, found: list[Finding]) -> Path | None:
+    """Return the directory of the store; where there is none to look at, that is a finding."""
     if config.db_uri.startswith("memory://"):
         advice = "set db_uri to a directory if restarts or several processes matter"
         said = "in RAM: ends with the process, and is shared with no other"
@@ -214,9 +215,14 @@ def _store(config: CacheConfig, found: list[Finding]) -> Facts | None:
         found.append(Finding("ok", "store", f"in object storage: {config.db_uri}", advice))
         return None
     try:
-        path = local_path(config.db_uri)
+        return local_path(config.db_uri)
     except ConfigError as error:
         found.append(Finding("problem", "store", str(error), "set db_uri to a directory"))
+        return None
+
+
+def _store(config: CacheConfig, found: list[Finding]) -> Facts | None:
+    if (path := _path(config, found)) is None:
         return None
     rights = f"give user {_user()} the right to read and write it, and all in it"
     try:
