@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from memora.protocols import Store
 
-_PATIENCE_SECONDS = 10.0  # how long opening waits for others that open
+# How long opening waits for others that open: many workers may start at once on a busy machine.
+_PATIENCE_SECONDS = 60.0
 # LanceDB's threads touch the interpreter for a moment after a call has returned, and abort the
 # process if it is gone by then (seen in one exit of five, right after a call).
 _EXIT_SECONDS = 0.05
