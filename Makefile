@@ -42,8 +42,8 @@ matrix: .venv/installed  ## The tests on Python 3.10 to 3.13, as far as found
 	$(BIN)/nox
 
 lock: .venv/installed  ## Resolve requirements.lock anew, for all supported Pythons
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --extra cli --extra redis --extra tuning \
-		--group dev \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --extra cli --extra objects \
+		--extra redis --extra tuning --group dev \
 		--generate-hashes --no-header --output-file requirements.lock pyproject.toml
 
 build: .venv/installed  ## The wheel, in dist/

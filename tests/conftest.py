@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from doubles import FakeClock, WordEmbedder
 from hypothesis import HealthCheck, settings
-from servers import Servers
+from servers import Servers, StorageServer, seaweedfs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,3 +60,9 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[StorageServer]:
+    with seaweedfs() as server:
+        yield server

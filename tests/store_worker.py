@@ -66,6 +66,7 @@ class Worker:
             number = self.cache._ports.codec.decode(content.payload)[2]
             tell("deleting", key=key, place=place, number=number)
             self.disk._delete([(stored, stamp)])
+        self.disk._sync(self.disk._writer.appended)
         tell("deleted", key=key, place=place, number=number)
 
     def look(self, key: str, place: int) -> None:

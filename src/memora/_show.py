@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 
 
 def one_line(text: str, limit: int = 160) -> str:
@@ -39,9 +38,3 @@ def duration(seconds: float) -> str:
         if whole >= size:
             return f"{sign}{whole // size} {unit} {whole % size // part} {below}"
     return f"{sign}{whole // 60} min {whole % 60} s"
-
-
-def without_password(uri: str) -> str:
-    """Return a URI without the password in it; anything else as it is."""
-    # To the last "@" of the authority: one within a password should be quoted, and may not be.
-    return re.sub(r"(?<=://)([^:/?#]*):.*@", r"\1:***@", uri)

@@ -18,7 +18,7 @@ from memora._arguments import is_number, lifetime_of, metadata_json, share, tags
 from memora._clock import SteadyClock
 from memora._durations import seconds
 from memora._log import make_logger
-from memora._show import without_password
+from memora._uris import is_on_server, without_password
 from memora.calls._breaker import Breaker
 from memora.calls._bridge import drive
 from memora.calls._workers import Workers
@@ -39,7 +39,7 @@ from memora.protocols import IndexedStore, MeasuredStore
 from memora.scheduler import CleanupScheduler
 from memora.selection import Selection
 from memora.shadow import Shadow
-from memora.stores import is_on_server, open_store
+from memora.stores import open_store
 from memora.stores.memory import MemoryStore
 
 if TYPE_CHECKING:

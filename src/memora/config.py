@@ -6,16 +6,25 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
+from collections.abc import Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from memora._durations import seconds
 from memora._log import make_logger
-from memora._show import without_password
+from memora._uris import is_bucket, without_password
 from memora.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -58,6 +67,33 @@ def _number(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError("not a number")  # noqa: TRY004 - pydantic's way
     return value
+
+
+class _Masked(dict[str, str]):
+    """A mapping whose values are not shown: some are secrets."""
+
+    def __repr__(self) -> str:
+        return repr(dict.fromkeys(self, "***"))
+
+    __str__ = __repr__
+
+
+def _options(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise ValueError("not JSON") from None
+    if not isinstance(value, Mapping):
+        raise ValueError("not a mapping")  # noqa: TRY004 - pydantic's way
+    said = {True: "true", False: "false"}
+    found = {
+        name: said[one] if isinstance(one, bool) else str(one) if isinstance(one, int) else one
+        for name, one in value.items()
+    }
+    if not all(isinstance(name, str) and isinstance(one, str) for name, one in found.items()):
+        raise ValueError("not of texts")
+    return _Masked(found)
 
 
 # A description says what is accepted: it ends up in error messages.
@@ -115,7 +151,11 @@ class _Settings(BaseModel):
     cross_lingual: Flag = False
     """Serve a query in one language what was stored under one in another."""
     db_uri: Text = "memory://"
-    """`memory://`, the path of a directory, or `redis://` and a server."""
+    """`memory://`, the path of a directory, `redis://` and a server, or `s3://` and a bucket."""
+    storage_options: Annotated[Mapping[str, str], PlainValidator(_options), NoDecode] = Field(
+        default=_Masked(), description="a mapping of names to texts, or such a JSON object"
+    )
+    """Of a bucket: `endpoint`, `region`, `allow_http`; credentials belong in the environment."""
     table_name: Annotated[
         str,
         Field(
@@ -228,11 +268,11 @@ class CacheConfig(_Settings):
                 super().__init__(**settings)
             self._check_limits()
             self._check_mode()
+            self._check_bucket()
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
-        """Show all settings, but no password."""
-        for name, value in super().__repr_args__():
-            yield name, without_password(value) if name == "db_uri" else value
+        """Show all settings, but no secret."""
+        yield from shown(self).items()
 
     def _check_limits(self) -> None:
         whole = self.max_bytes
@@ -250,6 +290,14 @@ class CacheConfig(_Settings):
             raise ConfigError(
                 "mode='shadow' and shadow_log=None: expected the path of the file to which what "
                 "would have been served is logged"
+            )
+
+    def _check_bucket(self) -> None:
+        if self.hot_index == "off" and is_bucket(self.db_uri):
+            shown = without_password(self.db_uri)
+            raise ConfigError(
+                f"hot_index='off' and db_uri={shown!r}: expected int8, bfloat16 or float32 "
+                "with object storage, as a search does not wait for the network"
             )
 
     @classmethod
@@ -287,8 +335,12 @@ def _explain(problem: ErrorDetails, prefix: str) -> str:
     name = f"{prefix}{setting.upper()}" if prefix else setting
     if problem["type"] == "extra_forbidden":
         return f"unknown setting {name!r}{_nearest(name, _Settings.model_fields)}"
-    accepted = _Settings.model_fields[setting].description
-    return f"{name}={problem['input']!r}: expected {accepted}"
+    accepted, given = _Settings.model_fields[setting].description, problem["input"]
+    if setting == "storage_options":  # may hold secrets
+        shown = repr(_Masked(given)) if isinstance(given, Mapping) else type(given).__name__
+    else:
+        shown = repr(given)
+    return f"{name}={shown}: expected {accepted}"
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
@@ -314,6 +366,13 @@ def setting(name: str, text: str) -> Any:
     one: dict[str, Any] = {name: text}
     with _explained(prefix=""):
         return getattr(_Settings(**one), name)
+
+
+def shown(config: CacheConfig) -> dict[str, Any]:
+    """Return all settings, with no secret in them."""
+    values = {name: getattr(config, name) for name in CacheConfig.model_fields}
+    hidden = dict.fromkeys(config.storage_options, "***")
+    return values | {"db_uri": without_password(config.db_uri), "storage_options": hidden}
 
 
 def hint(variable: str) -> str:

@@ -20,13 +20,14 @@ from memora.selection import Selection
 from memora.stores import lancedb as lance_module
 from memora.stores.lancedb import LanceStore
 from memora.stores.memory import MemoryStore
+from memora.stores.objects import ObjectStore
 from memora.stores.tiered import TieredStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from servers import Servers
+    from servers import Servers, StorageServer
 
     from memora.protocols import Store, Vector
 
@@ -111,6 +112,32 @@ def on_disk(kind: type[LanceStore] = LanceStore, **always: Any) -> Opener:
     return open_lance
 
 
+class FlushingObjects(Flushing, ObjectStore):
+    """The same, in a bucket."""
+
+
+class SettlingObjects(Settling, ObjectStore):
+    """The same, in a bucket."""
+
+
+def in_bucket(kind: type[ObjectStore] = ObjectStore, **always: Any) -> Callable[..., Opener]:
+    def at(server: StorageServer) -> Opener:
+        def open_objects(path: Path, **settings: Any) -> Store:
+            return kind(
+                "/".join((server.uri, *path.parts[-2:])),
+                options=server.storage_options,
+                table_name="cache",
+                model="toy",
+                dimension=DIMENSION,
+                clock=lambda: NOW,
+                **({"max_staleness_seconds": 0.1} | always | settings),
+            )
+
+        return open_objects
+
+    return at
+
+
 ON_DISK = {
     "lancedb": on_disk(max_staleness_seconds=1.0),
     "lancedb memory": on_disk(durability="memory"),
@@ -123,12 +150,18 @@ ON_DISK = {
     "lancedb off flushed": on_disk(Flushing, hot_index="off", hot_payload_bytes=0),
     "lancedb off flushed memory": on_disk(Flushing, hot_index="off", durability="memory"),
 }
+IN_BUCKET = {
+    "bucket": in_bucket(max_staleness_seconds=1.0),
+    "bucket memory": in_bucket(durability="memory", hot_payload_bytes=0),
+    "bucket graph": in_bucket(SettlingObjects),
+    "bucket flushed": in_bucket(FlushingObjects),
+}
 OPENERS = {
     "memory": open_memory,
     "memory graph": open_memory_graph,
     "memory tiered": open_memory_tiered,
 } | ON_DISK
-GRAPHS = {"memory graph", "lancedb graph"}
+GRAPHS = {"memory graph", "lancedb graph", "bucket graph"}
 ON_SERVERS = [
     "redis search",
     "redis",
@@ -139,8 +172,8 @@ ON_SERVERS = [
 ]
 TIERED = ["redis search tiered", "redis tiered", "redis cluster search tiered"]
 ON_SERVERS += TIERED
-STORES = [*OPENERS, *ON_SERVERS]
-LASTING = [*ON_DISK, *ON_SERVERS]
+STORES = [*OPENERS, *IN_BUCKET, *ON_SERVERS]
+LASTING = [*ON_DISK, *IN_BUCKET, *ON_SERVERS]
 
 
 def on_server(uri: str, *, tiered: bool = False) -> Opener:
@@ -173,6 +206,8 @@ def opener(
     if request.param in GRAPHS:
         monkeypatch.setattr(index_module, "_GRAPH_AT", 1)
         monkeypatch.setattr(index_module, "_TAIL", 0)
+    if request.param in IN_BUCKET:
+        return IN_BUCKET[request.param](request.getfixturevalue("s3"))
     return OPENERS[request.param]
 
 
@@ -400,7 +435,8 @@ def test_many_contexts_of_few_entries_stay_apart(
     opener: Opener, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     mode = request.node.callspec.params["opener"]
-    contexts = 20 if "flushed" in mode else 200 if "power" in mode else 2000
+    slow = "power" in mode or "bucket" in mode
+    contexts = 20 if "flushed" in mode else 200 if slow else 2000
     store = opener(tmp_path)
     for i in range(contexts):
         for j in range(2):
@@ -886,7 +922,7 @@ def test_what_is_stored_again_keeps_its_uses(opener: Opener, tmp_path: Path, pol
     store.close()
 
 
-on_disk_only = pytest.mark.parametrize("opener", ON_DISK, indirect=True)
+on_disk_only = pytest.mark.parametrize("opener", [*ON_DISK, *IN_BUCKET], indirect=True)
 lasting_only = pytest.mark.parametrize("opener", LASTING, indirect=True)
 
 

@@ -13,6 +13,7 @@ import uuid
 from copy import deepcopy
 from dataclasses import dataclass, field
 from math import inf
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
@@ -41,7 +42,7 @@ from memora.stores.memory import MemoryStore
 from memora.stores.tiered import TieredStore
 
 if TYPE_CHECKING:
-    from servers import Servers
+    from servers import Servers, StorageServer
 
     from memora.judge import Verdict
     from memora.protocols import Store
@@ -255,7 +256,7 @@ class LifecycleMachine(RuleBasedStateMachine):
     """Every call goes to all caches; each has to do what its model does."""
 
     modes: ClassVar[list[dict[str, Any]]]
-    on_disk = False
+    on_disk = False  # or in a bucket, where a store has the same parts
     on_server = False
 
     @initialize(policy=st.sampled_from(list(POLICY_MODELS)), judge=st.sampled_from(["on", "off"]))
@@ -268,7 +269,7 @@ class LifecycleMachine(RuleBasedStateMachine):
         self.policy = policy
         always = {"eviction_policy": policy, "judge": judge}
         self.settings = [
-            {"db_uri": f"{self.folder.name}/{i}", "table_name": uuid.uuid4().hex} | always | mode
+            {"db_uri": self.place(i), "table_name": uuid.uuid4().hex} | always | mode
             for i, mode in enumerate(self.modes)
         ]
         self.caches = [self.open(settings) for settings in self.settings]
@@ -278,6 +279,9 @@ class LifecycleMachine(RuleBasedStateMachine):
         ]
         self.gone = "ab" * 16
         self.stored = 0
+
+    def place(self, i: int) -> str:
+        return f"{self.folder.name}/{i}"
 
     def open(self, settings: dict[str, Any]) -> Memora:
         # Its threads look so seldom that every step is the machine's.
@@ -559,26 +563,28 @@ class LifecycleMachine(RuleBasedStateMachine):
         self.caches[1].close()
         self.caches[1] = self.open(self.settings[1])
 
-    # On disk only. At one moment nobody remembers who was used first.
+    # On disk, and in a bucket. At one moment nobody remembers who was used first.
 
     @precondition(lambda self: self.on_disk and not (self.tied and self.policy == "lru"))
-    @rule(which=st.integers(1, len(ON_DISK)))
+    @rule(which=st.integers(0, len(ON_DISK) - 1))
     def reopen(self, which: int) -> None:
+        which = 1 + which % (len(self.modes) - 1)
         self.caches[which].close()
         self.caches[which] = self.open(self.settings[which])
         self.models[which].reopen()
 
     @precondition(lambda self: self.on_disk)
-    @rule(which=st.integers(1, len(ON_DISK)))
+    @rule(which=st.integers(0, len(ON_DISK) - 1))
     def flush(self, which: int) -> None:
-        store = self.disk(which)
+        store = self.disk(1 + which % (len(self.modes) - 1))
         store.flush()
         if store._view.graph is None:
             store._leave_to_table()
 
     @precondition(lambda self: self.on_disk and not (self.tied and self.policy == "lru"))
-    @rule(which=st.integers(1, len(ON_DISK)))
+    @rule(which=st.integers(0, len(ON_DISK) - 1))
     def load_anew(self, which: int) -> None:
+        which = 1 + which % (len(self.modes) - 1)
         store = self.disk(which)
         store.flush()
         view = store._view
@@ -673,6 +679,24 @@ class Tiered(LifecycleMachine):
 class OnEveryStore(LifecycleMachine):
     modes: ClassVar[list[dict[str, Any]]] = [IN_RAM, *ON_DISK]
     on_disk = True
+
+
+class InABucket(LifecycleMachine):
+    server: ClassVar[StorageServer]
+    modes: ClassVar[list[dict[str, Any]]]
+    on_disk = True
+
+    def place(self, i: int) -> str:
+        return f"{self.server.uri}/{Path(self.folder.name).name}-{i}"
+
+
+def test_in_a_bucket(s3: StorageServer) -> None:
+    options = {"storage_options": s3.storage_options}
+    InABucket.server = s3
+    InABucket.modes = [IN_RAM, options, options | {"durability": "memory", "hot_payload_bytes": 0}]
+    run_state_machine_as_test(
+        InABucket, settings=settings(max_examples=6, stateful_step_count=25, deadline=None)
+    )
 
 
 InRam.TestCase.settings = settings(max_examples=250, stateful_step_count=40, deadline=None)

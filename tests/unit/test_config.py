@@ -86,6 +86,7 @@ def test_every_setting_has_its_variable(monkeypatch: pytest.MonkeyPatch) -> None
         "SHADOW_LOG": "shadow.jsonl",
         "SHADOW_LOG_BYTES": "1000",
         "SHADOW_LOG_TEXTS": "true",
+        "STORAGE_OPTIONS": '{"region": "x", "allow_http": true}',
     }
     for name, value in given.items():
         monkeypatch.setenv(f"MEMORA_{name}", value)
@@ -129,6 +130,7 @@ def test_every_setting_has_its_variable(monkeypatch: pytest.MonkeyPatch) -> None
         shadow_log="shadow.jsonl",
         shadow_log_bytes=1000,
         shadow_log_texts=True,
+        storage_options={"region": "x", "allow_http": "true"},
     )
     assert {name.lower() for name in given} == set(CacheConfig.model_fields)
 
@@ -244,3 +246,19 @@ def test_an_unknown_variable_is_reported_once_without_its_value(
 def test_settings_cannot_be_changed_later() -> None:
     with pytest.raises(ValueError, match="frozen"):
         CacheConfig().max_entries = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("value", ["{'a", "[1]", '{"key": 1.5}', '{"key": ["a secret"]}', "7"])
+def test_storage_options_are_a_mapping_of_texts_and_never_shown(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("MEMORA_STORAGE_OPTIONS", value)
+    with pytest.raises(ConfigError, match=r"MEMORA_STORAGE_OPTIONS=str: expected a mapping"):
+        CacheConfig.load()
+    with pytest.raises(
+        ConfigError, match=r"storage_options=\{'key': '\*\*\*'\}: expected"
+    ) as refused:
+        CacheConfig(storage_options={"key": ["a secret"]})  # type: ignore[dict-item]
+    assert "a secret" not in str(refused.value)
+    shown = CacheConfig(storage_options={"secret_access_key": "a secret"})
+    assert "a secret" not in repr(shown) + str(shown) + str(shown.storage_options)

@@ -224,7 +224,7 @@ def test_a_store_that_must_exist_is_not_made(tmp_path: Path, embedder: WordEmbed
 @pytest.mark.parametrize(
     "uri",
     [
-        "s3://bucket/x",
+        "sftp://host/x",
         "memory:",
         "memory://name",
         "file:x",

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 import memora
-from memora._show import without_password
+from memora._uris import is_on_disk, without_password
 from memora.cache import Memora
 from memora.cli import doctor, entries, moving, operating
 from memora.cli.calibrate import calibrate
@@ -40,7 +40,7 @@ from memora.cli.render import print_comparison, print_report
 from memora.cli.replay import Replay
 from memora.config import CacheConfig
 from memora.errors import ArgumentError
-from memora.stores import is_on_server, local_path, open_stored
+from memora.stores import local_path, open_stored
 from memora.stores._inspect import sizes
 
 app = typer.Typer(
@@ -272,7 +272,7 @@ def stats(*, db: Db, table: TableName = None, as_json: AsJson = False) -> None:
         "model": embedder.identity,
         "embedding_dim": embedder.dimension,
     }
-    if not is_on_server(config.db_uri):
+    if is_on_disk(config.db_uri):
         shown["disk_bytes"] = sum(sizes(local_path(config.db_uri), config.table_name))
     if as_json:
         typer.echo(json.dumps(shown))

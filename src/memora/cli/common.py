@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from memora._show import one_line
+from memora._uris import is_in_ram
 from memora.cache import Memora
 from memora.config import CacheConfig
 from memora.embedders import load_embedder
@@ -57,7 +58,7 @@ def kept(config: CacheConfig) -> CacheConfig:
 
 def open_existing(config: CacheConfig) -> Memora:
     """Open a store that must be there: a typing error must not leave an empty one behind."""
-    if config.db_uri.startswith("memory://"):
+    if is_in_ram(config.db_uri):
         raise ArgumentError("--db memory:// is empty at each start; name a directory")
     embedder = load_embedder(config.model_name, use_onnx=config.use_onnx)
     # A store may hold more than the settings of whoever looks at it would keep.

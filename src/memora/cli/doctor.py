@@ -17,10 +17,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from memora._show import fault_line, one_line, without_password
+from memora._show import fault_line, one_line
+from memora._uris import is_bucket, is_in_ram, is_on_disk
 from memora.cli.common import AsJson, ModelName, OptionalDb, TableName, readable
 from memora.cli.outputs import check_writable
-from memora.config import PREFIX, CacheConfig, environment, hint, setting
+from memora.config import PREFIX, CacheConfig, environment, hint, setting, shown
 from memora.embedders import is_packaged, load_embedder, local_model
 from memora.errors import (
     ArgumentError,
@@ -31,7 +32,7 @@ from memora.errors import (
     StorePathError,
 )
 from memora.judge._calibration import calibrated_models
-from memora.stores import is_on_server, local_path, open_stored
+from memora.stores import local_path, open_stored
 from memora.stores._inspect import Facts, inspect
 
 if TYPE_CHECKING:
@@ -137,10 +138,8 @@ def _settings(
         found += _shadow_log(Path(config.shadow_log))
     if not any(one.state == "problem" for one in found):
         found.insert(0, Finding("ok", "settings", f"{len(sources)} set, the others as by default"))
-    values = {name: getattr(config, name) for name in CacheConfig.model_fields}
-    values["db_uri"] = without_password(config.db_uri)
     return config, [
-        Setting(name, value, sources.get(name, _DEFAULT)) for name, value in values.items()
+        Setting(name, value, sources.get(name, _DEFAULT)) for name, value in shown(config).items()
     ]
 
 
@@ -206,10 +205,13 @@ def _model(config: CacheConfig, found: list[Finding]) -> Embedder | None:
 
 def _off_disk(config: CacheConfig) -> Finding:
     """Say where the entries are, and what a server tells of them."""
-    if config.db_uri.startswith("memory://"):
+    if is_in_ram(config.db_uri):
         advice = "set db_uri to a directory if restarts or several processes matter"
         said = "in RAM: ends with the process, and is shared with no other"
         return Finding("ok", "store", said, advice)
+    if is_bucket(config.db_uri):
+        advice = "memora health opens it, and says what is wrong"
+        return Finding("ok", "store", f"in object storage: {config.db_uri}", advice)
     try:
         store, embedder = open_stored(config)
     except StorePathError as error:
@@ -226,7 +228,7 @@ def _off_disk(config: CacheConfig) -> Finding:
 
 
 def _store(config: CacheConfig, found: list[Finding]) -> Facts | None:
-    if config.db_uri.startswith("memory://") or is_on_server(config.db_uri):
+    if not is_on_disk(config.db_uri):
         found.append(_off_disk(config))
         return None
     try:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from memora import transfer
+from memora._uris import is_in_ram
 from memora.cache import Memora
 from memora.cli.common import (
     AsJson,
@@ -124,7 +125,7 @@ def reembed(
 
 
 def _check_db(db: str) -> None:
-    if db.startswith("memory://"):
+    if is_in_ram(db):
         raise ArgumentError("--db memory:// ends with this process; name a directory")
 
 

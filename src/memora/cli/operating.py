@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from memora._show import duration, fault_line, one_line
+from memora._uris import is_on_disk, without_password
 from memora.cache import Memora
 from memora.calls._workers import Workers
 from memora.cli.common import (
@@ -67,7 +68,7 @@ def health(
 ) -> None:
     """Tell whether model and store work, opened in this process. Exit code 0 if so, else 1."""
     config = config_of(db_uri=db, table_name=table, model_name=model)
-    if not config.db_uri.startswith("memory://"):
+    if is_on_disk(config.db_uri):
         local_path(config.db_uri)  # a wrong setting is no fault of the store
     hung = False
     try:
@@ -102,7 +103,7 @@ def top(
     # Who only watches must not take over the table from those whose limits hold; and needs no
     # vectors.
     store, embedder = open_stored(config.model_copy(update={"hot_index": "off"}), keep=False)
-    title = f"{config.db_uri}  {config.table_name}  {embedder.identity}"
+    title = f"{without_password(config.db_uri)}  {config.table_name}  {embedder.identity}"
     try:
         look = _look(store, config, None)
         if once or as_json or not sys.stdout.isatty():
@@ -126,8 +127,8 @@ def top(
 def compact(*, db: Db, table: TableName = None, as_json: AsJson = False) -> None:
     """Bring the table of a store up to its log and compact it, now."""
     config = config_of(db_uri=db, table_name=table)
-    store, _ = open_stored(config)
     path = local_path(config.db_uri)
+    store, _ = open_stored(config)
     try:
         before = sum(sizes(path, config.table_name))
         if not isinstance(store, LanceStore) or not store.compact():

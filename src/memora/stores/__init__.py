@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from memora._log import make_logger
-from memora._show import without_password
+from memora._uris import MEMORY, is_bucket, is_in_ram, is_on_server, without_password
 from memora.embedders import FunctionEmbedder
 from memora.errors import ArgumentError, ConfigError, EmbedderError
 from memora.eviction import make_policy
@@ -19,10 +19,9 @@ if TYPE_CHECKING:
     from memora.eviction import EvictionPolicy
     from memora.index import GraphType
     from memora.protocols import Clock, Embedder, Store
+    from memora.stores._table import Stamp
 
-__all__ = ["is_on_server", "local_path", "open_store", "open_stored"]
-
-MEMORY = "memory://"
+__all__ = ["local_path", "open_store", "open_stored"]
 
 
 def open_store(  # noqa: PLR0913 - what may take the place of a setting
@@ -36,7 +35,7 @@ def open_store(  # noqa: PLR0913 - what may take the place of a setting
 ) -> Store:
     """Open the store that `db_uri` names.
 
-    `memory://`, a path, `file://` and an absolute path, or a `redis://` of some kind.
+    `memory://`, a path, `file://` and an absolute path, a `redis://` of some kind, or a bucket.
 
     A policy takes the place of the one that the settings name. For `keep` see `LanceStore`.
 
@@ -78,27 +77,33 @@ def open_store(  # noqa: PLR0913 - what may take the place of a setting
             max_staleness_seconds=config.max_staleness_seconds,
             clock=clock,
         )
+    settings: dict[str, Any] = {
+        "table_name": config.table_name,
+        "model": embedder.identity,
+        "dimension": embedder.dimension,
+        "create": create,
+        "durability": config.durability,
+        "hot_index": config.hot_index,
+        "hot_payload_bytes": config.hot_payload_bytes,
+        "max_staleness_seconds": config.max_staleness_seconds,
+        "max_entries": config.max_entries,
+        "max_bytes": config.max_bytes,
+        "policy": policy,
+        "flush_interval_seconds": config.flush_interval_seconds,
+        "clock": clock,
+        "keep": keep,
+    }
+    if is_bucket(config.db_uri):
+        from memora.stores.objects import ObjectStore  # noqa: PLC0415 - one store's imports only
+
+        if config.hot_index == "off":  # of a command, which does not search
+            settings["hot_index"] = "int8"
+        return ObjectStore(config.db_uri, options=config.storage_options, **settings)
     path = local_path(config.db_uri)
     from memora.stores.lancedb import LanceStore  # noqa: PLC0415 - one store's imports only
 
-    return LanceStore(
-        path,
-        table_name=config.table_name,
-        model=embedder.identity,
-        dimension=embedder.dimension,
-        create=create,
-        durability=config.durability,
-        hot_index=config.hot_index,
-        hot_payload_bytes=config.hot_payload_bytes,
-        max_staleness_seconds=config.max_staleness_seconds,
-        max_entries=config.max_entries,
-        max_bytes=config.max_bytes,
-        policy=policy,
-        flush_interval_seconds=config.flush_interval_seconds,
-        clock=clock,
-        index_at=config.index_threshold_entries if config.auto_create_index else None,
-        keep=keep,
-    )
+    index_at = config.index_threshold_entries if config.auto_create_index else None
+    return LanceStore(path, index_at=index_at, **settings)
 
 
 def open_stored(
@@ -118,7 +123,7 @@ def open_stored(
         ConfigError: The URI is of another kind.
         StoreError: See `memora.stores.lancedb.LanceStore`.
     """
-    if config.db_uri.startswith(MEMORY):
+    if is_in_ram(config.db_uri):
         raise ArgumentError(f"{MEMORY} is empty at each start; name a directory")
     limitless = config.model_copy(update={"max_entries": None, "max_bytes": None})
     if is_on_server(config.db_uri):
@@ -128,31 +133,37 @@ def open_stored(
         embedder = FunctionEmbedder(_refuse, identity=store.model, dimension=store.dimension)
         return store, embedder
     from memora.stores import _guards  # noqa: PLC0415 - one store's imports only
-    from memora.stores._table import read_stamp  # noqa: PLC0415 - as above
 
-    path = local_path(config.db_uri)
-    _guards.check_directory(path, create=False)
     _guards.check_process()
-    stamp = read_stamp(path, config.table_name)
+    stamp = _stamp_of(config)
     embedder = FunctionEmbedder(_refuse, identity=stamp.model, dimension=stamp.dimension)
     found = open_store(limitless, embedder=embedder, create=False, clock=clock, keep=keep)
     return found, embedder
+
+
+def _stamp_of(config: CacheConfig) -> Stamp:
+    if is_bucket(config.db_uri):
+        from memora.stores import objects  # noqa: PLC0415 - one store's imports only
+
+        return objects.read_stamp(config.db_uri, config.storage_options, config.table_name)
+    from memora.stores import _guards, _table  # noqa: PLC0415 - as above
+
+    path = local_path(config.db_uri)
+    _guards.check_directory(path, create=False)
+    return _table.read_stamp(path, config.table_name)
 
 
 def _refuse(texts: list[str]) -> list[list[float]]:
     raise EmbedderError(f"the store was opened without its model, which {len(texts)} texts need")
 
 
-def is_on_server(db_uri: str) -> bool:
-    """Tell whether a URI names a store on a server, not on this machine."""
-    return re.match(r"rediss?(\+[a-z]+)?://", db_uri) is not None
-
-
 def local_path(db_uri: str) -> Path:
     """Return the directory that a URI names; raises ConfigError where it names none."""
-    expected = (
-        f"expected {MEMORY}, the path of a directory, file:// and an absolute path, or redis://"
-    )
+    expected = f"expected {MEMORY}, the path of a directory, or file:// and an absolute path"
+    if is_on_server(db_uri) or is_bucket(db_uri):
+        shown = without_password(db_uri)
+        raise ConfigError(f"db_uri={shown!r}: {expected}; this works on a disk only")
+    expected += ", or redis://, s3://, gs:// or az://"
     # Two letters at least before the colon, so that a drive of Windows is none.
     if not re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", db_uri):
         try:

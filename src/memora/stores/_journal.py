@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import filelock
 
@@ -386,14 +386,21 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
     """
     path = folder / CHECKPOINT
     try:
-        found = json.loads(path.read_bytes())
-        parts = (found[name].items() for name in ("done", "settled", "dropped"))
-        done, settled, dropped = ({str(k): int(v) for k, v in part} for part in parts)
-        return Checkpoint(done, settled, dropped, float(found["now"]))
+        return checkpoint_of(json.loads(path.read_bytes()))
     except FileNotFoundError:
         return None
     except OSError as error:
         raise StoreError(f"cannot read {str(path)!r}: {error.strerror}") from error
+    except ValueError:
+        return None
+
+
+def checkpoint_of(found: Any) -> Checkpoint | None:
+    """Return the checkpoint that was written as such JSON; None where it is not one."""
+    try:
+        parts = (found[name].items() for name in ("done", "settled", "dropped"))
+        done, settled, dropped = ({str(k): int(v) for k, v in part} for part in parts)
+        return Checkpoint(done, settled, dropped, float(found["now"]))
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -49,7 +49,8 @@ _COMPACT_AT = 64
 _KEEP_SECONDS = 2.0
 _KEEP, _AT_ONCE, _NEVER = timedelta(seconds=1), timedelta(milliseconds=1), timedelta(days=36_500)
 # One is due as well where the data is twice what its rows take, and this.
-_DELETE_ROWS = 4000  # by one commit
+DELETE_ROWS = 4000
+"""Deleted by one commit."""
 _REFINE = 8  # rows that are compared, for each that is asked for
 _CACHE_BYTES = 8 * 1024 * 1024
 _SPARE_BYTES = 2 * 1024 * 1024
@@ -118,24 +119,26 @@ class EntryTable:
     """
 
     def __init__(self, path: Path, name: str, stamp: Stamp, *, create: bool) -> None:
-        self.where = f"table {name!r} in {str(path)!r}"
         self._folder = path / f"{name}.lance"
+        self._synced: set[Path] = set()
+        where = f"table {name!r} in {str(path)!r}"
+        with faults(f"open {where}"):
+            database = connect(path)
+            if not self.exists(path, name):
+                if not create:
+                    raise StorePathError(f"there is no {where}")
+                _create(database, name, stamp)
+            self._begin(database.open_table(name), where, stamp)
+
+    def _begin(self, table: Any, where: str, stamp: Stamp) -> None:
+        self._table, self.where = table, where
+        self._source = table  # what is read all through
+        self._schema: pa.Schema = table.schema
         self.dimension = stamp.dimension
-        # LanceDB prints warnings on stderr for what is normal here, such as a table to be created.
-        os.environ.setdefault("LANCEDB_LOG", "error")
         self._lock = threading.Lock()  # one commit at a time in this process
         self._compacted_at: float | None = None
         self._changed = True  # since `maintain` last looked
-        self._synced: set[Path] = set()
-        with faults(f"open {self.where}"):
-            database = _connect(path)
-            if not self.exists(path, name):
-                if not create:
-                    raise StorePathError(f"there is no {self.where}")
-                _create(database, name, stamp)
-            self._table = database.open_table(name)
-            self._schema: pa.Schema = self._table.schema
-        _check_stamp(Stamp.from_schema(self._schema.metadata), stamp, self.where)
+        _check_stamp(Stamp.from_schema(self._schema.metadata), stamp, where)
 
     @staticmethod
     def exists(path: Path, name: str) -> bool:
@@ -150,7 +153,7 @@ class EntryTable:
         """Return all rows without vectors, in the order of their stamps."""
         columns = [name for name in self._schema.names if name not in {"vector", "metadata"}]
         rows: pa.Table = self._read(
-            "scan", lambda: self._table.search().select(columns).limit(None).to_arrow()
+            "scan", lambda: self._source.search().select(columns).limit(None).to_arrow()
         )
         return rows.sort_by("stamp")
 
@@ -158,7 +161,7 @@ class EntryTable:
         """Yield keys, stamps and vectors, in batches, of the rows that have one."""
         with faults("scan"):
             columns = ["key", "stamp", "vector"]
-            query = self._table.search().where("vector IS NOT NULL").select(columns).limit(None)
+            query = self._source.search().where("vector IS NOT NULL").select(columns).limit(None)
             for batch in query.to_batches(4096):
                 yield (
                     [bytes.fromhex(key) for key in batch.column("key").to_pylist()],
@@ -206,8 +209,8 @@ class EntryTable:
                     .when_not_matched_insert_all()
                     .execute(self._arrow(rows), on_bad_vectors="null")
                 )
-            for at in range(0, len(deleted), _DELETE_ROWS):
-                keys = ", ".join(_quoted(key.hex()) for key in deleted[at : at + _DELETE_ROWS])
+            for at in range(0, len(deleted), DELETE_ROWS):
+                keys = ", ".join(_quoted(key.hex()) for key in deleted[at : at + DELETE_ROWS])
                 self._table.delete(f"key IN ({keys})")
             self._sync()
 
@@ -288,7 +291,7 @@ class EntryTable:
         if kind.endswith("PQ"):
             settings["num_sub_vectors"] = options.get("num_sub_vectors") or _divisor(self.dimension)
         with faults("create_index"), self._lock:
-            from lancedb import index  # noqa: PLC0415 - as in `_connect`
+            from lancedb import index  # noqa: PLC0415 - as in `connect`
 
             config = getattr(index, INDEX_KINDS[kind])
             self._table.create_index(
@@ -383,6 +386,14 @@ class EntryTable:
                 return query()
 
 
+def stamp_of(table: Any, where: str) -> Stamp:
+    """Return who made the vectors of a table; raises StoreFormatError where it is not Memora's."""
+    found = Stamp.from_schema(table.schema.metadata)
+    if found is None:
+        raise StoreFormatError(_not_ours(where))
+    return found
+
+
 def read_stamp(path: Path, name: str) -> Stamp:
     """Return who made the vectors of a table that is there.
 
@@ -394,28 +405,32 @@ def read_stamp(path: Path, name: str) -> Stamp:
     with faults(f"open {where}"):
         if not EntryTable.exists(path, name):
             raise StorePathError(f"there is no {where}")
-        metadata = _connect(path).open_table(name).schema.metadata
-    found = Stamp.from_schema(metadata)
-    if found is None:
-        raise StoreFormatError(_not_ours(where))
-    return found
+        return stamp_of(connect(path).open_table(name), where)
 
 
 def _not_ours(where: str) -> str:
     return f"{where} was not made by Memora, or its schema is damaged; choose another table_name"
 
 
-def _connect(path: Path) -> Any:
+def connect(path: Path | str, *, storage_options: dict[str, str] | None = None) -> Any:
+    """Open a LanceDB directory, of a disk or of a bucket."""
+    # LanceDB prints warnings on stderr for what is normal here, such as a table to be created.
+    os.environ.setdefault("LANCEDB_LOG", "error")
     # It takes a second to import: only who stores on disk pays for it.
     import lancedb  # noqa: PLC0415
 
-    connect: Any = lancedb.connect  # its types leave out what it returns
+    open_directory: Any = lancedb.connect  # its types leave out what it returns
     # An interval of 0 checks for other processes' commits at each read. The table is read seldom:
     # with its own caches LanceDB would take a gigabyte in time.
     session = lancedb.Session(
         index_cache_size_bytes=_CACHE_BYTES, metadata_cache_size_bytes=_CACHE_BYTES
     )
-    return connect(path, read_consistency_interval=timedelta(0), session=session)
+    return open_directory(
+        path,
+        read_consistency_interval=timedelta(0),
+        session=session,
+        storage_options=storage_options,
+    )
 
 
 def _create(database: Any, name: str, stamp: Stamp) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import filelock
 
@@ -55,6 +55,23 @@ _LOOK_SECONDS = 2.0  # between two looks at who else is there
 _SEGMENT_BYTES = (1024 * 1024, 64 * 1024 * 1024)  # the smallest and the largest limit
 
 
+class OwnerLock(Protocol):
+    """Held by one process on a store at a time."""
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether it is held here."""
+        ...
+
+    def acquire(self, *, blocking: bool) -> object:
+        """Take it; raises `filelock.Timeout` where another has it."""
+        ...
+
+    def release(self) -> None:
+        """Leave it to another."""
+        ...
+
+
 class Upkeep:
     """The duties of the owner.
 
@@ -81,7 +98,7 @@ class Upkeep:
         self.view, self._table, self._name = view, table, name
         self._move, self._damaged, self._clock = move, damaged, clock
         self._folder = view.folder
-        self._lock = filelock.FileLock(self._folder / "owner.lock", thread_local=False)
+        self._lock = self._make_lock()
         self._flushed_at = time.monotonic()
         self._looked_at = -GRACE_SECONDS
         self._read_at = 0  # when the checkpoint was changed that was last read
@@ -90,6 +107,9 @@ class Upkeep:
         self._uses_size = 0
         self.dropped_bytes = 0
         """Bytes of the log that were no record: what a crash had left half written."""
+
+    def _make_lock(self) -> OwnerLock:
+        return filelock.FileLock(self._folder / "owner.lock", thread_local=False)
 
     @property
     def owner(self) -> bool:
@@ -265,12 +285,15 @@ class Upkeep:
                             late = view.pending.get(key, Uses(0, 0.0))  # will be in the log
                             uses[key] = known._replace(times=known.times - late.times)
                 time.sleep(0)
-            self._uses_size = write_uses(self._folder, KeptUses(uses, counted))
+            self._uses_size = self._write_uses(KeptUses(uses, counted))
         except BaseException:
             with view.lock:
                 view.uncounted, view.use_bytes = view.uncounted | uncounted, waiting
             raise
         self._uses_at = time.monotonic()
+
+    def _write_uses(self, kept: KeptUses) -> int:
+        return write_uses(self._folder, kept)
 
     def _held_for_uses(self) -> int:
         view = self.view

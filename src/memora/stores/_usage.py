@@ -7,6 +7,7 @@ missing or damaged is an empty one.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import zipfile
@@ -37,15 +38,8 @@ class KeptUses(NamedTuple):
 def read_uses(folder: Path) -> KeptUses:
     """Return what was written last."""
     try:
-        with np.load(folder / USES, allow_pickle=False) as found:
-            keys = found["keys"].tobytes()
-            pairs = zip(found["times"].tolist(), found["last"].tolist(), strict=True)
-            counted = json.loads(found["counted"].tobytes())
-            return KeptUses(
-                {keys[16 * i : 16 * i + 16]: Uses(*pair) for i, pair in enumerate(pairs)},
-                {str(name): int(at) for name, at in counted.items()},
-            )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile):
+        return unpack_uses((folder / USES).read_bytes())
+    except OSError:
         return KeptUses({}, {})
 
 
@@ -55,20 +49,41 @@ def write_uses(folder: Path, kept: KeptUses) -> int:
     Raises:
         StoreError: The disk is full, or the like; the old one stays.
     """
-    path = folder / USES
+    path, data = folder / USES, pack_uses(kept)
     fresh = path.with_suffix(".new")
-    uses = kept.uses.values()
     with disk_faults("write the uses of entries"):
         with fresh.open("wb") as file:
-            np.savez(
-                file,
-                keys=np.frombuffer(b"".join(kept.uses), np.uint8),
-                times=np.fromiter((one.times for one in uses), np.int64, len(uses)),
-                last=np.fromiter((one.last for one in uses), np.float64, len(uses)),
-                counted=np.frombuffer(json.dumps(kept.counted).encode(), np.uint8),
-            )
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(path)
         sync_path(folder)
-    return path.stat().st_size
+    return len(data)
+
+
+def pack_uses(kept: KeptUses) -> bytes:
+    """Return the bytes of the file."""
+    file, uses = io.BytesIO(), kept.uses.values()
+    np.savez(
+        file,
+        keys=np.frombuffer(b"".join(kept.uses), np.uint8),
+        times=np.fromiter((one.times for one in uses), np.int64, len(uses)),
+        last=np.fromiter((one.last for one in uses), np.float64, len(uses)),
+        counted=np.frombuffer(json.dumps(kept.counted).encode(), np.uint8),
+    )
+    return file.getvalue()
+
+
+def unpack_uses(data: bytes) -> KeptUses:
+    """Return what such bytes say: nothing where they are damaged."""
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as found:
+            keys = found["keys"].tobytes()
+            pairs = zip(found["times"].tolist(), found["last"].tolist(), strict=True)
+            counted = json.loads(found["counted"].tobytes())
+            return KeptUses(
+                {keys[16 * i : 16 * i + 16]: Uses(*pair) for i, pair in enumerate(pairs)},
+                {str(name): int(at) for name, at in counted.items()},
+            )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile):
+        return KeptUses({}, {})

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from memora.model import Content
     from memora.protocols import Vector
     from memora.stores._table import EntryTable
+    from memora.stores._usage import KeptUses
 
 GRACE_SECONDS = 20.0
 """How long a segment that others may not have seen is kept. Who has not looked for half of that
@@ -160,7 +161,7 @@ class LogView:
             if current is not None:
                 view.add_segment(current)
             view._list()  # opened before: a segment that is deleted meanwhile can be read
-            found = read_checkpoint(folder)
+            found = view._read_checkpoint()
             view.checkpoint = view._base = found or view.checkpoint
             rows = table.scan()
             view._list()
@@ -175,12 +176,11 @@ class LogView:
                 # The checkpoint is lost. What the table does not hold, of the time it covers, may
                 # have been deleted: it is not brought back.
                 view._floor = view.newest
-            kept = read_uses(folder)  # after the segments: of those that are gone, it has all
+            kept = view._read_uses()  # after the segments: of those that are gone, it has all
             view._counted = kept.counted
             for key, uses in kept.uses.items():
                 view._use(key, uses)
-            for number, segment in list(view.segments.items()):
-                view._read(number, segment)
+            view._read_all(list(view.segments.items()))
             view._loading, view._early, view._astray = False, {}, set()
             view.missing_entries = sum(
                 view.hot.slot(key) is None and key not in view.deleted for key in missing
@@ -352,6 +352,16 @@ class LogView:
             for segment in self.segments.values()
             if not segment.vanished
         }
+
+    def _read_checkpoint(self) -> Checkpoint | None:
+        return read_checkpoint(self.folder)
+
+    def _read_uses(self) -> KeptUses:
+        return read_uses(self.folder)
+
+    def _read_all(self, segments: list[tuple[int, Segment]]) -> None:
+        for number, segment in segments:
+            self._read(number, segment)
 
     def _read(self, number: int, segment: Segment) -> None:
         while segment.end > (before := segment.position):

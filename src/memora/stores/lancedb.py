@@ -118,24 +118,18 @@ class LanceStore:
         _guards.check_directory(path, create=create)
         path = path.absolute()  # the application may change its directory
         _guards.check_process()
-        self._durability: Durability = durability
-        self._index_at, self._may_keep = index_at, keep
-        # Four looks a staleness: one may just have missed it, and takes its time. And often enough
-        # not to be taken for one who stood still.
-        self._interval = min(max_staleness_seconds, GRACE_SECONDS / 4) / 4
-        self._content_bytes = hot_payload_bytes
         folder = path / f"{table_name}.log"
         stamp = Stamp(model, dimension)
-        self._table: EntryTable | None = None
+        table: EntryTable | None = None
         if not create or EntryTable.exists(path, table_name):
-            self._table = EntryTable(path, table_name, stamp, create=False)
+            table = EntryTable(path, table_name, stamp, create=False)
         with faults(f"make the log in {str(folder)!r}"):
-            if self._table is None:
+            if table is None:
                 _guards.check_ours(path)
             folder.mkdir(exist_ok=True)
-        if self._table is None:
+        if table is None:
             with _guards.opening(folder):
-                self._table = EntryTable(path, table_name, stamp, create=True)
+                table = EntryTable(path, table_name, stamp, create=True)
         graph: Any = None if hot_index == "off" else hot_index
         self._late_seconds = max_staleness_seconds + flush_interval_seconds
         self._view = LogView(
@@ -146,6 +140,42 @@ class LanceStore:
             late_seconds=self._late_seconds,
         )
         self._flights: FileFlights | None = None
+        self._begin(
+            table,
+            durability=durability,
+            hot_payload_bytes=hot_payload_bytes,
+            # Four looks a staleness: one may just have missed it, and takes its time. And often
+            # enough not to be taken for one who stood still.
+            interval=min(max_staleness_seconds, GRACE_SECONDS / 4) / 4,
+            max_entries=max_entries,
+            max_bytes=max_bytes,
+            policy=policy,
+            flush_interval_seconds=flush_interval_seconds,
+            clock=clock,
+            index_at=index_at,
+            keep=keep,
+        )
+
+    def _begin(  # noqa: PLR0913 - most of the settings
+        self,
+        table: EntryTable,
+        *,
+        durability: Durability,
+        hot_payload_bytes: int,
+        interval: float,
+        max_entries: int | None,
+        max_bytes: int | None,
+        policy: EvictionPolicy | None,
+        flush_interval_seconds: float,
+        clock: Clock,
+        index_at: int | None,
+        keep: bool,
+    ) -> None:
+        """Load what is there, and begin to follow it."""
+        self._table: EntryTable | None = table
+        self._durability: Durability = durability
+        self._interval, self._content_bytes = interval, hot_payload_bytes
+        self._index_at, self._may_keep = index_at, keep
         self._closed = self._opened = False
         self._limits = (max_entries, max_bytes)
         self._policy = policy
@@ -158,11 +188,11 @@ class LanceStore:
         self._member: Member | None = None
         self._upkeep: Upkeep | None = None
         renew_after_fork(self)
-        with faults(f"open {self._table.where}"):
+        with faults(f"open {table.where}"):
             member = self._join()  # first: what others clear away depends on who is there
             try:
                 self._load()
-                if graph is not None and len(self._view.hot) <= _LOAD_AT_ONCE:
+                if self._view.graph is not None and len(self._view.hot) <= _LOAD_AT_ONCE:
                     self._load_vectors(self._view)
             except BaseException:
                 member.leave()
@@ -181,11 +211,7 @@ class LanceStore:
 
     def renew(self) -> None:
         """Make what belongs to one process: locks, events, in a forked child also threads."""
-        self._view.renew()
-        self._writing = threading.Lock()  # one writer of this process's log at a time
-        self._upkeeping = threading.Lock()  # taken before `_writing`, and that before the view's
-        self._stop, self._wake = threading.Event(), threading.Event()
-        self._evicted = self._ended = 0  # by this process; under `_writing`
+        self._renew_locks()
         if not self._opened or self._closed:
             return
         # LanceDB hangs or crashes in a process forked from one that used it. The log and the
@@ -198,6 +224,13 @@ class LanceStore:
             segment.own = False
         view.graph = view.graph or "int8"
         self._begin_threads()
+
+    def _renew_locks(self) -> None:
+        self._view.renew()
+        self._writing = threading.Lock()  # one writer of this process's log at a time
+        self._upkeeping = threading.Lock()  # taken before `_writing`, and that before the view's
+        self._stop, self._wake = threading.Event(), threading.Event()
+        self._evicted = self._ended = 0  # by this process; under `_writing`
 
     def _join(self) -> Member:
         """Take a place among the processes on this store; the caller holds `_writing`, or all."""
@@ -218,9 +251,10 @@ class LanceStore:
         return member
 
     def _begin_threads(self) -> None:
+        kind = type(self)  # which may follow and keep in its own way
         self._threads = [
-            _repeat(self, LanceStore._follow, self._stop, self._stop, self._interval),
-            _repeat(self, LanceStore._keep, self._stop, self._wake, self._interval),
+            _repeat(self, kind._follow, self._stop, self._stop, self._interval),  # noqa: SLF001
+            _repeat(self, kind._keep, self._stop, self._wake, self._interval),  # noqa: SLF001
         ]
 
     def get(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
@@ -470,8 +504,10 @@ class LanceStore:
     def index_stats(self) -> dict[str, Any]:
         self._check()
         stats = {"has_index": False} if self._table is None else self._table.index_stats()
+        return stats | self._own_stats()
+
+    def _own_stats(self) -> dict[str, Any]:
         return {
-            **stats,
             "total_entries": self.count(),
             "hot_index": self._view.graph or "off",
             "loaded": self._view.complete or self._view.graph is None,
@@ -551,15 +587,8 @@ class LanceStore:
             return
         self._write_uses()
         self._writer.write_out()
-        old, current = self._view, self._writer.current
-        view = LogView.load(
-            old.folder,
-            table,
-            graph=old.graph,
-            content_bytes=self._content_bytes,
-            late_seconds=self._late_seconds,
-            current=current,
-        )
+        old = self._view
+        view = self._load_view(table)
         view.own = old.own
         self._clock.advance(view.checkpoint.now)
         if self._policy is not None:
@@ -572,6 +601,17 @@ class LanceStore:
         if self._upkeep is not None:
             self._upkeep.view = view
 
+    def _load_view(self, table: EntryTable) -> LogView:
+        old = self._view
+        return LogView.load(
+            old.folder,
+            table,
+            graph=old.graph,
+            content_bytes=self._content_bytes,
+            late_seconds=self._late_seconds,
+            current=self._writer.current,
+        )
+
     def _follow(self) -> None:
         """Write what is held back, and read what others have written."""
         self._check()
@@ -581,12 +621,15 @@ class LanceStore:
                     self._write_uses()
                 self._writer.write_out()
         finally:
-            self._view.read()
-            if self._view.lost:
-                # This process stood still, and a segment may have come and gone meanwhile.
-                with self._upkeeping, self._writing:
-                    self._load()
-                self._wake.set()
+            self._look()
+
+    def _look(self) -> None:
+        self._view.read()
+        if self._view.lost:
+            # This process stood still, and a segment may have come and gone meanwhile.
+            with self._upkeeping, self._writing:
+                self._load()
+            self._wake.set()
 
     def _keep(self) -> None:
         """Do the slow work: graphs, vectors, the table."""
@@ -805,7 +848,7 @@ class LanceStore:
 
 def _repeat(
     store: LanceStore,
-    step: Callable[[LanceStore], None],
+    step: Callable[[Any], None],
     stop: threading.Event,
     wake: threading.Event,
     interval: float,

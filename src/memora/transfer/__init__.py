@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from memora._arguments import largest_payload
 from memora._clock import SteadyClock
-from memora._show import without_password
+from memora._uris import is_in_ram, is_on_disk, without_password
 from memora.codec import Codec
 from memora.embedders import CachedEmbedder, load_embedder
 from memora.errors import (
@@ -29,7 +29,7 @@ from memora.errors import (
 from memora.judge import Judge
 from memora.pipeline import Ports
 from memora.selection import Selection
-from memora.stores import is_on_server, local_path, open_store, open_stored
+from memora.stores import local_path, open_store, open_stored
 from memora.transfer._arrivals import (
     Arrival,
     Broken,
@@ -236,9 +236,9 @@ def reembed(
         ModelMismatchError: The target holds vectors of a third model.
         MemoraError: A store or the model failed; run it again.
     """
-    if target.db_uri.startswith("memory://"):
+    if is_in_ram(target.db_uri):
         raise ArgumentError("memory:// ends with this process; re-embed into a directory")
-    if not source.db_uri.startswith("memory://") and _table_of(source) == _table_of(target):
+    if not is_in_ram(source.db_uri) and _table_of(source) == _table_of(target):
         shown = without_password(source.db_uri)
         raise ArgumentError(
             f"both are table {source.table_name!r} in {shown!r}: a table has the vectors "
@@ -302,7 +302,8 @@ def _fetched(
 
 def _table_of(config: CacheConfig) -> tuple[str | Path, str]:
     uri = config.db_uri
-    return uri if is_on_server(uri) else local_path(uri).resolve(), config.table_name
+    place = local_path(uri).resolve() if is_on_disk(uri) else uri.rstrip("/")
+    return place, config.table_name
 
 
 def _as_path(path: str | os.PathLike[str]) -> Path:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from memora._show import without_password
+from memora._uris import without_password
 from memora.errors import ConfigError
 
 Kind = Literal["server", "sentinel", "cluster"]

@@ -1,0 +1,341 @@
+"""What one process at a time does for a store in a bucket.
+
+Whoever writes the next head keeps the table until another does. Nobody can be told to stop, and no
+clock is shared: another takes over when the head has not changed for `LEASE_SECONDS` of its own. So
+one that stood still may go on for a moment beside its successor. It does no harm: it cannot write a
+head, and what it has done to the table is undone, as the head names the version that counts.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from datetime import timedelta
+from itertools import groupby
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+import filelock
+
+from memora.errors import StoreError, StorePathError
+from memora.stores import _records
+from memora.stores._batches import Batch, BatchLog
+from memora.stores._bucket_view import GRACE_SECONDS
+from memora.stores._journal import Checkpoint
+from memora.stores._table import DELETE_ROWS, EntryTable, Row, Stamp, _create, connect, faults
+from memora.stores._upkeep import Upkeep
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from memora.stores._usage import KeptUses
+    from memora.stores.hot import Place
+
+LEASE_SECONDS = 30.0
+"""How long a head may stay the same before another may take over its owner's duties."""
+
+# As on disk: the share of the log that may be dead, the least that is worth a merge, what an object
+# counts beside its size; and the commits or fragments that make a compaction due.
+_DEAD_SHARE = 0.3
+_DEAD_BYTES = 4 * 1024 * 1024
+_OBJECT_BYTES = 256 * 1024
+_COMPACT_AT = 64
+_MERGE_BYTES = 8 * 1024 * 1024  # into one batch
+_COMPACTION_COMMITS = 2  # that LanceDB makes of one
+_NEVER = timedelta(days=36_500)
+# How long superseded versions of the table stay for readers that opened them.
+_KEEP = timedelta(minutes=10)
+
+
+class BucketTable(EntryTable):
+    """The table of a store in a bucket.
+
+    Raises:
+        StorePathError: There is no such table, and none is to be made.
+        StoreFormatError: The table is not Memora's, or of another format.
+        ModelMismatchError: Another embedder made the table's vectors.
+    """
+
+    def __init__(self, log: BatchLog, name: str, stamp: Stamp, *, create: bool) -> None:
+        self._log = log
+        where = f"table {name!r} in {log.bucket.uri!r}"
+        with faults(f"open {where}"):
+            database = connect(log.bucket.uri, storage_options=log.bucket.lance_options)
+            if (table := open_if_there(database, name)) is None:
+                if not create:
+                    raise StorePathError(f"there is no {where}")
+                with suppress(ValueError):  # another process has just made it
+                    _create(database, name, stamp)
+                table = database.open_table(name)
+            self._begin(table, where, stamp)
+            self._source = database.open_table(name)
+        self.version = int(table.version)
+        """That this process builds upon: what others have committed since is undone."""
+        self.compacted = False
+        """Whether it was, since `clear_up`."""
+        self._commits = 0  # since then
+
+    def scan(self) -> Any:
+        # What the head speaks of: there may be later versions that its owner did not finish.
+        with faults("scan"):
+            self._source.checkout_latest()
+            if self._log.head is not None:
+                with suppress(ValueError):  # cleared up, by an owner that was killed at it
+                    self._source.checkout(self._log.head.version)
+        return super().scan()
+
+    def write(self, rows: Sequence[Row], deleted: Sequence[bytes]) -> None:
+        if not rows and not deleted:
+            return
+        self._undo_others()
+        super().write(rows, deleted)
+        self._advance(bool(rows) + ceil(len(deleted) / DELETE_ROWS))
+
+    def maintain(self, *, alone: bool) -> None:
+        if self._changed and self._compaction_is_due():
+            self.compact(alone=alone)
+        self._changed = False
+
+    def compact(self, *, alone: bool) -> None:
+        del alone  # who knows
+        self._undo_others()
+        with faults("compact"), self._lock:
+            self._table.optimize(cleanup_older_than=_NEVER)
+        self._advance(_COMPACTION_COMMITS)
+        self._changed, self.compacted, self._commits = False, True, 0
+
+    def clear_up(self) -> None:
+        """Delete superseded versions, once the head names the newest."""
+        self.compacted = False
+        with faults("clear up"), self._lock:
+            self._table.optimize(cleanup_older_than=_KEEP)
+        self._advance(_COMPACTION_COMMITS)
+
+    def check(self) -> None:
+        """Do nothing: the log is listed all the time, in the same bucket."""
+
+    def forget_synced(self) -> None:
+        """Do nothing: what is written is on disks."""
+
+    def _sync(self) -> None:
+        """Do nothing: what is written is on disks."""
+
+    def _compaction_is_due(self) -> bool:
+        with faults("maintain"):
+            small = int(self._table.stats()["fragment_stats"]["num_small_fragments"])
+        return max(small, self._commits) >= _COMPACT_AT
+
+    def _undo_others(self) -> None:
+        with faults("write"), self._lock:
+            self._table.checkout_latest()
+            if self._table.version != self.version:
+                with suppress(ValueError):  # cleared up: the newest has all of it
+                    self._table.checkout(self.version)
+                    self._table.restore()
+                self._table.checkout_latest()
+                self.version = int(self._table.version)
+
+    def _advance(self, commits: int) -> None:
+        """Take note of commits, unless others have made some in between."""
+        self._commits += commits
+        with faults("write"):
+            version = int(self._table.version)
+        if version > self.version + commits:
+            raise StoreError(f"another process has written {self.where}; it is done again")
+        self.version = version
+
+
+def open_if_there(database: Any, name: str) -> Any:
+    """Return a table, or None."""
+    try:
+        return database.open_table(name)
+    except ValueError as error:
+        if "not found" not in str(error):
+            raise
+        return None
+
+
+class HeadLock:
+    """The duties of the owner: held by whoever wrote the newest head."""
+
+    def __init__(self, log: BatchLog, table: BucketTable, name: str) -> None:
+        self._log, self._table, self._name = log, table, name
+        self.renewed = -LEASE_SECONDS
+        """When this process last wrote the head."""
+        self._held = False
+        self._number = 0  # of the head that it wrote last
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether it is held here, for as long as nobody can have taken over."""
+        return self._held and time.monotonic() - self.renewed < LEASE_SECONDS
+
+    def acquire(self, *, blocking: bool) -> None:
+        """Write the next head, if the newest is nobody's, this process's or as old as a lease.
+
+        Raises:
+            filelock.Timeout: Another has the duties.
+            StoreError: The bucket cannot be reached.
+        """
+        del blocking  # it never waits
+        log = self._log
+        head = log.read_head()
+        free = head is None or head.owner in {"", self._name}
+        if not free and time.monotonic() - log.head_since < LEASE_SECONDS:
+            raise filelock.Timeout(log.folder)
+        if head is not None:
+            self._table.version = head.version
+        self._number = log.head_number if head is None else head.number
+        if not self.write(Checkpoint({}, {}, {}) if head is None else head.checkpoint):
+            raise filelock.Timeout(log.folder)
+
+    def write(self, checkpoint: Checkpoint) -> bool:
+        """Write the head after this process's last; False where another has."""
+        began, self._held = time.monotonic(), False
+        number = self._log.write_head(
+            self._name, self._table.version, checkpoint, after=self._number
+        )
+        if number is not None:
+            self._number, self.renewed, self._held = number, began, True
+        return self._held
+
+    def release(self) -> None:
+        """Have the next head say that nobody has the duties."""
+        if self.is_locked and (head := self._log.head) is not None:
+            self._held = False
+            with suppress(StoreError):  # then others wait for as long as a lease
+                self._log.write_head("", head.version, head.checkpoint, after=self._number)
+
+
+class BucketUpkeep(Upkeep):
+    """The duties of the owner, in a bucket."""
+
+    view: Any
+    _table: BucketTable
+
+    def _make_lock(self) -> HeadLock:
+        self._log: BatchLog = self.view.log
+        self._head_lock = HeadLock(self._log, self._table, self._name)
+        self._dead_since: dict[str, float] = {}
+        return self._head_lock
+
+    def refresh(self) -> None:
+        head = self._log.read_head()
+        if head is not None and head.number != self._read_at:
+            self._read_at = head.number
+            self.view.checkpoint = head.checkpoint
+
+    def look(self, *, again: bool = False) -> None:
+        """Take note of the batches that were read: no record can join them."""
+        del again
+        now = time.monotonic()
+        with self.view.lock:
+            for segment in self.view.segments.values():
+                taken_in = segment.written >= segment.size() and segment.position >= segment.end
+                if taken_in and segment.complete_since is None:
+                    segment.complete_since = now
+                    self.dropped_bytes += segment.size() - segment.end
+
+    def run(self) -> None:
+        if time.monotonic() - self._head_lock.renewed > LEASE_SECONDS / 3:
+            self._save(self.view.checkpoint)
+        super().run()
+
+    def compact(self) -> None:
+        super().compact()
+        self._clear_up()
+
+    def _compact(self) -> None:
+        super()._compact()
+        self._clear_up()
+
+    def _clear_up(self) -> None:
+        if self._table.compacted:
+            self._save(self.view.checkpoint)
+            self._table.clear_up()
+
+    def _write_uses(self, kept: KeptUses) -> int:
+        return self._log.write_uses(kept)
+
+    def _save(self, checkpoint: Checkpoint) -> None:
+        checkpoint = checkpoint._replace(now=self._clock())
+        if not self._head_lock.write(checkpoint):
+            raise StoreError("this process stood still, and another keeps the table now")
+        self._read_at = self._log.head_number
+        self.view.checkpoint = checkpoint
+
+    def _rows(self, fresh: Iterable[tuple[bytes, int, Place]]) -> Iterator[Row]:
+        # One request for each batch, not for each record.
+        for number, rows in groupby(fresh, key=lambda row: row[2].segment):
+            if isinstance(batch := self.view.segments.get(number), Batch):
+                batch.whole()
+            yield from super()._rows(rows)
+
+    def _move_living(self) -> None:
+        """Merge small batches, and mostly dead ones, into one, so that these can go."""
+        moving: list[tuple[int, int, bytes]] = []
+        for number in self._sources():
+            with self.view.lock:
+                batch = self.view.segments[number]
+                found = [
+                    (slot, self.view.hot.key(slot), self.view.hot.stamp(slot), place)
+                    for slot in self.view.hot.since(number, 0)
+                    if (place := self.view.hot.place(slot)).segment == number
+                ]
+            whole = batch.whole()
+            for slot, key, stamp, place in found:
+                raw = whole[place.offset : place.offset + place.length]
+                if _records.content_of(raw, key) is None:
+                    self._damaged(key, stamp)
+                else:
+                    moving.append((slot, stamp, raw))
+        if moving:
+            self._move(moving)
+
+    def _sources(self) -> list[int]:
+        view = self.view
+        with view.lock:
+            live = dict(view.hot.live)
+            sizes = {
+                number: segment.size() + _OBJECT_BYTES
+                for number, segment in view.segments.items()
+                if number in live and segment.complete_since is not None
+            }
+        total = sum(sizes.values())
+        dead = total - sum(live[number] for number in sizes)
+        if dead < max(_DEAD_BYTES, _DEAD_SHARE * total):
+            return []
+        chosen: list[int] = []
+        for number in sorted(sizes, key=lambda number: live[number] / sizes[number]):
+            moved = sum(live[one] for one in chosen) + live[number]
+            mostly_alive = live[number] > (1 - _DEAD_SHARE) * sizes[number]
+            if mostly_alive or (chosen and moved > _MERGE_BYTES):
+                break
+            chosen.append(number)
+        return chosen
+
+    def _clear_away(self) -> None:
+        """Delete batches that hold nothing alive and nothing that is not in the table."""
+        view, checkpoint, now = self.view, self.view.checkpoint, time.monotonic()
+        with view.lock:
+            dead = {
+                segment.name
+                for number, segment in view.segments.items()
+                if segment.complete_since is not None
+                and number not in view.hot.live
+                and checkpoint.settled.get(segment.name, 0) >= segment.end
+            }
+            there = {one.name for one in view.segments.values() if not one.vanished}
+        self._dead_since = {name: self._dead_since.get(name, now) for name in dead & there}
+        names = {name for name, since in self._dead_since.items() if since <= now - GRACE_SECONDS}
+        # Those that an owner was about to delete when it was killed; and what is done.
+        left = checkpoint.dropped.keys() & self._log.listed
+        if names or left != checkpoint.dropped.keys():
+            self._save(
+                Checkpoint(
+                    {name: at for name, at in checkpoint.done.items() if name not in names},
+                    {name: at for name, at in checkpoint.settled.items() if name not in names},
+                    dict.fromkeys(left | names, 0),
+                )
+            )
+        self._log.bucket.delete([self._log.path(name) for name in left | names])

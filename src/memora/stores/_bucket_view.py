@@ -1,0 +1,133 @@
+"""What one process knows of a store in a bucket: as of one on disk, but for how the log is read."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from memora.stores._batches import Batch, BatchLog
+from memora.stores._journal import MAGIC, Checkpoint, Segment
+from memora.stores._view import LogView
+
+if TYPE_CHECKING:
+    from memora.stores import _records
+    from memora.stores._usage import KeptUses
+
+GRACE_SECONDS = 120.0
+"""How long a batch is kept that nobody needs any more, for those who have not heard. Who has not
+looked for half of that has perhaps missed one that came and went, and must load anew."""
+
+_READERS = 8  # requests at once, where much is to be read
+_READ_BYTES = 8 * 1024 * 1024  # by them, before it is applied
+
+
+class BucketView(LogView):
+    """Entries in RAM, all vectors among them, kept current from the log in a bucket."""
+
+    exact: Any = None  # vectors in large contexts stay in RAM: a search needs no network
+
+    def __init__(self, log: BatchLog, dimension: int, **settings: Any) -> None:
+        super().__init__(Path(log.folder), dimension, **settings)
+        self.log = log
+        self.unreached = False
+        """Whether the bucket cannot be read, and has not been for as long as is bearable."""
+
+    def read(self) -> None:
+        """Take in what is new in the log.
+
+        Raises:
+            OSError: The bucket cannot be read.
+        """
+        with self._reading:
+            began = time.monotonic()
+            late = began - self._looked_at > GRACE_SECONDS / 2
+            self.lost |= late
+            try:
+                self._list()
+                with self.lock:
+                    new = [
+                        (number, segment)
+                        for number, segment in self.segments.items()
+                        if not segment.own and segment.end > segment.position
+                    ]
+                self._read_all(new)
+            except FileNotFoundError:  # it came and went since it was listed, which takes a while
+                self.lost = True
+            except OSError:
+                self.unreached = late
+                raise
+            self._forget()
+            self._looked_at, self.unreached = began, False
+
+    def apply(self, record: _records.Record, number: int, offset: int, length: int) -> int | None:
+        """Take in one record.
+
+        A copy is another place of an entry that is held, and of nothing else: whoever made it may
+        have stood still while the entry was deleted, and its deletion forgotten. Of several places
+        all processes hold the one in the latest batch.
+        """
+        segment: Any = self.segments[number]
+        if record.entry is None:
+            return super().apply(record, number, offset, length)
+        slot = self.hot.slot(record.key)
+        if slot is not None and self.hot.stored_as(record.entry):
+            held = self.segments.get(self.hot.place(slot).segment)
+            useless = held is not None and not held.vanished and held.name > segment.name
+        else:
+            # While loading, of one whose row in the table says that it lay in a batch that is gone.
+            useless = segment.copies and record.key not in self._astray
+        if useless:
+            segment.position = offset + length
+            return None
+        return super().apply(record, number, offset, length)
+
+    def _read_checkpoint(self) -> Checkpoint | None:
+        head = self.log.read_head()
+        return None if head is None else head.checkpoint
+
+    def _read_uses(self) -> KeptUses:
+        return self.log.read_uses()
+
+    def _list(self) -> OSError | None:
+        with self.lock:
+            known = {one.name for one in self.segments.values() if one.written > len(MAGIC)}
+        found = self.log.batches()
+        with self.lock:
+            for name in sorted(found.keys() - self.numbers.keys() - self.checkpoint.dropped.keys()):
+                if name not in self.log.mine and found[name] >= len(MAGIC):
+                    self.add_segment(Batch(self.log, name, found[name]))
+            for name in known - found.keys():
+                number = self.numbers[name]
+                gone = self.segments[number]
+                if gone.vanished and number not in self.hot.live:
+                    del self.segments[number], self.numbers[name]
+                    self.log.mine.discard(name)
+                gone.vanished = True
+        return None
+
+    def _read_all(self, segments: list[tuple[int, Segment]]) -> None:
+        waiting = [pair for pair in segments if pair[1].end > pair[1].position]
+        with ThreadPoolExecutor(_READERS) as pool:
+            while waiting:
+                group, size = [waiting.pop(0)], 0
+                while waiting and (size := size + waiting[0][1].size()) <= _READ_BYTES:
+                    group.append(waiting.pop(0))
+                if len(group) > 1:
+                    list(pool.map(_fetch, group))
+                for number, segment in group:
+                    self._read(number, segment)
+
+    def _positions(self) -> dict[str, int]:
+        return {
+            segment.name: min(segment.position, segment.written)
+            for segment in self.segments.values()
+            if not segment.vanished and segment.written > len(MAGIC)
+        }
+
+
+def _fetch(numbered: tuple[int, Segment]) -> None:
+    segment = numbered[1]
+    if isinstance(segment, Batch):
+        segment.whole()  # is kept for a moment

@@ -1,0 +1,297 @@
+"""Entries in a bucket: answered from RAM, logged in batches, kept in a LanceDB table beside them.
+
+As on disk (`memora.stores.lancedb`), but that nothing in a bucket can be appended to or locked. A
+`put` joins the batch that is written next, and returns when that is in the bucket; other processes
+list the log. Vectors and texts are all in RAM: a lookup reads the bucket for a payload that is not,
+and for nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from memora.errors import StoreError, StorePathError
+from memora.stores import _guards
+from memora.stores._batches import Batch, BatchLog, BatchWriter
+from memora.stores._bucket import Bucket
+from memora.stores._bucket_upkeep import BucketTable, BucketUpkeep, open_if_there
+from memora.stores._bucket_view import GRACE_SECONDS, BucketView
+from memora.stores._table import Stamp, connect, faults, stamp_of
+from memora.stores.hot import Place
+from memora.stores.lancedb import LanceStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from memora.eviction import EvictionPolicy
+    from memora.index import GraphType
+    from memora.model import Content, Entry, Match
+    from memora.protocols import Clock, Vector
+    from memora.stores._journal import Durability
+    from memora.stores._table import EntryTable
+    from memora.stores._view import LogView
+
+_LOAD_ATTEMPTS = 3
+
+T = TypeVar("T")
+
+
+class ObjectStore(LanceStore):
+    """A table and its log under a prefix of a bucket.
+
+    Args:
+        uri: `s3://`, `gs://` or `az://`, a bucket and a prefix.
+        options: See the setting `storage_options`.
+        durability: "memory" has `put` wait for nothing; with the others it returns when its batch
+            is in the bucket.
+
+    The rest is as for `LanceStore`.
+
+    Raises:
+        MissingExtraError: The client library is not installed.
+        ConfigError: The URI or an option is wrong.
+        StorePathError: The bucket is not there, or the credentials are refused.
+        StoreError: The bucket cannot be reached, or ignores conditional writes.
+        StoreFormatError: The table is not Memora's, or of another format.
+        ModelMismatchError: Another embedder made the table's vectors.
+    """
+
+    def __init__(  # noqa: PLR0913 - what `CacheConfig` says of a store
+        self,
+        uri: str,
+        *,
+        table_name: str,
+        model: str,
+        dimension: int,
+        options: Mapping[str, str] | None = None,
+        create: bool = True,
+        durability: Durability = "process",
+        hot_index: GraphType = "int8",
+        hot_payload_bytes: int = 64 * 1024 * 1024,
+        max_staleness_seconds: float = 1.0,
+        max_entries: int | None = None,
+        max_bytes: int | None = None,
+        policy: EvictionPolicy | None = None,
+        flush_interval_seconds: float = 5.0,
+        clock: Clock = time.time,
+        keep: bool = True,
+    ) -> None:
+        _guards.check_process()
+        bucket = Bucket(uri, options or {})
+        self._log = BatchLog(bucket, f"{table_name}.log")
+        self._member_name = f"{os.getpid()}-{os.urandom(4).hex()}"
+        self._forked = False
+        self._log.batches()  # where there is no such bucket, or no right to it, it is said here
+        if keep:
+            self._log.probe(self._member_name)
+        table = BucketTable(self._log, table_name, Stamp(model, dimension), create=create)
+        self._late_seconds = max_staleness_seconds + flush_interval_seconds
+        self._view: LogView = BucketView(
+            self._log,
+            dimension,
+            graph=hot_index,
+            content_bytes=hot_payload_bytes,
+            late_seconds=self._late_seconds,
+        )
+        self._flights = None
+        self._begin(
+            table,
+            durability=durability,
+            hot_payload_bytes=hot_payload_bytes,
+            # Each look is a request that costs something; the other half is for its way.
+            interval=min(max_staleness_seconds, GRACE_SECONDS / 4) / 2,
+            max_entries=max_entries,
+            max_bytes=max_bytes,
+            policy=policy,
+            flush_interval_seconds=flush_interval_seconds,
+            clock=clock,
+            index_at=None,
+            keep=keep,
+        )
+
+    def renew(self) -> None:
+        """Make the locks. A forked child cannot use the clients, whose threads are gone."""
+        self._renew_locks()
+        if self._opened and not self._closed:
+            _guards.leave_to_parent(
+                self._member, self._upkeep, self._writer, self._table, self._log, self._view
+            )
+            self._member = self._upkeep = self._table = None
+            self._threads, self._forked = [], True
+
+    def get(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
+        self._check_reached()
+        return self._read_again(lambda: super(ObjectStore, self).get(key, now=now))
+
+    def fetch(self, key: bytes, /, *, now: float) -> tuple[Entry, Content, Vector | None] | None:
+        self._check_reached()
+        return self._read_again(lambda: super(ObjectStore, self).fetch(key, now=now))
+
+    def glance(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
+        self._check()
+        return None if self._bucket_view.unreached else super().glance(key, now=now)
+
+    def peek(self, key: bytes, /, *, now: float) -> Entry | None:
+        self._check_reached()
+        return super().peek(key, now=now)
+
+    def search(
+        self, vector: Vector, /, *, context: str, k: int, now: float, since: float = -float("inf")
+    ) -> list[Match]:
+        self._check_reached()
+        return super().search(vector, context=context, k=k, now=now, since=since)
+
+    def check(self) -> None:
+        self._check_reached()
+        for fault in list(self._failing.values()):
+            raise StoreError(f"in the background: {fault}") from fault
+
+    # Each process computes for itself what it misses: not a `SharedStore`.
+    try_lead = None  # type: ignore[assignment]
+
+    def create_index(self, **options: Any) -> bool:
+        """Return False: lookups are answered from RAM."""
+        self._check()
+        del options
+        return False
+
+    def index_stats(self) -> dict[str, Any]:
+        self._check()
+        return {"has_index": False} | self._own_stats()
+
+    def _check(self) -> None:
+        if self._forked and not self._closed:
+            raise StoreError(
+                "a store in a bucket cannot be used in a process that was forked after it was "
+                "opened: open the cache in the child, or start workers by spawn or forkserver"
+            )
+        super()._check()
+
+    @property
+    def _bucket_view(self) -> BucketView:
+        view: Any = self._view
+        found: BucketView = view
+        return found
+
+    def _check_reached(self) -> None:
+        """Refuse to answer from what may be older than is bearable."""
+        self._check()
+        if self._bucket_view.unreached:
+            raise StoreError(
+                f"{self._log.bucket.uri} has not been reached for {GRACE_SECONDS / 2:.0f} s"
+            )
+
+    def _read_again(self, read: Callable[[], T]) -> T:
+        """Read; where a batch is gone, its entries have moved since this process looked."""
+        try:
+            return read()
+        except StoreError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+        with faults("get"):
+            self._view.read()
+        try:
+            return read()
+        except StoreError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                self._view.lost = True  # somebody else has deleted it: see what is left
+            raise
+
+    def _join(self) -> Any:
+        view: Any = self._view
+        self._writer: Any = BatchWriter(self._log, self._member_name)
+        if self._table is not None and self._may_keep:
+            table: Any = self._table
+            self._upkeep = BucketUpkeep(
+                view,
+                table,
+                name=self._member_name,
+                move=self._move,
+                damaged=self._quarantine,
+                clock=self._clock,
+            )
+        self._member: Any = _Member()
+        return self._member
+
+    def _load_view(self, table: EntryTable) -> LogView:
+        self._log.mine.clear()  # all are written: they are read like any other
+        old: Any = self._view
+        for attempt in range(_LOAD_ATTEMPTS):
+            try:
+                self._log.batches()
+                return BucketView.load(
+                    old.log,
+                    table,
+                    graph=old.graph,
+                    content_bytes=self._content_bytes,
+                    late_seconds=self._late_seconds,
+                )
+            except FileNotFoundError:  # deleted since it was listed, by whoever keeps the table
+                if attempt + 1 == _LOAD_ATTEMPTS:
+                    raise
+        raise AssertionError
+
+    def _follow(self) -> None:
+        """Write what is held back, and read what others have written."""
+        self._check()
+        try:
+            if time.monotonic() - self._uses_written_at >= self._use_interval:
+                with self._writing:
+                    self._write_uses()
+            self._writer.write_out()  # without the lock: others may join the next batch
+        finally:
+            self._look()
+
+    def _search_table(self, *args: Any) -> list[tuple[bytes, int]]:
+        """Return nothing: what is still being loaded is not found yet."""
+        del args
+        return []
+
+    def _append(self, records: list[bytes]) -> tuple[int, list[int]]:
+        batch, offsets = self._writer.append(records)
+        return self._add(batch), offsets
+
+    def _add(self, batch: Batch) -> int:
+        with self._view.lock:
+            number = self._view.numbers.get(batch.name)
+            return self._view.add_segment(batch) if number is None else number
+
+    def _sync(self, appended: int) -> None:
+        if self._durability != "memory":
+            self._writer.sync(appended)
+
+    def _move(self, records: list[tuple[int, int, bytes]]) -> None:
+        batch = self._writer.write_copies([raw for _, _, raw in records])
+        number, view, offset = self._add(batch), self._view, batch.position
+        with view.lock:
+            for slot, stamp, raw in records:
+                if view.hot.holds(slot, stamp):
+                    view.hot.move(slot, Place(number, offset, len(raw)))
+                offset += len(raw)
+            batch.position = offset
+
+
+class _Member:
+    """Stands for a presence: who has a bucket open is not known, and nothing depends on it."""
+
+    def leave(self) -> None:
+        """Be gone."""
+
+
+def read_stamp(uri: str, options: Mapping[str, str], name: str) -> Stamp:
+    """Return who made the vectors of a table that is there.
+
+    Raises:
+        StorePathError: There is no such table.
+        StoreFormatError: It is not Memora's.
+    """
+    bucket = Bucket(uri, options)
+    bucket.list(f"{name}.log")
+    where = f"table {name!r} in {bucket.uri!r}"
+    with faults(f"open {where}"):
+        table = open_if_there(connect(bucket.uri, storage_options=bucket.lance_options), name)
+        if table is None:
+            raise StorePathError(f"there is no {where}")
+        return stamp_of(table, where)
