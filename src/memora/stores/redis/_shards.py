@@ -31,6 +31,7 @@ T = TypeVar("T")
 FORMAT = "1"
 _PAGE = 256  # entries that a call gives another policy
 _RIDERS = 256  # uses that ride with a call
+_RIGHTS = "the user of db_uri lacks rights that a search needs; docs/deploy.md lists them"
 _NO_SEARCH = (
     "has no vector search: use Redis 8 (its query engine, or vector sets), Redis Stack, or Valkey "
     "with the valkey-search module"
@@ -152,7 +153,7 @@ class Shards:
                 return self._take(shard, found, fault.decode())
             if not fault:
                 raise StorePathError(f"there is no table {self._table!r} on {self._address}")
-        raise StoreError(f"{self._address} {_NO_SEARCH} ({'; '.join(faults)})")
+        raise StoreError(f"{self._address} {_why(faults)} ({'; '.join(faults)})")
 
     def _open(self, *, create: bool) -> None:
         self._prefixes, self._names = [f"memora:{{{self._table}:0}}:"], [b""]
@@ -188,7 +189,8 @@ class Shards:
                 f"model is {self.model!r} with {self.dimension}; set another table_name"
             )
         if fault:
-            raise StoreError(f"{where} needs what the server does not offer now: {fault}")
+            why = _RIGHTS if _is_of_rights(fault) else "needs what the server does not offer now"
+            raise StoreError(f"{where}: {why} ({fault})")
         self._names[shard], self.engine, self._policy_there = name, engine.decode(), policy.decode()
         return int(shards)
 
@@ -222,6 +224,20 @@ class Shards:
                     later = {key: one.after(uses.pop(key, None)) for key, one in waiting.items()}
                     self._uses[shard] = uses | later
             raise
+
+
+def _why(faults: list[str]) -> str:
+    """Return why no engine makes an index."""
+    if any(map(_is_of_rights, faults)):
+        return f"refuses: {_RIGHTS}"
+    if all("unknown" in fault.lower() for fault in faults):
+        return _NO_SEARCH
+    return "refuses what a search needs"
+
+
+def _is_of_rights(fault: str) -> bool:
+    # As Redis 7, Valkey and later say it in a script, and as Redis 6.
+    return "no permission" in fault or "can't run this command" in fault
 
 
 def _told(key: bytes, uses: Uses) -> tuple[str, int, str]:
