@@ -14,7 +14,7 @@ BUCKETS = ("s3", "gs", "az")
 
 def is_in_ram(db_uri: str) -> bool:
     """Tell whether a URI names a store in the RAM of this process."""
-    return db_uri.startswith(MEMORY)
+    return db_uri == MEMORY
 
 
 def is_on_server(db_uri: str) -> bool:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import servers
+from command import memora
 from doubles import WordEmbedder, until
 from processes import History, Process, held
 from store_worker import CONTEXTS
@@ -462,6 +463,23 @@ def test_what_cannot_be_opened_says_why(s3: StorageServer, uri: str) -> None:
     assert time.monotonic() - began < 60
     with pytest.raises(ConfigError, match="hot_index='off'"):
         CacheConfig(db_uri=uri, hot_index="off")
+
+
+def test_doctor_looks_into_a_bucket(
+    s3: StorageServer, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(db: str, code: int) -> dict[str, str]:
+        told = memora("doctor", "--db", db, "--json", code=code)
+        assert s3.storage_options["secret_access_key"] not in told
+        findings = json.loads(told)["findings"]
+        return {one["name"]: one["state"] for one in findings if one["name"] in looked_at}
+
+    looked_at = {"store", "vectors"}
+    monkeypatch.setenv("MEMORA_STORAGE_OPTIONS", json.dumps(s3.storage_options))
+    assert found(uri, 0) == {"store": "warning"}
+    opened(s3, uri).close()
+    assert found(uri, 1) == {"store": "ok", "vectors": "problem"}
+    assert found("s3://nosuchbucket/caches", 1) == {"store": "problem"}
 
 
 def test_a_table_of_another_model_is_refused(s3: StorageServer, uri: str) -> None:

@@ -375,6 +375,7 @@ def test_doctor_tells_of_an_extra_that_a_setting_needs(monkeypatch: pytest.Monke
     ("arguments", "name", "details"),
     [
         (["--db", "postgres://h"], "store", "no other is supported"),
+        (["--db", "memory://name"], "store", "no other is supported"),
         (["--db", "file"], "disk", "is no directory"),
         (["--db", "store", "--model", "model"], "vectors", "the settings name 'model:onnx"),
         (["--model", "missing/"], "model", "ConfigError"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import servers as parts
+from command import memora
 from doubles import FakeClock, WordEmbedder, until
 
 from memora import CacheConfig, Memora
@@ -191,9 +193,8 @@ def test_wrong_credentials_are_told_and_never_shown(said: str, caplog: Any) -> N
         for shown in (repr(config), str(config), str(cache.get_stats()), str(cache.health_check())):
             assert "s3cret" not in shown
         cache.close()
-        for command in ("stats", "doctor"):
-            arguments = [command, "--json", "--db", config.db_uri]
-            told = run_python(f"from memora.cli.app import app; app({arguments})").stdout
+        for command, code in (("stats", 0), ("doctor", 1)):  # whose model is another
+            told = memora(command, "--db", config.db_uri, "--json", code=code)
             assert place in told
             assert "s3cret" not in told
 
@@ -201,8 +202,44 @@ def test_wrong_credentials_are_told_and_never_shown(said: str, caplog: Any) -> N
 def test_a_server_without_vector_search_says_what_to_install(
     servers: parts.Servers, table: str
 ) -> None:
-    with pytest.raises(StoreError, match="no vector search: use Redis 8"):
-        open_store(servers.uri("valkey"), table)
+    for create in (True, False):
+        with pytest.raises(StoreError, match="no vector search: use Redis 8"):
+            open_store(servers.uri("valkey"), table, create=create)
+    found = json.loads(memora("doctor", "--db", servers.uri("valkey"), "--json", code=1))[
+        "findings"
+    ]
+    assert [one["name"] for one in found if one["state"] == "problem"] == ["store"]
+
+
+@pytest.mark.parametrize("search", [True, False])
+def test_a_user_without_the_rights_is_told_which_are_missing(*, search: bool) -> None:
+    options = parts.query_engine() if search else ()
+    with parts.running(parts.redis_program(), *options) as server:
+        with redis.Redis(port=server.port, protocol=2) as admin:
+            rules = ["+@read", "+@write", "+@scripting", "+@connection"]
+            admin.execute_command("ACL", "SETUSER", "who", "on", ">password", "~memora:*", *rules)
+        uri = server.uri.replace("redis://", "redis://who:password@")
+        for create in (True, False):
+            with pytest.raises(StoreError, match=r"lacks rights that a search needs.*VADD"):
+                open_store(uri, "t", create=create)
+        open_store(server.uri, "t")
+        with pytest.raises(StoreError, match=r"table 't'.* lacks rights that a search needs"):
+            open_store(uri, "t")
+
+
+def test_commands_look_at_a_store_on_a_server(servers: parts.Servers, table: str) -> None:
+    there = ("--json", "--db", servers.uri("redis"), "--table", table)
+
+    def found() -> dict[str, str]:
+        told = json.loads(memora("doctor", *there))["findings"]
+        return {one["name"]: one["state"] for one in told if one["name"] in {"store", "vectors"}}
+
+    assert found() == {"store": "warning"}
+    assert "there is no table" in memora("health", *there, code=1)
+    Memora(CacheConfig(db_uri=there[2], table_name=table)).close()
+    assert found() == {"store": "ok", "vectors": "ok"}
+    assert '"healthy"' in memora("health", *there)
+    memora("health", "--db", "redis://127.0.0.1:1/one", code=2)
 
 
 def test_nobody_there_is_a_clear_error(table: str) -> None:

@@ -86,9 +86,9 @@ def doctor(
     config, settings = _settings(given, found)
     found += _versions()
     embedder = _model(config, found)
-    facts = _store(config, found)
+    facts = _store(config, embedder, found)
     if embedder is not None and facts is not None:
-        found.append(_compare(embedder, facts))
+        found.append(_compare(embedder, facts.model, facts.dimension))
     wrong = any(finding.state == "problem" for finding in found)
     if as_json:
         told = {
@@ -203,33 +203,38 @@ def _model(config: CacheConfig, found: list[Finding]) -> Embedder | None:
     return embedder
 
 
-def _off_disk(config: CacheConfig) -> Finding:
-    """Say where the entries are, and what a server tells of them."""
+def _off_disk(config: CacheConfig, embedder: Embedder | None) -> Iterator[Finding]:
+    """Say where the entries are; what a server or a bucket tells of them, and whose they are."""
     if is_in_ram(config.db_uri):
         advice = "set db_uri to a directory if restarts or several processes matter"
         said = "in RAM: ends with the process, and is shared with no other"
-        return Finding("ok", "store", said, advice)
-    if is_bucket(config.db_uri):
-        advice = "memora health opens it, and says what is wrong"
-        return Finding("ok", "store", f"in object storage: {config.db_uri}", advice)
+        yield Finding("ok", "store", said, advice)
+        return
+    in_bucket = is_bucket(config.db_uri)
+    advice = f"see docs/{'object-storage' if in_bucket else 'redis'}.md"
     try:
-        store, embedder = open_stored(config)
-    except StorePathError as error:
-        return Finding("warning", "store", str(error), "it is made when a cache is opened")
+        # Who only looks takes no duty from others, and needs no vectors.
+        store, stored = open_stored(config.model_copy(update={"hot_index": "off"}), keep=False)
+        try:
+            count = store.count()
+        finally:
+            store.close()
     except MemoraError as error:
-        return Finding("problem", "store", str(error), "see docs/redis.md")
-    try:
-        said = f"{store.count():,} entries of {embedder.identity} on a server"
-    except MemoraError as error:
-        return Finding("problem", "store", str(error), "see docs/redis.md")
-    finally:
-        store.close()
-    return Finding("ok", "store", said)
+        # Of the rest that this is raised for (no bucket, no rights), none is mended by opening.
+        if isinstance(error, StorePathError) and str(error).startswith("there is no table"):
+            yield Finding("warning", "store", str(error), "it is made when a cache is opened")
+        else:
+            yield Finding("problem", "store", fault_line(error), advice)
+        return
+    place = "in object storage" if in_bucket else "on a server"
+    yield Finding("ok", "store", f"{count:,} entries of {stored.identity} {place}")
+    if embedder is not None:
+        yield _compare(embedder, stored.identity, stored.dimension)
 
 
-def _store(config: CacheConfig, found: list[Finding]) -> Facts | None:
+def _store(config: CacheConfig, embedder: Embedder | None, found: list[Finding]) -> Facts | None:
     if not is_on_disk(config.db_uri):
-        found.append(_off_disk(config))
+        found += _off_disk(config, embedder)
         return None
     try:
         path = local_path(config.db_uri)
@@ -316,11 +321,10 @@ def _rights(path: Path, table_name: str) -> Iterator[Finding]:
             yield Finding("problem", folder.name, said, advice)
 
 
-def _compare(embedder: Embedder, facts: Facts) -> Finding:
-    mine = (embedder.identity, embedder.dimension)
-    if mine == (facts.model, facts.dimension):
+def _compare(embedder: Embedder, model: str, dimension: int) -> Finding:
+    if (embedder.identity, embedder.dimension) == (model, dimension):
         return Finding("ok", "vectors", "the store's are of this model")
-    said = f"the store's are of {facts.model!r}, the settings name {embedder.identity!r}"
+    said = f"the store's are of {model!r}, the settings name {embedder.identity!r}"
     advice = "set model_name back, or copy the table for the new model: memora reembed"
     return Finding("problem", "vectors", said, advice)
 

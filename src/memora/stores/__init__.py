@@ -123,8 +123,6 @@ def open_stored(
         ConfigError: The URI is of another kind.
         StoreError: See `memora.stores.lancedb.LanceStore`.
     """
-    if is_in_ram(config.db_uri):
-        raise ArgumentError(f"{MEMORY} is empty at each start; name a directory")
     limitless = config.model_copy(update={"max_entries": None, "max_bytes": None})
     if is_on_server(config.db_uri):
         from memora.stores.redis import RedisStore  # noqa: PLC0415 - one store's imports only
@@ -158,7 +156,14 @@ def _refuse(texts: list[str]) -> list[list[float]]:
 
 
 def local_path(db_uri: str) -> Path:
-    """Return the directory that a URI names; raises ConfigError where it names none."""
+    """Return the directory that a URI names.
+
+    Raises:
+        ArgumentError: It is `memory://`, which is empty in a new process.
+        ConfigError: It names none.
+    """
+    if is_in_ram(db_uri):
+        raise ArgumentError(f"{MEMORY} is empty at each start; name a directory")
     expected = f"expected {MEMORY}, the path of a directory, or file:// and an absolute path"
     if is_on_server(db_uri) or is_bucket(db_uri):
         shown = without_password(db_uri)
