@@ -142,7 +142,7 @@ def test_another_format_is_refused_and_untouched(
 
     with pytest.raises(
         StoreFormatError,
-        match=f"format {number}, and this version of Memora reads 3; {advice} another table_name",
+        match=f"format {number}, and this version of Memora reads {_table.FORMAT}; {advice}",
     ):
         opened(tmp_path, embedder)
 

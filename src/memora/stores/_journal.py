@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Durability: TypeAlias = Literal["memory", "process", "power"]
 
-MAGIC = b"MEMORA LOG 3\n\x00\x00\x00"
+MAGIC = b"MEMORA LOG 4\n\x00\x00\x00"
 """The first bytes of a segment; the records follow."""
 CHECKPOINT = "checkpoint.json"
 """Name of the file that `write_checkpoint` replaces."""

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from memora.protocols import Vector
     from memora.stores._records import Record
 
-FORMAT = 3
+FORMAT = 4
 """Version of the table's and the log's layout, recorded in the schema."""
 
 # Fragments, deletion files or versions that make a compaction due: a flush leaves some. A search

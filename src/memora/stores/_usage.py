@@ -39,10 +39,10 @@ def read_uses(folder: Path) -> KeptUses:
     try:
         with np.load(folder / USES, allow_pickle=False) as found:
             keys = found["keys"].tobytes()
-            pairs = zip(found["times"].tolist(), found["last"].tolist(), strict=True)
+            rows = zip(*(found[name].tolist() for name in Uses._fields), strict=True)
             counted = json.loads(found["counted"].tobytes())
             return KeptUses(
-                {keys[16 * i : 16 * i + 16]: Uses(*pair) for i, pair in enumerate(pairs)},
+                {keys[16 * i : 16 * i + 16]: Uses(*row) for i, row in enumerate(rows)},
                 {str(name): int(at) for name, at in counted.items()},
             )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile):
@@ -65,6 +65,7 @@ def write_uses(folder: Path, kept: KeptUses) -> int:
                 keys=np.frombuffer(b"".join(kept.uses), np.uint8),
                 times=np.fromiter((one.times for one in uses), np.int64, len(uses)),
                 last=np.fromiter((one.last for one in uses), np.float64, len(uses)),
+                last_fresh=np.fromiter((one.last_fresh for one in uses), np.float64, len(uses)),
                 counted=np.frombuffer(json.dumps(kept.counted).encode(), np.uint8),
             )
             file.flush()

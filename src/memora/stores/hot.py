@@ -46,12 +46,18 @@ class Uses(NamedTuple):
     times: int
     last: float
     """Seconds since the epoch."""
+    last_fresh: float = -inf
+    """When it was last used before it expired, which moves a sliding end; not while stale."""
 
     def after(self, earlier: Uses | None) -> Uses:
         """Return both together."""
         if earlier is None:
             return self
-        return Uses(earlier.times + self.times, max(earlier.last, self.last))
+        return Uses(
+            earlier.times + self.times,
+            max(earlier.last, self.last),
+            max(earlier.last_fresh, self.last_fresh),
+        )
 
 
 class Rest(NamedTuple):
@@ -307,6 +313,13 @@ class HotTable:
         self._free.append(slot)
         return slot
 
+    def touch(self, key: bytes, *, now: float, times: int) -> Uses | None:
+        """Take note that an entry is being served, and return that; None where it is not there."""
+        slot = self._slots.get(key)
+        fresh = slot is not None and now < self._expires[slot]
+        uses = Uses(times, now, now if fresh else -inf)
+        return uses if self.use(key, uses) else None
+
     def use(self, key: bytes, uses: Uses) -> bool:
         """Take note that an entry has been served; False where it is not there."""
         slot = self._slots.get(key)
@@ -316,9 +329,9 @@ class HotTable:
         if self._policy is not None:
             self._policy.touch(key, times=uses.times)
         sliding = self._sliding.get(slot)
-        if sliding is not None and uses.last < self._expires[slot]:  # not what was stale then
+        if sliding is not None:
             # The queue still has its former end; whoever looks at it then finds this one.
-            self._expires[slot] = max(self._expires[slot], uses.last + sliding)
+            self._expires[slot] = max(self._expires[slot], uses.last_fresh + sliding)
             self._ends[slot] = self._expires[slot] + self._stale.get(slot, 0.0)
         return True
 

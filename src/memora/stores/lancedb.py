@@ -29,7 +29,7 @@ from memora.stores._journal import Member, Writer
 from memora.stores._table import MIN_INDEX_ROWS, EntryTable, Stamp, faults
 from memora.stores._upkeep import Upkeep
 from memora.stores._view import GRACE_SECONDS, LogView
-from memora.stores.hot import Place, Uses
+from memora.stores.hot import Place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -352,9 +352,8 @@ class LanceStore:
     def touch(self, key: bytes, /, *, now: float, times: int = 1) -> None:
         self._check()
         view = self._view
-        uses = Uses(times, now)
         with view.lock:
-            if view.hot.use(key, uses):
+            if (uses := view.hot.touch(key, now=now, times=times)) is not None:
                 view.note_pending(key, uses)
 
     def discard(self, entries: Iterable[Entry], /) -> int:

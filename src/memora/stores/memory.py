@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from memora._fork import renew_after_fork
 from memora.model import Match, Measures
-from memora.stores.hot import HotTable, Place, Uses
+from memora.stores.hot import HotTable, Place
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -129,7 +129,7 @@ class MemoryStore:
 
     def touch(self, key: bytes, /, *, now: float, times: int = 1) -> None:
         with self._lock:
-            self._hot.use(key, Uses(times, now))
+            self._hot.touch(key, now=now, times=times)
 
     def discard(self, entries: Iterable[Entry], /) -> int:
         discarded = 0
