@@ -13,7 +13,7 @@ from memora.calls._decorated import (
     CallKey,
 )
 from memora.calls._engine import Engine
-from memora.calls.decorator import Caching, create_cached_decorator, make_cached
+from memora.calls.decorator import Caching, create_cached_decorator
 
 __all__ = [
     "FUNCTION",
@@ -26,5 +26,4 @@ __all__ = [
     "CallKey",
     "Engine",
     "create_cached_decorator",
-    "make_cached",
 ]

@@ -195,18 +195,6 @@ class Caching:
             )
 
 
-def make_cached(
-    cache: Engine,
-    function: Any = None,
-    *,
-    log: Callable[..., object] | None = None,
-    **options: Any,
-) -> Any:
-    """Return a function decorated, or what decorates one; see `Caching`, which is typed."""
-    caching = Caching(cache, log=log)
-    return caching(**options) if function is None else caching(**options)(function)
-
-
 @overload
 def create_cached_decorator(cache: Engine) -> Caching: ...
 
