@@ -1,13 +1,14 @@
-"""What an application passes with a result, checked: tags, cost, metadata, how long it lives."""
+"""What an application passes beside queries and contexts, checked."""
 
 from __future__ import annotations
 
+import inspect
 import json
 import random
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from memora._durations import seconds
 from memora.errors import ArgumentError
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from memora.config import CacheConfig
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def lifetime_of(  # noqa: PLR0913 - what `Memora.store` takes
@@ -41,7 +44,7 @@ def lifetime_of(  # noqa: PLR0913 - what `Memora.store` takes
         stale_seconds=(config.stale_ttl_seconds or 0.0)
         if stale_ttl is None
         else seconds("stale_ttl", stale_ttl),
-        sliding=config.sliding_ttl if sliding is None else sliding,
+        sliding=config.sliding_ttl if sliding is None else flag("sliding", sliding),
         tags=tags_of(tags),
         cost=cost_of(cost, metadata),
     )
@@ -58,6 +61,22 @@ def share(name: str, value: float) -> float:
     if not (is_number(value) and 0 <= value <= 1):
         raise ArgumentError(f"{name} must be a number from 0 to 1, got {value!r}")
     return float(value)
+
+
+def flag(name: str, value: bool) -> bool:  # noqa: FBT001 - it is the value
+    """Return True or False; raises ArgumentError for anything else."""
+    if not isinstance(value, bool):
+        raise ArgumentError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
+def plain_function(name: str, value: F | None) -> F | None:
+    """Return a function that is not async, or None; raises ArgumentError for anything else."""
+    if value is not None and not callable(value):
+        raise ArgumentError(f"{name} must be a function, got {value!r}")
+    if inspect.iscoroutinefunction(value):
+        raise ArgumentError(f"{name} must not be async: nobody awaits {value!r}")
+    return value
 
 
 def tags_of(tags: str | Iterable[str] | None) -> tuple[str, ...]:

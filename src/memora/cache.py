@@ -6,7 +6,6 @@ away from the application.
 
 from __future__ import annotations
 
-import inspect
 import json
 import time
 from functools import partial
@@ -14,7 +13,15 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from memora import lifecycle, pipeline, transfer
-from memora._arguments import is_number, lifetime_of, metadata_json, share, tags_of
+from memora._arguments import (
+    flag,
+    is_number,
+    lifetime_of,
+    metadata_json,
+    plain_function,
+    share,
+    tags_of,
+)
 from memora._clock import SteadyClock
 from memora._durations import seconds
 from memora._log import make_logger
@@ -68,7 +75,6 @@ T = TypeVar("T")
 
 # What `store` takes: alone, and besides.
 _PAIRED = ("query", "context", "result")
-_FLAGS = ("refresh", "bypass", "single_flight")  # of a call
 _SAID = ("metadata", "ttl", "stale_ttl", "sliding", "tags", "cost")
 _WORKERS = 32  # threads that calls with a deadline may hang in, at most
 _REFRESHERS = 4  # threads that compute results anew in the background
@@ -1131,16 +1137,8 @@ class Memora:
                 f"{min(unknown)!r} is no option of a call: expected "
                 f"{', '.join(CallOptions.__annotations__)}"
             )
-        for name in _FLAGS:
-            if not isinstance(flag := options.get(name, False), bool):
-                raise ArgumentError(f"{name} must be True or False, got {flag!r}")
-        condition = options.get("condition")
-        if condition is not None and not callable(condition):
-            raise ArgumentError(f"condition must be a function of the result, got {condition!r}")
-        if inspect.iscoroutinefunction(condition):
-            raise ArgumentError(f"condition must not be async: nobody awaits {condition!r}")
-        life = ("ttl", "stale_ttl", "sliding", "tags", "cost", "metadata")
-        said: dict[str, Any] = {name: options.get(name) for name in life}
+        flag("bypass", options.get("bypass", False))
+        said: dict[str, Any] = {name: options.get(name) for name in _SAID}
         metadata, max_age = options.get("metadata"), options.get("max_age")
         copied = metadata_json(metadata)
         lifetime = lifetime_of(self._config, **said)
@@ -1152,10 +1150,10 @@ class Memora:
             lifetime=lifetime,
             metadata=copied,
             costs=options.get("cost") is not None or "cost" in (metadata or {}),
-            condition=condition,
+            condition=plain_function("condition", options.get("condition")),
             refresh_ahead=0.0 if ahead is None else seconds("refresh_ahead", ahead),
-            refresh=options.get("refresh", False),
-            single_flight=options.get("single_flight", True),
+            refresh=flag("refresh", options.get("refresh", False)),
+            single_flight=flag("single_flight", options.get("single_flight", True)),
         )
 
     def _find(  # noqa: PLR0913 - the criteria
@@ -1171,7 +1169,11 @@ class Memora:
         now: float = lifecycle.ALL_TIMES,
     ) -> list[Found]:
         """Validate criteria, and return what meets them."""
-        threshold = _optional_share("similarity_threshold", similarity_threshold)
+        threshold = (
+            None
+            if similarity_threshold is None
+            else share("similarity_threshold", similarity_threshold)
+        )
         wanted = tags_of(tags)
         text = None if query is None else canonical_query(query)
         if threshold is not None and text is None:
@@ -1254,10 +1256,6 @@ class Memora:
         }
         if settings := [name for name, is_set in ignored.items() if is_set]:
             self._log.warning("settings_without_effect", settings=settings)
-
-
-def _optional_share(name: str, value: float | None) -> float | None:
-    return None if value is None else share(name, value)
 
 
 def _arguments(item: Item) -> dict[str, Any]:

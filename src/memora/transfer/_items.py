@@ -75,8 +75,6 @@ class ItemReader:
                     for name in ("ttl", "stale_ttl", "sliding", "tags", "cost", "metadata")
                 },
             )
-            if not isinstance(lifetime.sliding, bool):
-                raise broken("sliding", lifetime.sliding, "true or false")
         elif relative := [name for name in _LIFE if name in fields]:
             raise Broken(
                 f"{relative[0]} and {recorded[0]} are both given, expected {', '.join(_LIFE)} "
