@@ -27,6 +27,7 @@ from memora._durations import seconds
 from memora._log import make_logger
 from memora.calls._breaker import Breaker
 from memora.calls._bridge import drive
+from memora.calls._engine import CallOptions
 from memora.calls._workers import Workers
 from memora.calls.decorator import Caching
 from memora.calls.flights import Flights
@@ -34,7 +35,7 @@ from memora.calls.lanes import TaskLane, ThreadLane
 from memora.codec import Codec
 from memora.config import CacheConfig
 from memora.context import canonical_context, canonical_query, exact_key
-from memora.core import Call, CallOptions, Core, said
+from memora.core import Call, Core, said
 from memora.embedders import CachedEmbedder, as_embedder, load_embedder
 from memora.errors import ArgumentError, ClosedError, ConfigError, MemoraError
 from memora.health import Health, look_at_scheduler
@@ -487,7 +488,7 @@ class Memora:
             query: As for `lookup`.
             context: As for `lookup`.
             compute: Called without arguments; what it raises passes through, and is not stored.
-            **options: See `memora.core.CallOptions`.
+            **options: See `memora.calls.CallOptions`.
 
         Raises:
             MemoraError: An argument is out of range, as of `lookup` and `store`.

@@ -12,7 +12,7 @@ from memora.calls._decorated import (
     CacheInfo,
     CallKey,
 )
-from memora.calls._engine import Engine
+from memora.calls._engine import CallOptions, Engine
 from memora.calls.decorator import Caching, create_cached_decorator
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "CachedStream",
     "Caching",
     "CallKey",
+    "CallOptions",
     "Engine",
     "create_cached_decorator",
 ]
