@@ -11,6 +11,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from memora._durations import seconds
+from memora._show import one_line
 from memora.errors import ArgumentError
 from memora.model import Lifetime
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from memora.config import CacheConfig
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_PAIRED = ("query", "context", "result")
+STORED_WITH = ("metadata", "ttl", "stale_ttl", "sliding", "tags", "cost")
+"""What may be said of a result that is stored, beside its query and context."""
 
 
 def lifetime_of(  # noqa: PLR0913 - what `Memora.store` takes
@@ -48,6 +53,28 @@ def lifetime_of(  # noqa: PLR0913 - what `Memora.store` takes
         tags=tags_of(tags),
         cost=cost_of(cost, metadata),
     )
+
+
+def fields_of(item: object, known: Iterable[str]) -> Mapping[str, Any]:
+    """Return the fields of an item to store: a mapping, or a tuple of query, context and result.
+
+    Raises:
+        ArgumentError: It is neither, lacks query or result, or has a field that is not known.
+    """
+    if isinstance(item, tuple) and len(item) == len(_PAIRED):
+        return dict(zip(_PAIRED, item, strict=True))
+    if not isinstance(item, Mapping):
+        raise ArgumentError(
+            f"the item is {one_line(repr(item), 80)}, expected a mapping with query and result, or "
+            "(query, context, result)"
+        )
+    allowed = (*_PAIRED, *known)
+    if unknown := [name for name in item if name not in allowed]:
+        raise ArgumentError(f"unknown field {unknown[0]!r}, expected {', '.join(allowed)}")
+    for name in ("query", "result"):
+        if name not in item:
+            raise ArgumentError(f"{name} is missing")
+    return item
 
 
 def largest_payload(config: CacheConfig) -> int | None:

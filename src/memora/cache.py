@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from memora import lifecycle, pipeline, transfer
 from memora._arguments import (
+    STORED_WITH,
+    fields_of,
     flag,
     is_number,
     lifetime_of,
@@ -74,9 +76,6 @@ if TYPE_CHECKING:
 S = TypeVar("S", bound="Memora")
 T = TypeVar("T")
 
-# What `store` takes: alone, and besides.
-_PAIRED = ("query", "context", "result")
-_SAID = ("metadata", "ttl", "stale_ttl", "sliding", "tags", "cost")
 _WORKERS = 32  # threads that calls with a deadline may hang in, at most
 _REFRESHERS = 4  # threads that compute results anew in the background
 _CLEANUP_SECONDS = 300.0  # between two runs of the scheduler, where nobody says
@@ -1123,7 +1122,7 @@ class Memora:
         found = []
         for number, item in enumerate(items, start=1):
             try:
-                found.append(self._item(**_arguments(item)))
+                found.append(self._item(**{"context": None, **fields_of(item, STORED_WITH)}))
             except MemoraError as error:
                 raise type(error)(f"item {number}: {error}") from error
         return found
@@ -1139,7 +1138,7 @@ class Memora:
                 f"{', '.join(CallOptions.__annotations__)}"
             )
         flag("bypass", options.get("bypass", False))
-        said: dict[str, Any] = {name: options.get(name) for name in _SAID}
+        said: dict[str, Any] = {name: options.get(name) for name in STORED_WITH}
         metadata, max_age = options.get("metadata"), options.get("max_age")
         copied = metadata_json(metadata)
         lifetime = lifetime_of(self._config, **said)
@@ -1257,24 +1256,6 @@ class Memora:
         }
         if settings := [name for name, is_set in ignored.items() if is_set]:
             self._log.warning("settings_without_effect", settings=settings)
-
-
-def _arguments(item: Item) -> dict[str, Any]:
-    """Return an item of `store_many` as the arguments of `store`."""
-    given: object = item  # whatever the application passed
-    if isinstance(given, tuple) and len(given) == len(_PAIRED):
-        return dict(zip(_PAIRED, given, strict=True))
-    if not isinstance(given, dict):
-        raise ArgumentError(
-            f"expected a tuple of query, context and result, or a mapping, got {given!r}"
-        )
-    if unknown := given.keys() - {*_PAIRED, *_SAID}:
-        raise ArgumentError(
-            f"unknown field {min(unknown)!r}, expected {', '.join((*_PAIRED, *_SAID))}"
-        )
-    if missing := {"query", "result"} - given.keys():
-        raise ArgumentError(f"{min(missing)} is missing")
-    return {"context": None, **given}
 
 
 def _age(name: str, value: float | str | timedelta) -> float:
