@@ -906,7 +906,7 @@ class Memora:
         self._check_open()
         measures = self._measure()
         gauges = {
-            "entries": self._count()[0],
+            "entries": self._count(),
             "limit_entries": self._config.max_entries,
             "limit_bytes": self._config.max_bytes,
         }
@@ -1006,7 +1006,7 @@ class Memora:
             index_type=index_type,
         )
         if not created:
-            self._log.warning("index_not_created", entries=self._count()[0], needed=256)
+            self._log.warning("index_not_created", entries=self._count(), needed=256)
         return created
 
     def get_index_stats(self) -> dict[str, Any]:
@@ -1014,7 +1014,7 @@ class Memora:
         self._check_open()
         store = self._ports.store
         stats = store.index_stats() if isinstance(store, IndexedStore) else {"has_index": False}
-        return {"total_entries": self._count()[0], **stats}
+        return {"total_entries": self._count(), **stats}
 
     def close(self) -> None:
         """Stop the scheduler, and release the store, its table up to date. Idempotent."""
@@ -1219,11 +1219,11 @@ class Memora:
     def _look_at_scheduler(self) -> Looked:
         return look_at_scheduler(self.get_scheduler_stats(), wanted=self._scheduling)
 
-    def _count(self) -> tuple[int | None, Exception | None]:
+    def _count(self) -> int | None:
         try:
-            return self._ports.store.count(), None
-        except Exception as fault:  # noqa: BLE001 - a probe: the fault is the answer
-            return None, fault
+            return self._ports.store.count()
+        except Exception:  # noqa: BLE001 - statistics never fail
+            return None
 
     def _measure(self) -> Measures | None:
         store = self._ports.store
