@@ -6,7 +6,6 @@ import json
 import os
 import sys
 import time
-from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -244,7 +243,7 @@ def _look(store: Store, config: CacheConfig, last: _Look | None) -> _Look:
         timestamp=now,
         entries=len(holdings),
         expired=max(store.count() - len(holdings), 0),
-        contexts=len(Counter(one.entry.context.fingerprint for one in holdings)),
+        contexts=len({one.entry.context.fingerprint for one in holdings}),
         bytes=sum(one.bytes for one in holdings),
         disk_bytes=sum(sizes(path, config.table_name)),
         processes=max(len(members) - 1, 0),  # without this one
