@@ -26,6 +26,7 @@ from memora.cli.common import (
     OptionalDb,
     TableName,
     config_of,
+    open_to_look,
     readable,
 )
 from memora.embedders import load_embedder
@@ -98,9 +99,7 @@ def top(
 ) -> None:
     """Watch a store on disk: entries, bytes, uses, processes; --json prints a line a look."""
     config = config_of(db_uri=db, table_name=table)
-    # Who only watches must not take over the table from those whose limits hold; and needs no
-    # vectors.
-    store, embedder = open_stored(config.model_copy(update={"hot_index": "off"}), keep=False)
+    store, embedder = open_to_look(config)
     title = f"{config.db_uri}  {config.table_name}  {embedder.identity}"
     try:
         look = _look(store, config, None)
