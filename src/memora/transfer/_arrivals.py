@@ -12,6 +12,7 @@ from memora._arguments import is_number, tags_of
 from memora._show import one_line
 from memora.context import exact_key
 from memora.errors import ArgumentError, TransferError
+from memora.lifecycle import ALL_TIMES
 from memora.model import Entry
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ Progress: TypeAlias = "Callable[[int, int | None], object]"
 _BATCH = 64
 _BATCH_BYTES = 64 * 1024 * 1024
 _TOLD = 20  # problems that are kept in words
-_ALL_TIMES = 0.0  # as `now` of a store's reads: also what has ended, and is still held
 _ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _MOST_USES = 2**31 - 1  # that a store can count
 
@@ -198,7 +198,7 @@ class Carrier:
             if not one.is_new and (created <= newest.get(key, -inf) or not self._is_wanted(one)):
                 continue
             # What is there has uses of its own, which a replacement keeps.
-            if one.uses and key not in newest and store.peek(key, now=_ALL_TIMES) is None:
+            if one.uses and key not in newest and store.peek(key, now=ALL_TIMES) is None:
                 used.append(one)
             newest[key] = created
             due.append((one.entry, one.content, vector))
