@@ -73,7 +73,7 @@ class LogView:
         *,
         graph: GraphType | None,
         content_bytes: int,
-        late_seconds: float = 0.0,
+        late_seconds: float,
     ) -> None:
         self.folder, self.dimension = folder, dimension
         self.graph: GraphType | None = graph

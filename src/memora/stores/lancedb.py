@@ -732,7 +732,7 @@ class LanceStore:
         number, offsets = self._append(raw)
         with self._view.lock:
             for (key, stamp), offset, one in zip(keys, offsets, raw, strict=True):
-                record = _records.Record(_records.DELETE, stamp, key, None, None, None)
+                record = _records.Record(_records.DELETE, stamp, key)
                 self._view.apply(record, number, offset, len(one))
 
     def _write_uses(self) -> None:
