@@ -147,6 +147,11 @@ class HotTable:
         """Return the slot of a key."""
         return self._slots.get(key)
 
+    def find(self, key: bytes, now: float) -> int | None:
+        """Return the slot of a key whose entry is alive."""
+        slot = self._slots.get(key)
+        return slot if slot is not None and self.alive(slot, now) else None
+
     def entry(self, slot: int) -> Entry:
         """Return the entry in a slot."""
         expires = self._expires[slot]
@@ -172,6 +177,14 @@ class HotTable:
             last_used_at=uses.last if uses else None,
             bytes=self._length[slot],
         )
+
+    def holdings(self, found: Iterable[tuple[int, int]], now: float) -> list[Holding]:
+        """Return those (slot, stamp) of `select` that are still there, and alive."""
+        return [
+            self.holding(slot)
+            for slot, stamp in found
+            if self.holds(slot, stamp) and self.alive(slot, now)
+        ]
 
     def alive(self, slot: int, now: float) -> bool:
         """Tell whether the entry in a slot has not ended, and is not outdated."""
