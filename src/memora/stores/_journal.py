@@ -74,6 +74,11 @@ class Segment:
         return self.size() if self.damaged_at is None else self.damaged_at
 
     @property
+    def taken(self) -> int:
+        """Up to where its records have been applied here, and are written."""
+        return min(self.position, self.written)
+
+    @property
     def writer(self) -> str:
         """The member that writes, or wrote, this segment."""
         return self.name.rpartition("-")[0]

@@ -348,7 +348,7 @@ class LogView:
 
     def _positions(self) -> dict[str, int]:
         return {
-            segment.name: min(segment.position, segment.written)
+            segment.name: segment.taken
             for segment in self.segments.values()
             if not segment.vanished
         }
