@@ -409,15 +409,20 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     Raises:
         StoreError: The disk is full, or the like; the old one stays.
     """
-    path = folder / CHECKPOINT
+    with disk_faults("write the checkpoint"), replacing(folder / CHECKPOINT) as file:
+        file.write(json.dumps(checkpoint._asdict()).encode())
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[io.BufferedWriter]:
+    """Open a file that takes a path's place at the end, wholly or not at all, on the disk."""
     fresh = path.with_suffix(".new")
-    with disk_faults("write the checkpoint"):
-        with fresh.open("w") as file:
-            json.dump(checkpoint._asdict(), file)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-        sync_path(folder)
+    with fresh.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    sync_path(path.parent)
 
 
 def sync_path(path: Path) -> None:
