@@ -21,7 +21,7 @@ from memora.model import Entry, Holding
 from memora.stores._expiry import ExpiryQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, KeysView, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -370,9 +370,9 @@ class HotTable:
                 self._outdated[tag] = None
 
     @property
-    def outdated(self) -> set[str]:
-        """The tags with outdated entries that may still be here."""
-        return set(self._outdated)
+    def outdated(self) -> KeysView[str]:
+        """The tags with outdated entries that may still be here; a view, not a copy."""
+        return self._outdated.keys()
 
     def surplus(self, max_entries: int | None, max_bytes: int | None) -> int:
         """Return how many entries have to leave, at least, for the limits; None is no limit."""
