@@ -165,10 +165,29 @@ class Member:
             self._path.unlink()
 
 
+def segment_names(folder: Path) -> set[str]:
+    """Return the names of the segments that are there.
+
+    Raises:
+        OSError: The folder is gone, or cannot be listed.
+    """
+    return {path.name for path in _matching(folder, "*-*.log")}
+
+
+def _matching(folder: Path, pattern: str) -> list[Path]:
+    # Not by glob, which finds nothing where the folder is gone or unreadable: every segment would
+    # be taken for deleted, and every member for gone.
+    return [path for path in folder.iterdir() if path.match(pattern)]
+
+
 def living_members(folder: Path) -> set[str]:
-    """Return the names of the stores that are open, and clear away the locks of the others."""
+    """Return the names of the stores that are open, and clear away the locks of the others.
+
+    Raises:
+        OSError: The folder is gone, or cannot be listed.
+    """
     alive = set()
-    for path in folder.glob("*-*.lock"):
+    for path in _matching(folder, "*-*.lock"):
         lock = filelock.FileLock(path)
         try:
             lock.acquire(blocking=False)

@@ -20,6 +20,7 @@ from memora.stores._journal import (
     Checkpoint,
     living_members,
     read_checkpoint,
+    segment_names,
     write_checkpoint,
 )
 from memora.stores._table import Row
@@ -405,7 +406,7 @@ class Upkeep:
         """Delete segments that hold nothing alive and nothing that is not in the table."""
         view = self.view
         checkpoint = view.checkpoint
-        there = {path.name for path in self._folder.glob("*-*.log")}
+        there = segment_names(self._folder)
         with view.lock:
             dead = [
                 segment
