@@ -540,6 +540,23 @@ def test_the_row_of_what_was_moved_leaves_with_its_entry(
         assert cache.get_index_stats()["quarantined_entries"] == 0
 
 
+def test_where_the_log_cannot_be_listed_nobody_is_taken_for_gone(
+    tmp_path: Path, embedder: WordEmbedder
+) -> None:
+    with opened(tmp_path, embedder, **QUIET) as cache:
+        cache.store("q", SQL, 1)
+        store, log = store_of(cache), tmp_path / f"{TABLE}.log"
+        with store._upkeeping:
+            log.rename(tmp_path / "away")
+            with pytest.raises(FileNotFoundError):
+                upkeep_of(cache).look(again=True)
+            (tmp_path / "away").rename(log)
+            # Else it would be deleted once nothing lives in it, while this process writes it.
+            assert [one.complete_since for one in store._view.segments.values()] == [None]
+            upkeep_of(cache).look(again=True)
+            assert [one.complete_since for one in store._view.segments.values()] == [None]
+
+
 @pytest.mark.parametrize("durability", ["memory", "process"])
 def test_standing_still_for_long_loads_anew_and_loses_nothing(
     tmp_path: Path, embedder: WordEmbedder, durability: str

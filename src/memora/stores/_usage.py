@@ -8,13 +8,12 @@ missing or damaged is an empty one.
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memora.stores._journal import disk_faults, sync_path
+from memora.stores._journal import disk_faults, replacing
 from memora.stores.hot import Uses
 
 if TYPE_CHECKING:
@@ -56,20 +55,14 @@ def write_uses(folder: Path, kept: KeptUses) -> int:
         StoreError: The disk is full, or the like; the old one stays.
     """
     path = folder / USES
-    fresh = path.with_suffix(".new")
     uses = kept.uses.values()
-    with disk_faults("write the uses of entries"):
-        with fresh.open("wb") as file:
-            np.savez(
-                file,
-                keys=np.frombuffer(b"".join(kept.uses), np.uint8),
-                times=np.fromiter((one.times for one in uses), np.int64, len(uses)),
-                last=np.fromiter((one.last for one in uses), np.float64, len(uses)),
-                last_fresh=np.fromiter((one.last_fresh for one in uses), np.float64, len(uses)),
-                counted=np.frombuffer(json.dumps(kept.counted).encode(), np.uint8),
-            )
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-        sync_path(folder)
+    with disk_faults("write the uses of entries"), replacing(path) as file:
+        np.savez(
+            file,
+            keys=np.frombuffer(b"".join(kept.uses), np.uint8),
+            times=np.fromiter((one.times for one in uses), np.int64, len(uses)),
+            last=np.fromiter((one.last for one in uses), np.float64, len(uses)),
+            last_fresh=np.fromiter((one.last_fresh for one in uses), np.float64, len(uses)),
+            counted=np.frombuffer(json.dumps(kept.counted).encode(), np.uint8),
+        )
     return path.stat().st_size

@@ -21,7 +21,7 @@ from memora.model import Entry, Holding
 from memora.stores._expiry import ExpiryQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, KeysView, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -147,6 +147,11 @@ class HotTable:
         """Return the slot of a key."""
         return self._slots.get(key)
 
+    def find(self, key: bytes, now: float) -> int | None:
+        """Return the slot of a key whose entry is alive."""
+        slot = self._slots.get(key)
+        return slot if slot is not None and self.alive(slot, now) else None
+
     def entry(self, slot: int) -> Entry:
         """Return the entry in a slot."""
         expires = self._expires[slot]
@@ -172,6 +177,14 @@ class HotTable:
             last_used_at=uses.last if uses else None,
             bytes=self._length[slot],
         )
+
+    def holdings(self, found: Iterable[tuple[int, int]], now: float) -> list[Holding]:
+        """Return those (slot, stamp) of `select` that are still there, and alive."""
+        return [
+            self.holding(slot)
+            for slot, stamp in found
+            if self.holds(slot, stamp) and self.alive(slot, now)
+        ]
 
     def alive(self, slot: int, now: float) -> bool:
         """Tell whether the entry in a slot has not ended, and is not outdated."""
@@ -357,9 +370,9 @@ class HotTable:
                 self._outdated[tag] = None
 
     @property
-    def outdated(self) -> set[str]:
-        """The tags with outdated entries that may still be here."""
-        return set(self._outdated)
+    def outdated(self) -> KeysView[str]:
+        """The tags with outdated entries that may still be here; a view, not a copy."""
+        return self._outdated.keys()
 
     def surplus(self, max_entries: int | None, max_bytes: int | None) -> int:
         """Return how many entries have to leave, at least, for the limits; None is no limit."""

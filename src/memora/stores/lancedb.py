@@ -227,8 +227,7 @@ class LanceStore:
         self._check()
         view = self._view
         with view.lock:
-            slot = view.hot.slot(key)
-            if slot is None or not view.hot.alive(slot, now):
+            if (slot := view.hot.find(key, now)) is None:
                 return None
             entry = view.hot.entry(slot)
             content = view.contents.get(slot)
@@ -249,8 +248,7 @@ class LanceStore:
         self._check()
         view = self._view
         with view.lock:
-            slot = view.hot.slot(key)
-            if slot is None or not view.hot.alive(slot, now):
+            if (slot := view.hot.find(key, now)) is None:
                 return None
             content = view.contents.get(slot)
             return None if content is None else (view.hot.entry(slot), content)
@@ -259,15 +257,14 @@ class LanceStore:
         self._check()
         hot = self._view.hot
         with self._view.lock:
-            slot = hot.slot(key)
-            return hot.entry(slot) if slot is not None and hot.alive(slot, now) else None
+            slot = hot.find(key, now)
+            return None if slot is None else hot.entry(slot)
 
     def fetch(self, key: bytes, /, *, now: float) -> tuple[Entry, Content, Vector | None] | None:
         self._check()
         view = self._view
         with view.lock:
-            slot = view.hot.slot(key)
-            if slot is None or not view.hot.alive(slot, now):
+            if (slot := view.hot.find(key, now)) is None:
                 return None
             entry, stamp, place = view.hot.entry(slot), view.hot.stamp(slot), view.hot.place(slot)
             segment = view.segments[place.segment]
@@ -287,11 +284,7 @@ class LanceStore:
         holdings: list[Holding] = []
         for start in range(0, len(found), _BATCH):
             with view.lock:
-                holdings += [
-                    view.hot.holding(slot)
-                    for slot, stamp in found[start : start + _BATCH]
-                    if view.hot.holds(slot, stamp) and view.hot.alive(slot, now)
-                ]
+                holdings += view.hot.holdings(found[start : start + _BATCH], now)
         return holdings
 
     def search(
@@ -732,7 +725,7 @@ class LanceStore:
         number, offsets = self._append(raw)
         with self._view.lock:
             for (key, stamp), offset, one in zip(keys, offsets, raw, strict=True):
-                record = _records.Record(_records.DELETE, stamp, key, None, None, None)
+                record = _records.Record(_records.DELETE, stamp, key)
                 self._view.apply(record, number, offset, len(one))
 
     def _write_uses(self) -> None:

@@ -83,13 +83,7 @@ class ItemReader:
         if not recorded:
             entry = new_entry(request, lifetime, now=self._ports.clock())
             return Arrival(entry=entry, content=content, is_new=True)
-        entry, uses, last = recorded_entry(
-            fields,
-            text=request.text,
-            context=request.context,
-            tags=fields.get("tags"),
-            cost=1.0 if fields.get("cost") is None else fields["cost"],
-        )
+        entry, uses, last = recorded_entry(fields, text=request.text, context=request.context)
         return Arrival(entry=entry, content=content, uses=uses, last_used_at=last)
 
 
