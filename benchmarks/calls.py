@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Unpack
 
-    from memora.core import CallOptions
+    from memora.calls import CallOptions
     from memora.protocols import Embedder, Vector
 
 CALLS = 40  # that are timed together

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 SIZES = (100, 1_000, 10_000)  # bytes of a result
 BATCH = 1_000
 PROBES = 21
+COLUMNS = (
+    *("result, bytes", "disk B/entry", "RAM B/entry", "RAM of ten entries, MB"),
+    *("first answer, s", "health check, ms", "`memora health`, s"),
+)
 
 
 class Random:
@@ -107,11 +111,7 @@ def main() -> None:
         print(json.dumps(look(arguments.look)))
         return
     print(f"{machine('lancedb', 'memora-cache')}; {arguments.entries:,} entries\n")
-    print(
-        "| result, bytes | disk B/entry | RAM B/entry | first answer, s | health check, ms |",
-        end="",
-    )
-    print(" `memora health`, s |\n|---:|---:|---:|---:|---:|---:|")
+    print(f"| {' | '.join(COLUMNS)} |\n|{'---:|' * len(COLUMNS)}")
     for size in SIZES:
         print(row(arguments.entries, size), flush=True)
 

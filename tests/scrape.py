@@ -1,8 +1,13 @@
-"""Reading a page of metrics as Prometheus does, and holding it against `get_stats`."""
+"""Reading a page of metrics as Prometheus does, and holding it against `get_stats`.
+
+And what the dashboard asks Prometheus for.
+"""
 
 from __future__ import annotations
 
+import json
 import urllib.request
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -11,6 +16,14 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
 
     from memora import Memora
+
+DASHBOARD = Path(__file__).parents[1] / "docs" / "dashboards" / "memora.json"
+
+
+def expressions() -> list[str]:
+    """Return the queries of the dashboard, with Grafana's variables in them."""
+    panels = json.loads(DASHBOARD.read_text("utf-8"))["panels"]
+    return [target["expr"] for panel in panels for target in panel.get("targets", [])]
 
 
 class Page:

@@ -1,15 +1,17 @@
-"""What an application passes with a result, checked: tags, cost, metadata, how long it lives."""
+"""What an application passes beside queries and contexts, checked."""
 
 from __future__ import annotations
 
+import inspect
 import json
 import random
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from memora._durations import seconds
+from memora._show import one_line
 from memora.errors import ArgumentError
 from memora.model import Lifetime
 
@@ -17,6 +19,12 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from memora.config import CacheConfig
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_PAIRED = ("query", "context", "result")
+STORED_WITH = ("metadata", "ttl", "stale_ttl", "sliding", "tags", "cost")
+"""What may be said of a result that is stored, beside its query and context."""
 
 
 def lifetime_of(  # noqa: PLR0913 - what `Memora.store` takes
@@ -41,10 +49,32 @@ def lifetime_of(  # noqa: PLR0913 - what `Memora.store` takes
         stale_seconds=(config.stale_ttl_seconds or 0.0)
         if stale_ttl is None
         else seconds("stale_ttl", stale_ttl),
-        sliding=config.sliding_ttl if sliding is None else sliding,
+        sliding=config.sliding_ttl if sliding is None else flag("sliding", sliding),
         tags=tags_of(tags),
         cost=cost_of(cost, metadata),
     )
+
+
+def fields_of(item: object, known: Iterable[str]) -> Mapping[str, Any]:
+    """Return the fields of an item to store: a mapping, or a tuple of query, context and result.
+
+    Raises:
+        ArgumentError: It is neither, lacks query or result, or has a field that is not known.
+    """
+    if isinstance(item, tuple) and len(item) == len(_PAIRED):
+        return dict(zip(_PAIRED, item, strict=True))
+    if not isinstance(item, Mapping):
+        raise ArgumentError(
+            f"the item is {one_line(repr(item), 80)}, expected a mapping with query and result, or "
+            "(query, context, result)"
+        )
+    allowed = (*_PAIRED, *known)
+    if unknown := [name for name in item if name not in allowed]:
+        raise ArgumentError(f"unknown field {unknown[0]!r}, expected {', '.join(allowed)}")
+    for name in ("query", "result"):
+        if name not in item:
+            raise ArgumentError(f"{name} is missing")
+    return item
 
 
 def largest_payload(config: CacheConfig) -> int | None:
@@ -58,6 +88,22 @@ def share(name: str, value: float) -> float:
     if not (is_number(value) and 0 <= value <= 1):
         raise ArgumentError(f"{name} must be a number from 0 to 1, got {value!r}")
     return float(value)
+
+
+def flag(name: str, value: bool) -> bool:  # noqa: FBT001 - it is the value
+    """Return True or False; raises ArgumentError for anything else."""
+    if not isinstance(value, bool):
+        raise ArgumentError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
+def plain_function(name: str, value: F | None) -> F | None:
+    """Return a function that is not async, or None; raises ArgumentError for anything else."""
+    if value is not None and not callable(value):
+        raise ArgumentError(f"{name} must be a function, got {value!r}")
+    if inspect.iscoroutinefunction(value):
+        raise ArgumentError(f"{name} must not be async: nobody awaits {value!r}")
+    return value
 
 
 def tags_of(tags: str | Iterable[str] | None) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ away from the application.
 
 from __future__ import annotations
 
-import inspect
 import json
 import time
 from functools import partial
@@ -14,13 +13,24 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from memora import lifecycle, pipeline, transfer
-from memora._arguments import is_number, lifetime_of, metadata_json, share, tags_of
+from memora._arguments import (
+    STORED_WITH,
+    fields_of,
+    flag,
+    is_number,
+    lifetime_of,
+    metadata_json,
+    plain_function,
+    share,
+    tags_of,
+)
 from memora._clock import SteadyClock
 from memora._durations import seconds
 from memora._log import make_logger
 from memora._uris import is_on_server, without_password
 from memora.calls._breaker import Breaker
 from memora.calls._bridge import drive
+from memora.calls._engine import CallOptions
 from memora.calls._workers import Workers
 from memora.calls.decorator import Caching
 from memora.calls.flights import Flights
@@ -28,7 +38,7 @@ from memora.calls.lanes import TaskLane, ThreadLane
 from memora.codec import Codec
 from memora.config import CacheConfig
 from memora.context import canonical_context, canonical_query, exact_key
-from memora.core import Call, CallOptions, Core, said
+from memora.core import Call, Core, said
 from memora.embedders import CachedEmbedder, as_embedder, load_embedder
 from memora.errors import ArgumentError, ClosedError, ConfigError, MemoraError
 from memora.health import Health, look_at_scheduler
@@ -67,10 +77,6 @@ if TYPE_CHECKING:
 S = TypeVar("S", bound="Memora")
 T = TypeVar("T")
 
-# What `store` takes: alone, and besides.
-_PAIRED = ("query", "context", "result")
-_FLAGS = ("refresh", "bypass", "single_flight")  # of a call
-_SAID = ("metadata", "ttl", "stale_ttl", "sliding", "tags", "cost")
 _WORKERS = 32  # threads that calls with a deadline may hang in, at most
 _REFRESHERS = 4  # threads that compute results anew in the background
 _CLEANUP_SECONDS = 300.0  # between two runs of the scheduler, where nobody says
@@ -482,7 +488,7 @@ class Memora:
             query: As for `lookup`.
             context: As for `lookup`.
             compute: Called without arguments; what it raises passes through, and is not stored.
-            **options: See `memora.core.CallOptions`.
+            **options: See `memora.calls.CallOptions`.
 
         Raises:
             MemoraError: An argument is out of range, as of `lookup` and `store`.
@@ -901,7 +907,7 @@ class Memora:
         self._check_open()
         measures = self._measure()
         gauges = {
-            "entries": self._count()[0],
+            "entries": self._count(),
             "limit_entries": self._config.max_entries,
             "limit_bytes": self._config.max_bytes,
         }
@@ -1001,7 +1007,7 @@ class Memora:
             index_type=index_type,
         )
         if not created:
-            self._log.warning("index_not_created", entries=self._count()[0], needed=256)
+            self._log.warning("index_not_created", entries=self._count(), needed=256)
         return created
 
     def get_index_stats(self) -> dict[str, Any]:
@@ -1009,7 +1015,7 @@ class Memora:
         self._check_open()
         store = self._ports.store
         stats = store.index_stats() if isinstance(store, IndexedStore) else {"has_index": False}
-        return {"total_entries": self._count()[0], **stats}
+        return {"total_entries": self._count(), **stats}
 
     def close(self) -> None:
         """Stop the scheduler, and release the store, its table up to date. Idempotent."""
@@ -1117,7 +1123,7 @@ class Memora:
         found = []
         for number, item in enumerate(items, start=1):
             try:
-                found.append(self._item(**_arguments(item)))
+                found.append(self._item(**{"context": None, **fields_of(item, STORED_WITH)}))
             except MemoraError as error:
                 raise type(error)(f"item {number}: {error}") from error
         return found
@@ -1132,16 +1138,8 @@ class Memora:
                 f"{min(unknown)!r} is no option of a call: expected "
                 f"{', '.join(CallOptions.__annotations__)}"
             )
-        for name in _FLAGS:
-            if not isinstance(flag := options.get(name, False), bool):
-                raise ArgumentError(f"{name} must be True or False, got {flag!r}")
-        condition = options.get("condition")
-        if condition is not None and not callable(condition):
-            raise ArgumentError(f"condition must be a function of the result, got {condition!r}")
-        if inspect.iscoroutinefunction(condition):
-            raise ArgumentError(f"condition must not be async: nobody awaits {condition!r}")
-        life = ("ttl", "stale_ttl", "sliding", "tags", "cost", "metadata")
-        said: dict[str, Any] = {name: options.get(name) for name in life}
+        flag("bypass", options.get("bypass", False))
+        said: dict[str, Any] = {name: options.get(name) for name in STORED_WITH}
         metadata, max_age = options.get("metadata"), options.get("max_age")
         copied = metadata_json(metadata)
         lifetime = lifetime_of(self._config, **said)
@@ -1153,10 +1151,10 @@ class Memora:
             lifetime=lifetime,
             metadata=copied,
             costs=options.get("cost") is not None or "cost" in (metadata or {}),
-            condition=condition,
+            condition=plain_function("condition", options.get("condition")),
             refresh_ahead=0.0 if ahead is None else seconds("refresh_ahead", ahead),
-            refresh=options.get("refresh", False),
-            single_flight=options.get("single_flight", True),
+            refresh=flag("refresh", options.get("refresh", False)),
+            single_flight=flag("single_flight", options.get("single_flight", True)),
         )
 
     def _find(  # noqa: PLR0913 - the criteria
@@ -1172,7 +1170,11 @@ class Memora:
         now: float = lifecycle.ALL_TIMES,
     ) -> list[Found]:
         """Validate criteria, and return what meets them."""
-        threshold = _optional_share("similarity_threshold", similarity_threshold)
+        threshold = (
+            None
+            if similarity_threshold is None
+            else share("similarity_threshold", similarity_threshold)
+        )
         wanted = tags_of(tags)
         text = None if query is None else canonical_query(query)
         if threshold is not None and text is None:
@@ -1218,11 +1220,11 @@ class Memora:
     def _look_at_scheduler(self) -> Looked:
         return look_at_scheduler(self.get_scheduler_stats(), wanted=self._scheduling)
 
-    def _count(self) -> tuple[int | None, Exception | None]:
+    def _count(self) -> int | None:
         try:
-            return self._ports.store.count(), None
-        except Exception as fault:  # noqa: BLE001 - a probe: the fault is the answer
-            return None, fault
+            return self._ports.store.count()
+        except Exception:  # noqa: BLE001 - statistics never fail
+            return None
 
     def _measure(self) -> Measures | None:
         store = self._ports.store
@@ -1258,28 +1260,6 @@ class Memora:
         }
         if settings := [name for name, is_set in ignored.items() if is_set]:
             self._log.warning("settings_without_effect", settings=settings)
-
-
-def _optional_share(name: str, value: float | None) -> float | None:
-    return None if value is None else share(name, value)
-
-
-def _arguments(item: Item) -> dict[str, Any]:
-    """Return an item of `store_many` as the arguments of `store`."""
-    given: object = item  # whatever the application passed
-    if isinstance(given, tuple) and len(given) == len(_PAIRED):
-        return dict(zip(_PAIRED, given, strict=True))
-    if not isinstance(given, dict):
-        raise ArgumentError(
-            f"expected a tuple of query, context and result, or a mapping, got {given!r}"
-        )
-    if unknown := given.keys() - {*_PAIRED, *_SAID}:
-        raise ArgumentError(
-            f"unknown field {min(unknown)!r}, expected {', '.join((*_PAIRED, *_SAID))}"
-        )
-    if missing := {"query", "result"} - given.keys():
-        raise ArgumentError(f"{min(missing)} is missing")
-    return {"context": None, **given}
 
 
 def _age(name: str, value: float | str | timedelta) -> float:

@@ -16,8 +16,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from typing_extensions import TypedDict
-
 from memora import pipeline
 from memora._arguments import largest_payload, metadata_json
 from memora._fork import renew_after_fork
@@ -29,8 +27,7 @@ from memora.model import Content, LookupResult
 from memora.protocols import SharedStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-    from datetime import timedelta
+    from collections.abc import Callable, Sequence
 
     from structlog.typing import FilteringBoundLogger
 
@@ -47,31 +44,6 @@ _BATCH = 32
 _FAULTS: tuple[Reason, ...] = ("error", "timeout")
 # Results that are empty, or an error, for the second who reads them.
 _READ_ONCE = (Iterator, AsyncIterator, Awaitable)
-
-
-class CallOptions(TypedDict, total=False):
-    """What may be said of a cached call, beside its query and context."""
-
-    similarity_threshold: float | None
-    """As for `lookup`; and the next."""
-    max_age: float | str | timedelta | None
-    ttl: float | str | timedelta | None
-    """As for `store`; and the next five. The cost is by default the seconds that it took."""
-    stale_ttl: float | str | timedelta | None
-    sliding: bool | None
-    tags: str | Iterable[str] | None
-    metadata: Mapping[str, Any] | None
-    cost: float | None
-    condition: Callable[[Any], bool] | None
-    """Is given the result, and says whether to store it."""
-    refresh_ahead: float | str | timedelta | None
-    """Compute anew, in the background, what a hit finds with less than so long to live."""
-    refresh: bool
-    """Compute anew now, and store; no lookup."""
-    bypass: bool
-    """Only call."""
-    single_flight: bool
-    """Whether those who miss on the very same query and context wait for one of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1036,6 +1036,31 @@ def test_reopening_keeps_uses_tags_and_ends(opener: Opener, tmp_path: Path) -> N
 
 @on_disk_only
 @pytest.mark.parametrize("logged", [True, False])
+@pytest.mark.parametrize("stale", [0.0, 5.0])
+def test_an_end_that_slid_again_and_again_is_kept(
+    opener: Opener, tmp_path: Path, *, logged: bool, stale: float
+) -> None:
+    store = opener(tmp_path)
+    one = put(store, "q", expires_at=NOW + 10, sliding_seconds=10.0, stale_seconds=stale)
+    for second in (8, 16, 24):  # the last two after its first end
+        store.touch(one.key, now=NOW + second)
+    if stale:
+        store.touch(one.key, now=NOW + 36)  # stale by then: its end stays
+    if logged:
+        assert isinstance(store, LanceStore)
+        store._write_uses()  # as it does every few seconds
+    store.close()
+
+    for _ in range(2):
+        store = opener(tmp_path)
+        (held,) = store.select(Selection(), now=NOW + 33)
+        assert held.entry.expires_at == NOW + 34
+        assert store.get(one.key, now=NOW + 34 + stale) is None
+        store.close()
+
+
+@on_disk_only
+@pytest.mark.parametrize("logged", [True, False])
 def test_what_left_and_came_again_begins_at_no_use(
     opener: Opener, tmp_path: Path, *, logged: bool
 ) -> None:

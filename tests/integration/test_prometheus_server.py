@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from doubles import WordEmbedder, until
-from scrape import numbers_of_page, numbers_of_stats, scrape
+from scrape import expressions, numbers_of_page, numbers_of_stats, scrape
 
 from memora import CacheConfig, Memora
 from memora.cli.querylog import Columns, QueryLog
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TESTS = Path(__file__).parents[1]
-DASHBOARD = TESTS.parent / "docs" / "dashboards" / "memora.json"
 PROMETHEUS, PROMTOOL = shutil.which("prometheus"), shutil.which("promtool")
 needs_prometheus = pytest.mark.skipif(
     PROMETHEUS is None or PROMTOOL is None,
@@ -186,7 +185,7 @@ def test_a_real_prometheus_scrapes_all_processes_and_knows_the_dashboard_s_queri
         assert counter[0]["type"] == "counter"
         assert about["memora_lookup_seconds"][0]["type"] == "histogram"
         for expression in expressions():
-            server("query", query=expression)
+            server("query", query=filled(expression))
         assert server.value(filled("sum(memora_entries{cache=~'$cache'})")) == 3
 
 
@@ -205,11 +204,6 @@ def test_prometheus_s_own_linter_has_nothing_to_say(embedder: WordEmbedder) -> N
 
     assert (done.stdout + done.stderr).decode() == ""
     assert done.returncode == 0
-
-
-def expressions() -> list[str]:
-    panels = json.loads(DASHBOARD.read_text("utf-8"))["panels"]
-    return [filled(target["expr"]) for panel in panels for target in panel.get("targets", [])]
 
 
 def filled(expression: str) -> str:

@@ -129,8 +129,12 @@ def test_the_context_of_a_batch_is_of_the_queries_without_one(side: Side) -> Non
         ({"query": "q"}, ArgumentError, "item 2: result is missing"),
         ({"query": "q", "result": 1, "tll": 3}, ArgumentError, "item 2: unknown field 'tll'"),
         ({"query": "q", "result": 1, "ttl": -3}, ArgumentError, "item 2: ttl"),
-        (("q", 1), ArgumentError, "item 2: expected a tuple"),
-        (5, ArgumentError, "item 2: expected a tuple"),
+        (
+            ("q", 1),
+            ArgumentError,
+            "item 2: the item is .*, expected a mapping with query and result, or",
+        ),
+        (5, ArgumentError, "item 2: the item is .*, expected a mapping with query and result, or"),
     ],
 )
 def test_a_wrong_item_is_named_by_its_number_and_nothing_is_stored(

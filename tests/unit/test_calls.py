@@ -333,6 +333,7 @@ def test_what_computing_raises_passes_through_as_it_is_and_is_not_cached(
         {"ttl": -1},
         {"ttl": "soon"},
         {"stale_ttl": 0},
+        {"sliding": "no"},
         {"tags": 3},
         {"cost": -1},
         {"metadata": {1: 2}},

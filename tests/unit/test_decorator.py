@@ -26,7 +26,6 @@ from memora.calls import (
     CacheInfo,
     Caching,
     create_cached_decorator,
-    make_cached,
 )
 from memora.calls import _streams as streams_module
 from memora.errors import ArgumentError, ContextError, QueryError, QueryTypeError
@@ -228,8 +227,8 @@ class TestFunctions:
     def test_any_cache_has_a_decorator(self, cache: Memora) -> None:
         ask = create_cached_decorator(cache)(query_param="q")(lambda q: [q])
         given = create_cached_decorator(cache, query_param="q", namespace="m")(lambda q: {q})
-        again = make_cached(cache, namespace="n")(lambda query: 1)
-        bare = make_cached(cache, lambda query: 2)
+        again = Caching(cache)(namespace="n")(lambda query: 1)
+        bare = Caching(cache)(lambda query: 2)
 
         assert (ask("x"), given("x"), again("x"), bare("x")) == (["x"], {"x"}, 1, 2)
 

@@ -142,7 +142,7 @@ def test_another_format_is_refused_and_untouched(
 
     with pytest.raises(
         StoreFormatError,
-        match=f"format {number}, and this version of Memora reads 3; {advice} another table_name",
+        match=f"format {number}, and this version of Memora reads {_table.FORMAT}; {advice}",
     ):
         opened(tmp_path, embedder)
 
@@ -537,6 +537,23 @@ def test_the_row_of_what_was_moved_leaves_with_its_entry(
     with opened(tmp_path, embedder, **QUIET) as cache:
         assert cache.get_stats()["total_entries"] == 2
         assert cache.get_index_stats()["quarantined_entries"] == 0
+
+
+def test_where_the_log_cannot_be_listed_nobody_is_taken_for_gone(
+    tmp_path: Path, embedder: WordEmbedder
+) -> None:
+    with opened(tmp_path, embedder, **QUIET) as cache:
+        cache.store("q", SQL, 1)
+        store, log = store_of(cache), tmp_path / f"{TABLE}.log"
+        with store._upkeeping:
+            log.rename(tmp_path / "away")
+            with pytest.raises(FileNotFoundError):
+                upkeep_of(cache).look(again=True)
+            (tmp_path / "away").rename(log)
+            # Else it would be deleted once nothing lives in it, while this process writes it.
+            assert [one.complete_since for one in store._view.segments.values()] == [None]
+            upkeep_of(cache).look(again=True)
+            assert [one.complete_since for one in store._view.segments.values()] == [None]
 
 
 @pytest.mark.parametrize("durability", ["memory", "process"])

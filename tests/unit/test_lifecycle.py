@@ -686,6 +686,7 @@ BAD: list[tuple[Callable[[Memora], object], type[Exception], str]] = [
     (lambda cache: cache.store("new", SQL, 1, tags={"a": 1}), ArgumentError, "got {'a': 1}"),
     (lambda cache: cache.store("new", SQL, 1, tags=b"doc"), ArgumentError, "got 100"),  # type: ignore[arg-type]
     (lambda cache: cache.store("new", SQL, 1, tags="\ud800"), ArgumentError, "UTF-8"),
+    (lambda cache: cache.store("new", SQL, 1, sliding="no"), ArgumentError, "sliding .* got 'no'"),  # type: ignore[arg-type]
     (lambda cache: cache.store("new", SQL, 1, cost=-1), ArgumentError, "cost .* got -1"),
     (lambda cache: cache.store("new", SQL, 1, cost=nan), ArgumentError, "cost .* got nan"),
     (lambda cache: cache.store("new", SQL, 1, cost=True), ArgumentError, "cost .* got True"),

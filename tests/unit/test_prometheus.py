@@ -7,13 +7,12 @@ import re
 import socket
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics import exposition, parser
-from scrape import Page, numbers_of_page, numbers_of_stats, scrape
+from scrape import DASHBOARD, Page, expressions, numbers_of_page, numbers_of_stats, scrape
 
 from memora import CacheConfig, Memora
 from memora.errors import ArgumentError, ClosedError
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from doubles import FakeClock, WordEmbedder
 
 SQL = {"agent": "sql"}
-DASHBOARD = Path(__file__).parents[2] / "docs" / "dashboards" / "memora.json"
 
 
 @pytest.fixture
@@ -230,11 +228,6 @@ def test_a_cache_without_an_exporter_loads_no_client() -> None:
         "assert 'prometheus_client' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def expressions() -> list[str]:
-    panels = json.loads(DASHBOARD.read_text("utf-8"))["panels"]
-    return [target["expr"] for panel in panels for target in panel.get("targets", [])]
 
 
 def test_the_dashboard_shows_every_metric_and_none_that_is_not_there(

@@ -642,7 +642,7 @@ BROKEN_LINES: list[tuple[str, str]] = [
     ('{"query": "q", "result": 1, "metadata": 3}', "metadata must be a mapping"),
     ('{"query": "q", "result": 1, "ttl": -1}', "ttl must be a number of seconds above 0"),
     ('{"query": "q", "result": 1, "ttl": "soon"}', "ttl must be"),
-    ('{"query": "q", "result": 1, "sliding": "yes"}', "sliding is 'yes', expected true or false"),
+    ('{"query": "q", "result": 1, "sliding": "yes"}', "sliding must be True or False, got 'yes'"),
     ('{"query": "q", "result": 1, "tags": [""]}', "tags must be texts"),
     ('{"query": "q", "result": 1, "cost": -1}', "cost must be a finite number"),
     ('{"query": "q", "result": 1, "tll": 3}', "unknown field 'tll', expected query, context,"),

@@ -229,13 +229,15 @@ def test_pairs_are_scored_as_lookups_are() -> None:
 def test_a_pair_in_two_languages_is_served_at_no_threshold() -> None:
     embedder = WordEmbedder()
     pair = LabelledPair(
-        "Wie setze ich mein Passwort zurück?", "How do I reset my password?", right=True
+        "Wie setze ich mein Passwort in SAP zurück?",
+        "How do I reset my password in SAP?",
+        right=True,
     )
     barred = score([pair], embedder=embedder, judge=Judge("words-1"))
     allowed = score([pair], embedder=embedder, judge=Judge("words-1", cross_lingual=True))
 
     assert barred.similarity[0] == 0
-    assert allowed.similarity[0] >= 0
+    assert allowed.similarity[0] > 0
 
 
 def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

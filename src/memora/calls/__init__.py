@@ -12,8 +12,8 @@ from memora.calls._decorated import (
     CacheInfo,
     CallKey,
 )
-from memora.calls._engine import Engine
-from memora.calls.decorator import Caching, create_cached_decorator, make_cached
+from memora.calls._engine import CallOptions, Engine
+from memora.calls.decorator import Caching, create_cached_decorator
 
 __all__ = [
     "FUNCTION",
@@ -24,7 +24,7 @@ __all__ = [
     "CachedStream",
     "Caching",
     "CallKey",
+    "CallOptions",
     "Engine",
     "create_cached_decorator",
-    "make_cached",
 ]

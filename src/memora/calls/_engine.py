@@ -1,58 +1,66 @@
-"""What decorated functions need of a cache."""
+"""What decorated functions need of a cache, and what may be said of a call."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from typing_extensions import TypedDict
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from datetime import timedelta
+
+    from typing_extensions import Unpack
 
     from memora.model import LookupResult
 
 T = TypeVar("T")
 
 
+class CallOptions(TypedDict, total=False):
+    """What may be said of a cached call, beside its query and context."""
+
+    similarity_threshold: float | None
+    """As for `lookup`; and the next."""
+    max_age: float | str | timedelta | None
+    ttl: float | str | timedelta | None
+    """As for `store`; and the next five. The cost is by default the seconds that it took."""
+    stale_ttl: float | str | timedelta | None
+    sliding: bool | None
+    tags: str | Iterable[str] | None
+    metadata: Mapping[str, Any] | None
+    cost: float | None
+    condition: Callable[[Any], bool] | None
+    """Is given the result, and says whether to store it."""
+    refresh_ahead: float | str | timedelta | None
+    """Compute anew, in the background, what a hit finds with less than so long to live."""
+    refresh: bool
+    """Compute anew now, and store; no lookup."""
+    bypass: bool
+    """Only call."""
+    single_flight: bool
+    """Whether those who miss on the very same query and context wait for one of them."""
+
+
 class Engine(Protocol):
     """A cache, as `Memora` is one. Each method may be called from any thread."""
 
-    def get_or_compute(  # noqa: PLR0913 - all that may be said of a call
+    def get_or_compute(
         self,
         query: str,
         context: Mapping[str, Any] | None,
         compute: Callable[[], T],
-        *,
-        similarity_threshold: float | None = None,
-        max_age: float | None = None,
-        ttl: float | None = None,
-        stale_ttl: float | None = None,
-        sliding: bool | None = None,
-        tags: Iterable[str] | None = None,
-        cost: float | None = None,
-        condition: Callable[[T], bool] | None = None,
-        refresh_ahead: float | None = None,
-        refresh: bool = False,
-        single_flight: bool = True,
+        **options: Unpack[CallOptions],
     ) -> T:
         """Return what is stored for a query, or else compute it and store that."""
         ...
 
-    def aget_or_compute(  # noqa: PLR0913 - as above
+    def aget_or_compute(
         self,
         query: str,
         context: Mapping[str, Any] | None,
         compute: Callable[[], Awaitable[T]],
-        *,
-        similarity_threshold: float | None = None,
-        max_age: float | None = None,
-        ttl: float | None = None,
-        stale_ttl: float | None = None,
-        sliding: bool | None = None,
-        tags: Iterable[str] | None = None,
-        cost: float | None = None,
-        condition: Callable[[T], bool] | None = None,
-        refresh_ahead: float | None = None,
-        refresh: bool = False,
-        single_flight: bool = True,
+        **options: Unpack[CallOptions],
     ) -> Awaitable[T]:
         """Do as `get_or_compute`, without blocking the event loop; so do the other twins."""
         ...

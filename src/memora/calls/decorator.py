@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
-from numbers import Real
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
+from memora._arguments import flag, plain_function, share
 from memora._durations import seconds
 from memora.calls._binding import Rules
 from memora.calls._decorated import Behaviour, Plan, kind_of
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 A = TypeVar("A", bound=AsyncIterator[Any])
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Decorator:
@@ -147,23 +145,25 @@ class Caching:
             query_param="query" if function is not None else query_param,
             strict_params=None if strict_params is None else _names("strict_params", strict_params),
             static_context=_mapping("static_context", static_context) or None,
-            auto_strict=_flag("auto_strict", auto_strict),
+            auto_strict=flag("auto_strict", auto_strict),
             ignore=_names("ignore", ignore or ()),
             tags=_names("tags", tags or ()),
-            key=_callable("key", key),
-            context=_callable("context", context),
+            key=plain_function("key", key),
+            context=plain_function("context", context),
         )
         behaviour = Behaviour(
-            similarity_threshold=_share("similarity_threshold", similarity_threshold),
+            similarity_threshold=None
+            if similarity_threshold is None
+            else share("similarity_threshold", similarity_threshold),
             max_age=None if max_age is None else seconds("max_age", max_age),
             ttl=None if ttl is None else seconds("ttl", ttl),
             stale_ttl=None if stale_ttl is None else seconds("stale_ttl", stale_ttl),
-            sliding=None if sliding is None else _flag("sliding", sliding),
+            sliding=None if sliding is None else flag("sliding", sliding),
             refresh_ahead=None
             if refresh_ahead is None
             else seconds("refresh_ahead", refresh_ahead),
-            condition=_callable("condition", condition),
-            single_flight=_flag("single_flight", single_flight),
+            condition=plain_function("condition", condition),
+            single_flight=flag("single_flight", single_flight),
         )
         space = None if namespace is None else _names("namespace", [namespace])[0]
 
@@ -195,18 +195,6 @@ class Caching:
             )
 
 
-def make_cached(
-    cache: Engine,
-    function: Any = None,
-    *,
-    log: Callable[..., object] | None = None,
-    **options: Any,
-) -> Any:
-    """Return a function decorated, or what decorates one; see `Caching`, which is typed."""
-    caching = Caching(cache, log=log)
-    return caching(**options) if function is None else caching(**options)(function)
-
-
 @overload
 def create_cached_decorator(cache: Engine) -> Caching: ...
 
@@ -229,28 +217,6 @@ def _names(option: str, names: str | Iterable[str]) -> tuple[str, ...]:
         if not isinstance(name, str) or not name.strip():
             raise ArgumentError(f"{option} must be texts that are not blank, got {name!r}")
     return tuple(dict.fromkeys(found))
-
-
-def _flag(option: str, value: bool) -> bool:  # noqa: FBT001 - it is the value
-    if not isinstance(value, bool):
-        raise ArgumentError(f"{option} must be True or False, got {value!r}")
-    return value
-
-
-def _share(option: str, value: float | None) -> float | None:
-    if value is None:
-        return None
-    if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value <= 1:
-        raise ArgumentError(f"{option} must be a number from 0 to 1, got {value!r}")
-    return float(value)
-
-
-def _callable(option: str, value: F | None) -> F | None:
-    if value is not None and not callable(value):
-        raise ArgumentError(f"{option} must be a function, got {value!r}")
-    if inspect.iscoroutinefunction(value):
-        raise ArgumentError(f"{option} must not be async: nobody awaits {value!r}")
-    return value
 
 
 def _mapping(option: str, value: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

@@ -30,6 +30,7 @@ from memora.cli.common import (
     encodable,
     note,
     open_existing,
+    open_to_look,
     parse_json,
     parse_object,
     progress_bar,
@@ -40,7 +41,7 @@ from memora.cli.render import print_comparison, print_report
 from memora.cli.replay import Replay
 from memora.config import CacheConfig
 from memora.errors import ArgumentError
-from memora.stores import local_path, open_stored
+from memora.stores import local_path
 from memora.stores._inspect import sizes
 
 app = typer.Typer(
@@ -260,7 +261,7 @@ def store(
 def stats(*, db: Db, table: TableName = None, as_json: AsJson = False) -> None:
     """Show what a store on disk holds, whatever its model."""
     config = config_of(db_uri=db, table_name=table)
-    store, embedder = open_stored(config.model_copy(update={"hot_index": "off"}), keep=False)
+    store, embedder = open_to_look(config)
     try:
         entries = store.count()
     finally:

@@ -23,6 +23,8 @@ from memora.stores import open_store, open_stored
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from memora.protocols import Embedder, Store
+
 Db = Annotated[str, typer.Option(help="The store: a directory.", envvar="MEMORA_DB_URI")]
 OptionalDb = Annotated[
     str | None, typer.Option("--db", help="The store: a directory; by default MEMORA_DB_URI.")
@@ -71,6 +73,14 @@ def open_without_model(config: CacheConfig) -> Memora:
     """Open a store that must be there, for what needs no embedding; whatever its model is."""
     store, embedder = open_stored(config)
     return Memora(config, embedder=embedder, store=store)
+
+
+def open_to_look(config: CacheConfig) -> tuple[Store, Embedder]:
+    """Open a store that must be there and is only watched: without its vectors, in nobody's way.
+
+    Who watches must not take over the table from those whose limits hold.
+    """
+    return open_stored(config.model_copy(update={"hot_index": "off"}), keep=False)
 
 
 @contextmanager

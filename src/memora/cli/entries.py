@@ -315,7 +315,7 @@ def _left(expires_at: float | None, now: float) -> str:
     """Return how long an entry is fresh, in words."""
     if expires_at is None:
         return "for ever"
-    return "stale" if expires_at <= now else f"{duration(expires_at - now)}"
+    return "stale" if expires_at <= now else duration(expires_at - now)
 
 
 def _printable(text: str) -> str:

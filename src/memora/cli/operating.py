@@ -6,7 +6,6 @@ import json
 import os
 import sys
 import time
-from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,6 +27,7 @@ from memora.cli.common import (
     OptionalDb,
     TableName,
     config_of,
+    open_to_look,
     readable,
 )
 from memora.embedders import load_embedder
@@ -100,9 +100,7 @@ def top(
 ) -> None:
     """Watch a store on disk: entries, bytes, uses, processes; --json prints a line a look."""
     config = config_of(db_uri=db, table_name=table)
-    # Who only watches must not take over the table from those whose limits hold; and needs no
-    # vectors.
-    store, embedder = open_stored(config.model_copy(update={"hot_index": "off"}), keep=False)
+    store, embedder = open_to_look(config)
     title = f"{without_password(config.db_uri)}  {config.table_name}  {embedder.identity}"
     try:
         look = _look(store, config, None)
@@ -245,7 +243,7 @@ def _look(store: Store, config: CacheConfig, last: _Look | None) -> _Look:
         timestamp=now,
         entries=len(holdings),
         expired=max(store.count() - len(holdings), 0),
-        contexts=len(Counter(one.entry.context.fingerprint for one in holdings)),
+        contexts=len({one.entry.context.fingerprint for one in holdings}),
         bytes=sum(one.bytes for one in holdings),
         disk_bytes=sum(sizes(path, config.table_name)),
         processes=max(len(members) - 1, 0),  # without this one

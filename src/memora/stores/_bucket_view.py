@@ -121,7 +121,7 @@ class BucketView(LogView):
 
     def _positions(self) -> dict[str, int]:
         return {
-            segment.name: min(segment.position, segment.written)
+            segment.name: segment.taken
             for segment in self.segments.values()
             if not segment.vanished and segment.written > len(MAGIC)
         }

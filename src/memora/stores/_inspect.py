@@ -51,7 +51,6 @@ def inspect(path: Path, table_name: str) -> Facts:
         )
     folder = path / f"{table_name}.log"
     with faults(f"look at {str(folder)!r}"):
-        next(folder.iterdir(), None)
         table_bytes, log_bytes = sizes(path, table_name)
         return Facts(
             format=stamp.format,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Durability: TypeAlias = Literal["memory", "process", "power"]
 
-MAGIC = b"MEMORA LOG 3\n\x00\x00\x00"
+MAGIC = b"MEMORA LOG 4\n\x00\x00\x00"
 """The first bytes of a segment; the records follow."""
 CHECKPOINT = "checkpoint.json"
 """Name of the file that `write_checkpoint` replaces."""
@@ -72,6 +72,11 @@ class Segment:
     def end(self) -> int:
         """Up to where it can be read at all."""
         return self.size() if self.damaged_at is None else self.damaged_at
+
+    @property
+    def taken(self) -> int:
+        """Up to where its records have been applied here, and are written."""
+        return min(self.position, self.written)
 
     @property
     def writer(self) -> str:
@@ -160,10 +165,29 @@ class Member:
             self._path.unlink()
 
 
+def segment_names(folder: Path) -> set[str]:
+    """Return the names of the segments that are there.
+
+    Raises:
+        OSError: The folder is gone, or cannot be listed.
+    """
+    return {path.name for path in _matching(folder, "*-*.log")}
+
+
+def _matching(folder: Path, pattern: str) -> list[Path]:
+    # Not by glob, which finds nothing where the folder is gone or unreadable: every segment would
+    # be taken for deleted, and every member for gone.
+    return [path for path in folder.iterdir() if path.match(pattern)]
+
+
 def living_members(folder: Path) -> set[str]:
-    """Return the names of the stores that are open, and clear away the locks of the others."""
+    """Return the names of the stores that are open, and clear away the locks of the others.
+
+    Raises:
+        OSError: The folder is gone, or cannot be listed.
+    """
     alive = set()
-    for path in folder.glob("*-*.lock"):
+    for path in _matching(folder, "*-*.lock"):
         lock = filelock.FileLock(path)
         try:
             lock.acquire(blocking=False)
@@ -411,15 +435,20 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     Raises:
         StoreError: The disk is full, or the like; the old one stays.
     """
-    path = folder / CHECKPOINT
+    with disk_faults("write the checkpoint"), replacing(folder / CHECKPOINT) as file:
+        file.write(json.dumps(checkpoint._asdict()).encode())
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[io.BufferedWriter]:
+    """Open a file that takes a path's place at the end, wholly or not at all, on the disk."""
     fresh = path.with_suffix(".new")
-    with disk_faults("write the checkpoint"):
-        with fresh.open("w") as file:
-            json.dump(checkpoint._asdict(), file)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-        sync_path(folder)
+    with fresh.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    sync_path(path.parent)
 
 
 def sync_path(path: Path) -> None:

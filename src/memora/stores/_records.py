@@ -28,7 +28,7 @@ PUT, DELETE, USE, OUTDATE = 1, 2, 3, 4
 # checksum | kind | texts: context, query, metadata, tags | floats of the vector | payload | stamp
 # | key | id | created | expires (infinite: never) | stale, sliding (negative: no) | cost
 _HEADER = struct.Struct("<I Bxxx IIIII Qq 16s16s dd ddd")
-_USES = np.dtype([("key", "V16"), ("times", "<u4"), ("last", "<f8")])
+_USES = np.dtype([("key", "V16"), ("times", "<u4"), ("last", "<f8"), ("last_fresh", "<f8")])
 _CHECKSUM = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size
 
@@ -111,7 +111,7 @@ def unpack(data: bytes | memoryview) -> Record | None:
         return None
     if kind == USE:
         rows = np.frombuffer(view[HEADER_BYTES:], _USES).tolist()
-        return Record(kind, stamp, key, uses={name: Uses(times, at) for name, times, at in rows})
+        return Record(kind, stamp, key, uses={name: Uses(*one) for name, *one in rows})
     if kind == OUTDATE:
         return Record(kind, stamp, key, tag=str(view[HEADER_BYTES:], "utf-8"))
     if kind != PUT:  # a deletion

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from memora.protocols import Vector
     from memora.stores._records import Record
 
-FORMAT = 3
+FORMAT = 4
 """Version of the table's and the log's layout, recorded in the schema."""
 
 # Fragments, deletion files or versions that make a compaction due: a flush leaves some. A search
@@ -48,11 +48,12 @@ _COMPACT_AT = 64
 # that finds its version gone is done again on the newest.
 _KEEP_SECONDS = 2.0
 _KEEP, _AT_ONCE, _NEVER = timedelta(seconds=1), timedelta(milliseconds=1), timedelta(days=36_500)
-# One is due as well where the data is twice what its rows take, and this.
 DELETE_ROWS = 4000
 """Deleted by one commit."""
 _REFINE = 8  # rows that are compared, for each that is asked for
 _CACHE_BYTES = 8 * 1024 * 1024
+# A compaction is due as well where the data is twice what its rows take, vector and texts, and
+# this.
 _SPARE_BYTES = 2 * 1024 * 1024
 _TEXT_BYTES = 256
 # Below, LanceDB cannot train a quantised index.

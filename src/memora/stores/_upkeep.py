@@ -20,6 +20,7 @@ from memora.stores._journal import (
     Checkpoint,
     living_members,
     read_checkpoint,
+    segment_names,
     write_checkpoint,
 )
 from memora.stores._table import Row
@@ -270,10 +271,7 @@ class Upkeep:
         if not waiting or not (due or self._held_for_uses() >= _USE_SEGMENTS):
             return
         with view.lock:
-            counted = {
-                segment.name: min(segment.position, segment.written)
-                for segment in view.segments.values()
-            }
+            counted = {segment.name: segment.taken for segment in view.segments.values()}
             uncounted, view.uncounted, view.use_bytes = view.uncounted, {}, 0
             keys = view.hot.used()
         try:
@@ -369,7 +367,7 @@ class Upkeep:
     def _waiting(self, *, broken_only: bool = False) -> int:
         done = self.view.checkpoint.done
         return sum(
-            max(min(segment.position, segment.written) - done.get(segment.name, len(MAGIC)), 0)
+            max(segment.taken - done.get(segment.name, len(MAGIC)), 0)
             for segment in list(self.view.segments.values())
             if not segment.vanished and (segment.broken or not broken_only)
         )
@@ -431,7 +429,7 @@ class Upkeep:
         """Delete segments that hold nothing alive and nothing that is not in the table."""
         view = self.view
         checkpoint = view.checkpoint
-        there = {path.name for path in self._folder.glob("*-*.log")}
+        there = segment_names(self._folder)
         with view.lock:
             dead = [
                 segment

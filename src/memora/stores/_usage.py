@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import zipfile
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from memora.stores._journal import disk_faults, sync_path
+from memora.stores._journal import disk_faults, replacing
 from memora.stores.hot import Uses
 
 if TYPE_CHECKING:
@@ -49,15 +48,9 @@ def write_uses(folder: Path, kept: KeptUses) -> int:
     Raises:
         StoreError: The disk is full, or the like; the old one stays.
     """
-    path, data = folder / USES, pack_uses(kept)
-    fresh = path.with_suffix(".new")
-    with disk_faults("write the uses of entries"):
-        with fresh.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-        sync_path(folder)
+    data = pack_uses(kept)
+    with disk_faults("write the uses of entries"), replacing(folder / USES) as file:
+        file.write(data)
     return len(data)
 
 
@@ -69,6 +62,7 @@ def pack_uses(kept: KeptUses) -> bytes:
         keys=np.frombuffer(b"".join(kept.uses), np.uint8),
         times=np.fromiter((one.times for one in uses), np.int64, len(uses)),
         last=np.fromiter((one.last for one in uses), np.float64, len(uses)),
+        last_fresh=np.fromiter((one.last_fresh for one in uses), np.float64, len(uses)),
         counted=np.frombuffer(json.dumps(kept.counted).encode(), np.uint8),
     )
     return file.getvalue()
@@ -79,10 +73,10 @@ def unpack_uses(data: bytes) -> KeptUses:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as found:
             keys = found["keys"].tobytes()
-            pairs = zip(found["times"].tolist(), found["last"].tolist(), strict=True)
+            rows = zip(*(found[name].tolist() for name in Uses._fields), strict=True)
             counted = json.loads(found["counted"].tobytes())
             return KeptUses(
-                {keys[16 * i : 16 * i + 16]: Uses(*pair) for i, pair in enumerate(pairs)},
+                {keys[16 * i : 16 * i + 16]: Uses(*row) for i, row in enumerate(rows)},
                 {str(name): int(at) for name, at in counted.items()},
             )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile):

@@ -18,7 +18,7 @@ from cachetools import LRUCache
 
 from memora.model import Context
 from memora.stores import _records
-from memora.stores._journal import MAGIC, Checkpoint, Segment, read_checkpoint
+from memora.stores._journal import MAGIC, Checkpoint, Segment, read_checkpoint, segment_names
 from memora.stores._usage import read_uses
 from memora.stores.hot import HotTable, Place, Rest, Uses
 
@@ -74,7 +74,7 @@ class LogView:
         *,
         graph: GraphType | None,
         content_bytes: int,
-        late_seconds: float = 0.0,
+        late_seconds: float,
     ) -> None:
         self.folder, self.dimension = folder, dimension
         self.graph: GraphType | None = graph
@@ -348,7 +348,7 @@ class LogView:
 
     def _positions(self) -> dict[str, int]:
         return {
-            segment.name: min(segment.position, segment.written)
+            segment.name: segment.taken
             for segment in self.segments.values()
             if not segment.vanished
         }
@@ -388,9 +388,7 @@ class LogView:
 
     def _list(self) -> OSError | None:
         fault = None
-        # Not by glob, which finds nothing where the folder is gone or unreadable: every segment
-        # would be taken for deleted.
-        names = {path.name for path in self.folder.iterdir() if path.match("*-*.log")}
+        names = segment_names(self.folder)
         for name in sorted(names - self.numbers.keys() - self.checkpoint.dropped.keys()):
             if self.own is not None and name.startswith(self.own):
                 continue  # just begun by another thread

@@ -21,7 +21,7 @@ from memora.model import Entry, Holding
 from memora.stores._expiry import ExpiryQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, KeysView, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -46,12 +46,18 @@ class Uses(NamedTuple):
     times: int
     last: float
     """Seconds since the epoch."""
+    last_fresh: float = -inf
+    """When it was last used before it expired, which moves a sliding end; not while stale."""
 
     def after(self, earlier: Uses | None) -> Uses:
         """Return both together."""
         if earlier is None:
             return self
-        return Uses(earlier.times + self.times, max(earlier.last, self.last))
+        return Uses(
+            earlier.times + self.times,
+            max(earlier.last, self.last),
+            max(earlier.last_fresh, self.last_fresh),
+        )
 
 
 class Rest(NamedTuple):
@@ -141,6 +147,11 @@ class HotTable:
         """Return the slot of a key."""
         return self._slots.get(key)
 
+    def find(self, key: bytes, now: float) -> int | None:
+        """Return the slot of a key whose entry is alive."""
+        slot = self._slots.get(key)
+        return slot if slot is not None and self.alive(slot, now) else None
+
     def entry(self, slot: int) -> Entry:
         """Return the entry in a slot."""
         expires = self._expires[slot]
@@ -166,6 +177,14 @@ class HotTable:
             last_used_at=uses.last if uses else None,
             bytes=self._length[slot],
         )
+
+    def holdings(self, found: Iterable[tuple[int, int]], now: float) -> list[Holding]:
+        """Return those (slot, stamp) of `select` that are still there, and alive."""
+        return [
+            self.holding(slot)
+            for slot, stamp in found
+            if self.holds(slot, stamp) and self.alive(slot, now)
+        ]
 
     def alive(self, slot: int, now: float) -> bool:
         """Tell whether the entry in a slot has not ended, and is not outdated."""
@@ -307,6 +326,13 @@ class HotTable:
         self._free.append(slot)
         return slot
 
+    def touch(self, key: bytes, *, now: float, times: int) -> Uses | None:
+        """Take note that an entry is being served, and return that; None where it is not there."""
+        slot = self._slots.get(key)
+        fresh = slot is not None and now < self._expires[slot]
+        uses = Uses(times, now, now if fresh else -inf)
+        return uses if self.use(key, uses) else None
+
     def use(self, key: bytes, uses: Uses) -> bool:
         """Take note that an entry has been served; False where it is not there."""
         slot = self._slots.get(key)
@@ -316,9 +342,9 @@ class HotTable:
         if self._policy is not None:
             self._policy.touch(key, times=uses.times)
         sliding = self._sliding.get(slot)
-        if sliding is not None and uses.last < self._expires[slot]:  # not what was stale then
+        if sliding is not None:
             # The queue still has its former end; whoever looks at it then finds this one.
-            self._expires[slot] = max(self._expires[slot], uses.last + sliding)
+            self._expires[slot] = max(self._expires[slot], uses.last_fresh + sliding)
             self._ends[slot] = self._expires[slot] + self._stale.get(slot, 0.0)
         return True
 
@@ -344,9 +370,9 @@ class HotTable:
                 self._outdated[tag] = None
 
     @property
-    def outdated(self) -> set[str]:
-        """The tags with outdated entries that may still be here."""
-        return set(self._outdated)
+    def outdated(self) -> KeysView[str]:
+        """The tags with outdated entries that may still be here; a view, not a copy."""
+        return self._outdated.keys()
 
     def surplus(self, max_entries: int | None, max_bytes: int | None) -> int:
         """Return how many entries have to leave, at least, for the limits; None is no limit."""

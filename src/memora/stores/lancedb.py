@@ -29,7 +29,7 @@ from memora.stores._journal import Member, Writer
 from memora.stores._table import MIN_INDEX_ROWS, EntryTable, Stamp, faults
 from memora.stores._upkeep import Upkeep
 from memora.stores._view import GRACE_SECONDS, LogView
-from memora.stores.hot import Place, Uses
+from memora.stores.hot import Place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -261,8 +261,7 @@ class LanceStore:
         self._check()
         view = self._view
         with view.lock:
-            slot = view.hot.slot(key)
-            if slot is None or not view.hot.alive(slot, now):
+            if (slot := view.hot.find(key, now)) is None:
                 return None
             entry = view.hot.entry(slot)
             content = view.contents.get(slot)
@@ -283,8 +282,7 @@ class LanceStore:
         self._check()
         view = self._view
         with view.lock:
-            slot = view.hot.slot(key)
-            if slot is None or not view.hot.alive(slot, now):
+            if (slot := view.hot.find(key, now)) is None:
                 return None
             content = view.contents.get(slot)
             return None if content is None else (view.hot.entry(slot), content)
@@ -293,15 +291,14 @@ class LanceStore:
         self._check()
         hot = self._view.hot
         with self._view.lock:
-            slot = hot.slot(key)
-            return hot.entry(slot) if slot is not None and hot.alive(slot, now) else None
+            slot = hot.find(key, now)
+            return None if slot is None else hot.entry(slot)
 
     def fetch(self, key: bytes, /, *, now: float) -> tuple[Entry, Content, Vector | None] | None:
         self._check()
         view = self._view
         with view.lock:
-            slot = view.hot.slot(key)
-            if slot is None or not view.hot.alive(slot, now):
+            if (slot := view.hot.find(key, now)) is None:
                 return None
             entry, stamp, place = view.hot.entry(slot), view.hot.stamp(slot), view.hot.place(slot)
             segment = view.segments[place.segment]
@@ -321,11 +318,7 @@ class LanceStore:
         holdings: list[Holding] = []
         for start in range(0, len(found), _BATCH):
             with view.lock:
-                holdings += [
-                    view.hot.holding(slot)
-                    for slot, stamp in found[start : start + _BATCH]
-                    if view.hot.holds(slot, stamp) and view.hot.alive(slot, now)
-                ]
+                holdings += view.hot.holdings(found[start : start + _BATCH], now)
         return holdings
 
     def search(
@@ -386,9 +379,8 @@ class LanceStore:
     def touch(self, key: bytes, /, *, now: float, times: int = 1) -> None:
         self._check()
         view = self._view
-        uses = Uses(times, now)
         with view.lock:
-            if view.hot.use(key, uses):
+            if (uses := view.hot.touch(key, now=now, times=times)) is not None:
                 view.note_pending(key, uses)
 
     def discard(self, entries: Iterable[Entry], /) -> int:
@@ -776,7 +768,7 @@ class LanceStore:
         number, offsets = self._append(raw)
         with self._view.lock:
             for (key, stamp), offset, one in zip(keys, offsets, raw, strict=True):
-                record = _records.Record(_records.DELETE, stamp, key, None, None, None)
+                record = _records.Record(_records.DELETE, stamp, key)
                 self._view.apply(record, number, offset, len(one))
 
     def _write_uses(self) -> None:

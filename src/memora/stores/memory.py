@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from memora._fork import renew_after_fork
 from memora.model import Match, Measures
-from memora.stores.hot import HotTable, Place, Uses
+from memora.stores.hot import HotTable, Place
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -64,7 +64,7 @@ class MemoryStore:
 
     def get(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
         with self._lock:
-            slot = self._alive(key, now)
+            slot = self._hot.find(key, now)
             return None if slot is None else (self._hot.entry(slot), self._contents[slot])
 
     def glance(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
@@ -72,12 +72,12 @@ class MemoryStore:
 
     def peek(self, key: bytes, /, *, now: float) -> Entry | None:
         with self._lock:
-            slot = self._alive(key, now)
+            slot = self._hot.find(key, now)
             return None if slot is None else self._hot.entry(slot)
 
     def fetch(self, key: bytes, /, *, now: float) -> tuple[Entry, Content, Vector | None] | None:
         with self._lock:
-            slot = self._alive(key, now)
+            slot = self._hot.find(key, now)
             if slot is None:
                 return None
             return self._hot.entry(slot), self._contents[slot], self._hot.vector(slot)
@@ -95,11 +95,7 @@ class MemoryStore:
         holdings: list[Holding] = []
         for start in range(0, len(found), _BATCH):
             with self._lock:
-                holdings += [
-                    self._hot.holding(slot)
-                    for slot, stamp in found[start : start + _BATCH]
-                    if self._hot.holds(slot, stamp) and self._hot.alive(slot, now)
-                ]
+                holdings += self._hot.holdings(found[start : start + _BATCH], now)
         return holdings
 
     def put(self, entry: Entry, content: Content, /, *, vector: Vector | None) -> None:
@@ -129,7 +125,7 @@ class MemoryStore:
 
     def touch(self, key: bytes, /, *, now: float, times: int = 1) -> None:
         with self._lock:
-            self._hot.use(key, Uses(times, now))
+            self._hot.touch(key, now=now, times=times)
 
     def discard(self, entries: Iterable[Entry], /) -> int:
         discarded = 0
@@ -193,10 +189,6 @@ class MemoryStore:
 
     def close(self) -> None:
         """Nothing to release."""
-
-    def _alive(self, key: bytes, now: float) -> int | None:
-        slot = self._hot.slot(key)
-        return slot if slot is not None and self._hot.alive(slot, now) else None
 
     def _remove(self, keys: Iterable[bytes]) -> None:
         for key in keys:

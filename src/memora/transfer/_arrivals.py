@@ -12,6 +12,7 @@ from memora._arguments import is_number, tags_of
 from memora._show import one_line
 from memora.context import exact_key
 from memora.errors import ArgumentError, TransferError
+from memora.lifecycle import ALL_TIMES
 from memora.model import Entry
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ Progress: TypeAlias = "Callable[[int, int | None], object]"
 _BATCH = 64
 _BATCH_BYTES = 64 * 1024 * 1024
 _TOLD = 20  # problems that are kept in words
-_ALL_TIMES = 0.0  # as `now` of a store's reads: also what has ended, and is still held
 _ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _MOST_USES = 2**31 - 1  # that a store can count
 
@@ -198,7 +198,7 @@ class Carrier:
             if not one.is_new and (created <= newest.get(key, -inf) or not self._is_wanted(one)):
                 continue
             # What is there has uses of its own, which a replacement keeps.
-            if one.uses and key not in newest and store.peek(key, now=_ALL_TIMES) is None:
+            if one.uses and key not in newest and store.peek(key, now=ALL_TIMES) is None:
                 used.append(one)
             newest[key] = created
             due.append((one.entry, one.content, vector))
@@ -237,16 +237,14 @@ def validated(source: Source, *, outcome: str) -> None:
 
 
 def recorded_entry(
-    row: Mapping[str, Any], *, text: str, context: Context, tags: Any, cost: Any
+    row: Mapping[str, Any], *, text: str, context: Context
 ) -> tuple[Entry, int, float | None]:
     """Return an entry as it was when it was exported, how often it was used, and when last.
 
     Args:
-        row: The rest of its columns.
+        row: Its columns, unchecked; those that it need not have may be missing, or None.
         text: Its query, canonical.
         context: Its context.
-        tags: Its tags, unchecked.
-        cost: Its cost, unchecked.
 
     Raises:
         Broken: One of them is not what it has to be.
@@ -265,6 +263,7 @@ def recorded_entry(
     sliding = _number(row, "sliding_seconds", "a finite number of seconds above 0, or null")
     if sliding is not None and sliding <= 0:
         raise broken("sliding_seconds", sliding, "a finite number of seconds above 0, or null")
+    cost = _number(row, "cost", "a finite number, 0 or more", least=0.0)
     entry = Entry(
         id=entry_id,
         key=exact_key(text, context),
@@ -274,18 +273,10 @@ def recorded_entry(
         expires_at=_number(row, "expires_at", f"{moment}, or null"),
         stale_seconds=stale or 0.0,
         sliding_seconds=sliding,
-        tags=checked_tags(tags),
-        cost=_cost(cost),
+        tags=_tags(row.get("tags")),
+        cost=1.0 if cost is None else cost,
     )
     return entry, uses, _number(row, "last_used_at", f"{moment}, or null")
-
-
-def checked_tags(tags: Any) -> tuple[str, ...]:
-    """Return tags sorted, each once; raises Broken."""
-    try:
-        return tags_of(tags)
-    except ArgumentError:
-        raise broken("tags", tags, "a list of texts that are not blank") from None
 
 
 def broken(column: str, value: Any, expected: str) -> Broken:
@@ -308,12 +299,11 @@ def _number(
     return found
 
 
-def _cost(value: Any) -> float:
-    expected = "a finite number, 0 or more"
-    found = _number({"cost": value}, "cost", expected, least=0.0)
-    if found is None:
-        raise broken("cost", value, expected)
-    return found
+def _tags(tags: Any) -> tuple[str, ...]:
+    try:
+        return tags_of(tags)
+    except ArgumentError:
+        raise broken("tags", tags, "a list of texts that are not blank") from None
 
 
 def _end(entry: Entry) -> float:

@@ -6,13 +6,19 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from memora._arguments import largest_payload, lifetime_of, metadata_json
+from memora._arguments import (
+    STORED_WITH,
+    fields_of,
+    largest_payload,
+    lifetime_of,
+    metadata_json,
+)
 from memora._show import one_line
 from memora.context import canonical_context
 from memora.errors import MemoraError, SerializationError, TransferError
 from memora.model import Content
 from memora.pipeline import Request, encode, new_entry
-from memora.transfer._arrivals import Arrival, Broken, Problem, broken, recorded_entry
+from memora.transfer._arrivals import Arrival, Broken, Problem, recorded_entry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -28,7 +34,7 @@ if TYPE_CHECKING:
     from memora.protocols import Vector
 
 Item: TypeAlias = "Mapping[str, Any] | tuple[str, Mapping[str, Any] | None, Any]"
-"""An answer to warm a cache with: a mapping of FIELDS, or (query, context, result)."""
+"""An answer to store: a mapping of its fields, or (query, context, result)."""
 
 _LIFE = ("ttl", "stale_ttl", "sliding")
 # What an export says of an entry instead: it comes back as old as it was.
@@ -41,8 +47,6 @@ _RECORDED = (
     "uses",
     "last_used_at",
 )
-_FIELDS = ("query", "context", "result", "metadata", "tags", "cost", *_LIFE, *_RECORDED)
-_TUPLE = 3  # query, context, result
 
 
 class ItemReader:
@@ -56,27 +60,19 @@ class ItemReader:
     def read(self, item: Any, place: str) -> Arrival | Problem:
         """Return what an item says, or what is wrong with it."""
         try:
-            return self._arrival(_fields(item))
+            return self._arrival(fields_of(item, (*STORED_WITH, *_RECORDED)))
         except (Broken, MemoraError) as error:
             return Problem(place, str(error))
 
     def _arrival(self, fields: Mapping[str, Any]) -> Arrival:
-        for name in ("query", "result"):
-            if name not in fields:
-                raise Broken(f"{name} is missing")
         request = Request.of(fields["query"], fields.get("context"))
         metadata = metadata_json(fields.get("metadata"))
         recorded = [name for name in _RECORDED if name in fields]
         if not recorded:
             lifetime = lifetime_of(
                 self._config,
-                **{
-                    name: fields.get(name)
-                    for name in ("ttl", "stale_ttl", "sliding", "tags", "cost", "metadata")
-                },
+                **{name: fields.get(name) for name in STORED_WITH},
             )
-            if not isinstance(lifetime.sliding, bool):
-                raise broken("sliding", lifetime.sliding, "true or false")
         elif relative := [name for name in _LIFE if name in fields]:
             raise Broken(
                 f"{relative[0]} and {recorded[0]} are both given, expected {', '.join(_LIFE)} "
@@ -87,13 +83,7 @@ class ItemReader:
         if not recorded:
             entry = new_entry(request, lifetime, now=self._ports.clock())
             return Arrival(entry=entry, content=content, is_new=True)
-        entry, uses, last = recorded_entry(
-            fields,
-            text=request.text,
-            context=request.context,
-            tags=fields.get("tags"),
-            cost=1.0 if fields.get("cost") is None else fields["cost"],
-        )
+        entry, uses, last = recorded_entry(fields, text=request.text, context=request.context)
         return Arrival(entry=entry, content=content, uses=uses, last_used_at=last)
 
 
@@ -221,18 +211,6 @@ class LineSink:
                 f"its result, a {type(result).__name__}, would not come back from JSON as it is"
             )
         return text
-
-
-def _fields(item: Any) -> Mapping[str, Any]:
-    if isinstance(item, tuple) and len(item) == _TUPLE:
-        return dict(zip(("query", "context", "result"), item, strict=True))
-    if not isinstance(item, Mapping):
-        raise broken(
-            "the item", item, "a mapping with query and result, or (query, context, result)"
-        )
-    if unknown := [name for name in item if name not in _FIELDS]:
-        raise Broken(f"unknown field {unknown[0]!r}, expected {', '.join(_FIELDS)}")
-    return item
 
 
 def _json(value: Any) -> bytes:

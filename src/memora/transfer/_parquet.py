@@ -206,11 +206,7 @@ class ParquetSource:
             if row[name] is None and not nullable:
                 raise broken(name, None, "a value")
         entry, uses, last = recorded_entry(
-            row,
-            text=_query(row["query"]),
-            context=_context(row["context"]),
-            tags=row["tags"],
-            cost=row["cost"],
+            row, text=_query(row["query"]), context=_context(row["context"])
         )
         return Arrival(
             entry=entry,
