@@ -201,7 +201,7 @@ class Memora:
             otel.watch(config.table_name, self.read_metrics)
         self._log.debug(
             "cache_open",
-            storage=config.db_uri,
+            storage=without_password(config.db_uri),
             table=config.table_name,
             model=chosen.identity,
         )

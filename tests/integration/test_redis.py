@@ -178,7 +178,9 @@ def test_importing_memora_imports_no_client() -> None:
 
 
 @pytest.mark.parametrize("said", ["redis://:wrong-s3cret@", "redis://someone:wrong-s3cret@"])
-def test_wrong_credentials_are_told_and_never_shown(said: str, caplog: Any) -> None:
+def test_wrong_credentials_are_told_and_never_shown(
+    said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with parts.running(parts.redis_program(), "--requirepass", "right-s3cret") as server:
         place = f"127.0.0.1:{server.port}"
         with pytest.raises(StoreError, match="password of db_uri") as raised:
@@ -187,12 +189,15 @@ def test_wrong_credentials_are_told_and_never_shown(said: str, caplog: Any) -> N
             open_store(f"redis://{place}", "t")
 
         assert "s3cret" not in str(raised.value)
-        config = CacheConfig(db_uri=f"redis://:right-s3cret@{place}")
+        config = CacheConfig(db_uri=f"redis://:right-s3cret@{place}", log_level="DEBUG")
         cache = Memora(config, embedder=WordEmbedder())
         assert cache.store("q", {}, 1)
         for shown in (repr(config), str(config), str(cache.get_stats()), str(cache.health_check())):
             assert "s3cret" not in shown
         cache.close()
+        logged = capsys.readouterr().err
+        assert place in logged
+        assert "s3cret" not in logged
         for command, code in (("stats", 0), ("doctor", 1)):  # whose model is another
             told = memora(command, "--db", config.db_uri, "--json", code=code)
             assert place in told
