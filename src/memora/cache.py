@@ -45,7 +45,7 @@ from memora.health import Health, look_at_scheduler
 from memora.judge import Judge
 from memora.metrics import Metrics, Timed, Vitals, stats_of
 from memora.model import AvailabilityCheck, Explanation, LookupResult
-from memora.protocols import IndexedStore, MeasuredStore
+from memora.protocols import ALL_TIMES, IndexedStore, MeasuredStore
 from memora.scheduler import CleanupScheduler
 from memora.selection import Selection
 from memora.shadow import Shadow
@@ -1167,7 +1167,7 @@ class Memora:
         tags: str | Iterable[str] | None,
         entry_id: str | None,
         similarity_threshold: float | None,
-        now: float = lifecycle.ALL_TIMES,
+        now: float = ALL_TIMES,
     ) -> list[Found]:
         """Validate criteria, and return what meets them."""
         threshold = (

@@ -39,6 +39,7 @@ from memora.model import (
     LookupResult,
     Match,
 )
+from memora.protocols import ALL_TIMES
 from memora.shadow import Proposal
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ def _stored(
 
     One question, which a store on a server takes a round trip to answer.
     """
-    stored = _guarded(ports.breakers.reads, ports.store.get, request.key, now=-inf)
+    stored = _guarded(ports.breakers.reads, ports.store.get, request.key, now=ALL_TIMES)
     if stored is None:
         return None, False
     entry, _ = stored

@@ -729,8 +729,13 @@ def test_entries_are_selected_by_any_criteria_the_longest_stored_first(store: St
     assert queries(store.select(Selection(key=bytes(16)), now=NOW)) == ""
 
 
-def test_at_the_epoch_what_has_ended_is_selected_too(store: Store) -> None:
+def test_at_the_epoch_what_has_ended_is_read_and_selected_too(store: Store) -> None:
     stored = fill(store)
+    ended = stored["ended"]
+
+    assert store.peek(ended.key, now=0) == ended
+    assert store.get(ended.key, now=0) is not None
+    assert store.get(ended.key, now=NOW + 6) is None
 
     assert queries(store.select(Selection(), now=0)) == "abcdeended"
     assert queries(store.select(Selection(key=stored["ended"].key), now=0)) == "ended"

@@ -329,8 +329,10 @@ def test_a_hit_is_one_round_trip_and_a_search_another(
     assert asked == ["EVALSHA"]
     assert cache.lookup("in march sales", similarity_threshold=0.9).reason == "semantic"
     assert asked == ["EVALSHA"] * 3
+    assert cache.lookup("costs in may", similarity_threshold=0.9).reason == "below_threshold"
+    assert asked == ["EVALSHA"] * 5
     assert cache.store("sales in april", {}, 2)
-    assert asked == ["EVALSHA"] * 4
+    assert asked == ["EVALSHA"] * 6
     cache.close()
 
 
