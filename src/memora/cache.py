@@ -107,7 +107,8 @@ class Memora:
         eviction_policy: An empty policy instead of the one that the settings name.
         same_answer: For `mode="shadow"`: given what would have been served and the fresh result,
             whether they say the same; by default if they are equal.
-        clock: Seconds since the epoch. Time in the cache never goes back: see the guide.
+        clock: Seconds since the epoch. Time in the cache never goes back: see the guide. A store on
+            a server goes by the server's clock, for which one that is given is taken.
 
     Raises:
         ConfigError: A setting is wrong, or needs an optional dependency that is missing.
