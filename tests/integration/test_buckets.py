@@ -29,7 +29,6 @@ from memora.stores import (
     _bucket,
     _bucket_upkeep,
     _bucket_view,
-    _view,
     open_store,
     open_stored,
 )
@@ -203,7 +202,7 @@ def test_an_owner_that_stood_still_harms_nothing(  # noqa: PLR0915 - a course of
     monkeypatch.setattr(_bucket_upkeep, "LEASE_SECONDS", 1.0)
     monkeypatch.setattr(_bucket_upkeep, "_DEAD_BYTES", 0)
     monkeypatch.setattr(_bucket_upkeep, "GRACE_SECONDS", 0.0)
-    monkeypatch.setattr(_view, "_REMEMBER_SECONDS", 0.0)
+    monkeypatch.setattr(_bucket_view.BucketView, "remember_seconds", 0.0)
     quiet = {"max_staleness_seconds": 60}
     with opened(s3, uri, **quiet) as old, opened(s3, uri, **quiet) as new:
         stopped, successor = store_of(old), store_of(new)
@@ -315,7 +314,7 @@ def test_a_dead_server_makes_misses_and_comes_back(monkeypatch: pytest.MonkeyPat
             assert servers.SECRET not in said
             # What is in RAM serves for a while, and no longer: others may have withdrawn it.
             with monkeypatch.context() as soon:
-                soon.setattr(_bucket_view, "GRACE_SECONDS", 0.1)
+                soon.setattr(_bucket_view, "STALE_SECONDS", 0.1)
                 with pytest.raises(StoreError, match="has not been reached"):
                     until(lambda: not strict.lookup("kept", CONTEXTS[0]).is_hit)
 
