@@ -37,6 +37,7 @@ from memora.stores.objects import ObjectStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 CONTEXT = canonical_context({})
 KEYS = {f"q{i}": exact_key(f"q{i}", CONTEXT) for i in range(4)}
@@ -50,6 +51,7 @@ class Time:
 
     def __init__(self) -> None:
         self.passed = 1000.0
+        self.clock_seconds = 0.0  # by which the clock is off, of who asks
         self._asked = 0
 
     def monotonic(self) -> float:
@@ -60,7 +62,7 @@ class Time:
 
     def time_ns(self) -> int:
         self._asked += 1
-        return int(1.7e18 + self.passed * 1e9) + self._asked
+        return int(1.7e18 + (self.passed + self.clock_seconds) * 1e9) + self._asked
 
     def sleep(self, _: float) -> None:
         pass
@@ -91,7 +93,7 @@ class Process:
     """A store, its way to the bucket, and whether it is in the middle of something."""
 
     def __init__(self, world: World, *, keep: bool = True) -> None:
-        self.bucket = DictBucket(world.objects, world.folder.name)
+        self.bucket = DictBucket(world.objects, world.folder)
         self.busy = self.dead = False
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(objects, "Bucket", lambda *_: self.bucket)
@@ -152,21 +154,15 @@ class Put:
 class World:
     """Three processes, what they did, and what may therefore be stored."""
 
-    def __init__(self, time: Time, seed: int, faults: dict[str, float]) -> None:
+    def __init__(self, folder: str, time: Time, seed: int, **faults: float) -> None:
         self.time, self.chance, self.faults = time, random.Random(seed), faults  # noqa: S311
-        self.folder = tempfile.TemporaryDirectory()
+        self.folder = folder
         self.objects: dict[str, bytes] = {}
         self.processes: list[Process | None] = [None, None, None]
         self.puts: dict[str, list[Put]] = {query: [] for query in KEYS}
         self.withdrawn = set[str]()
         self.withdrawing = set[str]()  # also where that was not acknowledged
         self.moment = self.depth = 0
-
-    def __enter__(self) -> World:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.folder.cleanup()
 
     def happens(self, what: str) -> bool:
         return self.chance.random() < self.faults.get(what, 0.0)
@@ -309,14 +305,15 @@ class World:
         {"stand still": 0.05},
         {"lose": 0.03, "part": 0.3, "fail": 0.03, "die": 0.01, "stand still": 0.03},
     ],
-    ids=lambda faults: ", ".join(faults),
+    ids=", ".join,
 )
 @settings(max_examples=3)
 @given(seed=st.integers(0, 2**32))
 def test_nothing_is_lost_and_nothing_comes_back(
     passing: Time, faults: dict[str, float], seed: int
 ) -> None:
-    with World(passing, seed, faults) as world:
+    with tempfile.TemporaryDirectory() as folder:
+        world = World(folder, passing, seed, **faults)
         for number in range(100):
             world.step()
             if number % 20 == 19:
@@ -325,9 +322,8 @@ def test_nothing_is_lost_and_nothing_comes_back(
 
 
 @pytest.fixture
-def world(passing: Time) -> Iterator[World]:
-    with World(passing, 0, {}) as world:
-        yield world
+def world(passing: Time, tmp_path: Path) -> World:
+    return World(str(tmp_path), passing, 0)
 
 
 def stored(process: Process, query: str, number: int) -> Entry:
@@ -345,7 +341,8 @@ def test_an_owner_that_is_killed_at_any_write_harms_nothing(
     writes: list[str] = []  # before which an owner has died
     ended = False
     while not ended:
-        with World(passing, 0, {}) as world:
+        with tempfile.TemporaryDirectory() as folder:
+            world = World(folder, passing, 0)
             ended = dies_at(world, len(writes), writes)
             for _ in range(2):
                 successor = Process(world)
@@ -389,9 +386,7 @@ def dies_at(world: World, number: int, writes: list[str]) -> bool:
     return ended
 
 
-def test_a_duty_that_takes_longer_than_a_lease_is_done_once(
-    passing: Time, world: World
-) -> None:
+def test_a_duty_that_takes_longer_than_a_lease_is_done_once(passing: Time, world: World) -> None:
     """Or each owner would begin it, and lose the table to the next before it is done."""
     owner, other = Process(world), Process(world)
     owner.store.flush()
@@ -451,3 +446,61 @@ def test_a_full_backlog_is_written_also_where_uses_wait(
     process.store._follow()
 
     assert Process(world, keep=False).held().keys() == {"q0", "q1"}
+
+
+def test_clocks_that_are_hours_off_do_not_matter_to_who_has_seen_the_other(
+    passing: Time, world: World
+) -> None:
+    early, late = Process(world), Process(world)
+    passing.clock_seconds = 3600.0
+    stored(early, "q0", 0)
+    stored(early, "q1", 1)
+    passing.clock_seconds = -3600.0
+    late.store.refresh()
+    second = stored(late, "q0", 2)
+    withdrawn = late.store.peek(KEYS["q1"], now=NOW)
+    assert withdrawn is not None
+    assert late.store.discard([withdrawn]) == 1
+    late.store.outdate("tag")
+
+    early.store.refresh()
+    assert early.held() == late.held() == {"q0": second.id}
+    early.store.compact()
+    assert Process(world, keep=False).held() == {"q0": second.id}
+
+
+@pytest.mark.parametrize("pending", [False, True])
+def test_closing_waits_for_few_requests_that_are_not_answered(
+    world: World, *, pending: bool
+) -> None:
+    process, requests = Process(world), list[str]()
+    process.store.flush()  # and is the owner
+    process.bucket.before = lambda operation, _: requests.append(operation)
+    process.bucket.down = True
+    if pending:
+        with pytest.raises(StoreError, match="no answer"):
+            stored(process, "q0", 0)
+    requests.clear()
+
+    with pytest.raises(StoreError, match="no answer"):
+        process.store.close()
+    process.store.close()
+
+    assert len(requests) <= 2  # and who the table is left to
+
+
+def test_deletions_are_written_whenever_the_bucket_is_back(passing: Time, world: World) -> None:
+    process, other = Process(world), Process(world)
+    entry = stored(process, "q0", 0)
+    other.store.refresh()
+    process.bucket.down = True
+    with pytest.raises(StoreError, match="no answer"):
+        stored(process, "q1", 1)
+    with pytest.raises(StoreError, match="no answer"):
+        process.store.discard([entry])
+    passing.passed += 10 * _batches.GRACE_SECONDS
+    process.bucket.down = False
+    process.store._follow()
+
+    for one in (process, Process(world, keep=False)):
+        assert one.held() == {}

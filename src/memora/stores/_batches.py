@@ -300,7 +300,6 @@ class BatchWriter:
         self._written = 0
         self._busy = False
         self._fault: StoreError | None = None  # the last
-        self._faults = 0
         self._lost: deque[tuple[int, int]] = deque(maxlen=1000)  # given up: from, up to
 
     def append(self, records: Sequence[bytes], *, always: bool = False) -> tuple[Batch, list[int]]:
@@ -341,11 +340,12 @@ class BatchWriter:
 
     def _write_up_to(self, target: int) -> None:
         with self._changed:
-            faults = self._faults
+            known = self._fault
             while self._busy and self._written < target:
                 self._changed.wait()
-                if self._faults != faults and self._written < target and self._fault is not None:
-                    raise StoreError(str(self._fault)) from self._fault
+                fault = self._fault
+                if fault is not None and fault is not known and self._written < target:
+                    raise StoreError(str(fault)) from fault
             if self._written >= target:
                 return
             self._busy = True
@@ -366,7 +366,7 @@ class BatchWriter:
                     self._changed.notify_all()
         except StoreError as error:
             with self._changed:
-                self._faults, self._fault = self._faults + 1, error
+                self._fault = error
             raise
         finally:
             with self._changed:

@@ -33,9 +33,7 @@ class BucketView(LogView):
 
     @property
     def unreached(self) -> bool:
-        """Whether the log has not been read for as long as is bearable; then, until another view
-        is loaded.
-        """
+        """Whether the log has not been read for too long: then, until another view is loaded."""
         return time.monotonic() - self._looked_at > STALE_SECONDS
 
     def read(self) -> None:

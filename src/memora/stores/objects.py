@@ -242,7 +242,7 @@ class ObjectStore(LanceStore):
         with ExitStack() as steps:  # each also where one before it fails
             steps.callback(self._look)
             steps.callback(self._writer.write_out)  # without the lock: others may join the next
-            if self._upkeep is not None:
+            if isinstance(self._upkeep, BucketUpkeep):
                 steps.callback(self._upkeep.renew)
             if time.monotonic() - self._uses_written_at >= self._use_interval:
                 with self._writing:
@@ -290,6 +290,15 @@ class _Member:
 
     def leave(self) -> None:
         """Be gone."""
+
+
+def probe(uri: str, options: Mapping[str, str], name: str) -> None:
+    """Write an object beside those of a table, as an owner does, and remove it.
+
+    Raises:
+        StoreError: The credentials do not allow it, or the bucket ignores conditional writes.
+    """
+    BatchLog(Bucket(uri, options), f"{name}.log").probe(f"{os.getpid()}-{os.urandom(4).hex()}")
 
 
 def read_stamp(uri: str, options: Mapping[str, str], name: str) -> Stamp:
