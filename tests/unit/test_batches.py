@@ -143,7 +143,7 @@ def test_what_could_not_be_written_for_long_is_given_up(bucket: Any) -> None:
     assert held(reader) == {"r"}
     assert reader.deleted.keys() == {exact_key("other", CONTEXT)}
     assert reader.outdates.keys() == {"tag"}
-    with pytest.raises(StoreError, match="has taken nothing for 60 s"):
+    with pytest.raises(StoreError, match="has not taken it within 60 s"):
         writer.sync(target)  # whoever still waits for it is not told that it is there
 
 

@@ -215,6 +215,8 @@ class Batch(Segment):
         self.written = size
         self.complete_since: float | None = None
         self.made_at = time.monotonic()
+        self.deletes = False
+        """Whether it was seen to hold more than entries."""
         self.vanished = self.broken = False
         self.damaged_at: int | None = None
         self.upto = 0
@@ -334,8 +336,8 @@ class BatchWriter:
         with self._changed:
             if any(start < target <= end for start, end in self._lost):
                 raise StoreError(
-                    f"{self._log.bucket.uri} has taken nothing for {STALE_SECONDS:.0f} s, and what "
-                    "waited has been dropped"
+                    f"{self._log.bucket.uri} has not taken it within {STALE_SECONDS:.0f} s, and it "
+                    "has been dropped"
                 )
 
     def _write_up_to(self, target: int) -> None:

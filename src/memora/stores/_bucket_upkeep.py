@@ -213,10 +213,11 @@ class HeadLock:
     def release(self) -> None:
         """Have the next head say that nobody has the duties."""
         with self._writing:
-            if self.is_locked and (head := self._log.head) is not None:
+            log = self._log
+            if self.is_locked and (head := log.head) is not None:
                 self._held = False
                 with suppress(StoreError):  # then others wait for as long as a lease
-                    self._log.write_head("", head.version, head.checkpoint, after=self._number)
+                    log.write_head("", head.version, head.checkpoint, after=self._number)
 
     def _write(self, version: int, checkpoint: Checkpoint) -> bool:
         began, self._held = time.monotonic(), False

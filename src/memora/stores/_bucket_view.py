@@ -69,6 +69,7 @@ class BucketView(LogView):
         """
         segment: Any = self.segments[number]
         if record.entry is None:
+            segment.deletes = True
             return super().apply(record, number, offset, length)
         slot = self.hot.slot(record.key)
         if slot is not None and self.hot.stored_as(record.entry):
@@ -84,15 +85,16 @@ class BucketView(LogView):
 
     def settled(self) -> dict[str, int]:
         # A deletion may concern what is yet to be written: it is read again for as long.
-        latest = time.monotonic() - _LATE_SECONDS
+        settled, latest = super().settled(), time.monotonic() - _LATE_SECONDS
         with self.lock:
-            settled = {
+            again = {
                 segment.name
                 for segment in self.segments.values()
-                if segment.complete_since is not None and segment.complete_since <= latest
+                if isinstance(segment, Batch)
+                and segment.deletes
+                and (segment.complete_since is None or segment.complete_since > latest)
             }
-        taken = super().settled()
-        return {name: at if name in settled else len(MAGIC) for name, at in taken.items()}
+        return settled | dict.fromkeys(again & settled.keys(), len(MAGIC))
 
     def _read_checkpoint(self) -> Checkpoint | None:
         head = self.log.read_head()
