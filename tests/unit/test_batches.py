@@ -11,7 +11,7 @@ from buckets import DictBucket
 from doubles import until
 
 from memora.context import canonical_context, exact_key
-from memora.errors import ConfigError, MissingExtraError, StoreError
+from memora.errors import ConfigError, MissingExtraError, StoreError, StorePathError
 from memora.model import Content, Entry
 from memora.stores import _batches, _records
 from memora.stores._batches import Batch, BatchLog, BatchWriter
@@ -311,6 +311,15 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "obstore", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'memora-cache\[objects\]'"):
         Bucket("s3://bucket/x", {})
+
+
+def test_a_bucket_that_is_gone_is_no_object_that_is_gone() -> None:
+    pytest.importorskip("obstore")
+    bucket = Bucket("s3://bucket/x", {})
+    with pytest.raises(StorePathError, match="make the bucket first"), bucket._named("write", "q"):
+        raise FileNotFoundError("404")
+    with pytest.raises(FileNotFoundError, match="there is no"), bucket._named("read", "q"):
+        raise FileNotFoundError("404")
 
 
 def test_secrets_are_in_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
