@@ -187,8 +187,7 @@ class HeadLock:
             raise filelock.Timeout(log.folder)
         if head is not None:
             self._table.version = head.version
-        with self._writing:
-            self._number = log.head_number if head is None else head.number
+        self._number = log.head_number if head is None else head.number
         if not self.write(Checkpoint({}, {}, {}) if head is None else head.checkpoint):
             raise filelock.Timeout(log.folder)
 
