@@ -27,7 +27,7 @@ from memora._arguments import (
 from memora._clock import SteadyClock
 from memora._durations import seconds
 from memora._log import make_logger
-from memora._uris import is_on_server, without_password
+from memora._uris import is_bucket, is_on_server, without_password
 from memora.calls._breaker import Breaker
 from memora.calls._bridge import drive
 from memora.calls._engine import CallOptions
@@ -1258,6 +1258,7 @@ class Memora:
             "hot_index": off_disk and self._config.hot_index == "off",
             # All is in RAM anyway.
             "local_tier_bytes": not on_server and self._config.local_tier_bytes > 0,
+            "storage_options": self._config.storage_options and not is_bucket(self._config.db_uri),
         }
         if settings := [name for name, is_set in ignored.items() if is_set]:
             self._log.warning("settings_without_effect", settings=settings)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import servers
 from command import memora
-from doubles import WordEmbedder, until
+from doubles import FakeClock, WordEmbedder, until
 from processes import History, Process, held
 from store_worker import CONTEXTS
 
@@ -29,7 +29,6 @@ from memora.stores import (
     _bucket,
     _bucket_upkeep,
     _bucket_view,
-    _view,
     open_store,
     open_stored,
 )
@@ -83,7 +82,8 @@ def opened(server: StorageServer, uri: str, **settings: Any) -> Memora:
         "max_entries": None,
         "max_staleness_seconds": 0.2,
     } | settings
-    return Memora(CacheConfig(db_uri=uri, **settings), embedder=WordEmbedder())
+    clock = settings.pop("clock", time.time)
+    return Memora(CacheConfig(db_uri=uri, **settings), embedder=WordEmbedder(), clock=clock)
 
 
 def store_of(cache: Memora) -> ObjectStore:
@@ -203,7 +203,7 @@ def test_an_owner_that_stood_still_harms_nothing(  # noqa: PLR0915 - a course of
     monkeypatch.setattr(_bucket_upkeep, "LEASE_SECONDS", 1.0)
     monkeypatch.setattr(_bucket_upkeep, "_DEAD_BYTES", 0)
     monkeypatch.setattr(_bucket_upkeep, "GRACE_SECONDS", 0.0)
-    monkeypatch.setattr(_view, "_REMEMBER_SECONDS", 0.0)
+    monkeypatch.setattr(_bucket_view.BucketView, "remember_seconds", 0.0)
     quiet = {"max_staleness_seconds": 60}
     with opened(s3, uri, **quiet) as old, opened(s3, uri, **quiet) as new:
         stopped, successor = store_of(old), store_of(new)
@@ -315,7 +315,7 @@ def test_a_dead_server_makes_misses_and_comes_back(monkeypatch: pytest.MonkeyPat
             assert servers.SECRET not in said
             # What is in RAM serves for a while, and no longer: others may have withdrawn it.
             with monkeypatch.context() as soon:
-                soon.setattr(_bucket_view, "GRACE_SECONDS", 0.1)
+                soon.setattr(_bucket_view, "STALE_SECONDS", 0.1)
                 with pytest.raises(StoreError, match="has not been reached"):
                     until(lambda: not strict.lookup("kept", CONTEXTS[0]).is_hit)
 
@@ -344,6 +344,28 @@ def test_kill_9_of_the_server_loses_nothing() -> None:
         with opened(server, uri) as fresh:
             for i in acknowledged:
                 assert fresh.lookup(f"q{i}", CONTEXTS[0]).result == i
+
+
+def test_an_end_that_slides_does_so_for_all(s3: StorageServer, uri: str) -> None:
+    """Of several uses that are told together, one before the end moves it, one after does not."""
+    clock, slow = FakeClock(), {"flush_interval_seconds": 60}
+    with (
+        opened(s3, uri, clock=clock, **slow) as first,
+        opened(s3, uri, clock=clock, **slow) as second,
+    ):
+        assert first.store("q", CONTEXTS[0], 1, ttl=10, stale_ttl=5, sliding=True)
+        store_of(second).refresh()
+        for seconds in (8, 8, 8, 12):  # the last while it is stale
+            clock.advance(seconds)
+            assert first.lookup("q", CONTEXTS[0]).is_hit
+        (ends,) = {one.expires_at for one in first.entries()}
+        with store_of(first)._writing:
+            store_of(first)._write_uses()
+        store_of(first).flush()
+        assert {one.expires_at for one in second.entries()} == {ends}
+    for _ in range(2):
+        with opened(s3, uri, clock=clock) as fresh:
+            assert {one.expires_at for one in fresh.entries()} == {ends}
 
 
 def test_a_lookup_needs_no_request(s3: StorageServer, uri: str, monkeypatch: Any) -> None:
@@ -439,9 +461,16 @@ def test_azure_and_google_keep_entries_too(service: str) -> None:
                 assert len(fresh.lookup("large", CONTEXTS[0]).result) == 12_000_000
 
 
-def test_a_server_without_conditional_writes_is_refused() -> None:
-    with servers.s3rver() as server, pytest.raises(StoreError, match="If-None-Match"):
-        opened(server, f"{server.uri}/caches")
+def test_a_server_without_conditional_writes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with servers.s3rver() as server:
+        uri = f"{server.uri}/caches"
+        with pytest.raises(StoreError, match="If-None-Match"):
+            opened(server, uri)
+        monkeypatch.setenv("MEMORA_STORAGE_OPTIONS", json.dumps(server.storage_options))
+        told = json.loads(memora("doctor", "--db", uri, "--json", code=1))["findings"]
+        (writes,) = (one for one in told if one["name"] == "writes")
+        assert writes["state"] == "problem"
+        assert "If-None-Match" in writes["details"]
 
 
 def test_what_cannot_be_opened_says_why(s3: StorageServer, uri: str) -> None:
@@ -474,11 +503,13 @@ def test_doctor_looks_into_a_bucket(
         findings = json.loads(told)["findings"]
         return {one["name"]: one["state"] for one in findings if one["name"] in looked_at}
 
-    looked_at = {"store", "vectors"}
+    looked_at = {"store", "vectors", "writes"}
     monkeypatch.setenv("MEMORA_STORAGE_OPTIONS", json.dumps(s3.storage_options))
-    assert found(uri, 0) == {"store": "warning"}
+    assert found(uri, 0) == {"store": "warning", "writes": "ok"}
     opened(s3, uri).close()
-    assert found(uri, 1) == {"store": "ok", "vectors": "problem"}
+    assert found(uri, 1) == {"store": "ok", "vectors": "problem", "writes": "ok"}
+    log = _bucket.Bucket(uri, s3.storage_options).list("semantic_cache.log")
+    assert not any(name.startswith("probe") for name in log)
     assert found("s3://nosuchbucket/caches", 1) == {"store": "problem"}
 
 

@@ -61,7 +61,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (_upkeep, _view, lance_module):
         if hasattr(module, "GRACE_SECONDS"):
             monkeypatch.setattr(module, "GRACE_SECONDS", 1.0)
-    monkeypatch.setattr(_view, "_REMEMBER_SECONDS", 0.5)
+    monkeypatch.setattr(_view.LogView, "remember_seconds", 0.5)
     monkeypatch.setattr(_table, "_COMPACT_AT", 16)
     monkeypatch.setattr(_table, "_KEEP_SECONDS", 0.2)
 

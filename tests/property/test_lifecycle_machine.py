@@ -273,9 +273,9 @@ class LifecycleMachine(RuleBasedStateMachine):
             for i, mode in enumerate(self.modes)
         ]
         self.caches = [self.open(settings) for settings in self.settings]
+        late = STALENESS + FLUSHING if self.on_disk else 0.0
         self.models = [
-            Model(POLICY_MODELS[policy], STALENESS + FLUSHING if mode in ON_DISK else 0.0)
-            for mode in self.modes
+            Model(POLICY_MODELS[policy], 0.0 if mode is IN_RAM else late) for mode in self.modes
         ]
         self.gone = "ab" * 16
         self.stored = 0

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from buckets import DictBucket
 from doubles import until
 
 from memora.context import canonical_context, exact_key
-from memora.errors import ConfigError, MissingExtraError, StoreError
+from memora.errors import ConfigError, MissingExtraError, StoreError, StorePathError
 from memora.model import Content, Entry
 from memora.stores import _batches, _records
 from memora.stores._batches import Batch, BatchLog, BatchWriter
@@ -18,51 +19,8 @@ from memora.stores._bucket import Bucket
 from memora.stores._bucket_view import BucketView
 from memora.stores._journal import Checkpoint
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 EMPTY = Checkpoint({}, {}, {})
 CONTEXT = canonical_context({})
-
-
-class DictBucket:
-    """Objects in a dictionary; its requests fail, or wait, when a test says so."""
-
-    uri = "s3://dictionary"
-
-    def __init__(self) -> None:
-        self.objects: dict[str, bytes] = {}
-        self.down = False
-        self.open = threading.Event()
-        self.open.set()
-        self.puts: list[str] = []
-
-    def put(self, name: str, data: bytes) -> None:
-        self.puts.append(name)
-        assert self.open.wait(60)
-        if self.down:
-            raise StoreError("no answer")
-        self.objects[name] = data
-
-    def create(self, name: str, data: bytes) -> bool:
-        return self.objects.setdefault(name, data) is data
-
-    def get(self, name: str, start: int = 0, length: int | None = None) -> bytes:
-        if name not in self.objects:
-            raise FileNotFoundError(name)
-        end = None if length is None else start + length
-        return self.objects[name][start:end]
-
-    def list(self, folder: str) -> dict[str, int]:
-        return {
-            name.removeprefix(f"{folder}/"): len(data)
-            for name, data in self.objects.items()
-            if name.startswith(f"{folder}/")
-        }
-
-    def delete(self, names: Sequence[str]) -> None:
-        for name in names:
-            self.objects.pop(name, None)
 
 
 @pytest.fixture
@@ -83,7 +41,8 @@ def record(query: str, stamp: int, payload: bytes = b"x") -> bytes:
 
 
 def viewed(bucket: Any) -> BucketView:
-    view = BucketView(BatchLog(bucket, "log"), 4, graph="int8", content_bytes=1000)
+    settings: Any = {"graph": "int8", "content_bytes": 1000, "late_seconds": 0.0}
+    view = BucketView(BatchLog(bucket, "log"), 4, **settings)
     view.read()
     return view
 
@@ -152,6 +111,40 @@ def test_those_who_wait_for_a_write_that_fails_are_told(bucket: Any) -> None:
     for thread in threads:
         thread.join(60)
     assert told == ["no answer"] * 4
+
+
+def test_what_could_not_be_written_for_long_is_given_up(bucket: Any) -> None:
+    """It may have arrived, been read, withdrawn and deleted: writing it again would bring it back.
+
+    A deletion is as right as ever.
+    """
+    writer = BatchWriter(BatchLog(bucket, "log"), "me")
+    kept = _records.pack_delete(1, exact_key("other", CONTEXT))
+
+    def lose(operation: str, name: str) -> None:
+        raise StoreError(f"the answer to {operation} {name} is lost")
+
+    bucket.after = lose
+    batch, _ = writer.append([record("q", 1), kept, _records.pack_outdate(1, "tag")])
+    target = writer.appended
+    with pytest.raises(StoreError, match="is lost"):
+        writer.sync(target)
+    bucket.after = lambda *_: None
+    bucket.delete([f"log/{batch.name}"])  # by others, who do not need it any more
+    batch.made_at -= 2 * _batches.STALE_SECONDS
+    joined = writer.append([record("r", 2)])[0]
+
+    writer.sync(writer.appended)
+
+    assert writer.gave_up
+    (name,) = bucket.objects
+    assert name == f"log/{joined.name}"
+    reader = viewed(bucket)
+    assert held(reader) == {"r"}
+    assert reader.deleted.keys() == {exact_key("other", CONTEXT)}
+    assert reader.outdates.keys() == {"tag"}
+    with pytest.raises(StoreError, match="has not taken it within 60 s"):
+        writer.sync(target)  # whoever still waits for it is not told that it is there
 
 
 def test_no_more_is_held_back_than_agreed(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,10 +290,36 @@ def test_a_flipped_bit_is_no_entry_and_is_read_once(bucket: Any) -> None:
     view.read()
 
 
+@pytest.mark.parametrize("how", ["overwrites", "says so", "has them"])
+def test_a_bucket_without_conditional_writes_is_refused(bucket: Any, how: str) -> None:
+    def create(name: str, data: bytes) -> bool:
+        if how == "says so":
+            raise StoreError("cannot create x: 501 Not Implemented")
+        bucket.objects[name] = data
+        return True
+
+    if how != "has them":
+        bucket.create = create
+        with pytest.raises(StoreError, match=r"If-None-Match.*two processes could keep one table"):
+            BatchLog(bucket, "log").probe("me")
+    else:
+        BatchLog(bucket, "log").probe("me")
+    assert bucket.objects == {}
+
+
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "obstore", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'memora-cache\[objects\]'"):
         Bucket("s3://bucket/x", {})
+
+
+def test_a_bucket_that_is_gone_is_no_object_that_is_gone() -> None:
+    pytest.importorskip("obstore")
+    bucket = Bucket("s3://bucket/x", {})
+    with pytest.raises(StorePathError, match="make the bucket first"), bucket._named("write", "q"):
+        raise FileNotFoundError("404")
+    with pytest.raises(FileNotFoundError, match="there is no"), bucket._named("read", "q"):
+        raise FileNotFoundError("404")
 
 
 def test_secrets_are_in_no_error(monkeypatch: pytest.MonkeyPatch) -> None:

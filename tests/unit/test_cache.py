@@ -813,12 +813,15 @@ def test_settings_that_do_nothing_yet_are_said_aloud(
     Memora(CacheConfig(**settings), embedder=embedder)
     assert capsys.readouterr().err == ""
 
+    settings |= {"storage_options": {"secret_access_key": "of-a-bucket"}}
     Memora(CacheConfig(durability="power", local_tier_bytes=1, **settings), embedder=embedder)
 
     logged = capsys.readouterr().err
     assert "settings_without_effect" in logged
     assert "durability" in logged
     assert "local_tier_bytes" in logged
+    assert "storage_options" in logged
+    assert "of-a-bucket" not in logged
     assert "eviction_policy" not in logged
     assert "cleanup_interval_seconds" not in logged
 

@@ -28,6 +28,7 @@ from memora.errors import (
     ConfigError,
     MemoraError,
     MissingExtraError,
+    StoreError,
     StoreFormatError,
     StorePathError,
 )
@@ -221,15 +222,27 @@ def _off_disk(config: CacheConfig, embedder: Embedder | None) -> Iterator[Findin
             store.close()
     except MemoraError as error:
         # Of the rest that this is raised for (no bucket, no rights), none is mended by opening.
-        if isinstance(error, StorePathError) and str(error).startswith("there is no table"):
-            yield Finding("warning", "store", str(error), "it is made when a cache is opened")
-        else:
+        if not (isinstance(error, StorePathError) and str(error).startswith("there is no table")):
             yield Finding("problem", "store", fault_line(error), advice)
-        return
-    place = "in object storage" if in_bucket else "on a server"
-    yield Finding("ok", "store", f"{count:,} entries of {stored.identity} {place}")
-    if embedder is not None:
-        yield _compare(embedder, stored.identity, stored.dimension)
+            return
+        yield Finding("warning", "store", str(error), "it is made when a cache is opened")
+    else:
+        place = "in object storage" if in_bucket else "on a server"
+        yield Finding("ok", "store", f"{count:,} entries of {stored.identity} {place}")
+        if embedder is not None:
+            yield _compare(embedder, stored.identity, stored.dimension)
+    if in_bucket:
+        yield _writes(config, advice)
+
+
+def _writes(config: CacheConfig, advice: str) -> Finding:
+    from memora.stores import objects  # noqa: PLC0415 - one store's imports only
+
+    try:
+        objects.probe(config.db_uri, config.storage_options, config.table_name)
+    except StoreError as error:
+        return Finding("problem", "writes", fault_line(error), advice)
+    return Finding("ok", "writes", "an object was created where there was none, and removed")
 
 
 def _store(config: CacheConfig, embedder: Embedder | None, found: list[Finding]) -> Facts | None:

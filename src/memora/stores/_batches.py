@@ -30,6 +30,13 @@ if TYPE_CHECKING:
 
     from memora.stores._bucket import Bucket
 
+GRACE_SECONDS = 120.0
+"""How long a batch is kept that nobody needs any more, for those who have not heard."""
+STALE_SECONDS = GRACE_SECONDS / 2
+"""Who has not looked for so long has perhaps missed a batch that came and went: it answers nothing,
+and loads anew. And what a process could not write for so long it gives up: its batch may have
+arrived all the same, and have been deleted since with all that was withdrawn."""
+
 _BATCH_BYTES = 8 * 1024 * 1024  # at which a batch takes no more records
 # Records that wait to be written, at most: beyond, nothing is taken until the bucket takes some.
 _PENDING_BYTES = 64 * 1024 * 1024
@@ -86,15 +93,21 @@ class BatchLog:
         """Refuse a bucket in which two could keep the table at once.
 
         Raises:
-            StoreError: It overwrites what is to be created only where there is nothing.
+            StoreError: It overwrites what is to be created only where there is nothing; or takes
+                no write at all.
         """
         name = self.path(f"probe-{member}")
-        self.bucket.create(name, b"1")
-        again = self.bucket.create(name, b"2")
+        try:
+            self.bucket.create(name, b"1")
+            ignored = self.bucket.create(name, b"2")
+        except StoreError as error:
+            if "501 " not in str(error):
+                raise
+            ignored = True  # it says so itself
         self.bucket.delete([name])
-        if again:
+        if ignored:
             raise StoreError(
-                f"{self.bucket.uri} ignores conditional writes (If-None-Match: *), so that two "
+                f"{self.bucket.uri} has no conditional writes (If-None-Match: *), so that two "
                 "processes could keep one table and lose entries; use a service that has them, as "
                 "Amazon S3, Google Cloud Storage, Azure Blob Storage and newer versions of others"
             )
@@ -201,6 +214,9 @@ class Batch(Segment):
         self.pending: dict[int, bytes] = {}
         self.written = size
         self.complete_since: float | None = None
+        self.made_at = time.monotonic()
+        self.deletes = False
+        """Whether it was seen to hold more than entries."""
         self.vanished = self.broken = False
         self.damaged_at: int | None = None
         self.upto = 0
@@ -273,6 +289,9 @@ class BatchWriter:
     Threads that wait while a batch is on its way share the next one.
     """
 
+    gave_up = False
+    """Whether something was not written that this process has in its view."""
+
     def __init__(self, log: BatchLog, member: str) -> None:
         self._log, self._member = log, member
         self._changed = threading.Condition()
@@ -282,10 +301,10 @@ class BatchWriter:
         """Bytes of all records; after `append`, what to `sync` up to."""
         self._written = 0
         self._busy = False
-        self._fault: tuple[int, StoreError] | None = None  # its number, and the last
-        self._faults = 0
+        self._fault: StoreError | None = None  # the last
+        self._lost: deque[tuple[int, int]] = deque(maxlen=1000)  # given up: from, up to
 
-    def append(self, records: Sequence[bytes]) -> tuple[Batch, list[int]]:
+    def append(self, records: Sequence[bytes], *, always: bool = False) -> tuple[Batch, list[int]]:
         """Have records written with the next batch; return it, and their offsets.
 
         Raises:
@@ -294,7 +313,7 @@ class BatchWriter:
         size = sum(map(len, records))
         with self._changed:
             waiting = self.appended - self._written
-            if waiting and waiting + size > _PENDING_BYTES:
+            if waiting and waiting + size > _PENDING_BYTES and not always:
                 raise StoreError(f"{waiting} bytes wait to be written to {self._log.bucket.uri}")
             batch = self._open
             if batch is not None and batch.pending and batch.size() + size > _BATCH_BYTES:
@@ -311,14 +330,24 @@ class BatchWriter:
         """Return once what was appended up to a target is in the bucket.
 
         Raises:
-            StoreError: The bucket cannot be reached, or refuses; it is tried again later.
+            StoreError: The bucket cannot be reached, or refuses; it is tried again for a while.
         """
+        self._write_up_to(target)
         with self._changed:
-            faults = self._faults
+            if any(start < target <= end for start, end in self._lost):
+                raise StoreError(
+                    f"{self._log.bucket.uri} has not taken it within {STALE_SECONDS:.0f} s, and it "
+                    "has been dropped"
+                )
+
+    def _write_up_to(self, target: int) -> None:
+        with self._changed:
+            known = self._fault
             while self._busy and self._written < target:
                 self._changed.wait()
-                if self._faults != faults and self._written < target and self._fault is not None:
-                    raise StoreError(str(self._fault[1])) from self._fault[1]
+                fault = self._fault
+                if fault is not None and fault is not known and self._written < target:
+                    raise StoreError(str(fault)) from fault
             if self._written >= target:
                 return
             self._busy = True
@@ -328,15 +357,18 @@ class BatchWriter:
                     if not self._sealed:
                         self._seal()
                     batch = self._sealed[0]
-                batch.write()
+                late = time.monotonic() - batch.made_at > STALE_SECONDS
+                if not late:
+                    batch.write()
                 with self._changed:
                     self._sealed.popleft()
+                    if late:
+                        self._give_up(batch)
                     self._written = batch.upto
                     self._changed.notify_all()
         except StoreError as error:
             with self._changed:
-                self._faults += 1
-                self._fault = self._faults, error
+                self._fault = error
             raise
         finally:
             with self._changed:
@@ -361,11 +393,18 @@ class BatchWriter:
 
     def write_out(self) -> None:
         """Write all that waits; raises StoreError as `sync`."""
-        self.sync(self.appended)
+        self._write_up_to(self.appended)
 
-    def close(self) -> None:
-        """Write all that waits; raises StoreError as `sync`."""
-        self.sync(self.appended)
+    close = write_out
+
+    def _give_up(self, batch: Batch) -> None:
+        """Drop a batch, but for what can be done at any time: deletions, up to their stamps."""
+        self._lost.append((self._written, batch.upto))
+        self.gave_up = True
+        found = [(raw, _records.unpack(raw)) for raw in batch.pending.values()]
+        kinds = {_records.DELETE, _records.OUTDATE}
+        if kept := [raw for raw, record in found if record is not None and record.kind in kinds]:
+            self.append(kept, always=True)
 
     def _new(self, *, copies: bool = False) -> Batch:
         batch = Batch(self._log, self._log.new_name(self._member, copies=copies))

@@ -161,16 +161,15 @@ class Bucket:
     def _named(self, operation: str, name: str) -> Iterator[None]:
         try:
             yield
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"there is no {self.uri}/{name}") from error
-        except StoreError:
-            raise
         except self._faults as error:
+            absent = isinstance(error, FileNotFoundError)
+            if absent and operation in {"read", "delete"}:
+                raise FileNotFoundError(f"there is no {self.uri}/{name}") from error
             kind: type[StoreError] = StoreError
             text, advice = self._said(error), ""
             if re.match("40[13] |credentials", text):
                 kind, advice = StorePathError, "; check the credentials, and their rights"
-            elif "NoSuchBucket" in text or "ContainerNotFound" in text or text.startswith("404 "):
+            elif absent or "ContainerNotFound" in text or text.startswith("404 "):
                 kind, advice = StorePathError, "; make the bucket first, or correct db_uri"
             elif "no answer" in text:
                 advice = "; check the endpoint in storage_options, and the network"

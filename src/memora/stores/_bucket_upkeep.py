@@ -8,6 +8,7 @@ head, and what it has done to the table is undone, as the head names the version
 
 from __future__ import annotations
 
+import threading
 import time
 from contextlib import suppress
 from datetime import timedelta
@@ -19,11 +20,11 @@ import filelock
 
 from memora.errors import StoreError, StorePathError
 from memora.stores import _records
-from memora.stores._batches import Batch, BatchLog
-from memora.stores._bucket_view import GRACE_SECONDS
+from memora.stores._batches import GRACE_SECONDS, Batch, BatchLog
 from memora.stores._journal import Checkpoint
 from memora.stores._table import DELETE_ROWS, EntryTable, Row, Stamp, _create, connect, faults
 from memora.stores._upkeep import Upkeep
+from memora.stores._view import LogView
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -164,6 +165,7 @@ class HeadLock:
         """When this process last wrote the head."""
         self._held = False
         self._number = 0  # of the head that it wrote last
+        self._writing = threading.Lock()
 
     @property
     def is_locked(self) -> bool:
@@ -191,20 +193,37 @@ class HeadLock:
 
     def write(self, checkpoint: Checkpoint) -> bool:
         """Write the head after this process's last; False where another has."""
-        began, self._held = time.monotonic(), False
-        number = self._log.write_head(
-            self._name, self._table.version, checkpoint, after=self._number
-        )
-        if number is not None:
-            self._number, self.renewed, self._held = number, began, True
-        return self._held
+        with self._writing:
+            return self._write(self._table.version, checkpoint)
+
+    def renew(self, now: float) -> None:
+        """Write the last head again when a third of the lease has gone.
+
+        Called beside the duties, as one of them may take longer than a lease.
+
+        Args:
+            now: By the clock of entries.
+        """
+        with self._writing:
+            due = time.monotonic() - self.renewed > LEASE_SECONDS / 3
+            if due and self.is_locked and (head := self._log.head) is not None:
+                self._write(head.version, head.checkpoint._replace(now=now))
 
     def release(self) -> None:
         """Have the next head say that nobody has the duties."""
-        if self.is_locked and (head := self._log.head) is not None:
-            self._held = False
-            with suppress(StoreError):  # then others wait for as long as a lease
-                self._log.write_head("", head.version, head.checkpoint, after=self._number)
+        with self._writing:
+            log = self._log
+            if self.is_locked and (head := log.head) is not None:
+                self._held = False
+                with suppress(StoreError):  # then others wait for as long as a lease
+                    log.write_head("", head.version, head.checkpoint, after=self._number)
+
+    def _write(self, version: int, checkpoint: Checkpoint) -> bool:
+        began, self._held = time.monotonic(), False
+        number = self._log.write_head(self._name, version, checkpoint, after=self._number)
+        if number is not None:
+            self._number, self.renewed, self._held = number, began, True
+        return self._held
 
 
 class BucketUpkeep(Upkeep):
@@ -236,10 +255,9 @@ class BucketUpkeep(Upkeep):
                     segment.complete_since = now
                     self.dropped_bytes += segment.size() - segment.end
 
-    def run(self) -> None:
-        if time.monotonic() - self._head_lock.renewed > LEASE_SECONDS / 3:
-            self._save(self.view.checkpoint)
-        super().run()
+    def renew(self) -> None:
+        """Keep the duties for longer."""
+        self._head_lock.renew(self._clock())
 
     def compact(self) -> None:
         super().compact()
@@ -317,13 +335,15 @@ class BucketUpkeep(Upkeep):
     def _clear_away(self) -> None:
         """Delete batches that hold nothing alive and nothing that is not in the table."""
         view, checkpoint, now = self.view, self.view.checkpoint, time.monotonic()
+        # As of now: what may still be written late is, before the grace is over.
+        done, settled = checkpoint.done, LogView.settled(view)
         with view.lock:
             dead = {
                 segment.name
                 for number, segment in view.segments.items()
                 if segment.complete_since is not None
                 and number not in view.hot.live
-                and checkpoint.settled.get(segment.name, 0) >= segment.end
+                and min(done.get(segment.name, 0), settled.get(segment.name, 0)) >= segment.end
             }
             there = {one.name for one in view.segments.values() if not one.vanished}
         self._dead_since = {name: self._dead_since.get(name, now) for name in dead & there}

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memora.stores._batches import Batch, BatchLog
+from memora.stores._batches import STALE_SECONDS, Batch, BatchLog
 from memora.stores._journal import MAGIC, Checkpoint, Segment
 from memora.stores._view import LogView
 
@@ -15,10 +15,8 @@ if TYPE_CHECKING:
     from memora.stores import _records
     from memora.stores._usage import KeptUses
 
-GRACE_SECONDS = 120.0
-"""How long a batch is kept that nobody needs any more, for those who have not heard. Who has not
-looked for half of that has perhaps missed one that came and went, and must load anew."""
-
+# How late a batch may be written: then it is given up, but for the request that is on its way.
+_LATE_SECONDS = STALE_SECONDS + 30.0
 _READERS = 8  # requests at once, where much is to be read
 _READ_BYTES = 8 * 1024 * 1024  # by them, before it is applied
 
@@ -26,13 +24,17 @@ _READ_BYTES = 8 * 1024 * 1024  # by them, before it is applied
 class BucketView(LogView):
     """Entries in RAM, all vectors among them, kept current from the log in a bucket."""
 
+    remember_seconds = _LATE_SECONDS
     exact: Any = None  # vectors in large contexts stay in RAM: a search needs no network
 
     def __init__(self, log: BatchLog, dimension: int, **settings: Any) -> None:
         super().__init__(Path(log.folder), dimension, **settings)
         self.log = log
-        self.unreached = False
-        """Whether the bucket cannot be read, and has not been for as long as is bearable."""
+
+    @property
+    def unreached(self) -> bool:
+        """Whether the log has not been read for too long: then, until another view is loaded."""
+        return time.monotonic() - self._looked_at > STALE_SECONDS
 
     def read(self) -> None:
         """Take in what is new in the log.
@@ -41,8 +43,7 @@ class BucketView(LogView):
             OSError: The bucket cannot be read.
         """
         with self._reading:
-            began = time.monotonic()
-            late = began - self._looked_at > GRACE_SECONDS / 2
+            began, late = time.monotonic(), self.unreached
             self.lost |= late
             try:
                 self._list()
@@ -55,11 +56,9 @@ class BucketView(LogView):
                 self._read_all(new)
             except FileNotFoundError:  # it came and went since it was listed, which takes a while
                 self.lost = True
-            except OSError:
-                self.unreached = late
-                raise
             self._forget()
-            self._looked_at, self.unreached = began, False
+            if not late:
+                self._looked_at = began
 
     def apply(self, record: _records.Record, number: int, offset: int, length: int) -> int | None:
         """Take in one record.
@@ -70,6 +69,7 @@ class BucketView(LogView):
         """
         segment: Any = self.segments[number]
         if record.entry is None:
+            segment.deletes = True
             return super().apply(record, number, offset, length)
         slot = self.hot.slot(record.key)
         if slot is not None and self.hot.stored_as(record.entry):
@@ -82,6 +82,19 @@ class BucketView(LogView):
             segment.position = offset + length
             return None
         return super().apply(record, number, offset, length)
+
+    def settled(self) -> dict[str, int]:
+        # A deletion may concern what is yet to be written: it is read again for as long.
+        settled, latest = super().settled(), time.monotonic() - _LATE_SECONDS
+        with self.lock:
+            again = {
+                segment.name
+                for segment in self.segments.values()
+                if isinstance(segment, Batch)
+                and segment.deletes
+                and (segment.complete_since is None or segment.complete_since > latest)
+            }
+        return settled | dict.fromkeys(again & settled.keys(), len(MAGIC))
 
     def _read_checkpoint(self) -> Checkpoint | None:
         head = self.log.read_head()

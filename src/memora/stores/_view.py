@@ -38,7 +38,6 @@ has perhaps missed one that came and went, and must load anew."""
 
 _READ_BYTES = 1024 * 1024  # of a segment at once
 _APPLY_RECORDS = 32  # while the lock is held: lookups wait no longer than that takes
-_REMEMBER_SECONDS = 60.0  # how long a deletion is remembered for records that come late
 _LOAD_ATTEMPTS = 3
 
 
@@ -66,6 +65,9 @@ class LogView:
         content_bytes: Size of the cache of contents.
         late_seconds: How late a use by another process may be heard of.
     """
+
+    remember_seconds = 60.0
+    """How long a deletion is remembered for records that come late."""
 
     def __init__(
         self,
@@ -451,7 +453,7 @@ class LogView:
 
     def _forget(self) -> None:
         """Let go of deletions that no late record can meet, and that the table reflects."""
-        latest = time.monotonic() - _REMEMBER_SECONDS
+        latest = time.monotonic() - self.remember_seconds
         with self.lock:
             while self.deleted:
                 key, deletion = next(iter(self.deleted.items()))

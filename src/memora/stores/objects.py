@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from memora.errors import StoreError, StorePathError
 from memora.stores import _guards
-from memora.stores._batches import Batch, BatchLog, BatchWriter
+from memora.stores._batches import GRACE_SECONDS, STALE_SECONDS, Batch, BatchLog, BatchWriter
 from memora.stores._bucket import Bucket
 from memora.stores._bucket_upkeep import BucketTable, BucketUpkeep, open_if_there
-from memora.stores._bucket_view import GRACE_SECONDS, BucketView
+from memora.stores._bucket_view import BucketView
 from memora.stores._table import Stamp, connect, faults, stamp_of
 from memora.stores.hot import Place
 from memora.stores.lancedb import LanceStore
@@ -180,7 +181,8 @@ class ObjectStore(LanceStore):
         self._check()
         if self._bucket_view.unreached:
             raise StoreError(
-                f"{self._log.bucket.uri} has not been reached for {GRACE_SECONDS / 2:.0f} s"
+                f"{self._log.bucket.uri} has not been reached for {STALE_SECONDS:.0f} s, or has "
+                "not been loaded again since"
             )
 
     def _read_again(self, read: Callable[[], T]) -> T:
@@ -217,6 +219,7 @@ class ObjectStore(LanceStore):
 
     def _load_view(self, table: EntryTable) -> LogView:
         self._log.mine.clear()  # all are written: they are read like any other
+        self._writer.gave_up = False
         old: Any = self._view
         for attempt in range(_LOAD_ATTEMPTS):
             try:
@@ -236,13 +239,22 @@ class ObjectStore(LanceStore):
     def _follow(self) -> None:
         """Write what is held back, and read what others have written."""
         self._check()
-        try:
+        with ExitStack() as steps:  # each also where one before it fails
+            steps.callback(self._look)
+            steps.callback(self._writer.write_out)  # without the lock: others may join the next
+            if isinstance(self._upkeep, BucketUpkeep):
+                steps.callback(self._upkeep.renew)
             if time.monotonic() - self._uses_written_at >= self._use_interval:
                 with self._writing:
                     self._write_uses()
-            self._writer.write_out()  # without the lock: others may join the next batch
-        finally:
-            self._look()
+
+    def _look(self) -> None:
+        self._view.lost |= self._writer.gave_up
+        super()._look()
+
+    def _write_uses(self) -> None:
+        with suppress(StoreError):  # so much waits already that these have to as well
+            super()._write_uses()
 
     def _search_table(self, *args: Any) -> list[tuple[bytes, int]]:
         """Return nothing: what is still being loaded is not found yet."""
@@ -278,6 +290,15 @@ class _Member:
 
     def leave(self) -> None:
         """Be gone."""
+
+
+def probe(uri: str, options: Mapping[str, str], name: str) -> None:
+    """Write an object beside those of a table, as an owner does, and remove it.
+
+    Raises:
+        StoreError: The credentials do not allow it, or the bucket ignores conditional writes.
+    """
+    BatchLog(Bucket(uri, options), f"{name}.log").probe(f"{os.getpid()}-{os.urandom(4).hex()}")
 
 
 def read_stamp(uri: str, options: Mapping[str, str], name: str) -> Stamp:
