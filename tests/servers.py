@@ -156,19 +156,22 @@ def running(program: Path, *options: str) -> Iterator[Server]:
 
 
 @contextmanager
-def cluster(program: Path, *options: str, masters: int = 3) -> Iterator[list[Server]]:
-    """Run masters that share all slots, without replicas."""
+def cluster(
+    program: Path, *options: str, masters: int = 3, replicas: int = 0
+) -> Iterator[list[Server]]:
+    """Run masters that share all slots; then so many replicas, of the first masters."""
     import redis  # noqa: PLC0415 - an extra
 
     with ExitStack() as stack:
-        buses = [free_port() for _ in range(masters)]
+        buses = [free_port() for _ in range(masters + replicas)]
         nodes = [
             stack.enter_context(
                 running(
                     program,
                     *("--cluster-enabled", "yes", "--cluster-port", str(bus)),
                     *("--cluster-node-timeout", "2000"),
-                    *("--cluster-require-full-coverage", "no", *options),
+                    *("--cluster-require-full-coverage", "no"),
+                    *("--repl-diskless-sync-delay", "0", *options),
                 )
             )
             for bus in buses
@@ -179,25 +182,33 @@ def cluster(program: Path, *options: str, masters: int = 3) -> Iterator[list[Ser
         ]
         for i, client in enumerate(clients):
             slots = 16384 * i // masters, 16384 * (i + 1) // masters - 1
-            client.execute_command("CLUSTER", "ADDSLOTSRANGE", *slots)
+            if i < masters:
+                client.execute_command("CLUSTER", "ADDSLOTSRANGE", *slots)
             client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", i + 1)
         for node, bus in zip(nodes[1:], buses[1:], strict=True):
             clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", node.port, bus)
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not all(_sees_all(client, masters) for client in clients):
-            if time.monotonic() > deadline:
-                raise TimeoutError("the cluster does not form")
-            time.sleep(0.05)
+        _wait(lambda: all(_sees_all(client, len(nodes)) for client in clients))
+        for master, replica in zip(clients, clients[masters:]):  # noqa: B905 - not all have one
+            replica.execute_command("CLUSTER", "REPLICATE", master.execute_command("CLUSTER MYID"))
+            _wait(lambda one=replica: one.info("replication").get("master_link_status") == "up")
         yield nodes
 
 
-def _sees_all(client: object, masters: int) -> bool:
+def _wait(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError("the servers do not find each other")
+        time.sleep(0.05)
+
+
+def _sees_all(client: object, nodes: int) -> bool:
     said = client.execute_command("CLUSTER", "INFO")  # type: ignore[attr-defined]
     if isinstance(said, str):
         said = dict(line.split(":", 1) for line in said.split())
     return (
         said["cluster_state"] == "ok"
-        and int(said["cluster_known_nodes"]) == masters
+        and int(said["cluster_known_nodes"]) == nodes
         and int(said["cluster_slots_ok"]) == 16384
     )
 

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import uuid
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 redis = pytest.importorskip("redis")
+
+from redis.crc import key_slot  # noqa: E402 - as above
 
 from memora.stores.redis import RedisStore, _leases  # noqa: E402 - without the extra there is none
 
@@ -242,9 +244,11 @@ def test_commands_look_at_a_store_on_a_server(servers: parts.Servers, table: str
     memora("health", "--db", "redis://127.0.0.1:1/one", code=2)
 
 
-def test_nobody_there_is_a_clear_error(table: str) -> None:
+@pytest.mark.parametrize("scheme", ["redis", "redis+cluster", "redis+sentinel"])
+def test_nobody_there_is_a_clear_error(scheme: str, table: str) -> None:
+    service = "/main" if scheme == "redis+sentinel" else ""
     with pytest.raises(StoreError, match="is out of reach"):
-        open_store(f"redis://127.0.0.1:{parts.free_port()}", table)
+        open_store(f"{scheme}://127.0.0.1:{parts.free_port()}{service}", table)
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "redis cluster search"])
@@ -488,16 +492,19 @@ def test_a_cluster_is_searched_whole_or_not_at_all(
     store.close()
 
 
-def test_a_cluster_that_lacks_a_master_raises_and_comes_back() -> None:
+def test_a_cluster_that_lacks_masters_raises_and_comes_back() -> None:
     options = (*LOGGED, *parts.query_engine())
     with parts.cluster(parts.redis_program(), *options) as nodes:
         store = open_store(f"redis+cluster://127.0.0.1:{nodes[0].port}", "t")
         kept = [put(store, f"q{i}") for i in range(30)]
-        nodes[1].kill()
-
+        for node in (nodes[1], nodes[0], nodes[2]):
+            node.kill()
+            with pytest.raises(StoreError):
+                store.search(unit(1), context=HERE.fingerprint, k=30, now=NOW)
         with pytest.raises(StoreError):
-            store.search(unit(1), context=HERE.fingerprint, k=30, now=NOW)
-        nodes[1].start()
+            store.peek(kept[0].key, now=NOW)
+        for node in nodes:
+            node.start()
 
         faults: list[Exception] = []
 
@@ -513,23 +520,83 @@ def test_a_cluster_that_lacks_a_master_raises_and_comes_back() -> None:
         store.close()
 
 
-def test_sentinels_name_the_master(tmp_path: Path) -> None:
+def test_sentinels_name_the_master_and_the_one_after_it(tmp_path: Path) -> None:
     program = parts.redis_program()
-    with parts.running(program) as master:
+    with ExitStack() as stack:
+        master = stack.enter_context(parts.running(program))
+        of = ("--replicaof", "127.0.0.1", str(master.port), "--repl-diskless-sync-delay", "0")
+        replica = stack.enter_context(parts.running(program, *of))
+        clients = [
+            stack.enter_context(redis.Redis(port=one.port, decode_responses=True))
+            for one in (master, replica)
+        ]
+        assert replicated(*clients)
         settings = tmp_path / "sentinel.conf"
-        settings.write_text(f"sentinel monitor main 127.0.0.1 {master.port} 1\n")
+        settings.write_text(
+            f"sentinel monitor main 127.0.0.1 {master.port} 1\n"
+            "sentinel down-after-milliseconds main 1000\n"
+            "sentinel failover-timeout main 5000\n"
+        )
         sentinel = parts.Server(program, tmp_path, (), settings=settings)
         sentinel.start()
-        try:
-            uri = f"redis+sentinel://127.0.0.1:{sentinel.port}/main"
-            store = open_store(uri, "t")
-            one = put(store, "q")
-            found = store.get(one.key, now=NOW)
-            assert found is not None
-            assert found[0] == one
-            store.close()
-        finally:
-            sentinel.kill()
+        stack.callback(sentinel.kill)
+        watch = stack.enter_context(redis.Redis(port=sentinel.port, decode_responses=True))
+        assert until(lambda: len(watch.sentinel_slaves("main")) == 1, seconds=60)
+        uri = f"redis+sentinel://127.0.0.1:{sentinel.port}/main"
+        cache = stack.enter_context(cache_on(uri, judge="off"))
+        fill(cache)
+        assert serves_what_was_filled(cache)
+        assert replicated(*clients)
+        master.kill()
+
+        assert not serves_what_was_filled(cache)
+        assert not cache.health_check()["checks"]["database"]["ok"]
+        assert until(lambda: serves_what_was_filled(cache), seconds=60)
+        assert clients[1].role()[0] == "master"
+        near = cache.lookup("number question 7", similarity_threshold=0.99)
+        assert near.result == 7
+        assert cache.invalidate("question number 3") == 1
+        assert comes_back(cache)
+
+        master.start()  # empty, and a master as far as it knows
+        assert serves_what_was_filled(cache, but=3)
+        assert cache.health_check()["checks"]["database"]["ok"]
+        cache.cleanup_expired()
+        assert audit(cache._ports.store) == 30  # type: ignore[arg-type]
+
+
+def test_a_replica_of_a_cluster_takes_over() -> None:
+    with (
+        parts.cluster(parts.redis_program(), *parts.query_engine(), replicas=1) as nodes,
+        redis.Redis(port=nodes[0].port, decode_responses=True) as killed,
+        redis.Redis(port=nodes[3].port, decode_responses=True) as replica,
+    ):
+        # Whose first shard is on the first master.
+        table = next(f"t{i}" for i in range(99) if key_slot(f"t{i}:0".encode()) < 16384 // 3)
+        uri = f"redis+cluster://127.0.0.1:{nodes[1].port}"
+        with cache_on(uri, judge="off", table_name=table) as cache:
+            fill(cache)
+            assert serves_what_was_filled(cache)
+            assert replicated(killed, replica)
+            nodes[0].kill()
+
+            assert not serves_what_was_filled(cache)
+            assert not cache.health_check()["checks"]["database"]["ok"]
+            assert until(lambda: serves_what_was_filled(cache), seconds=60)
+            assert replica.role()[0] == "master"
+            near = cache.lookup("number question 7", similarity_threshold=0.99)
+            assert near.result == 7
+            for i in range(30):
+                assert cache.store(f"another {i}", {}, i)
+                assert cache.invalidate(f"another {i}") == 1
+            assert cache.invalidate("question number 3") == 1
+
+            nodes[0].start()
+            assert until(lambda: killed.role()[0] == "slave", seconds=60)
+            assert until(lambda: serves_what_was_filled(cache, but=3), seconds=60)
+            assert cache.health_check()["checks"]["database"]["ok"]
+            cache.cleanup_expired()
+            assert audit(cache._ports.store) == 29  # type: ignore[arg-type]
 
 
 # Who leads.
@@ -627,15 +694,45 @@ def test_a_leader_that_was_replaced_overwrites_nothing(
 
 
 @contextmanager
-def cache_on(server: parts.Server, **settings: Any) -> Iterator[Memora]:
+def cache_on(server: parts.Server | str, **settings: Any) -> Iterator[Memora]:
+    uri = server if isinstance(server, str) else server.uri
     config = CacheConfig(
-        db_uri=server.uri, lookup_timeout_seconds=5, breaker_reset_seconds=0.05, **settings
+        db_uri=uri, lookup_timeout_seconds=5, breaker_reset_seconds=0.05, **settings
     )
     cache = Memora(config, embedder=WordEmbedder())
     try:
         yield cache
     finally:
         cache.close()
+
+
+def fill(cache: Memora) -> None:
+    """Store thirty, and what is to stay gone."""
+    for i in range(30):
+        assert cache.store(f"question number {i}", {}, i)
+        assert cache.store(f"withdrawn question {i}", {}, i)
+        assert cache.store(f"outdated question {i}", {}, i, tags="old")
+        assert cache.invalidate(f"withdrawn question {i}") == 1
+    cache.outdate("old")
+
+
+def serves_what_was_filled(cache: Memora, *, but: int | None = None) -> bool:
+    """Tell whether all thirty are found; never one that had gone, or a wrong one."""
+    served = [cache.lookup(f"question number {i}") for i in range(30)]
+    gone = [cache.lookup(f"{kind} question {i}") for i in range(30) for kind in ("withdrawn", "outdated")]
+    missed = [i for i, one in enumerate(served) if one.is_miss]
+    assert {one.result for one in gone} == {None}
+    assert all(one.result == i for i, one in enumerate(served) if i not in missed)
+    assert "timeout" not in {one.reason for one in (*served, *gone)}  # the store gave up before
+    return missed == ([] if but is None else [but])
+
+
+def replicated(master: Any, replica: Any) -> bool:
+    """Tell whether a replica has all that its master had when asked."""
+    wanted = master.info("replication")["master_repl_offset"]
+    return until(
+        lambda: replica.info("replication").get("slave_repl_offset", -1) >= wanted, seconds=60
+    )
 
 
 def comes_back(cache: Memora) -> bool:
@@ -721,6 +818,26 @@ def test_a_server_that_stands_still_costs_misses_and_no_more() -> None:
         assert stored is None
         assert until(lambda: cache.lookup("q").is_hit)
         assert comes_back(cache)
+
+
+def test_closing_gives_a_server_that_stands_still_one_chance(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with parts.running(parts.redis_program()) as server:
+        store = open_store(server.uri, "t")
+        for i in range(1000):  # of which some hundred ride with a call
+            store.touch(i.to_bytes(16, "big"), now=NOW)
+        asked, execute = list[str](), client_of(store).execute_command
+        monkeypatch.setattr(
+            client_of(store), "execute_command", lambda *a: (asked.append(a[0]), execute(*a))[1]
+        )
+        server.signal(signal.SIGSTOP)
+        try:
+            store.close()
+        finally:
+            server.signal(signal.SIGCONT)
+
+        assert asked == ["EVALSHA"]
 
 
 def test_a_full_server_serves_what_it_has_and_says_so() -> None:
