@@ -19,6 +19,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -155,6 +156,63 @@ def running(program: Path, *options: str) -> Iterator[Server]:
             server.kill()
 
 
+class Wire:
+    """
+    A wire to a server of this machine, which a test may stop, cut, and mend.
+
+    What was sent while it was stopped arrives when it is mended, as after a partition; unless it
+    was cut in between.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self._carries, self._whole = threading.Event(), True
+        self._carries.set()
+        self._ends: list[socket.socket] = []
+        self._door = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._door.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def stop(self) -> None:
+        """Carry nothing, and say nothing."""
+        self._carries.clear()
+
+    def cut(self) -> None:
+        """End all connections, and each that is made."""
+        self._whole = False
+        while self._ends:
+            with suppress(OSError):  # has ended
+                self._ends.pop().shutdown(socket.SHUT_RDWR)
+        self._carries.set()
+
+    def mend(self) -> None:
+        self._whole = True
+        self._carries.set()
+
+    def close(self) -> None:
+        self.cut()
+        self._door.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):  # closed
+            while True:
+                near, _ = self._door.accept()
+                if not self._whole:
+                    near.close()
+                    continue
+                far = socket.create_connection(("127.0.0.1", self._to))
+                self._ends += [near, far]
+                for way in ((near, far), (far, near)):
+                    threading.Thread(target=self._carry, args=way, daemon=True).start()
+
+    def _carry(self, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError), source:
+            while data := source.recv(65536):
+                self._carries.wait()
+                target.sendall(data)
+            target.shutdown(socket.SHUT_RDWR)
+
+
 @contextmanager
 def cluster(
     program: Path, *options: str, masters: int = 3, replicas: int = 0
@@ -231,7 +289,8 @@ class Servers:
     def uri(self, kind: str) -> str:
         if kind not in self._uris:
             pytest.importorskip("redis")
-            self._uris[kind] = self._kinds[kind]()
+            # Longer than any pause of a machine that has much to do.
+            self._uris[kind] = f"{self._kinds[kind]()}?timeout=30"
         return self._uris[kind]
 
     def _run(self, program: Path, *options: str) -> str:

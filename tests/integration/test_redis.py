@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import uuid
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,7 @@ from memora.stores.redis import RedisStore, _leases  # noqa: E402 - without the 
 DIMENSION = 8
 NOW = 1_700_000_000.0
 HERE = canonical_context({"agent": "sql"})
+NOWHERE = canonical_context({})
 KINDS = ["redis search", "redis", "valkey search"]
 # By "everysec", a server whose disk is slow may lose two seconds when it is killed.
 LOGGED = ("--appendonly", "yes", "--appendfsync", "always")
@@ -495,7 +496,7 @@ def test_a_cluster_is_searched_whole_or_not_at_all(
 def test_a_cluster_that_lacks_masters_raises_and_comes_back() -> None:
     options = (*LOGGED, *parts.query_engine())
     with parts.cluster(parts.redis_program(), *options) as nodes:
-        store = open_store(f"redis+cluster://127.0.0.1:{nodes[0].port}", "t")
+        store = open_store(f"redis+cluster://127.0.0.1:{nodes[0].port}?timeout=5", "t")
         kept = [put(store, f"q{i}") for i in range(30)]
         for node in (nodes[1], nodes[0], nodes[2]):
             node.kill()
@@ -694,10 +695,15 @@ def test_a_leader_that_was_replaced_overwrites_nothing(
 
 
 @contextmanager
-def cache_on(server: parts.Server | str, **settings: Any) -> Iterator[Memora]:
+def cache_on(
+    server: parts.Server | str, *, timeout: float = 2.0, **settings: Any
+) -> Iterator[Memora]:
     uri = server if isinstance(server, str) else server.uri
     config = CacheConfig(
-        db_uri=uri, lookup_timeout_seconds=5, breaker_reset_seconds=0.05, **settings
+        db_uri=f"{uri}?timeout={timeout}",
+        lookup_timeout_seconds=20,
+        breaker_reset_seconds=0.05,
+        **settings,
     )
     cache = Memora(config, embedder=WordEmbedder())
     try:
@@ -719,7 +725,11 @@ def fill(cache: Memora) -> None:
 def serves_what_was_filled(cache: Memora, *, but: int | None = None) -> bool:
     """Tell whether all thirty are found; never one that had gone, or a wrong one."""
     served = [cache.lookup(f"question number {i}") for i in range(30)]
-    gone = [cache.lookup(f"{kind} question {i}") for i in range(30) for kind in ("withdrawn", "outdated")]
+    gone = [
+        cache.lookup(f"{kind} question {i}")
+        for i in range(30)
+        for kind in ("withdrawn", "outdated")
+    ]
     missed = [i for i, one in enumerate(served) if one.is_miss]
     assert {one.result for one in gone} == {None}
     assert all(one.result == i for i, one in enumerate(served) if i not in missed)
@@ -804,7 +814,7 @@ def test_an_index_that_was_dropped_is_made_again(servers: parts.Servers, table: 
 def test_a_server_that_stands_still_costs_misses_and_no_more() -> None:
     with (
         parts.running(parts.redis_program(), *parts.query_engine()) as server,
-        cache_on(server) as cache,
+        cache_on(server, timeout=0.5) as cache,
     ):
         assert cache.store("q", {}, 1)
         server.signal(signal.SIGSTOP)
@@ -818,6 +828,63 @@ def test_a_server_that_stands_still_costs_misses_and_no_more() -> None:
         assert stored is None
         assert until(lambda: cache.lookup("q").is_hit)
         assert comes_back(cache)
+
+
+@pytest.fixture
+def wire() -> Iterator[tuple[parts.Server, parts.Wire]]:
+    with (
+        parts.running(parts.redis_program(), *parts.query_engine()) as server,
+        closing(parts.Wire(server.port)) as wire,
+    ):
+        yield server, wire
+
+
+def test_a_partition_costs_misses_and_no_more(wire: tuple[parts.Server, parts.Wire]) -> None:
+    _, line = wire
+    with cache_on(f"redis://127.0.0.1:{line.port}", timeout=0.5) as cache:
+        assert until(lambda: cache.store("q", {}, 1))
+        line.stop()
+        silent = [cache.lookup("q") for _ in range(8)]
+        assert cache.store("r", {}, 1) is None
+        line.cut()
+        refused = [cache.lookup("q") for _ in range(8)]
+        line.mend()
+
+        assert {one.reason for one in silent + refused} == {"error"}  # before the time is up
+        assert until(lambda: cache.lookup("q").is_hit)
+        assert comes_back(cache)
+        line.stop()
+        assert cache.lookup("q").reason == "error"
+        line.mend()
+        assert until(lambda: cache.lookup("q").is_hit)
+
+
+def test_a_leader_that_was_cut_off_overwrites_nothing(
+    wire: tuple[parts.Server, parts.Wire],
+) -> None:
+    server, line = wire
+    with (
+        cache_on(f"redis://127.0.0.1:{line.port}") as slow,
+        cache_on(server) as quick,
+        redis.Redis(port=server.port) as client,
+    ):
+        lease = f"memora:{{{slow._config.table_name}:0}}:l:{exact_key('q', NOWHERE).hex()}"
+
+        def compute() -> str:
+            assert client.exists(lease)
+            line.stop()
+            client.pexpire(lease, 1)
+            assert until(lambda: not client.exists(lease), seconds=60)
+            assert quick.get_or_compute("q", None, lambda: "newer") == "newer"
+            line.mend()
+            return "older"
+
+        assert slow.get_or_compute("q", None, compute) == "older"
+        assert quick.lookup("q").result == "newer"
+        assert until(lambda: slow.lookup("q").result == "newer")
+        assert quick.invalidate("q") == 1
+        assert slow.get_or_compute("q", None, lambda: "newest") == "newest"
+        assert quick.lookup("q").result == "newest"
 
 
 def test_closing_gives_a_server_that_stands_still_one_chance(
