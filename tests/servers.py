@@ -13,8 +13,10 @@ import hmac
 import importlib.util
 import json
 import os
+import select
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import sysconfig
@@ -161,11 +163,11 @@ class Wire:
     A wire to a server of this machine, which a test may stop, cut, and mend.
 
     What was sent while it was stopped arrives when it is mended, as after a partition; unless it
-    was cut in between.
+    was cut in between. With `tls`, clients have to speak it.
     """
 
-    def __init__(self, port: int) -> None:
-        self._to = port
+    def __init__(self, port: int, *, tls: ssl.SSLContext | None = None) -> None:
+        self._to, self._tls = port, tls
         self._carries, self._whole = threading.Event(), True
         self._carries.set()
         self._ends: list[socket.socket] = []
@@ -197,20 +199,27 @@ class Wire:
         with suppress(OSError):  # closed
             while True:
                 near, _ = self._door.accept()
-                if not self._whole:
+                if self._whole:
+                    threading.Thread(target=self._carry, args=(near,), daemon=True).start()
+                else:
                     near.close()
-                    continue
-                far = socket.create_connection(("127.0.0.1", self._to))
-                self._ends += [near, far]
-                for way in ((near, far), (far, near)):
-                    threading.Thread(target=self._carry, args=way, daemon=True).start()
 
-    def _carry(self, source: socket.socket, target: socket.socket) -> None:
-        with suppress(OSError), source:
-            while data := source.recv(65536):
-                self._carries.wait()
-                target.sendall(data)
-            target.shutdown(socket.SHUT_RDWR)
+    def _carry(self, near: socket.socket) -> None:
+        with suppress(OSError), ExitStack() as stack:
+            if self._tls is not None:
+                near = self._tls.wrap_socket(near, server_side=True)
+            stack.enter_context(near)
+            far = stack.enter_context(socket.create_connection(("127.0.0.1", self._to)))
+            self._ends += [near, far]
+            other = {near: far, far: near}
+            while True:
+                held_back = isinstance(near, ssl.SSLSocket) and near.pending()
+                for source in [near] if held_back else select.select([near, far], [], [])[0]:
+                    data = source.recv(65536)
+                    if not data:
+                        return
+                    self._carries.wait()
+                    other[source].sendall(data)
 
 
 @contextmanager

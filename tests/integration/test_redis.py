@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -252,20 +254,77 @@ def test_nobody_there_is_a_clear_error(scheme: str, table: str) -> None:
         open_store(f"{scheme}://127.0.0.1:{parts.free_port()}{service}", table)
 
 
+def test_a_certificate_has_to_be_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The packaged servers are built without TLS: the wire before one speaks it.
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl, which makes the certificate")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    made = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost")
+    names = ("-addext", "subjectAltName=DNS:localhost")
+    uses = ("-addext", "keyUsage=critical,digitalSignature,keyCertSign")
+    where = ("-keyout", key, "-out", certificate)
+    subprocess.run([openssl, *made, *names, *uses, *where], check=True, capture_output=True)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+    with (
+        parts.running(parts.redis_program()) as server,
+        closing(parts.Wire(server.port, tls=tls)) as wire,
+    ):
+        uri = f"rediss://localhost:{wire.port}?timeout=5"
+        with pytest.raises(StoreError, match=r"certificate .*SSL_CERT_FILE.*self-signed"):
+            open_store(uri, "t")
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        store = open_store(uri, "t")
+        one = put(store, "q")
+        assert store.peek(one.key, now=NOW) == one
+        with pytest.raises(StoreError, match="certificate"):  # of another name
+            open_store(uri.replace("localhost", "127.0.0.1"), "t")
+        for other in (uri.replace("rediss", "redis"), f"rediss://localhost:{server.port}"):
+            with pytest.raises(StoreError):
+                open_store(other, "t")
+
+
 @pytest.mark.parametrize("kind", [*KINDS, "redis cluster search"])
 def test_a_table_of_another_kind_is_refused(servers: parts.Servers, kind: str, table: str) -> None:
     uri = servers.uri(kind)
     with pytest.raises(StorePathError, match="no table"):
         open_store(uri, table, create=False)
-    store = open_store(uri, table)
+    open_store(uri, table)
 
     with pytest.raises(ModelMismatchError, match=r"'toy' with 8 dimensions.*'toy' with 9"):
         open_store(uri, table, dimension=9)
     with pytest.raises(ModelMismatchError, match=r"'toy'.*'other'"):
         open_store(uri, table, model="other")
-    client_of(store).hset(f"{store._shards._prefixes[0]}meta", "format", "2")
-    with pytest.raises(StoreFormatError, match="has format 2, this Memora knows 1"):
-        open_store(uri, table)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "redis cluster search"])
+def test_a_table_of_a_newer_memora_is_left_alone(
+    servers: parts.Servers, kind: str, table: str
+) -> None:
+    uri = servers.uri(kind)
+    there = ("--db", uri, "--table", table)
+    config = CacheConfig(db_uri=uri, table_name=table, breaker_reset_seconds=0.05)
+    with closing(Memora(config)) as cache:
+        assert cache.store("q", None, 1)
+        store: Any = cache._ports.store
+        client, meta = client_of(store), f"{store._shards._prefixes[0]}meta"
+        own = client.hget(meta, "table")
+        # As one that takes a table over would: those who have it open find another.
+        client.hset(meta, mapping={"format": "2", "table": "another"})
+        before = client.dump(meta), sorted(client.keys(f"memora:{{{table}:0}}:*"))
+
+        assert {cache.lookup(f"q{i}").reason for i in range(3)} == {"error"}
+        found = cache.health_check()["checks"]["database"]["error"]
+        assert "has format 2, this Memora knows 1" in found
+        with pytest.raises(StoreFormatError, match="has format 2, this Memora knows 1"):
+            open_store(uri, table)
+        for command in ("doctor", "health"):
+            assert "has format 2" in memora(command, "--json", *there, code=1)
+        assert (client.dump(meta), sorted(client.keys(f"memora:{{{table}:0}}:*"))) == before
+
+        client.hset(meta, mapping={"format": "1", "table": own})
+        assert until(lambda: cache.lookup("q").is_hit)
 
 
 def test_a_policy_of_the_application_is_refused(servers: parts.Servers, table: str) -> None:

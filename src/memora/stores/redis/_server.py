@@ -222,6 +222,11 @@ class Server:
             text = f"refuses: {said}"
             if said.startswith("OOM") or "maxmemory" in said:
                 text = f"is full: raise its maxmemory, or lower max_entries or max_bytes ({said})"
+        elif "CERTIFICATE_VERIFY_FAILED" in said:
+            text = (
+                "has a certificate that this machine does not trust: name the file of its "
+                f"authority in SSL_CERT_FILE ({said})"
+            )
         elif isinstance(error, redis.TimeoutError):
             text = f"has not answered within {where.timeout:g} s"
         else:
