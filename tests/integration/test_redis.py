@@ -552,6 +552,27 @@ def test_a_cluster_is_searched_whole_or_not_at_all(
     store.close()
 
 
+def test_a_search_in_a_cluster_is_one_round_trip_to_each_shard(
+    servers: parts.Servers, table: str
+) -> None:
+    store = open_store(servers.uri("redis cluster"), table)
+    store.search(unit(1), context=HERE.fingerprint, k=1, now=NOW)  # by now all know the script
+    client = client_of(store)
+
+    def asked() -> tuple[int, int]:
+        stats = [client.info("commandstats", target_nodes=one) for one in client.get_primaries()]
+        # The library asks a server for the keys of what it does not know how to send.
+        names = ("cmdstat_evalsha", "cmdstat_command|getkeys")
+        scripts, keys = (
+            sum(one.get(name, {"calls": 0})["calls"] for one in stats) for name in names
+        )
+        return scripts, keys
+
+    before = asked()
+    store.search(unit(1), context=HERE.fingerprint, k=1, now=NOW)
+    assert asked() == (before[0] + 3, before[1])
+
+
 def test_a_cluster_that_lacks_masters_raises_and_comes_back() -> None:
     options = (*LOGGED, *parts.query_engine())
     with parts.cluster(parts.redis_program(), *options) as nodes:

@@ -45,7 +45,7 @@ class GoneError(StoreError):
 
 class _Cluster(RedisCluster):
     # Not after a timeout: nobody waits twice for a node that stands still.
-    ERRORS_ALLOW_RETRY = (redis.ConnectionError, ClusterDownError, SlotNotCoveredError)
+    ERRORS_ALLOW_RETRY: Any = (redis.ConnectionError, ClusterDownError, SlotNotCoveredError)
 
 
 class Server:
