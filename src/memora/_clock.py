@@ -12,6 +12,8 @@ from memora._fork import renew_after_fork
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from memora.protocols import Clock
+
 _DAMAGED_AHEAD = 10 * 365.25 * 86_400  # a mark so far ahead of the wall is no time that ever was
 
 
@@ -36,7 +38,7 @@ class SteadyClock:
     ) -> None:
         if steady is None:
             steady = time.monotonic if wall is time.time else _still
-        self._wall, self._steady = wall, steady
+        self.wall, self._steady = wall, steady
         self._last = self._ahead = -inf  # ahead: what the steady clock lacks to the time
         renew_after_fork(self)
 
@@ -48,7 +50,7 @@ class SteadyClock:
         """Return the time: never less than any call before."""
         with self._lock:
             # The wall first: a thread that waits between the two makes time late, never early.
-            wall = self._wall()
+            wall = self.wall()
             steady = self._steady()
             if wall > self._ahead + steady:
                 self._ahead = wall - steady
@@ -62,9 +64,14 @@ class SteadyClock:
         What is not finite, or more than ten years ahead of the wall, is damage and is ignored.
         """
         with self._lock:
-            if to <= self._wall() + _DAMAGED_AHEAD:
+            if to <= self.wall() + _DAMAGED_AHEAD:
                 self._ahead = max(self._ahead, to - self._steady())
                 self._last = max(self._last, to)
+
+
+def is_of_system(clock: Clock) -> bool:
+    """Tell whether a clock is the system's, made steady or not; else it is the application's."""
+    return (clock.wall if isinstance(clock, SteadyClock) else clock) is time.time
 
 
 def _still() -> float:

@@ -45,7 +45,7 @@ from memora.health import Health, look_at_scheduler
 from memora.judge import Judge
 from memora.metrics import Metrics, Timed, Vitals, stats_of
 from memora.model import AvailabilityCheck, Explanation, LookupResult
-from memora.protocols import IndexedStore, MeasuredStore
+from memora.protocols import ALL_TIMES, IndexedStore, MeasuredStore
 from memora.scheduler import CleanupScheduler
 from memora.selection import Selection
 from memora.shadow import Shadow
@@ -107,7 +107,8 @@ class Memora:
         eviction_policy: An empty policy instead of the one that the settings name.
         same_answer: For `mode="shadow"`: given what would have been served and the fresh result,
             whether they say the same; by default if they are equal.
-        clock: Seconds since the epoch. Time in the cache never goes back: see the guide.
+        clock: Seconds since the epoch. Time in the cache never goes back: see the guide. A store on
+            a server goes by the server's clock, for which one that is given is taken.
 
     Raises:
         ConfigError: A setting is wrong, or needs an optional dependency that is missing.
@@ -201,7 +202,7 @@ class Memora:
             otel.watch(config.table_name, self.read_metrics)
         self._log.debug(
             "cache_open",
-            storage=config.db_uri,
+            storage=without_password(config.db_uri),
             table=config.table_name,
             model=chosen.identity,
         )
@@ -1167,7 +1168,7 @@ class Memora:
         tags: str | Iterable[str] | None,
         entry_id: str | None,
         similarity_threshold: float | None,
-        now: float = lifecycle.ALL_TIMES,
+        now: float = ALL_TIMES,
     ) -> list[Found]:
         """Validate criteria, and return what meets them."""
         threshold = (

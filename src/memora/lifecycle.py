@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from memora.errors import ArgumentError
 from memora.model import Selected
+from memora.protocols import ALL_TIMES
 from memora.selection import Selection
 
 if TYPE_CHECKING:
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from memora.model import Holding
     from memora.pipeline import Ports, Request
     from memora.protocols import Vector
-
-ALL_TIMES = 0.0
-"""As `now` of a store's reads: also what has ended, and is still held."""
 
 _SEARCHED = 256  # entries of a context that are compared at first; four times as many if all fit
 # Of a context, those that are judged: the judge also accepts what the cosine alone would not.

@@ -39,6 +39,7 @@ from memora.model import (
     LookupResult,
     Match,
 )
+from memora.protocols import ALL_TIMES
 from memora.shadow import Proposal
 
 if TYPE_CHECKING:
@@ -111,13 +112,13 @@ def lookup(
     Raises:
         JudgeError: The judge failed.
     """
-    found = exact(ports, request, max_age=max_age)
+    found, has_ended = _exactly(ports, request, max_age)
     if found is not None:
         return found
     (vector,) = _embed(ports, [request.text])
     if vector is None:
         return _unreadable()
-    return _decide(ports, request, vector, threshold, max_age)
+    return _decide(ports, request, vector, threshold, max_age, has_ended=has_ended)
 
 
 def shadow(
@@ -132,8 +133,8 @@ def shadow(
         JudgeError: The judge failed.
     """
     now = ports.clock()
-    stored = _guarded(ports.breakers.reads, ports.store.get, request.key, now=now)
-    if stored is not None and _age(stored[0], now) <= max_age:
+    stored, has_ended = _stored(ports, request, now, max_age)
+    if stored is not None:
         same = Verdict("exact", _SAME_TEXT, Match(stored[0], 1.0), 1.0)
         return _shadowed(same, now), Proposal(Match(stored[0], 1.0), 1.0, stored[1])
     (vector,) = _embed(ports, [request.text])
@@ -141,7 +142,9 @@ def shadow(
         return _unreadable(), None
     verdict = _verdict(ports, request, vector, threshold, max_age)
     now, nearest, similarity = ports.clock(), verdict.nearest, verdict.similarity
-    found = _shadowed(verdict, now) if verdict.served else _missed(ports, request, verdict, now)
+    found = (
+        _shadowed(verdict, now) if verdict.served else _missed(verdict, now, has_ended=has_ended)
+    )
     if nearest is None or similarity is None or verdict.reason == "other_language":
         return found, None
     stored = _guarded(ports.breakers.reads, ports.store.get, nearest.entry.key, now=now)
@@ -163,11 +166,32 @@ def glance(
 
 def exact(ports: Ports, request: Request, *, max_age: float = inf) -> LookupResult | None:
     """Return the hit of the very same text in the very same context, if there is one."""
+    return _exactly(ports, request, max_age)[0]
+
+
+def _exactly(ports: Ports, request: Request, max_age: float) -> tuple[LookupResult | None, bool]:
+    """Return what `exact` does; and whether what is stored has ended."""
     now, started = ports.clock(), ports.timings.now()
-    stored = _guarded(ports.breakers.reads, ports.store.get, request.key, now=now)
-    if stored is None or _age(stored[0], now) > max_age:
-        return None
-    return _serve_exactly(ports, *stored, now=now, started=started)
+    stored, has_ended = _stored(ports, request, now, max_age)
+    if stored is None:
+        return None, has_ended
+    return _serve_exactly(ports, *stored, now=now, started=started), False
+
+
+def _stored(
+    ports: Ports, request: Request, now: float, max_age: float
+) -> tuple[tuple[Entry, Content] | None, bool]:
+    """Return what may be served of the very same text and context; and whether that has ended.
+
+    One question, which a store on a server takes a round trip to answer.
+    """
+    stored = _guarded(ports.breakers.reads, ports.store.get, request.key, now=ALL_TIMES)
+    if stored is None:
+        return None, False
+    entry, _ = stored
+    if entry.expires_at is not None and entry.expires_at + entry.stale_seconds <= now:
+        return None, True
+    return (stored if _age(entry, now) <= max_age else None), False
 
 
 def fresh_for(ports: Ports, request: Request) -> float:
@@ -187,7 +211,8 @@ def lookup_many(
 
     A fault of one is its result, and leaves the others alone.
     """
-    found = [caught(exact, ports, request, max_age=max_age) for request in requests]
+    asked = [caught(_exactly, ports, request, max_age) for request in requests]
+    found = [one if isinstance(one, Exception) else one[0] for one in asked]
     left = [i for i, one in enumerate(found) if one is None]
     vectors = caught(_embed, ports, [requests[i].text for i in left]) if left else []
     for n, i in enumerate(left):
@@ -197,7 +222,15 @@ def lookup_many(
             if isinstance(vector, Exception)
             else _unreadable()
             if vector is None
-            else caught(_decide, ports, requests[i], vector, threshold, max_age)
+            else caught(
+                _decide,
+                ports,
+                requests[i],
+                vector,
+                threshold,
+                max_age,
+                has_ended=asked[i] == (None, True),
+            )
         )
     return [one for one in found if one is not None]
 
@@ -229,13 +262,19 @@ def _verdict(
     return verdict
 
 
-def _decide(
-    ports: Ports, request: Request, vector: Vector, threshold: float, max_age: float
+def _decide(  # noqa: PLR0913 - what is asked, and what is known of it
+    ports: Ports,
+    request: Request,
+    vector: Vector,
+    threshold: float,
+    max_age: float,
+    *,
+    has_ended: bool,
 ) -> LookupResult:
     verdict = _verdict(ports, request, vector, threshold, max_age)
     now, judged = ports.clock(), ports.timings.now()
     if not verdict.served or verdict.nearest is None:
-        return _missed(ports, request, verdict, now)
+        return _missed(verdict, now, has_ended=has_ended)
     nearest = verdict.nearest
     if nearest.content is not None:
         return _serve(ports, verdict, nearest.entry, nearest.content, now=now, started=judged)
@@ -452,17 +491,9 @@ def _refuse(verdict: Verdict, now: float) -> LookupResult:
     )
 
 
-def _has_ended(ports: Ports, request: Request, now: float) -> bool:
-    """Tell whether what is stored for the very same text and context is not served any more."""
-    entry = ports.store.peek(request.key, now=-inf)
-    if entry is None or entry.expires_at is None:
-        return False
-    return entry.expires_at + entry.stale_seconds <= now
-
-
-def _missed(ports: Ports, request: Request, verdict: Verdict, now: float) -> LookupResult:
+def _missed(verdict: Verdict, now: float, *, has_ended: bool) -> LookupResult:
     missed = _refuse(verdict, now)
-    if not _has_ended(ports, request, now):
+    if not has_ended:
         return missed
     told = f"what is stored for the same text and context has ended; else: {missed.explanation}"
     return replace(missed, reason="expired", explanation=told)

@@ -22,6 +22,9 @@ Vector: TypeAlias = NDArray[np.float32]
 Clock: TypeAlias = Callable[[], float]
 """Seconds since the epoch."""
 
+ALL_TIMES = 0.0
+"""As `now` of a store's reads: also what has ended, and is still held."""
+
 
 @runtime_checkable
 class Embedder(Protocol):

@@ -24,7 +24,7 @@ from memora.stores.objects import ObjectStore
 from memora.stores.tiered import TieredStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from servers import Servers, StorageServer
@@ -610,6 +610,28 @@ def test_what_is_served_as_stale_does_not_slide(store: Store, late: float) -> No
     assert store.peek(one.key, now=NOW + 15) is None
 
 
+@pytest.mark.parametrize(
+    ("end", "used", "slid"),
+    [
+        (10.0, (9, 21), 19.0),  # the last while stale
+        (10.0, (8, 16, 24, 36), 34.0),  # two after the first end, and one while stale
+        (9.5, (9.375, 9.625), 19.625),
+    ],
+)
+def test_an_end_slides_by_all_uses_before_it_and_by_none_after(
+    store: Store, end: float, used: Sequence[float], slid: float
+) -> None:
+    one = put(store, "q", expires_at=NOW + end, sliding_seconds=10.0, stale_seconds=50.0)
+
+    for seconds in used:
+        store.touch(one.key, now=NOW + seconds)
+
+    found = store.peek(one.key, now=NOW + 40)
+    assert found is not None
+    assert found.expires_at == NOW + slid
+    assert store.peek(one.key, now=NOW + slid + 50) is None
+
+
 def test_a_search_passes_over_what_was_stored_too_early(store: Store) -> None:
     for seconds in range(5):
         put(store, f"q{seconds}", at=NOW + seconds)
@@ -729,8 +751,13 @@ def test_entries_are_selected_by_any_criteria_the_longest_stored_first(store: St
     assert queries(store.select(Selection(key=bytes(16)), now=NOW)) == ""
 
 
-def test_at_the_epoch_what_has_ended_is_selected_too(store: Store) -> None:
+def test_at_the_epoch_what_has_ended_is_read_and_selected_too(store: Store) -> None:
     stored = fill(store)
+    ended = stored["ended"]
+
+    assert store.peek(ended.key, now=0) == ended
+    assert store.get(ended.key, now=0) is not None
+    assert store.get(ended.key, now=NOW + 6) is None
 
     assert queries(store.select(Selection(), now=0)) == "abcdeended"
     assert queries(store.select(Selection(key=stored["ended"].key), now=0)) == "ended"

@@ -183,7 +183,9 @@ def test_importing_memora_imports_no_client() -> None:
 
 
 @pytest.mark.parametrize("said", ["redis://:wrong-s3cret@", "redis://someone:wrong-s3cret@"])
-def test_wrong_credentials_are_told_and_never_shown(said: str, caplog: Any) -> None:
+def test_wrong_credentials_are_told_and_never_shown(
+    said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with parts.running(parts.redis_program(), "--requirepass", "right-s3cret") as server:
         place = f"127.0.0.1:{server.port}"
         with pytest.raises(StoreError, match="password of db_uri") as raised:
@@ -192,12 +194,15 @@ def test_wrong_credentials_are_told_and_never_shown(said: str, caplog: Any) -> N
             open_store(f"redis://{place}", "t")
 
         assert "s3cret" not in str(raised.value)
-        config = CacheConfig(db_uri=f"redis://:right-s3cret@{place}")
+        config = CacheConfig(db_uri=f"redis://:right-s3cret@{place}", log_level="DEBUG")
         cache = Memora(config, embedder=WordEmbedder())
         assert cache.store("q", {}, 1)
         for shown in (repr(config), str(config), str(cache.get_stats()), str(cache.health_check())):
             assert "s3cret" not in shown
         cache.close()
+        logged = capsys.readouterr().err
+        assert place in logged
+        assert "s3cret" not in logged
         for command, code in (("stats", 0), ("doctor", 1)):  # whose model is another
             told = memora(command, "--db", config.db_uri, "--json", code=code)
             assert place in told
@@ -388,8 +393,10 @@ def test_a_hit_is_one_round_trip_and_a_search_another(
     assert asked == ["EVALSHA"]
     assert cache.lookup("in march sales", similarity_threshold=0.9).reason == "semantic"
     assert asked == ["EVALSHA"] * 3
+    assert cache.lookup("costs in may", similarity_threshold=0.9).reason == "below_threshold"
+    assert asked == ["EVALSHA"] * 5
     assert cache.store("sales in april", {}, 2)
-    assert asked == ["EVALSHA"] * 4
+    assert asked == ["EVALSHA"] * 6
     cache.close()
 
 
@@ -1108,7 +1115,145 @@ def test_another_policy_takes_over(servers: parts.Servers, table: str) -> None:
         store.close()
 
 
-def test_entries_end_by_the_clock_that_asks(servers: parts.Servers, table: str) -> None:
+# Time.
+
+
+class Apart:
+    """The clock of a machine, so far from the server's."""
+
+    def __init__(self, hours: float) -> None:
+        self.hours, self._real = hours, time.time
+
+    def __call__(self) -> float:
+        return self._real() + 3600 * self.hours
+
+
+def open_apart(
+    uri: str, table: str, clock: Apart, monkeypatch: pytest.MonkeyPatch, **settings: Any
+) -> RedisStore:
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", clock)
+        return open_store(uri, table, clock=clock, **settings)
+
+
+# Half a minute to each side, as a measure under load may be off by some seconds.
+@pytest.mark.parametrize("kind", [*KINDS, *CLUSTERS])
+def test_entries_end_by_the_servers_clock(
+    servers: parts.Servers, kind: str, table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machines = []
+    for n, hours in enumerate([0, -1, 1, -1000]):
+        store = open_apart(servers.uri(kind), table, clock := Apart(hours), monkeypatch)
+        machines.append((store, now := clock()))
+        sliding = 70.0 if n == 3 else None
+        put(store, f"q{n}", created_at=now, expires_at=now + 60, sliding_seconds=sliding)
+    store.touch(entry("q3").key, now=now + 30)
+    store._shards.tell()
+
+    def found(store: RedisStore, now: float, since: float) -> set[str]:
+        matches = store.search(unit(1), context=HERE.fingerprint, k=9, now=now, since=since)
+        return {match.entry.query for match in matches}
+
+    for store, now in machines:
+        assert found(store, now, now - 1000) == {"q0", "q1", "q2", "q3"}
+        assert found(store, now + 30, now - 30) == {"q0", "q1", "q2", "q3"}
+        assert found(store, now, now + 30) == set()
+        assert found(store, now + 85, now - 1000) == {"q3"}
+        assert found(store, now + 130, now - 1000) == set()
+        assert store.sweep(now=now, limit=9) == 0
+        holdings = store.select(Selection(), now=now)
+        assert len(holdings) == 4
+        for held in holdings:
+            one = store.peek(held.entry.key, now=now)
+            assert one is not None
+            assert one.id == held.entry.id
+            assert one.created_at == pytest.approx(now, abs=30)
+            lasts = 100 if one.query == "q3" else 60
+            assert one.expires_at == pytest.approx(now + lasts, abs=30)
+            assert held.entry.expires_at == pytest.approx(now + lasts, abs=30)
+            if one.query == "q3":
+                assert held.last_used_at == pytest.approx(now + 30, abs=30)
+            assert store.get(one.key, now=now + 130) is None
+            prefix = store._shards._prefixes[store._shards.of(one.key)]
+            left = client_of(store).pttl(f"{prefix}e:{one.key.hex()}") / 1000
+            assert left == pytest.approx(86_400 + lasts, abs=30)
+    (first, _), (store, now), *_ = machines
+    assert store.sweep(now=now + 95, limit=9) == 3
+    assert first.count() == 1
+
+
+def test_a_store_keeps_limits_by_the_servers_clock(
+    servers: parts.Servers, table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, now = servers.uri("redis"), time.time()
+    lasting = put(open_store(uri, table), "q", created_at=now, expires_at=now + 600)
+    clock = Apart(1)  # by which that ended long ago
+    store = open_apart(uri, table, clock, monkeypatch, max_entries=2)
+
+    for query in ("r", "s"):
+        put(store, query, created_at=clock())
+        assert store.measure().ended == 0
+
+    assert store.peek(lasting.key, now=clock()) is None  # the first in
+    assert store.measure().evicted == 1
+
+
+def test_a_clock_that_is_set_takes_nothing_away(
+    servers: parts.Servers, table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_apart(servers.uri("redis"), table, clock := Apart(0), monkeypatch)
+    one = put(store, "q", created_at=clock(), expires_at=clock() + 60)
+
+    clock.hours = 1
+
+    found = store.peek(one.key, now=(now := clock()))
+    assert found is not None
+    assert found.created_at == pytest.approx(now, abs=30)
+    assert store.peek(one.key, now=now + 95) is None
+
+
+ANOTHER_TIME = """
+import sys, time
+real, hours = time.time, float(sys.argv[1])
+time.time = lambda: real() + 3600 * hours
+sys.path.insert(0, sys.argv[2])
+from doubles import WordEmbedder
+from memora import CacheConfig, Memora
+
+config = CacheConfig(db_uri=sys.argv[3], table_name=sys.argv[4], judge="off")
+with Memora(config, embedder=WordEmbedder()) as cache:
+    for query in ("ended", "sales in march", "march in sales"):
+        found = cache.lookup(query, similarity_threshold=0.9, max_age=300)
+        left = found.ttl_remaining_seconds
+        print(found.is_hit, found.age_seconds, left, sep=",")
+"""
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_cache_on_a_machine_whose_clock_is_wrong(
+    servers: parts.Servers, table: str, hours: int
+) -> None:
+    uri = servers.uri("redis search")
+    config = CacheConfig(db_uri=uri, table_name=table)
+    with Memora(config, embedder=WordEmbedder()) as cache:
+        cache.store("sales in march", {}, 1, ttl=600)
+        cache.store("ended", {}, 2, ttl=0.01)
+        assert until(lambda: cache.lookup("ended").is_miss)
+
+    there = [str(hours), str(Path(__file__).parents[1]), uri, table]
+    done = subprocess.run(
+        [sys.executable, "-c", ANOTHER_TIME, *there], capture_output=True, text=True, check=True
+    )
+
+    ended, *living = [line.split(",") for line in done.stdout.splitlines()]
+    assert ended[0] == "False"
+    for is_hit, age, left in living:
+        assert is_hit == "True"
+        assert 0 <= float(age) < 300
+        assert 300 < float(left) <= 601
+
+
+def test_a_clock_that_is_given_is_taken_for_the_servers(servers: parts.Servers, table: str) -> None:
     clock = FakeClock()
     config = CacheConfig(db_uri=servers.uri("redis search"), table_name=table)
     cache = Memora(config, embedder=WordEmbedder(), clock=clock)

@@ -34,8 +34,8 @@ from memora._clock import SteadyClock
 from memora.context import canonical_context
 from memora.errors import ArgumentError
 from memora.eviction import make_policy
-from memora.lifecycle import ALL_TIMES
 from memora.model import Entry, Holding, Match
+from memora.protocols import ALL_TIMES
 from memora.selection import Selection
 from memora.stores.lancedb import LanceStore
 from memora.stores.memory import MemoryStore

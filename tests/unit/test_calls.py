@@ -398,12 +398,15 @@ def test_a_leader_looks_once_more(embedder: WordEmbedder, clock: FakeClock, side
     cache = Memora(CacheConfig(judge="off"), embedder=embedder, store=store, clock=clock)  # type: ignore[arg-type]
     compute = Compute()
 
-    def meanwhile() -> None:
-        store.before.clear()
+    search = store.search
+
+    def then(*args: Any, **options: Any) -> Any:  # the last that a lookup asks before it is a miss
+        found = search(*args, **options)
         cache.store(QUERY, SQL, "of another")
+        return found
 
     cache.store("unrelated", SQL, 1)
-    store.before["peek"] = meanwhile  # the last that a lookup does before it is a miss
+    store.search = then
 
     assert side.compute(cache, QUERY, compute, SQL) == "of another"
     assert compute.calls == 0

@@ -11,7 +11,7 @@ import timeit
 import pytest
 from doubles import FakeClock
 
-from memora._clock import SteadyClock
+from memora._clock import SteadyClock, is_of_system
 
 HOUR, YEAR = 3600.0, 365.25 * 86_400
 
@@ -34,6 +34,13 @@ def test_by_default_it_is_the_time_of_the_system() -> None:
     before = time.time()
 
     assert before <= SteadyClock()() <= time.time()
+
+
+def test_only_a_clock_that_is_given_is_none_of_the_systems(clock: FakeClock) -> None:
+    assert is_of_system(time.time)
+    assert is_of_system(SteadyClock())
+    assert not is_of_system(clock)
+    assert not is_of_system(SteadyClock(clock))
 
 
 def test_time_goes_on_by_the_steady_clock_when_the_wall_is_set_back(

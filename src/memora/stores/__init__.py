@@ -53,7 +53,7 @@ def open_store(  # noqa: PLR0913 - what may take the place of a setting
     if is_on_server(config.db_uri):
         from memora.stores.redis import RedisStore  # noqa: PLC0415 - one store's imports only
 
-        log = make_logger(config.log_level, json_logs=config.json_logs)
+        own_log = make_logger(config.log_level, json_logs=config.json_logs)
         shared = RedisStore(
             config.db_uri,
             table_name=config.table_name,
@@ -65,7 +65,7 @@ def open_store(  # noqa: PLR0913 - what may take the place of a setting
             policy=policy,
             flush_interval_seconds=config.flush_interval_seconds,
             clock=clock,
-            warn=lambda text: log.warning("server_setting", problem=text),
+            warn=lambda text: own_log.warning("server_setting", problem=text),
         )
         if not config.local_tier_bytes:
             return shared

@@ -12,8 +12,8 @@ from memora._arguments import is_number, tags_of
 from memora._show import one_line
 from memora.context import exact_key
 from memora.errors import ArgumentError, TransferError
-from memora.lifecycle import ALL_TIMES
 from memora.model import Entry
+from memora.protocols import ALL_TIMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +25,12 @@ _INLINE_BYTES = 16 * 1024
 _KEPT_SECONDS = 86_400.0
 _BATCH = 64  # entries of a call: some milliseconds of the server
 _BATCH_BYTES = 8 * 1024 * 1024
+
+
+def moved(entry: Entry, seconds: float) -> Entry:
+    """Return an entry in the time of a server that is ahead."""
+    expires_at = None if entry.expires_at is None else entry.expires_at + seconds
+    return replace(entry, created_at=entry.created_at + seconds, expires_at=expires_at)
 
 
 def pack(
@@ -72,8 +79,8 @@ def pack(
     ]
 
 
-def entry_of(said: bytes, expires: bytes) -> Entry:
-    """Read an entry.
+def entry_of(said: bytes, expires: bytes, ahead: float) -> Entry:
+    """Read an entry of a server that is ahead.
 
     Raises:
         CorruptEntryError: It is damaged, or somebody else's.
@@ -86,8 +93,8 @@ def entry_of(said: bytes, expires: bytes) -> Entry:
             key=bytes.fromhex(found["n"]),
             query=found["q"],
             context=Context(canonical, fingerprint_of(canonical)),
-            created_at=found["a"],
-            expires_at=float(expires) if expires else None,
+            created_at=found["a"] - ahead,
+            expires_at=float(expires) - ahead if expires else None,
             stale_seconds=found["s"],
             sliding_seconds=found["w"],
             tags=tuple(found["t"]),
@@ -107,14 +114,14 @@ def vector_of(floats: bytes | None) -> Vector | None:
     return None if floats is None else np.frombuffer(floats, "<f4")
 
 
-def holding_of(row: Sequence[Any]) -> tuple[int, Holding]:
-    """Read a row of `select.lua`: its stamp, and the entry."""
+def holding_of(row: Sequence[Any], ahead: float) -> tuple[int, Holding]:
+    """Read a row of `select.lua` on a server that is ahead: its stamp, and the entry."""
     stamp, said, expires, size, uses = row
     times, _, last = uses.partition(b" ")
     held = Holding(
-        entry=entry_of(said, expires),
+        entry=entry_of(said, expires, ahead),
         uses=int(times or 0),
-        last_used_at=float(last) if last else None,
+        last_used_at=float(last) - ahead if last else None,
         bytes=int(size),
     )
     return int(stamp), held

@@ -7,7 +7,7 @@ from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
 
-_BARE = {"open"}
+_BARE = {"open", "time"}
 _PRELUDE = ("common", "policies", "entries")
 
 

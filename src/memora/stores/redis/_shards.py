@@ -3,6 +3,8 @@
 A shard has its own index and its own order, and its keys begin with one hash tag, so they are on
 one node. Entries go to shards by key. What was served is noted here, and rides with the next call
 to its shard: the server knows it before that call does anything, for no round trip of its own.
+
+All times on a shard are of its node's clock: those that a call says, its floats, are moved here.
 """
 
 from __future__ import annotations
@@ -11,19 +13,20 @@ import threading
 import uuid
 import zlib
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from memora._fork import renew_after_fork
 from memora.errors import ModelMismatchError, StoreError, StoreFormatError, StorePathError
 from memora.stores.redis._server import GoneError, Server
+from memora.stores.redis._time import Ahead
 from memora.stores.redis._watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from memora.protocols import Changes
-    from memora.stores.hot import Uses
+    from memora.protocols import Changes, Clock
     from memora.stores.redis._address import Address
 
 T = TypeVar("T")
@@ -38,6 +41,31 @@ _NO_SEARCH = (
 )
 
 
+class Uses(NamedTuple):
+    """Uses of an entry within a second, which wait to be told.
+
+    The first may still move a sliding end where the last no longer would. Those between say nothing
+    more, if a use moves the end by a second at least.
+    """
+
+    times: int
+    first: float
+    last: float
+
+    def after(self, earlier: Uses | None) -> Uses:
+        """Return both together."""
+        if earlier is None:
+            return self
+        return Uses(
+            earlier.times + self.times,
+            min(earlier.first, self.first),
+            max(earlier.last, self.last),
+        )
+
+
+_Waiting: TypeAlias = "dict[tuple[bytes, float], Uses]"  # by key and second
+
+
 class Shards:
     """All shards of a table.
 
@@ -48,6 +76,7 @@ class Shards:
         dimension: Length of its vectors; the same.
         policy: Name of the policy by which entries leave, from now on; None for that of the table.
         create: Whether a missing table is made.
+        clock: The callers'; None where it is the server's.
 
     Raises:
         StoreError: As `memora.stores.redis.RedisStore`.
@@ -62,12 +91,14 @@ class Shards:
         dimension: int | None,
         policy: str | None,
         create: bool,
+        clock: Clock | None,
     ) -> None:
-        self._address, self._table = address, table_name
+        self._address, self._table, self._clock = address, table_name, clock
         self.model, self.dimension, self.policy = model, dimension, policy
         self.engine = ""
         self._prefixes: list[str] = []
         self._names: list[bytes] = []  # of the table, by shard: see `common.lua`
+        self._ahead: list[Ahead] = []
         renew_after_fork(self)
         try:
             self._open(create=create)
@@ -83,38 +114,54 @@ class Shards:
         self.server = Server(self._address)
         self._watch: Watch | None = None
         self._lock = threading.Lock()  # guards the uses
-        self._uses: list[dict[bytes, Uses]] = [{} for _ in self._prefixes]
+        self._uses: list[_Waiting] = [{} for _ in self._prefixes]
 
     def of(self, key: bytes) -> int:
         """Return the shard of a key."""
         return zlib.crc32(key) % len(self._prefixes)
 
+    def ahead(self, shard: int) -> float:
+        """Return how many seconds a shard's clock is ahead of the callers'.
+
+        Raises:
+            StoreError: It had to be asked, and did not answer.
+        """
+        if self._clock is None:
+            return 0.0
+        return self._ahead[shard].seconds(partial(self._ask_time, shard))
+
     def run(self, name: str, shard: int, *args: Any) -> Any:
         """Run a script on a shard; once more where the table had gone, and was made anew."""
+        ahead = self.ahead(shard)
         with self._riders([shard]) as riders:
 
             def once() -> Any:
                 prefix, table = self._prefixes[shard], self._names[shard]
-                return self.server.run(name, prefix, table, *riders[shard], *args)
+                return self.server.run(name, prefix, table, *_moved(ahead, *riders[shard], *args))
 
             return self._again([shard], once)
 
     def run_all(self, name: str, *args: Any) -> list[Any]:
         """Run a script on all shards, as one; return their answers in order, all of them."""
         shards = range(len(self._prefixes))
+        ahead = [self.ahead(shard) for shard in shards]
         with self._riders(shards) as riders:
 
             def once() -> list[Any]:
-                calls = [(self._prefixes[i], self._names[i], *riders[i], *args) for i in shards]
+                calls = [
+                    (self._prefixes[i], self._names[i], *_moved(ahead[i], *riders[i], *args))
+                    for i in shards
+                ]
                 return self.server.run_all(name, calls)
 
             return self._again(shards, once)
 
-    def note(self, key: bytes, uses: Uses) -> int:
+    def note(self, key: bytes, now: float, times: int) -> int:
         """Take down that an entry was served; return how many such notes wait."""
         with self._lock:
-            waiting = self._uses[self.of(key)]
-            waiting[key] = uses.after(waiting.pop(key, None))  # last: the order is told, too
+            waiting, which = self._uses[self.of(key)], (key, now // 1)
+            # The last: the order is told, too.
+            waiting[which] = Uses(times, now, now).after(waiting.pop(which, None))
             return len(waiting)
 
     def tell(self) -> None:
@@ -165,11 +212,18 @@ class Shards:
         self._uses = [{} for _ in self._prefixes]
         for shard in range(1, count):
             self.open_shard(shard)
+        self._ahead = [] if self._clock is None else [Ahead(self._clock) for _ in self._prefixes]
+        for shard in range(count):
+            self.ahead(shard)
         self.policy = self.policy or there
         for shard in range(count if self.policy != there else 0):
             after = b"0"
             while after:
                 after = self.run("rank", shard, self.policy, after, _PAGE)
+
+    def _ask_time(self, shard: int) -> float:
+        seconds, microseconds = self.server.run("time", self._prefixes[shard])
+        return int(seconds) + int(microseconds) / 1e6
 
     def _take(self, shard: int, found: list[bytes], fault: str) -> int:
         """Check what the server says of a shard, and keep it."""
@@ -205,23 +259,28 @@ class Shards:
     @contextmanager
     def _riders(self, shards: Iterable[int]) -> Iterator[dict[int, list[Any]]]:
         """Take the uses that ride with a call to shards; back where that failed."""
-        taken: dict[int, dict[bytes, Uses]] = {}
+        taken: dict[int, _Waiting] = {}
         with self._lock:
             for shard in shards:
                 waiting = self._uses[shard]
-                taken[shard] = {key: waiting[key] for key in islice(waiting, _RIDERS)}
-                for key in taken[shard]:
-                    del waiting[key]
+                taken[shard] = {which: waiting[which] for which in islice(waiting, _RIDERS)}
+                for which in taken[shard]:
+                    del waiting[which]
         try:
             yield {
-                shard: [len(uses), *(x for key, one in uses.items() for x in _told(key, one))]
+                shard: [
+                    len(uses),
+                    *(x for (key, _), one in uses.items() for x in (key.hex(), *one)),
+                ]
                 for shard, uses in taken.items()
             }
         except BaseException:
             with self._lock:
                 for shard, uses in taken.items():
                     waiting = self._uses[shard]
-                    later = {key: one.after(uses.pop(key, None)) for key, one in waiting.items()}
+                    later = {
+                        which: one.after(uses.pop(which, None)) for which, one in waiting.items()
+                    }
                     self._uses[shard] = uses | later
             raise
 
@@ -240,5 +299,5 @@ def _is_of_rights(fault: str) -> bool:
     return "no permission" in fault or "can't run this command" in fault
 
 
-def _told(key: bytes, uses: Uses) -> tuple[str, int, str]:
-    return key.hex(), uses.times, repr(uses.last)
+def _moved(ahead: float, *args: Any) -> Iterator[Any]:
+    return (repr(one + ahead) if isinstance(one, float) else one for one in args)

@@ -14,11 +14,11 @@ from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, Any
 
+from memora._clock import is_of_system
 from memora._fork import renew_after_fork
 from memora.errors import ArgumentError, ClosedError, CorruptEntryError, StoreError
 from memora.eviction import FIFO, POLICIES
 from memora.model import Match, Measures
-from memora.stores.hot import Uses
 from memora.stores.redis import _fields, _leases
 from memora.stores.redis._address import parse
 from memora.stores.redis._shards import Shards
@@ -51,7 +51,8 @@ class RedisStore:
         max_bytes: The same, in bytes of what was put.
         policy: One of Memora's, which the server carries out; None: first in, first out.
         flush_interval_seconds: How long uses wait for a call to ride with.
-        clock: The time by which entries end.
+        clock: The time that callers go by. Entries end by the server's, against which that of the
+            system is held; another is taken for it.
         warn: Is told of settings of the server that do not suit a cache.
 
     Raises:
@@ -89,6 +90,7 @@ class RedisStore:
             dimension=dimension,
             policy=_name_of(policy) if create else None,  # who looks does not decide
             create=create,
+            clock=clock if is_of_system(clock) else None,
         )
         renew_after_fork(self)
         for text in self._shards.server.unsuitable():
@@ -137,12 +139,13 @@ class RedisStore:
         return entry, content, _fields.vector_of(floats)
 
     def _read(self, key: bytes, fields: str, now: float) -> tuple[Entry, list[Any]] | None:
-        found = self._run("read", self._shards.of(key), key.hex(), repr(now), fields)
+        shard = self._shards.of(key)
+        found = self._run("read", shard, key.hex(), now, fields)
         if found is None:
             return None
         said, expires, *rest = found
         try:
-            return _fields.entry_of(said, expires), rest
+            return _fields.entry_of(said, expires, self._shards.ahead(shard)), rest
         except CorruptEntryError:
             self._drop(key)
             raise
@@ -153,12 +156,13 @@ class RedisStore:
     def search(
         self, vector: Vector, /, *, context: str, k: int, now: float, since: float = -inf
     ) -> list[Match]:
-        asked = (vector.astype("<f4", copy=False).tobytes(), k, repr(now), repr(since))
+        asked = (vector.astype("<f4", copy=False).tobytes(), k, now, since)
         found: list[Match] = []
-        for rows in self._run_all("search", context, *asked):
+        for shard, rows in enumerate(self._run_all("search", context, *asked)):
+            ahead = self._shards.ahead(shard)
             for key, distance, said, expires, metadata, payload, floats in rows:
                 try:
-                    entry = _fields.entry_of(said, expires)
+                    entry = _fields.entry_of(said, expires, ahead)
                 except CorruptEntryError:
                     self._drop(bytes.fromhex(key.decode()))  # the rest serve
                     continue
@@ -173,12 +177,12 @@ class RedisStore:
     def select(self, selection: Selection, /, *, now: float) -> list[Holding]:
         if selection.key is not None:
             shard = self._shards.of(selection.key)
-            row = self._run("holding", shard, selection.key.hex(), repr(now))
-            rows = [] if row is None else [_fields.holding_of(row)]
+            row = self._run("holding", shard, selection.key.hex(), now)
+            rows = [] if row is None else [_fields.holding_of(row, self._shards.ahead(shard))]
         else:
             tags = sorted(selection.tags) or [""]
             rows = [
-                _fields.holding_of(row)
+                _fields.holding_of(row, self._shards.ahead(shard))
                 for shard in range(len(self._shards))
                 for tag in tags
                 for row in self._pages(shard, tag, selection.fingerprint or "", now)
@@ -190,7 +194,7 @@ class RedisStore:
     def _pages(self, shard: int, tag: str, context: str, now: float) -> Iterator[Sequence[Any]]:
         after, more = b"0", 1
         while more:
-            after, more, rows = self._run("select", shard, tag, context, repr(now), after, _PAGE)
+            after, more, rows = self._run("select", shard, tag, context, now, after, _PAGE)
             yield from rows
 
     def put(self, entry: Entry, content: Content, /, *, vector: Vector | None) -> None:
@@ -202,21 +206,22 @@ class RedisStore:
         limits = self._limits if len(self._shards) == 1 else (None, None)
         by_shard: dict[int, list[list[Any]]] = {}
         for entry, content, vector in items:
-            packed = _fields.pack(
-                entry, content, vector, fence=self._leases.fence(entry.key), now=now
-            )
-            by_shard.setdefault(self._shards.of(entry.key), []).append(packed)
+            shard, fence = self._shards.of(entry.key), self._leases.fence(entry.key)
+            ahead = self._shards.ahead(shard)
+            there = _fields.moved(entry, ahead)
+            packed = _fields.pack(there, content, vector, fence=fence, now=now + ahead)
+            by_shard.setdefault(shard, []).append(packed)
         for shard, waiting in by_shard.items():
             for batch in _fields.batches(waiting):
                 flat = [value for packed in batch for value in packed]
-                *left, _ = self._run("put", shard, *_said(limits), repr(now), len(batch), *flat)
+                *left, _ = self._run("put", shard, *_said(limits), now, len(batch), *flat)
                 with self._lock:
                     self._untold += self._count(*left)
 
     def touch(self, key: bytes, /, *, now: float, times: int = 1) -> None:
         self._check()
         if times > 0:
-            waiting = self._shards.note(key, Uses(times, now))
+            waiting = self._shards.note(key, now, times)
             self._begin_keeping()
             if waiting >= _PENDING:
                 self._shards.tell()
@@ -247,7 +252,7 @@ class RedisStore:
             removed, self._untold = self._untold, 0
         more = limits != known
         while more:
-            *left, more = self._run("maintain", 0, *_said(limits), repr(now), _BATCH)
+            *left, more = self._run("maintain", 0, *_said(limits), now, _BATCH)
             removed += self._count(*left)
         return removed
 
@@ -258,7 +263,7 @@ class RedisStore:
         each shard chooses, the largest first.
         """
         max_entries, max_bytes = limits
-        removed = self._count(0, sum(self._run_all("sweep", repr(now - 1), _BATCH // 4)))
+        removed = self._count(0, sum(self._run_all("sweep", now - 1, _BATCH // 4)))
         while True:
             sizes = self._run_all("sizes", _BATCH)
             count, held = sum(one[0] for one in sizes), sum(one[1] for one in sizes)
@@ -287,7 +292,7 @@ class RedisStore:
         removed = 0
         for shard in range(len(self._shards)):
             while wanted := min(limit - removed, _BATCH):
-                gone = self._count(0, self._run("sweep", shard, repr(now), wanted))
+                gone = self._count(0, self._run("sweep", shard, now, wanted))
                 removed += gone
                 if gone < wanted:
                     break

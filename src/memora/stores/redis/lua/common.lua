@@ -16,8 +16,8 @@
 --   l:<key>   string  who leads a key: the fence
 --   idx       the index of the query engine; v:<context>  without it a vector set a context
 --
--- Stamps are the server's microseconds, each later than the last. The first write of a script that
--- stores is one that a full server refuses, so that nothing is done by halves.
+-- All times are the server's own. Stamps are its microseconds, each later than the last. The first
+-- write of a script that stores is one that a full server refuses, so that nothing is done by halves.
 
 local P, at = KEYS[1], 0
 local META, ORDER, ENDS, EPOCHS = P .. 'meta', P .. 'order', P .. 'ends', P .. 'epochs'

@@ -84,7 +84,7 @@ local function make_room(max_entries, max_bytes, now, limit)
   return { evicted, ended, more }
 end
 
-local function touch(key, times, last)
+local function touch(key, times, first, last)
   local hash = P .. 'e:' .. key
   local member = stored(key)
   if not member or times <= 0 then
@@ -92,21 +92,27 @@ local function touch(key, times, last)
   end
   local uses = call('HGET', USES, key)
   local known, before = (uses or ''):match('^(%d+) (.*)$')
-  local newest = math.max(tonumber(last), tonumber(before or last))
+  local newest = math.max(last, tonumber(before or last))
   call('HSET', USES, key, string.format('%.0f %s', (known or 0) + times, text_of(newest)))
   served(member, key, times)
   local found = call('HMGET', hash, 'w', 'r', 'q', 'x')
-  local expires = tonumber(found[2] or '')
-  if found[1] and expires and tonumber(last) < expires then -- not what was stale then
-    local later = tonumber(last) + tonumber(found[1])
-    if later > expires then
-      local ends = later + tonumber(found[3] or 0)
-      call('HSET', hash, 'r', text_of(later), 'x', text_of(ends))
-      call('ZADD', ENDS, text_of(ends), member)
-      local left = call('PTTL', hash)
-      if left > 0 then
-        call('PEXPIRE', hash, string.format('%.0f', left + (ends - tonumber(found[4])) * 1000))
-      end
+  local sliding, expires = tonumber(found[1] or ''), tonumber(found[2] or '')
+  if not sliding or not expires then
+    return
+  end
+  local later = expires
+  for _, used in ipairs({ first, last }) do
+    if used < later then -- not what was stale then
+      later = math.max(later, used + sliding)
+    end
+  end
+  if later > expires then
+    local ends = later + tonumber(found[3] or 0)
+    call('HSET', hash, 'r', text_of(later), 'x', text_of(ends))
+    call('ZADD', ENDS, text_of(ends), member)
+    local left = call('PTTL', hash)
+    if left > 0 then
+      call('PEXPIRE', hash, string.format('%.0f', left + (ends - tonumber(found[4])) * 1000))
     end
   end
 end
@@ -114,8 +120,8 @@ end
 -- What was served since the last call rides with this one. A full server takes none of it, which
 -- must not fail the read.
 for _ = 1, tonumber(arg()) do
-  local key, times, last = arg(), tonumber(arg()), arg()
-  if not pcall(touch, key, times, last) then
+  local key, times, first, last = arg(), tonumber(arg()), tonumber(arg()), tonumber(arg())
+  if not pcall(touch, key, times, first, last) then
     break
   end
 end
