@@ -580,6 +580,19 @@ def test_a_search_in_a_cluster_is_one_round_trip_to_each_shard(
     assert asked() == (before[0] + 3, before[1])
 
 
+def test_a_client_that_lost_the_slots_finds_them_again(servers: parts.Servers, table: str) -> None:
+    store = open_store(servers.uri("redis cluster"), table)
+    one = put(store, "q")
+    for ask in (
+        lambda: store.search(unit(1), context=HERE.fingerprint, k=1, now=NOW)[0].entry,
+        lambda: store.peek(one.key, now=NOW),
+    ):
+        client_of(store).nodes_manager.slots_cache.clear()  # as of a cluster that is being made
+        with pytest.raises(StoreError, match="is out of reach"):
+            ask()
+        assert ask() == one
+
+
 def test_a_cluster_that_lacks_masters_raises_and_comes_back() -> None:
     options = (*LOGGED, *parts.query_engine())
     with parts.cluster(parts.redis_program(), *options) as nodes:

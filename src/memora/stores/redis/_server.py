@@ -209,6 +209,8 @@ class Server:
         except _FAULTS as error:
             if isinstance(error, StoreError):
                 raise
+            if isinstance(error, SlotNotCoveredError):
+                self._made = None  # which knows the nodes of another time, and does not ask again
             raise self._fault(error) from error
 
     def _fault(self, error: Exception) -> StoreError:
