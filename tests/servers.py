@@ -13,12 +13,15 @@ import hmac
 import importlib.util
 import json
 import os
+import select
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -155,20 +158,87 @@ def running(program: Path, *options: str) -> Iterator[Server]:
             server.kill()
 
 
+class Wire:
+    """
+    A wire to a server of this machine, which a test may stop, cut, and mend.
+
+    What was sent while it was stopped arrives when it is mended, as after a partition; unless it
+    was cut in between. With `tls`, clients have to speak it.
+    """
+
+    def __init__(self, port: int, *, tls: ssl.SSLContext | None = None) -> None:
+        self._to, self._tls = port, tls
+        self._carries, self._whole = threading.Event(), True
+        self._carries.set()
+        self._ends: list[socket.socket] = []
+        self._door = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._door.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def stop(self) -> None:
+        """Carry nothing, and say nothing."""
+        self._carries.clear()
+
+    def cut(self) -> None:
+        """End all connections, and each that is made."""
+        self._whole = False
+        while self._ends:
+            with suppress(OSError):  # has ended
+                self._ends.pop().shutdown(socket.SHUT_RDWR)
+        self._carries.set()
+
+    def mend(self) -> None:
+        self._whole = True
+        self._carries.set()
+
+    def close(self) -> None:
+        self.cut()
+        self._door.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):  # closed
+            while True:
+                near, _ = self._door.accept()
+                if self._whole:
+                    threading.Thread(target=self._carry, args=(near,), daemon=True).start()
+                else:
+                    near.close()
+
+    def _carry(self, near: socket.socket) -> None:
+        with suppress(OSError), ExitStack() as stack:
+            if self._tls is not None:
+                near = self._tls.wrap_socket(near, server_side=True)
+            stack.enter_context(near)
+            far = stack.enter_context(socket.create_connection(("127.0.0.1", self._to)))
+            self._ends += [near, far]
+            other = {near: far, far: near}
+            while True:
+                held_back = isinstance(near, ssl.SSLSocket) and near.pending()
+                for source in [near] if held_back else select.select([near, far], [], [])[0]:
+                    data = source.recv(65536)
+                    if not data:
+                        return
+                    self._carries.wait()
+                    other[source].sendall(data)
+
+
 @contextmanager
-def cluster(program: Path, *options: str, masters: int = 3) -> Iterator[list[Server]]:
-    """Run masters that share all slots, without replicas."""
+def cluster(
+    program: Path, *options: str, masters: int = 3, replicas: int = 0
+) -> Iterator[list[Server]]:
+    """Run masters that share all slots; then so many replicas, of the first masters."""
     import redis  # noqa: PLC0415 - an extra
 
     with ExitStack() as stack:
-        buses = [free_port() for _ in range(masters)]
+        buses = [free_port() for _ in range(masters + replicas)]
         nodes = [
             stack.enter_context(
                 running(
                     program,
                     *("--cluster-enabled", "yes", "--cluster-port", str(bus)),
                     *("--cluster-node-timeout", "2000"),
-                    *("--cluster-require-full-coverage", "no", *options),
+                    *("--cluster-require-full-coverage", "no"),
+                    *("--repl-diskless-sync-delay", "0", *options),
                 )
             )
             for bus in buses
@@ -179,25 +249,33 @@ def cluster(program: Path, *options: str, masters: int = 3) -> Iterator[list[Ser
         ]
         for i, client in enumerate(clients):
             slots = 16384 * i // masters, 16384 * (i + 1) // masters - 1
-            client.execute_command("CLUSTER", "ADDSLOTSRANGE", *slots)
+            if i < masters:
+                client.execute_command("CLUSTER", "ADDSLOTSRANGE", *slots)
             client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", i + 1)
         for node, bus in zip(nodes[1:], buses[1:], strict=True):
             clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", node.port, bus)
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not all(_sees_all(client, masters) for client in clients):
-            if time.monotonic() > deadline:
-                raise TimeoutError("the cluster does not form")
-            time.sleep(0.05)
+        _wait(lambda: all(_sees_all(client, len(nodes)) for client in clients))
+        for master, replica in zip(clients, clients[masters:]):  # noqa: B905 - not all have one
+            replica.execute_command("CLUSTER", "REPLICATE", master.execute_command("CLUSTER MYID"))
+            _wait(lambda one=replica: one.info("replication").get("master_link_status") == "up")
         yield nodes
 
 
-def _sees_all(client: object, masters: int) -> bool:
+def _wait(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError("the servers do not find each other")
+        time.sleep(0.05)
+
+
+def _sees_all(client: object, nodes: int) -> bool:
     said = client.execute_command("CLUSTER", "INFO")  # type: ignore[attr-defined]
     if isinstance(said, str):
         said = dict(line.split(":", 1) for line in said.split())
     return (
         said["cluster_state"] == "ok"
-        and int(said["cluster_known_nodes"]) == masters
+        and int(said["cluster_known_nodes"]) == nodes
         and int(said["cluster_slots_ok"]) == 16384
     )
 
@@ -220,7 +298,8 @@ class Servers:
     def uri(self, kind: str) -> str:
         if kind not in self._uris:
             pytest.importorskip("redis")
-            self._uris[kind] = self._kinds[kind]()
+            # Longer than any pause of a machine that has much to do.
+            self._uris[kind] = f"{self._kinds[kind]()}?timeout=30"
         return self._uris[kind]
 
     def _run(self, program: Path, *options: str) -> str:

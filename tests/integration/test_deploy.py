@@ -15,6 +15,7 @@ from jsonschema import Draft202012Validator
 from servers import query_engine, redis_program, running
 
 from memora import CacheConfig, Memora
+from memora.stores.tiered import TieredStore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -144,11 +145,12 @@ def test_a_user_with_the_rights_of_the_documentation_can_do_all(engine: str) -> 
     redis = pytest.importorskip("redis")
     text = (DEPLOY.parent / "docs" / "deploy.md").read_text("utf-8")
     rules = [line for line in text.splitlines() if line.startswith("ACL SETUSER")]
-    rule = next(line for line in rules if ("ft.search" in line) == (engine == "query engine"))
+    searching, listening = rules[engine == "vector sets"], rules[2]
+    assert ("ft.search" in searching) == (engine == "query engine")
     options = query_engine() if engine == "query engine" else ()
     with running(redis_program(), *options) as server:
         with redis.Redis(port=server.port) as admin:
-            admin.execute_command(*rule.split())
+            admin.execute_command(*searching.split())
         uri = server.uri.replace("redis://", "redis://memora:password@")
         config = CacheConfig(db_uri=uri, max_entries=2, fail_open=False, ttl_seconds=60)
         with Memora(config) as cache:
@@ -161,6 +163,19 @@ def test_a_user_with_the_rights_of_the_documentation_can_do_all(engine: str) -> 
             assert cache.cleanup_expired() == 1
             assert cache.create_index()
             assert cache.clear() == 0
+        assert not _hears_of_changes(config)
+        with redis.Redis(port=server.port) as admin:
+            admin.execute_command(*listening.split())
+        assert _hears_of_changes(config)
+
+
+def _hears_of_changes(config: CacheConfig) -> bool:
+    with Memora(config.model_copy(update={"local_tier_bytes": 2**20})) as cache:
+        cache.store("q", None, 1)
+        assert cache.lookup("q").is_hit
+        store = cache._ports.store
+        assert isinstance(store, TieredStore)
+        return store.follow()
 
 
 _REWORDED = ("How do I reset my password?", "how can I reset my password")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import threading
 import time
 import uuid
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,11 +41,14 @@ if TYPE_CHECKING:
 
 redis = pytest.importorskip("redis")
 
+from redis.crc import key_slot  # noqa: E402 - as above
+
 from memora.stores.redis import RedisStore, _leases  # noqa: E402 - without the extra there is none
 
 DIMENSION = 8
 NOW = 1_700_000_000.0
 HERE = canonical_context({"agent": "sql"})
+NOWHERE = canonical_context({})
 KINDS = ["redis search", "redis", "valkey search"]
 # By "everysec", a server whose disk is slow may lose two seconds when it is killed.
 LOGGED = ("--appendonly", "yes", "--appendfsync", "always")
@@ -247,9 +252,42 @@ def test_commands_look_at_a_store_on_a_server(servers: parts.Servers, table: str
     memora("health", "--db", "redis://127.0.0.1:1/one", code=2)
 
 
-def test_nobody_there_is_a_clear_error(table: str) -> None:
+@pytest.mark.parametrize("scheme", ["redis", "redis+cluster", "redis+sentinel"])
+def test_nobody_there_is_a_clear_error(scheme: str, table: str) -> None:
+    service = "/main" if scheme == "redis+sentinel" else ""
     with pytest.raises(StoreError, match="is out of reach"):
-        open_store(f"redis://127.0.0.1:{parts.free_port()}", table)
+        open_store(f"{scheme}://127.0.0.1:{parts.free_port()}{service}", table)
+
+
+def test_a_certificate_has_to_be_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The packaged servers are built without TLS: the wire before one speaks it.
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl, which makes the certificate")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    made = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost")
+    names = ("-addext", "subjectAltName=DNS:localhost")
+    uses = ("-addext", "keyUsage=critical,digitalSignature,keyCertSign")
+    where = ("-keyout", key, "-out", certificate)
+    subprocess.run([openssl, *made, *names, *uses, *where], check=True, capture_output=True)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+    with (
+        parts.running(parts.redis_program()) as server,
+        closing(parts.Wire(server.port, tls=tls)) as wire,
+    ):
+        uri = f"rediss://localhost:{wire.port}?timeout=5"
+        with pytest.raises(StoreError, match=r"certificate .*SSL_CERT_FILE.*self-signed"):
+            open_store(uri, "t")
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        store = open_store(uri, "t")
+        one = put(store, "q")
+        assert store.peek(one.key, now=NOW) == one
+        with pytest.raises(StoreError, match="certificate"):  # of another name
+            open_store(uri.replace("localhost", "127.0.0.1"), "t")
+        for other in (uri.replace("rediss", "redis"), f"rediss://localhost:{server.port}"):
+            with pytest.raises(StoreError):
+                open_store(other, "t")
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "redis cluster search"])
@@ -257,15 +295,41 @@ def test_a_table_of_another_kind_is_refused(servers: parts.Servers, kind: str, t
     uri = servers.uri(kind)
     with pytest.raises(StorePathError, match="no table"):
         open_store(uri, table, create=False)
-    store = open_store(uri, table)
+    open_store(uri, table)
 
     with pytest.raises(ModelMismatchError, match=r"'toy' with 8 dimensions.*'toy' with 9"):
         open_store(uri, table, dimension=9)
     with pytest.raises(ModelMismatchError, match=r"'toy'.*'other'"):
         open_store(uri, table, model="other")
-    client_of(store).hset(f"{store._shards._prefixes[0]}meta", "format", "2")
-    with pytest.raises(StoreFormatError, match="has format 2, this Memora knows 1"):
-        open_store(uri, table)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "redis cluster search"])
+def test_a_table_of_a_newer_memora_is_left_alone(
+    servers: parts.Servers, kind: str, table: str
+) -> None:
+    uri = servers.uri(kind)
+    there = ("--db", uri, "--table", table)
+    config = CacheConfig(db_uri=uri, table_name=table, breaker_reset_seconds=0.05)
+    with closing(Memora(config)) as cache:
+        assert cache.store("q", None, 1)
+        store: Any = cache._ports.store
+        client, meta = client_of(store), f"{store._shards._prefixes[0]}meta"
+        own = client.hget(meta, "table")
+        # As one that takes a table over would: those who have it open find another.
+        client.hset(meta, mapping={"format": "2", "table": "another"})
+        before = client.dump(meta), sorted(client.keys(f"memora:{{{table}:0}}:*"))
+
+        assert {cache.lookup(f"q{i}").reason for i in range(3)} == {"error"}
+        found = cache.health_check()["checks"]["database"]["error"]
+        assert "has format 2, this Memora knows 1" in found
+        with pytest.raises(StoreFormatError, match="has format 2, this Memora knows 1"):
+            open_store(uri, table)
+        for command in ("doctor", "health"):
+            assert "has format 2" in memora(command, "--json", *there, code=1)
+        assert (client.dump(meta), sorted(client.keys(f"memora:{{{table}:0}}:*"))) == before
+
+        client.hset(meta, mapping={"format": "1", "table": own})
+        assert until(lambda: cache.lookup("q").is_hit)
 
 
 def test_a_policy_of_the_application_is_refused(servers: parts.Servers, table: str) -> None:
@@ -495,16 +559,53 @@ def test_a_cluster_is_searched_whole_or_not_at_all(
     store.close()
 
 
-def test_a_cluster_that_lacks_a_master_raises_and_comes_back() -> None:
+def test_a_search_in_a_cluster_is_one_round_trip_to_each_shard(
+    servers: parts.Servers, table: str
+) -> None:
+    store = open_store(servers.uri("redis cluster"), table)
+    store.search(unit(1), context=HERE.fingerprint, k=1, now=NOW)  # by now all know the script
+    client = client_of(store)
+
+    def asked() -> tuple[int, int]:
+        stats = [client.info("commandstats", target_nodes=one) for one in client.get_primaries()]
+        # The library asks a server for the keys of what it does not know how to send.
+        names = ("cmdstat_evalsha", "cmdstat_command|getkeys")
+        scripts, keys = (
+            sum(one.get(name, {"calls": 0})["calls"] for one in stats) for name in names
+        )
+        return scripts, keys
+
+    before = asked()
+    store.search(unit(1), context=HERE.fingerprint, k=1, now=NOW)
+    assert asked() == (before[0] + 3, before[1])
+
+
+def test_a_client_that_lost_the_slots_finds_them_again(servers: parts.Servers, table: str) -> None:
+    store = open_store(servers.uri("redis cluster"), table)
+    one = put(store, "q")
+    for ask in (
+        lambda: store.search(unit(1), context=HERE.fingerprint, k=1, now=NOW)[0].entry,
+        lambda: store.peek(one.key, now=NOW),
+    ):
+        client_of(store).nodes_manager.slots_cache.clear()  # as of a cluster that is being made
+        with pytest.raises(StoreError, match="is out of reach"):
+            ask()
+        assert ask() == one
+
+
+def test_a_cluster_that_lacks_masters_raises_and_comes_back() -> None:
     options = (*LOGGED, *parts.query_engine())
     with parts.cluster(parts.redis_program(), *options) as nodes:
-        store = open_store(f"redis+cluster://127.0.0.1:{nodes[0].port}", "t")
+        store = open_store(f"redis+cluster://127.0.0.1:{nodes[0].port}?timeout=5", "t")
         kept = [put(store, f"q{i}") for i in range(30)]
-        nodes[1].kill()
-
+        for node in (nodes[1], nodes[0], nodes[2]):
+            node.kill()
+            with pytest.raises(StoreError):
+                store.search(unit(1), context=HERE.fingerprint, k=30, now=NOW)
         with pytest.raises(StoreError):
-            store.search(unit(1), context=HERE.fingerprint, k=30, now=NOW)
-        nodes[1].start()
+            store.peek(kept[0].key, now=NOW)
+        for node in nodes:
+            node.start()
 
         faults: list[Exception] = []
 
@@ -520,23 +621,83 @@ def test_a_cluster_that_lacks_a_master_raises_and_comes_back() -> None:
         store.close()
 
 
-def test_sentinels_name_the_master(tmp_path: Path) -> None:
+def test_sentinels_name_the_master_and_the_one_after_it(tmp_path: Path) -> None:
     program = parts.redis_program()
-    with parts.running(program) as master:
+    with ExitStack() as stack:
+        master = stack.enter_context(parts.running(program))
+        of = ("--replicaof", "127.0.0.1", str(master.port), "--repl-diskless-sync-delay", "0")
+        replica = stack.enter_context(parts.running(program, *of))
+        clients = [
+            stack.enter_context(redis.Redis(port=one.port, decode_responses=True))
+            for one in (master, replica)
+        ]
+        assert replicated(*clients)
         settings = tmp_path / "sentinel.conf"
-        settings.write_text(f"sentinel monitor main 127.0.0.1 {master.port} 1\n")
+        settings.write_text(
+            f"sentinel monitor main 127.0.0.1 {master.port} 1\n"
+            "sentinel down-after-milliseconds main 1000\n"
+            "sentinel failover-timeout main 5000\n"
+        )
         sentinel = parts.Server(program, tmp_path, (), settings=settings)
         sentinel.start()
-        try:
-            uri = f"redis+sentinel://127.0.0.1:{sentinel.port}/main"
-            store = open_store(uri, "t")
-            one = put(store, "q")
-            found = store.get(one.key, now=NOW)
-            assert found is not None
-            assert found[0] == one
-            store.close()
-        finally:
-            sentinel.kill()
+        stack.callback(sentinel.kill)
+        watch = stack.enter_context(redis.Redis(port=sentinel.port, decode_responses=True))
+        assert until(lambda: len(watch.sentinel_slaves("main")) == 1, seconds=60)
+        uri = f"redis+sentinel://127.0.0.1:{sentinel.port}/main"
+        cache = stack.enter_context(cache_on(uri, judge="off"))
+        fill(cache)
+        assert serves_what_was_filled(cache)
+        assert replicated(*clients)
+        master.kill()
+
+        assert not serves_what_was_filled(cache)
+        assert not cache.health_check()["checks"]["database"]["ok"]
+        assert until(lambda: serves_what_was_filled(cache), seconds=60)
+        assert clients[1].role()[0] == "master"
+        near = cache.lookup("number question 7", similarity_threshold=0.99)
+        assert near.result == 7
+        assert cache.invalidate("question number 3") == 1
+        assert comes_back(cache)
+
+        master.start()  # empty, and a master as far as it knows
+        assert serves_what_was_filled(cache, but=3)
+        assert cache.health_check()["checks"]["database"]["ok"]
+        cache.cleanup_expired()
+        assert audit(cache._ports.store) == 30  # type: ignore[arg-type]
+
+
+def test_a_replica_of_a_cluster_takes_over() -> None:
+    with (
+        parts.cluster(parts.redis_program(), *parts.query_engine(), replicas=1) as nodes,
+        redis.Redis(port=nodes[0].port, decode_responses=True) as killed,
+        redis.Redis(port=nodes[3].port, decode_responses=True) as replica,
+    ):
+        # Whose first shard is on the first master.
+        table = next(f"t{i}" for i in range(99) if key_slot(f"t{i}:0".encode()) < 16384 // 3)
+        uri = f"redis+cluster://127.0.0.1:{nodes[1].port}"
+        with cache_on(uri, judge="off", table_name=table) as cache:
+            fill(cache)
+            assert serves_what_was_filled(cache)
+            assert replicated(killed, replica)
+            nodes[0].kill()
+
+            assert not serves_what_was_filled(cache)
+            assert not cache.health_check()["checks"]["database"]["ok"]
+            assert until(lambda: serves_what_was_filled(cache), seconds=60)
+            assert replica.role()[0] == "master"
+            near = cache.lookup("number question 7", similarity_threshold=0.99)
+            assert near.result == 7
+            for i in range(30):
+                assert cache.store(f"another {i}", {}, i)
+                assert cache.invalidate(f"another {i}") == 1
+            assert cache.invalidate("question number 3") == 1
+
+            nodes[0].start()
+            assert until(lambda: killed.role()[0] == "slave", seconds=60)
+            assert until(lambda: serves_what_was_filled(cache, but=3), seconds=60)
+            assert cache.health_check()["checks"]["database"]["ok"]
+            cache.cleanup_expired()
+            assert audit(cache._ports.store) == 29  # type: ignore[arg-type]
 
 
 # Who leads.
@@ -634,15 +795,54 @@ def test_a_leader_that_was_replaced_overwrites_nothing(
 
 
 @contextmanager
-def cache_on(server: parts.Server, **settings: Any) -> Iterator[Memora]:
+def cache_on(
+    server: parts.Server | str, *, timeout: float = 2.0, **settings: Any
+) -> Iterator[Memora]:
+    uri = server if isinstance(server, str) else server.uri
     config = CacheConfig(
-        db_uri=server.uri, lookup_timeout_seconds=5, breaker_reset_seconds=0.05, **settings
+        db_uri=f"{uri}?timeout={timeout}",
+        lookup_timeout_seconds=20,
+        breaker_reset_seconds=0.05,
+        **settings,
     )
     cache = Memora(config, embedder=WordEmbedder())
     try:
         yield cache
     finally:
         cache.close()
+
+
+def fill(cache: Memora) -> None:
+    """Store thirty, and what is to stay gone."""
+    for i in range(30):
+        assert cache.store(f"question number {i}", {}, i)
+        assert cache.store(f"withdrawn question {i}", {}, i)
+        assert cache.store(f"outdated question {i}", {}, i, tags="old")
+        assert cache.invalidate(f"withdrawn question {i}") == 1
+    cache.outdate("old")
+
+
+def serves_what_was_filled(cache: Memora, *, but: int | None = None) -> bool:
+    """Tell whether all thirty are found; never one that had gone, or a wrong one."""
+    served = [cache.lookup(f"question number {i}") for i in range(30)]
+    gone = [
+        cache.lookup(f"{kind} question {i}")
+        for i in range(30)
+        for kind in ("withdrawn", "outdated")
+    ]
+    missed = [i for i, one in enumerate(served) if one.is_miss]
+    assert {one.result for one in gone} == {None}
+    assert all(one.result == i for i, one in enumerate(served) if i not in missed)
+    assert "timeout" not in {one.reason for one in (*served, *gone)}  # the store gave up before
+    return missed == ([] if but is None else [but])
+
+
+def replicated(master: Any, replica: Any) -> bool:
+    """Tell whether a replica has all that its master had when asked."""
+    wanted = master.info("replication")["master_repl_offset"]
+    return until(
+        lambda: replica.info("replication").get("slave_repl_offset", -1) >= wanted, seconds=60
+    )
 
 
 def comes_back(cache: Memora) -> bool:
@@ -714,7 +914,7 @@ def test_an_index_that_was_dropped_is_made_again(servers: parts.Servers, table: 
 def test_a_server_that_stands_still_costs_misses_and_no_more() -> None:
     with (
         parts.running(parts.redis_program(), *parts.query_engine()) as server,
-        cache_on(server) as cache,
+        cache_on(server, timeout=0.5) as cache,
     ):
         assert cache.store("q", {}, 1)
         server.signal(signal.SIGSTOP)
@@ -728,6 +928,83 @@ def test_a_server_that_stands_still_costs_misses_and_no_more() -> None:
         assert stored is None
         assert until(lambda: cache.lookup("q").is_hit)
         assert comes_back(cache)
+
+
+@pytest.fixture
+def wire() -> Iterator[tuple[parts.Server, parts.Wire]]:
+    with (
+        parts.running(parts.redis_program(), *parts.query_engine()) as server,
+        closing(parts.Wire(server.port)) as wire,
+    ):
+        yield server, wire
+
+
+def test_a_partition_costs_misses_and_no_more(wire: tuple[parts.Server, parts.Wire]) -> None:
+    _, line = wire
+    with cache_on(f"redis://127.0.0.1:{line.port}", timeout=0.5) as cache:
+        assert until(lambda: cache.store("q", {}, 1))
+        line.stop()
+        silent = [cache.lookup("q") for _ in range(8)]
+        assert cache.store("r", {}, 1) is None
+        line.cut()
+        refused = [cache.lookup("q") for _ in range(8)]
+        line.mend()
+
+        assert {one.reason for one in silent + refused} == {"error"}  # before the time is up
+        assert until(lambda: cache.lookup("q").is_hit)
+        assert comes_back(cache)
+        line.stop()
+        assert cache.lookup("q").reason == "error"
+        line.mend()
+        assert until(lambda: cache.lookup("q").is_hit)
+
+
+def test_a_leader_that_was_cut_off_overwrites_nothing(
+    wire: tuple[parts.Server, parts.Wire],
+) -> None:
+    server, line = wire
+    with (
+        cache_on(f"redis://127.0.0.1:{line.port}") as slow,
+        cache_on(server) as quick,
+        redis.Redis(port=server.port) as client,
+    ):
+        lease = f"memora:{{{slow._config.table_name}:0}}:l:{exact_key('q', NOWHERE).hex()}"
+
+        def compute() -> str:
+            assert client.exists(lease)
+            line.stop()
+            client.pexpire(lease, 1)
+            assert until(lambda: not client.exists(lease), seconds=60)
+            assert quick.get_or_compute("q", None, lambda: "newer") == "newer"
+            line.mend()
+            return "older"
+
+        assert slow.get_or_compute("q", None, compute) == "older"
+        assert quick.lookup("q").result == "newer"
+        assert until(lambda: slow.lookup("q").result == "newer")
+        assert quick.invalidate("q") == 1
+        assert slow.get_or_compute("q", None, lambda: "newest") == "newest"
+        assert quick.lookup("q").result == "newest"
+
+
+def test_closing_gives_a_server_that_stands_still_one_chance(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with parts.running(parts.redis_program()) as server:
+        store = open_store(server.uri, "t")
+        for i in range(1000):  # of which some hundred ride with a call
+            store.touch(i.to_bytes(16, "big"), now=NOW)
+        asked, execute = list[str](), client_of(store).execute_command
+        monkeypatch.setattr(
+            client_of(store), "execute_command", lambda *a: (asked.append(a[0]), execute(*a))[1]
+        )
+        server.signal(signal.SIGSTOP)
+        try:
+            store.close()
+        finally:
+            server.signal(signal.SIGCONT)
+
+        assert asked == ["EVALSHA"]
 
 
 def test_a_full_server_serves_what_it_has_and_says_so() -> None:

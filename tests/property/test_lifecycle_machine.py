@@ -258,8 +258,12 @@ class LifecycleMachine(RuleBasedStateMachine):
     modes: ClassVar[list[dict[str, Any]]]
     on_disk = False  # or in a bucket, where a store has the same parts
     on_server = False
+    policies: ClassVar = list(POLICY_MODELS)
 
-    @initialize(policy=st.sampled_from(list(POLICY_MODELS)), judge=st.sampled_from(["on", "off"]))
+    @initialize(
+        policy=st.runner().flatmap(lambda machine: st.sampled_from(machine.policies)),
+        judge=st.sampled_from(["on", "off"]),
+    )
     def start(self, policy: str, judge: str) -> None:
         self.clock = FakeClock()
         self.now = self.clock.now  # which never goes back, in the caches
@@ -317,8 +321,12 @@ class LifecycleMachine(RuleBasedStateMachine):
 
     def tick(self) -> None:
         """End a moment in which something was stored or served."""
+        self.tell()
         self.tied |= self.clock.now < self.now
         self.wait(0.001)
+
+    def tell(self) -> None:
+        """Have servers know what was served, where it does not ride with the next call to them."""
 
     @rule(
         asked=PLACES,
@@ -707,18 +715,37 @@ OnEveryStore.TestCase.settings = settings(max_examples=20, stateful_step_count=2
 test_on_every_store = OnEveryStore.TestCase
 
 
-@pytest.mark.parametrize("kind", ["redis search", "redis", "valkey search"])
-def test_on_a_server(servers: Servers, kind: str) -> None:
-    uri = servers.uri(kind)
+class OnAServer(LifecycleMachine):
+    on_server = True
 
-    class OnServer(LifecycleMachine):
+
+class InACluster(OnAServer):
+    policies: ClassVar = ["fifo", "lru"]  # by the others, each shard chooses by itself
+
+    def tell(self) -> None:
+        # Shards hear of uses one after the other: their order is that of being told.
+        for cache in self.caches[1:]:
+            shared_of(cache)._shards.tell()  # type: ignore[attr-defined]
+
+
+def run_on(machine: type[LifecycleMachine], uri: str, examples: int) -> None:
+    class There(machine):  # type: ignore[misc, valid-type]
         modes: ClassVar[list[dict[str, Any]]] = [
             IN_RAM,
             {"db_uri": uri},
             {"db_uri": uri, "local_tier_bytes": 2**20},
         ]
-        on_server = True
 
     run_state_machine_as_test(
-        OnServer, settings=settings(max_examples=60, stateful_step_count=30, deadline=None)
+        There, settings=settings(max_examples=examples, stateful_step_count=30, deadline=None)
     )
+
+
+@pytest.mark.parametrize("kind", ["redis search", "redis", "valkey search"])
+def test_on_a_server(servers: Servers, kind: str) -> None:
+    run_on(OnAServer, servers.uri(kind), examples=60)
+
+
+@pytest.mark.parametrize("kind", ["redis cluster search", "redis cluster", "valkey cluster search"])
+def test_in_a_cluster(servers: Servers, kind: str) -> None:
+    run_on(InACluster, servers.uri(kind), examples=8)

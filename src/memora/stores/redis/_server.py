@@ -16,10 +16,13 @@ try:
     from redis.exceptions import (
         AuthenticationError,
         AuthorizationError,
+        ClusterDownError,
         NoPermissionError,
         NoScriptError,
+        RedisClusterException,
         RedisError,
         ResponseError,
+        SlotNotCoveredError,
     )
     from redis.retry import Retry
     from redis.sentinel import Sentinel
@@ -32,11 +35,17 @@ if TYPE_CHECKING:
     from memora.stores.redis._address import Address
 
 _CONNECTIONS = 32
+_FAULTS = (RedisError, RedisClusterException, OSError)
 _GONE = ("memoragone", "no such index", "unknown index name", "index not found")
 
 
 class GoneError(StoreError):
     """The table, or its index, is not on the server any more."""
+
+
+class _Cluster(RedisCluster):
+    # Not after a timeout: nobody waits twice for a node that stands still.
+    ERRORS_ALLOW_RETRY: Any = (redis.ConnectionError, ClusterDownError, SlotNotCoveredError)
 
 
 class Server:
@@ -76,7 +85,7 @@ class Server:
         one = script(name)
         with self.faults(), self._client.pipeline(transaction=False) as pipeline:
             for call in calls:
-                pipeline.execute_command("EVALSHA", one.digest, 1, *call)
+                pipeline.execute_command("EVALSHA", one.digest, 1, *call, **self._at(call[0]))
             answers = pipeline.execute(raise_on_error=False)
         for i, answer in enumerate(answers):
             if isinstance(answer, NoScriptError):
@@ -85,6 +94,12 @@ class Server:
                 with self.faults():
                     raise answer
         return list(answers)
+
+    def _at(self, prefix: str) -> dict[str, Any]:
+        """Return where a pipeline sends a call, which else asks a server for it, each time."""
+        if self._address.kind != "cluster":
+            return {}
+        return {"target_nodes": self._client.get_node_from_key(prefix)}
 
     def masters(self) -> int:
         """Return how many servers hold entries."""
@@ -127,7 +142,7 @@ class Server:
         for name in ("maxmemory-policy", "appendonly"):
             try:
                 answer = self._client.execute_command("CONFIG", "GET", name)
-            except (RedisError, OSError):
+            except _FAULTS:
                 continue  # services that are managed keep them to themselves
             value = answer.get(name) if isinstance(answer, dict) else answer[-1] if answer else None
             found[name] = value.decode() if isinstance(value, bytes) else str(value)
@@ -151,7 +166,7 @@ class Server:
         }
         if address.kind == "cluster":
             nodes = [ClusterNode(host, port) for host, port in address.hosts]
-            return RedisCluster(
+            return _Cluster(
                 startup_nodes=nodes,
                 ssl=address.tls,
                 require_full_coverage=False,
@@ -162,8 +177,9 @@ class Server:
             sentinel = Sentinel(
                 address.hosts,
                 sentinel_kwargs={
-                    "socket_timeout": address.timeout,
-                    "socket_connect_timeout": address.timeout,
+                    **options,
+                    "username": None,
+                    "password": None,
                     "ssl": address.tls,
                 },
                 ssl=address.tls,
@@ -190,9 +206,11 @@ class Server:
         """Say what a fault of the client library means for whoever set up the cache."""
         try:
             yield
-        except (RedisError, OSError) as error:
+        except _FAULTS as error:
             if isinstance(error, StoreError):
                 raise
+            if isinstance(error, SlotNotCoveredError):
+                self._made = None  # which knows the nodes of another time, and does not ask again
             raise self._fault(error) from error
 
     def _fault(self, error: Exception) -> StoreError:
@@ -200,12 +218,17 @@ class Server:
         refused = (AuthenticationError, AuthorizationError, NoPermissionError)
         if isinstance(error, refused) or isinstance(error.__cause__, refused):
             text = f"refuses the user or the password of db_uri: {said}"
-        elif isinstance(error, ResponseError):
+        elif isinstance(error, ResponseError) and not isinstance(error, ClusterDownError):
             if any(word in said.lower() for word in _GONE):
                 return GoneError(f"the table has gone from {where}: {said}")
             text = f"refuses: {said}"
             if said.startswith("OOM") or "maxmemory" in said:
                 text = f"is full: raise its maxmemory, or lower max_entries or max_bytes ({said})"
+        elif "CERTIFICATE_VERIFY_FAILED" in said:
+            text = (
+                "has a certificate that this machine does not trust: name the file of its "
+                f"authority in SSL_CERT_FILE ({said})"
+            )
         elif isinstance(error, redis.TimeoutError):
             text = f"has not answered within {where.timeout:g} s"
         else:

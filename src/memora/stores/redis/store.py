@@ -359,7 +359,8 @@ class RedisStore:
         if self._closed:
             return
         try:
-            self._shards.tell()
+            with suppress(StoreError):  # uses that a server is not told count for nothing more
+                self._shards.tell()
         finally:
             self._closed = True
             if self._stop is not None:

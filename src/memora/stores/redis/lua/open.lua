@@ -1,6 +1,7 @@
 -- Without what every script begins with. A name for a new table, its format, model, dimension,
 -- engine, policy and shards, whether it may be made -> those of the table that is there, made if there
--- was none; and why the engine does not work, or would not for a new table, '' where it does.
+-- was none; and why the engine does not work, or would not for a new table, '' where it does. A table
+-- of another format is left alone.
 
 local P = KEYS[1]
 local META, IDX = P .. 'meta', P .. 'idx'
@@ -12,7 +13,10 @@ if known then
 end
 local zeros = string.rep('\0', 4 * (tonumber(redis.call('HGET', META, 'dimension')) or dimension))
 local tried
-if engine == 'vset' then
+local format = redis.call('HGET', META, 'format')
+if format and format ~= ARGV[2] then
+  tried = nil
+elseif engine == 'vset' then
   local one = '\0\0\128\63' .. zeros:sub(5)
   tried = redis.pcall('VADD', P .. 'probe', 'FP32', one, 'probe', 'Q8', 'EF', 200, 'M', 16)
   redis.call('DEL', P .. 'probe')
