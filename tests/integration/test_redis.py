@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -398,6 +399,19 @@ def test_a_hit_is_one_round_trip_and_a_search_another(
     assert cache.store("sales in april", {}, 2)
     assert asked == ["EVALSHA"] * 6
     cache.close()
+
+
+@pytest.mark.parametrize("kind", ["redis", "redis cluster"])
+def test_many_threads_are_served_at_once(servers: parts.Servers, kind: str, table: str) -> None:
+    store, threads = open_store(servers.uri(kind), table), 48
+    one = put(store, "q")
+    everywhere = {"target_nodes": "primaries"} if "cluster" in kind else {}
+    client_of(store).execute_command("CLIENT", "PAUSE", 500, "ALL", **everywhere)
+
+    with ThreadPoolExecutor(threads) as pool:
+        found = list(pool.map(lambda _: store.get(one.key, now=NOW), range(threads)))
+
+    assert [answer and answer[0] for answer in found] == [one] * threads
 
 
 @pytest.mark.parametrize("kind", ["redis search", "redis"])

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from memora.stores.redis._address import Address
 
 _CONNECTIONS = 32
+# Of a cluster's node, and of what Sentinels name: these pools raise where the other waits, so there
+# are more than a cache has threads that hang.
+_MORE_CONNECTIONS = 256
 _FAULTS = (RedisError, RedisClusterException, OSError)
 _GONE = ("memoragone", "no such index", "unknown index name", "index not found")
 
@@ -170,7 +173,7 @@ class Server:
                 startup_nodes=nodes,
                 ssl=address.tls,
                 require_full_coverage=False,
-                max_connections=_CONNECTIONS,
+                max_connections=_MORE_CONNECTIONS,
                 **options,
             )
         if address.kind == "sentinel":
@@ -184,7 +187,7 @@ class Server:
                 },
                 ssl=address.tls,
                 db=address.database,
-                max_connections=_CONNECTIONS,
+                max_connections=_MORE_CONNECTIONS,
                 **options,
             )
             return sentinel.master_for(address.service)
