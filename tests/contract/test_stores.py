@@ -172,8 +172,12 @@ ON_SERVERS = [
 ]
 TIERED = ["redis search tiered", "redis tiered", "redis cluster search tiered"]
 ON_SERVERS += TIERED
-STORES = [*OPENERS, *IN_BUCKET, *ON_SERVERS]
-LASTING = [*ON_DISK, *IN_BUCKET, *ON_SERVERS]
+BUCKETS, SERVED = (
+    [pytest.param(name, marks=pytest.mark.servers) for name in names]
+    for names in (IN_BUCKET, ON_SERVERS)
+)
+STORES = [*OPENERS, *BUCKETS, *SERVED]
+LASTING = [*ON_DISK, *BUCKETS, *SERVED]
 
 
 def on_server(uri: str, *, tiered: bool = False) -> Opener:
@@ -949,7 +953,7 @@ def test_what_is_stored_again_keeps_its_uses(opener: Opener, tmp_path: Path, pol
     store.close()
 
 
-on_disk_only = pytest.mark.parametrize("opener", [*ON_DISK, *IN_BUCKET], indirect=True)
+on_disk_only = pytest.mark.parametrize("opener", [*ON_DISK, *BUCKETS], indirect=True)
 lasting_only = pytest.mark.parametrize("opener", LASTING, indirect=True)
 
 

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
     from servers import StorageServer
 
+pytestmark = pytest.mark.servers
+
 # What takes minutes and megabytes takes a few entries and seconds.
 FLUSHING = {
     "memora.stores._upkeep._FLUSH_BYTES": [1, 1],

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 redis = pytest.importorskip("redis")
+pytestmark = pytest.mark.servers
 
 from redis.crc import key_slot  # noqa: E402 - as above
 

@@ -698,6 +698,7 @@ class InABucket(LifecycleMachine):
         return f"{self.server.uri}/{Path(self.folder.name).name}-{i}"
 
 
+@pytest.mark.servers
 def test_in_a_bucket(s3: StorageServer) -> None:
     options = {"storage_options": s3.storage_options}
     InABucket.server = s3
@@ -741,11 +742,13 @@ def run_on(machine: type[LifecycleMachine], uri: str, examples: int) -> None:
     )
 
 
+@pytest.mark.servers
 @pytest.mark.parametrize("kind", ["redis search", "redis", "valkey search"])
 def test_on_a_server(servers: Servers, kind: str) -> None:
     run_on(OnAServer, servers.uri(kind), examples=60)
 
 
+@pytest.mark.servers
 @pytest.mark.parametrize("kind", ["redis cluster search", "redis cluster", "valkey cluster search"])
 def test_in_a_cluster(servers: Servers, kind: str) -> None:
     run_on(InACluster, servers.uri(kind), examples=8)
