@@ -608,6 +608,45 @@ def test_a_client_that_lost_the_slots_finds_them_again(servers: parts.Servers, t
         assert ask() == one
 
 
+@pytest.mark.parametrize("search", [True, False])
+def test_a_slot_that_moves_to_another_master_takes_nothing_along(*, search: bool) -> None:
+    options = parts.query_engine() if search else ()
+    with parts.cluster(parts.redis_program(), *options) as nodes, ExitStack() as stack:
+        store = open_store(f"redis+cluster://127.0.0.1:{nodes[0].port}?timeout=10&shards=1", "t")
+        kept = [put(store, f"q{i}") for i in range(10)]
+        slot = key_slot(store._shards._prefixes[0].encode())
+        clients = [stack.enter_context(redis.Redis(port=node.port, protocol=2)) for node in nodes]
+        clients.sort(key=lambda one: -one.execute_command("CLUSTER", "COUNTKEYSINSLOT", slot))
+        source, target = clients[:2]
+        port = target.connection_pool.connection_kwargs["port"]
+        names = [one.execute_command("CLUSTER", "MYID") for one in (source, target)]
+        target.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", names[0])
+        source.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", names[1])
+
+        def refused() -> None:
+            for change in (
+                lambda: put(store, "q0"),
+                lambda: store.outdate("doc:1"),
+                lambda: store.discard(kept),
+            ):
+                with pytest.raises(StoreError):
+                    change()
+
+        refused()
+        keys = source.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100)
+        for i, key in enumerate(sorted(keys, key=lambda key: not key.endswith(b"meta"))):
+            source.execute_command("MIGRATE", "127.0.0.1", port, key, 0, 5000)  # none is there yet
+            if i in {0, 5}:
+                refused()
+        refused()
+        for one in (target, source):
+            one.execute_command("CLUSTER", "SETSLOT", slot, "NODE", names[1])
+
+        assert [store.peek(one.key, now=NOW) for one in kept] == kept
+        assert audit(store) == len(kept)
+        store.close()
+
+
 def test_a_cluster_that_lacks_masters_raises_and_comes_back() -> None:
     options = (*LOGGED, *parts.query_engine())
     with parts.cluster(parts.redis_program(), *options) as nodes:
