@@ -965,6 +965,33 @@ def test_an_index_that_was_dropped_is_made_again(servers: parts.Servers, table: 
     store.close()
 
 
+def test_who_asks_for_many_gets_all_or_is_told() -> None:
+    with parts.running(parts.redis_program(), *parts.query_engine()) as server:
+        store = open_store(f"{server.uri}?timeout=30", "t")
+        items = [(entry(f"q{i}"), Content(b"1"), unit(1, i / 1000)) for i in range(4000)]
+        store.put_many(items)
+        client_of(store).execute_command("FT.CONFIG", "SET", "TIMEOUT", "1")  # what it has by then
+
+        def found() -> int:
+            return len(store.search(unit(1), context=HERE.fingerprint, k=5000, now=NOW))
+
+        def found_again() -> bool:
+            try:
+                numbers.append(found())
+            except StoreError as error:
+                said.add(str(error).partition(" refuses: ")[2])
+            return bool(numbers)
+
+        numbers: list[int] = []
+        said: set[str] = set()
+        assert found() == len(items)
+        store.create_index()
+        assert until(found_again, seconds=60)
+        assert numbers == [len(items)]
+        assert said <= {"the index is still being built, so not all is found yet; try again"}
+        store.close()
+
+
 def test_a_server_that_stands_still_costs_misses_and_no_more() -> None:
     with (
         parts.running(parts.redis_program(), *parts.query_engine()) as server,

@@ -3,7 +3,8 @@
 -- that is large: most often it is what is served.
 --
 -- The query engine knows contexts, ends and times of storing; who is outdated by a tag it does not,
--- so where such take places, more are asked for.
+-- so where such take places, more are asked for. Of few, it may leave some out that it has no time for,
+-- or has not looked at yet; who asks for many is told.
 
 local context, vector, k, now, since = arg(), arg(), tonumber(arg()), arg(), arg()
 
@@ -12,7 +13,8 @@ local function by_engine(asked)
   -- The engine's own choice is to compare all that the filter lets through. Walking the graph of all
   -- contexts is quicker for a large share of many entries: benchmarks/redis_server.py. Who asks for
   -- many, to withdraw them, wants to miss none.
-  local walks = asked <= 64 and here * here >= 2000 * everywhere
+  local few = asked <= 64
+  local walks = few and here * here >= 2000 * everywhere
   -- Only what a filter has to leave out: each part costs as much again for each entry.
   local filter = ''
   if here < everywhere or not walks then
@@ -26,10 +28,24 @@ local function by_engine(asked)
   end
   filter = filter == '' and '*' or '(' .. filter .. ')'
   local hint = walks and filter ~= '*' and ' HYBRID_POLICY BATCHES BATCH_SIZE 16' or ''
+  local patience = {}
+  if not few then
+    local info = redis.pcall('FT.INFO', IDX)
+    if info.err then
+      return info
+    end
+    for i = 1, #info, 2 do
+      local name = type(info[i]) == 'table' and info[i].ok or info[i]
+      if name == 'indexing' and tonumber(info[i + 1]) == 1 then
+        return { err = 'the index is still being built, so not all is found yet; try again' }
+      end
+    end
+    patience = { 'TIMEOUT', 60000 } -- longer than any client waits
+  end
   local function search(plan)
     return redis.pcall(
       'FT.SEARCH', IDX, filter .. '=>[KNN ' .. asked .. ' @v $q' .. plan .. ' AS d]',
-      'PARAMS', 2, 'q', vector, 'LIMIT', 0, asked, 'RETURN', 1, 'd', 'DIALECT', 2
+      'PARAMS', 2, 'q', vector, 'LIMIT', 0, asked, 'RETURN', 1, 'd', 'DIALECT', 2, unpack(patience)
     )
   end
   local found = search(hint)
