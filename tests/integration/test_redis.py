@@ -1215,6 +1215,25 @@ def test_another_policy_takes_over(servers: parts.Servers, table: str) -> None:
         store.close()
 
 
+@pytest.mark.parametrize("policy", ["lru", "s3fifo", "lfu"])
+def test_a_policy_that_was_half_taken_over_keeps_what_is_new(
+    servers: parts.Servers, table: str, policy: str
+) -> None:
+    from memora.eviction import make_policy  # noqa: PLC0415
+
+    store = open_store(servers.uri("redis"), table)
+    for i in range(4):
+        put(store, f"old {i}")
+    store._shards.run("rank", 0, policy, b"0", 1)  # and whoever did that was killed
+    store.close()
+
+    store = open_store(servers.uri("redis"), table, policy=make_policy(policy), max_entries=4)
+    for i in range(3):
+        put(store, f"new {i}")
+    kept = {held.entry.query for held in store.select(Selection(), now=NOW)}
+    assert kept == {"old 3", "new 0", "new 1", "new 2"}
+
+
 # Time.
 
 
