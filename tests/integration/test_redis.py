@@ -1113,6 +1113,69 @@ def test_a_full_server_serves_what_it_has_and_says_so() -> None:
         assert comes_back(cache)
 
 
+@pytest.mark.parametrize("search", [True, False])
+def test_a_full_server_does_what_it_is_told_beside_what_it_cannot_note(*, search: bool) -> None:
+    options = parts.query_engine() if search else ()
+    with parts.running(parts.redis_program(), *options) as server:
+        store = open_store(f"{server.uri}?timeout=30", "t")
+        kept = [put(store, f"q{i}", tags=("doc:1",)) for i in range(4)]
+        client_of(store).config_set("maxmemory", "1")
+
+        def serve() -> None:
+            for one in kept[:3]:  # rides with the next call
+                store.touch(one.key, now=NOW)
+
+        serve()
+        assert store.peek(kept[3].key, now=NOW) == kept[3]
+        serve()
+        assert len(store.search(unit(1), context=HERE.fingerprint, k=5, now=NOW)) == 4
+        serve()
+        assert store.discard([kept[3]]) == 1
+        serve()
+        with pytest.raises(StoreError, match="is full"):
+            store.outdate("doc:1")
+        store.close()
+
+
+def test_a_large_entry_makes_many_small_ones_leave(servers: parts.Servers, table: str) -> None:
+    store = open_store(servers.uri("redis"), table, max_bytes=100_000)
+    for i in range(100):
+        store.put(entry(f"q{i}"), Content(b"x" * 500), vector=None)
+    large = entry("large")
+    store.put(large, Content(b"x" * 90_000), vector=None)
+    left = store.maintain(max_entries=None, max_bytes=100_000, now=NOW)
+
+    assert store.measure().bytes <= 100_000
+    assert store.peek(large.key, now=NOW) == large
+    assert store.count() == 101 - left == audit(store)
+
+
+@pytest.mark.parametrize("policy", ["fifo", "lru", "s3fifo"])
+def test_a_server_that_dropped_the_order_is_not_held_up(
+    servers: parts.Servers, table: str, policy: str
+) -> None:
+    from memora.eviction import make_policy  # noqa: PLC0415
+
+    store = open_store(servers.uri("redis"), table, max_entries=3, policy=make_policy(policy))
+    for i in range(4):
+        put(store, f"q{i}", expires_at=NOW + 60)
+    client_of(store).delete(f"{store._shards._prefixes[0]}order")  # as by allkeys-lru
+    for i in range(8):
+        put(store, f"r{i}")
+    store.sweep(now=NOW + 61, limit=100)
+
+    assert store.count() == audit(store) == 3
+
+
+@pytest.mark.parametrize("seconds", [1e16, 1e300])
+def test_an_entry_may_end_in_any_future(servers: parts.Servers, table: str, seconds: float) -> None:
+    store = open_store(servers.uri("redis search"), table)
+    one = put(store, "q", expires_at=NOW + seconds, stale_seconds=seconds)
+
+    assert store.peek(one.key, now=NOW) == one
+    assert store.search(unit(1), context=HERE.fingerprint, k=1, now=NOW)[0].entry == one
+
+
 @pytest.mark.parametrize("kind", ["redis search", "redis"])
 def test_what_the_server_dropped_is_missed_and_forgotten(
     servers: parts.Servers, kind: str, table: str
@@ -1160,6 +1223,10 @@ def test_a_damaged_entry_is_dropped_and_the_rest_serve(servers: parts.Servers, t
         store.get(bad.key, now=NOW)
     found = store.search(unit(1), context=HERE.fingerprint, k=3, now=NOW)
     assert [match.entry for match in found] == [good]
+    assert store.count() == 1 == audit(store)
+    client_of(store).hset(f"{store._shards._prefixes[0]}e:{good.key.hex()}", "e", b"\xffno")
+    last = put(store, "last")
+    assert [held.entry for held in store.select(Selection(), now=NOW)] == [last]
     assert store.count() == 1 == audit(store)
     store.close()
 
