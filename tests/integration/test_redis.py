@@ -1301,6 +1301,28 @@ def test_a_policy_that_was_half_taken_over_keeps_what_is_new(
     assert kept == {"old 3", "new 0", "new 1", "new 2"}
 
 
+@pytest.mark.parametrize("kind", ["redis search", "redis"])
+def test_lookups_rid_themselves_of_outdated_entries_that_crowd_them(
+    servers: parts.Servers, kind: str, table: str
+) -> None:
+    store = open_store(servers.uri(kind), table)
+    old = [
+        (entry(f"q{i}", tags=("doc:1",)), Content(b"1"), unit(1, i / 10_000)) for i in range(800)
+    ]
+    store.put_many(old)
+    living = put(store, "living", vector=unit(1, 1))
+    store.outdate("doc:1")
+
+    found: list[Entry] = []
+    for _ in range(20):  # each looks at so many, and holds up others no longer
+        matches = store.search(unit(1), context=HERE.fingerprint, k=5, now=NOW)
+        found = [match.entry for match in matches]
+        if found:
+            break
+    assert found == [living]
+    assert audit(store) == store.count() <= len(old)
+
+
 # Time.
 
 
