@@ -965,6 +965,20 @@ def test_an_index_that_was_dropped_is_made_again(servers: parts.Servers, table: 
     store.close()
 
 
+@pytest.mark.parametrize("kind", ["redis search", "redis"])
+def test_who_asks_for_many_misses_none(servers: parts.Servers, kind: str, table: str) -> None:
+    numbers = np.random.default_rng(0)
+    vectors = numbers.normal(size=(5000, 64)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    store = open_store(servers.uri(kind), table, dimension=64)
+    store.put_many([(entry(f"q{i}"), Content(b"1"), vector) for i, vector in enumerate(vectors)])
+
+    for asked in vectors[:5]:
+        found = store.search(asked, context=HERE.fingerprint, k=500, now=NOW)
+        nearest = np.argsort(-(vectors @ asked))[:500]
+        assert {match.entry.query for match in found} == {f"q{i}" for i in nearest}
+
+
 def test_who_asks_for_many_gets_all_or_is_told() -> None:
     with parts.running(parts.redis_program(), *parts.query_engine()) as server:
         store = open_store(f"{server.uri}?timeout=30", "t")

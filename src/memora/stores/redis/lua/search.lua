@@ -40,6 +40,7 @@ local function by_engine(asked)
       return { err = 'the index is still being built, so not all is found yet; try again' }
     end
     patience = { 'TIMEOUT', 60000 } -- longer than any client waits
+    hint = ' HYBRID_POLICY ADHOC_BF'
   end
   local function search(plan)
     return redis.pcall(
@@ -69,8 +70,8 @@ local function by_set(asked)
   local near = {}
   local set = P .. 'v:' .. context
   local size = call('VCARD', set)
-  -- Few, or most of them: compared one by one, which is exact.
-  local how = (size <= 1000 or 4 * asked >= size) and { 'TRUTH' } or { 'EF', 200 }
+  -- Few, or most of them, or to miss none: compared one by one, which is exact.
+  local how = (k > 64 or size <= 1000 or 4 * asked >= size) and { 'TRUTH' } or { 'EF', 200 }
   local found = call('VSIM', set, 'FP32', vector, 'COUNT', asked, unpack(how))
   for _, key in ipairs(found) do
     near[#near + 1] = { key, 0, false }
