@@ -608,6 +608,45 @@ def test_a_client_that_lost_the_slots_finds_them_again(servers: parts.Servers, t
         assert ask() == one
 
 
+@pytest.mark.parametrize("search", [True, False])
+def test_a_slot_that_moves_to_another_master_takes_nothing_along(*, search: bool) -> None:
+    options = parts.query_engine() if search else ()
+    with parts.cluster(parts.redis_program(), *options) as nodes, ExitStack() as stack:
+        store = open_store(f"redis+cluster://127.0.0.1:{nodes[0].port}?timeout=10&shards=1", "t")
+        kept = [put(store, f"q{i}") for i in range(10)]
+        slot = key_slot(store._shards._prefixes[0].encode())
+        clients = [stack.enter_context(redis.Redis(port=node.port, protocol=2)) for node in nodes]
+        clients.sort(key=lambda one: -one.execute_command("CLUSTER", "COUNTKEYSINSLOT", slot))
+        source, target = clients[:2]
+        port = target.connection_pool.connection_kwargs["port"]
+        names = [one.execute_command("CLUSTER", "MYID") for one in (source, target)]
+        target.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", names[0])
+        source.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", names[1])
+
+        def refused() -> None:
+            for change in (
+                lambda: put(store, "q0"),
+                lambda: store.outdate("doc:1"),
+                lambda: store.discard(kept),
+            ):
+                with pytest.raises(StoreError):
+                    change()
+
+        refused()
+        keys = source.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100)
+        for i, key in enumerate(sorted(keys, key=lambda key: not key.endswith(b"meta"))):
+            source.execute_command("MIGRATE", "127.0.0.1", port, key, 0, 5000)  # none is there yet
+            if i in {0, 5}:
+                refused()
+        refused()
+        for one in (target, source):
+            one.execute_command("CLUSTER", "SETSLOT", slot, "NODE", names[1])
+
+        assert [store.peek(one.key, now=NOW) for one in kept] == kept
+        assert audit(store) == len(kept)
+        store.close()
+
+
 def test_a_cluster_that_lacks_masters_raises_and_comes_back() -> None:
     options = (*LOGGED, *parts.query_engine())
     with parts.cluster(parts.redis_program(), *options) as nodes:
@@ -926,6 +965,47 @@ def test_an_index_that_was_dropped_is_made_again(servers: parts.Servers, table: 
     store.close()
 
 
+@pytest.mark.parametrize("kind", ["redis search", "redis"])
+def test_who_asks_for_many_misses_none(servers: parts.Servers, kind: str, table: str) -> None:
+    numbers = np.random.default_rng(0)
+    vectors = numbers.normal(size=(5000, 64)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    store = open_store(servers.uri(kind), table, dimension=64)
+    store.put_many([(entry(f"q{i}"), Content(b"1"), vector) for i, vector in enumerate(vectors)])
+
+    for asked in vectors[:5]:
+        found = store.search(asked, context=HERE.fingerprint, k=500, now=NOW)
+        nearest = np.argsort(-(vectors @ asked))[:500]
+        assert {match.entry.query for match in found} == {f"q{i}" for i in nearest}
+
+
+def test_who_asks_for_many_gets_all_or_is_told() -> None:
+    with parts.running(parts.redis_program(), *parts.query_engine()) as server:
+        store = open_store(f"{server.uri}?timeout=30", "t")
+        items = [(entry(f"q{i}"), Content(b"1"), unit(1, i / 1000)) for i in range(4000)]
+        store.put_many(items)
+        client_of(store).execute_command("FT.CONFIG", "SET", "TIMEOUT", "1")  # what it has by then
+
+        def found() -> int:
+            return len(store.search(unit(1), context=HERE.fingerprint, k=5000, now=NOW))
+
+        def found_again() -> bool:
+            try:
+                numbers.append(found())
+            except StoreError as error:
+                said.add(str(error).partition(" refuses: ")[2])
+            return bool(numbers)
+
+        numbers: list[int] = []
+        said: set[str] = set()
+        assert found() == len(items)
+        store.create_index()
+        assert until(found_again, seconds=60)
+        assert numbers == [len(items)]
+        assert said <= {"the index is still being built, so not all is found yet; try again"}
+        store.close()
+
+
 def test_a_server_that_stands_still_costs_misses_and_no_more() -> None:
     with (
         parts.running(parts.redis_program(), *parts.query_engine()) as server,
@@ -1047,6 +1127,69 @@ def test_a_full_server_serves_what_it_has_and_says_so() -> None:
         assert comes_back(cache)
 
 
+@pytest.mark.parametrize("search", [True, False])
+def test_a_full_server_does_what_it_is_told_beside_what_it_cannot_note(*, search: bool) -> None:
+    options = parts.query_engine() if search else ()
+    with parts.running(parts.redis_program(), *options) as server:
+        store = open_store(f"{server.uri}?timeout=30", "t")
+        kept = [put(store, f"q{i}", tags=("doc:1",)) for i in range(4)]
+        client_of(store).config_set("maxmemory", "1")
+
+        def serve() -> None:
+            for one in kept[:3]:  # rides with the next call
+                store.touch(one.key, now=NOW)
+
+        serve()
+        assert store.peek(kept[3].key, now=NOW) == kept[3]
+        serve()
+        assert len(store.search(unit(1), context=HERE.fingerprint, k=5, now=NOW)) == 4
+        serve()
+        assert store.discard([kept[3]]) == 1
+        serve()
+        with pytest.raises(StoreError, match="is full"):
+            store.outdate("doc:1")
+        store.close()
+
+
+def test_a_large_entry_makes_many_small_ones_leave(servers: parts.Servers, table: str) -> None:
+    store = open_store(servers.uri("redis"), table, max_bytes=100_000)
+    for i in range(100):
+        store.put(entry(f"q{i}"), Content(b"x" * 500), vector=None)
+    large = entry("large")
+    store.put(large, Content(b"x" * 90_000), vector=None)
+    left = store.maintain(max_entries=None, max_bytes=100_000, now=NOW)
+
+    assert store.measure().bytes <= 100_000
+    assert store.peek(large.key, now=NOW) == large
+    assert store.count() == 101 - left == audit(store)
+
+
+@pytest.mark.parametrize("policy", ["fifo", "lru", "s3fifo"])
+def test_a_server_that_dropped_the_order_is_not_held_up(
+    servers: parts.Servers, table: str, policy: str
+) -> None:
+    from memora.eviction import make_policy  # noqa: PLC0415
+
+    store = open_store(servers.uri("redis"), table, max_entries=3, policy=make_policy(policy))
+    for i in range(4):
+        put(store, f"q{i}", expires_at=NOW + 60)
+    client_of(store).delete(f"{store._shards._prefixes[0]}order")  # as by allkeys-lru
+    for i in range(8):
+        put(store, f"r{i}")
+    store.sweep(now=NOW + 61, limit=100)
+
+    assert store.count() == audit(store) == 3
+
+
+@pytest.mark.parametrize("seconds", [1e16, 1e300])
+def test_an_entry_may_end_in_any_future(servers: parts.Servers, table: str, seconds: float) -> None:
+    store = open_store(servers.uri("redis search"), table)
+    one = put(store, "q", expires_at=NOW + seconds, stale_seconds=seconds)
+
+    assert store.peek(one.key, now=NOW) == one
+    assert store.search(unit(1), context=HERE.fingerprint, k=1, now=NOW)[0].entry == one
+
+
 @pytest.mark.parametrize("kind", ["redis search", "redis"])
 def test_what_the_server_dropped_is_missed_and_forgotten(
     servers: parts.Servers, kind: str, table: str
@@ -1094,6 +1237,10 @@ def test_a_damaged_entry_is_dropped_and_the_rest_serve(servers: parts.Servers, t
         store.get(bad.key, now=NOW)
     found = store.search(unit(1), context=HERE.fingerprint, k=3, now=NOW)
     assert [match.entry for match in found] == [good]
+    assert store.count() == 1 == audit(store)
+    client_of(store).hset(f"{store._shards._prefixes[0]}e:{good.key.hex()}", "e", b"\xffno")
+    last = put(store, "last")
+    assert [held.entry for held in store.select(Selection(), now=NOW)] == [last]
     assert store.count() == 1 == audit(store)
     store.close()
 
@@ -1147,6 +1294,47 @@ def test_another_policy_takes_over(servers: parts.Servers, table: str) -> None:
         assert store.peek(used.key, now=NOW) == used
         assert store.count() == 4 == audit(store)
         store.close()
+
+
+@pytest.mark.parametrize("policy", ["lru", "s3fifo", "lfu"])
+def test_a_policy_that_was_half_taken_over_keeps_what_is_new(
+    servers: parts.Servers, table: str, policy: str
+) -> None:
+    from memora.eviction import make_policy  # noqa: PLC0415
+
+    store = open_store(servers.uri("redis"), table)
+    for i in range(4):
+        put(store, f"old {i}")
+    store._shards.run("rank", 0, policy, b"0", 1)  # and whoever did that was killed
+    store.close()
+
+    store = open_store(servers.uri("redis"), table, policy=make_policy(policy), max_entries=4)
+    for i in range(3):
+        put(store, f"new {i}")
+    kept = {held.entry.query for held in store.select(Selection(), now=NOW)}
+    assert kept == {"old 3", "new 0", "new 1", "new 2"}
+
+
+@pytest.mark.parametrize("kind", ["redis search", "redis"])
+def test_lookups_rid_themselves_of_outdated_entries_that_crowd_them(
+    servers: parts.Servers, kind: str, table: str
+) -> None:
+    store = open_store(servers.uri(kind), table)
+    old = [
+        (entry(f"q{i}", tags=("doc:1",)), Content(b"1"), unit(1, i / 10_000)) for i in range(800)
+    ]
+    store.put_many(old)
+    living = put(store, "living", vector=unit(1, 1))
+    store.outdate("doc:1")
+
+    found: list[Entry] = []
+    for _ in range(20):  # each looks at so many, and holds up others no longer
+        matches = store.search(unit(1), context=HERE.fingerprint, k=5, now=NOW)
+        found = [match.entry for match in matches]
+        if found:
+            break
+    assert found == [living]
+    assert audit(store) == store.count() <= len(old)
 
 
 # Time.

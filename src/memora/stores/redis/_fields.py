@@ -23,6 +23,7 @@ FOREVER = 1e18
 # second question; larger ones would make each miss dear.
 _INLINE_BYTES = 16 * 1024
 _KEPT_SECONDS = 86_400.0
+_MOST_SECONDS = 1e15  # a server counts milliseconds in 63 bits
 _BATCH = 64  # entries of a call: some milliseconds of the server
 _BATCH_BYTES = 8 * 1024 * 1024
 
@@ -71,7 +72,8 @@ def pack(
     if fence:
         fields += ["f", fence]
     # By the server's own clock, long after the end: what nobody comes to remove.
-    keep = "" if entry.expires_at is None else int(1000 * (max(ends - now, 0.0) + _KEPT_SECONDS))
+    left = min(max(ends - now, 0.0), _MOST_SECONDS)
+    keep = "" if entry.expires_at is None else int(1000 * (left + _KEPT_SECONDS))
     return [
         *(entry.key.hex(), entry.context.fingerprint, fence, keep, size, repr(ends)),
         orjson.dumps(entry.tags) if entry.tags else "",
@@ -115,7 +117,7 @@ def vector_of(floats: bytes | None) -> Vector | None:
 
 
 def holding_of(row: Sequence[Any], ahead: float) -> tuple[int, Holding]:
-    """Read a row of `select.lua` on a server that is ahead: its stamp, and the entry."""
+    """Read a row of `select.lua` after its key, on a server that is ahead: stamp, and entry."""
     stamp, said, expires, size, uses = row
     times, _, last = uses.partition(b" ")
     held = Holding(

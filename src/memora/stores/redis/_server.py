@@ -46,6 +46,15 @@ class GoneError(StoreError):
     """The table, or its index, is not on the server any more."""
 
 
+def _keys(prefix: str) -> tuple[int, str, str]:
+    """Return what a script says of its keys: their number, and two, of which only one is there.
+
+    While a cluster moves the slot to another node, a script would find a part of the keys on one
+    and a part on the other; with such a pair it is refused until all are on one.
+    """
+    return 2, prefix, f"{prefix}meta"
+
+
 class _Cluster(RedisCluster):
     # Not after a timeout: nobody waits twice for a node that stands still.
     ERRORS_ALLOW_RETRY: Any = (redis.ConnectionError, ClusterDownError, SlotNotCoveredError)
@@ -74,12 +83,12 @@ class Server:
 
     def run(self, name: str, prefix: str, *args: Any) -> Any:
         """Run a script on the shard whose keys begin with a prefix."""
-        one = script(name)
+        one, keys = script(name), _keys(prefix)
         with self.faults():
             try:
-                return self._client.execute_command("EVALSHA", one.digest, 1, prefix, *args)
+                return self._client.execute_command("EVALSHA", one.digest, *keys, *args)
             except NoScriptError:
-                return self._client.execute_command("EVAL", one.text, 1, prefix, *args)
+                return self._client.execute_command("EVAL", one.text, *keys, *args)
 
     def run_all(self, name: str, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Run a script on several shards at once: on all of them, or this raises."""
@@ -87,8 +96,10 @@ class Server:
             return [self.run(name, *calls[0])]
         one = script(name)
         with self.faults(), self._client.pipeline(transaction=False) as pipeline:
-            for call in calls:
-                pipeline.execute_command("EVALSHA", one.digest, 1, *call, **self._at(call[0]))
+            for prefix, *args in calls:
+                pipeline.execute_command(
+                    "EVALSHA", one.digest, *_keys(prefix), *args, **self._at(prefix)
+                )
             answers = pipeline.execute(raise_on_error=False)
         for i, answer in enumerate(answers):
             if isinstance(answer, NoScriptError):

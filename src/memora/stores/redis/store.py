@@ -111,6 +111,7 @@ class RedisStore:
         self._lock = threading.Lock()  # guards what follows
         self._evicted = self._ended = 0
         self._untold = 0  # of these, since the last `maintain`
+        self._over = False  # whether a `put` left more to evict than it does at once
         self._stop: threading.Event | None = None
         self._told_at = time.monotonic()
         self._leases = _leases.Leases()
@@ -178,20 +179,27 @@ class RedisStore:
         if selection.key is not None:
             shard = self._shards.of(selection.key)
             row = self._run("holding", shard, selection.key.hex(), now)
-            rows = [] if row is None else [_fields.holding_of(row, self._shards.ahead(shard))]
+            rows = [] if row is None else [(shard, row)]
         else:
             tags = sorted(selection.tags) or [""]
             rows = [
-                _fields.holding_of(row, self._shards.ahead(shard))
+                (shard, row)
                 for shard in range(len(self._shards))
                 for tag in tags
                 for row in self._pages(shard, tag, selection.fingerprint or "", now)
             ]
-        unique = {held.entry.id: (stamp, held) for stamp, held in rows}  # of several tags
+        unique: dict[str, tuple[int, Holding]] = {}  # of several tags
+        for shard, (key, *row) in rows:
+            try:
+                stamp, held = _fields.holding_of(row, self._shards.ahead(shard))
+            except CorruptEntryError:
+                self._drop(bytes.fromhex(key.decode()))  # the rest are found
+                continue
+            unique[held.entry.id] = stamp, held
         ordered = sorted(unique.values(), key=lambda one: one[0])
         return [held for _, held in ordered if selection.takes(held.entry)]
 
-    def _pages(self, shard: int, tag: str, context: str, now: float) -> Iterator[Sequence[Any]]:
+    def _pages(self, shard: int, tag: str, context: str, now: float) -> Iterator[list[Any]]:
         after, more = b"0", 1
         while more:
             after, more, rows = self._run("select", shard, tag, context, now, after, _PAGE)
@@ -214,9 +222,10 @@ class RedisStore:
         for shard, waiting in by_shard.items():
             for batch in _fields.batches(waiting):
                 flat = [value for packed in batch for value in packed]
-                *left, _ = self._run("put", shard, *_said(limits), now, len(batch), *flat)
+                *left, more = self._run("put", shard, *_said(limits), now, len(batch), *flat)
                 with self._lock:
                     self._untold += self._count(*left)
+                    self._over |= more > 0
 
     def touch(self, key: bytes, /, *, now: float, times: int = 1) -> None:
         self._check()
@@ -250,7 +259,7 @@ class RedisStore:
             return self._maintain_all(limits, now)
         with self._lock:
             removed, self._untold = self._untold, 0
-        more = limits != known
+            more, self._over = self._over or limits != known, False
         while more:
             *left, more = self._run("maintain", 0, *_said(limits), now, _BATCH)
             removed += self._count(*left)

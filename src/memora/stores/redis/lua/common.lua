@@ -1,5 +1,5 @@
 -- What every script begins with. All keys of a shard begin with KEYS[1], which has a hash tag, so
--- that in a cluster they are on one node:
+-- that in a cluster they are on one node (KEYS[2] is for when they are not: see `_server.py`):
 --
 --   meta      hash    table (a random name: another one, and this table is gone), format, model,
 --                     dimension, engine, policy, shards; stamp, bytes; of a policy: newest, level

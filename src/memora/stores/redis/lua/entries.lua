@@ -1,23 +1,26 @@
 -- What becomes of entries.
 
+-- Whatever names the member goes, also where the server has dropped the order under pressure: what
+-- stayed first in a queue would be chosen for ever.
 local function remove(member, replaced)
-  if call('ZREM', ORDER, member) == 0 then
-    return 0
-  end
   local one = parse(member)
   local stamp = call('HGET', P .. 'e:' .. one.key, 's')
+  local here = stamp and tonumber(stamp) == one.stamp
   -- Where the server has dropped a hash, another may have been stored under its key since.
-  local current = not stamp or tonumber(stamp) == one.stamp
+  local current = not stamp or here
+  local counted = call('ZREM', ORDER, member) == 1 or here
   call('ZREM', ENDS, member)
   if one.tags ~= '' then
     for _, tag in ipairs(cjson.decode(one.tags)) do
       call('ZREM', P .. 't:' .. tag, member)
     end
   end
-  if call('HINCRBY', CONTEXTS, one.context, -1) <= 0 then
-    call('HDEL', CONTEXTS, one.context)
+  if counted then
+    if call('HINCRBY', CONTEXTS, one.context, -1) <= 0 then
+      call('HDEL', CONTEXTS, one.context)
+    end
+    call('HINCRBY', META, 'bytes', -one.bytes)
   end
-  call('HINCRBY', META, 'bytes', -one.bytes)
   forget(member, one.key, replaced or not current)
   if current then
     call('UNLINK', P .. 'e:' .. one.key)
@@ -28,7 +31,7 @@ local function remove(member, replaced)
       call('HDEL', USES, one.key)
     end
   end
-  return 1
+  return counted and 1 or 0
 end
 
 -- Remove up to so many entries that have ended, or are outdated.
@@ -67,13 +70,16 @@ local function surplus(max_entries, max_bytes)
   return 0
 end
 
--- Keep the limits, by up to so many evictions; what has ended goes first. What ended a second ago
+-- Keep the limits, by up to so many removals; what has ended goes first. What ended a second ago
 -- goes anyway, a few at a time, so that it does not pile up.
 -- Returns how many were evicted, how many had ended, and how many more have to leave.
 local function make_room(max_entries, max_bytes, now, limit)
   local evicted, ended = 0, purge(now - 1, 16)
   local more = surplus(max_entries, max_bytes)
-  while more > 0 and evicted + ended < limit do
+  for _ = 1, limit do
+    if more == 0 then
+      break
+    end
     local found = purge(now, 1)
     ended = ended + found
     if found == 0 then
@@ -118,10 +124,9 @@ local function touch(key, times, first, last)
 end
 
 -- What was served since the last call rides with this one. A full server takes none of it, which
--- must not fail the read.
+-- must not fail the read; all of it is read, as the script's own arguments follow.
+local refused = false
 for _ = 1, tonumber(arg()) do
   local key, times, first, last = arg(), tonumber(arg()), tonumber(arg()), tonumber(arg())
-  if not pcall(touch, key, times, first, last) then
-    break
-  end
+  refused = refused or not pcall(touch, key, times, first, last)
 end

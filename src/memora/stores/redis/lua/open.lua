@@ -32,6 +32,9 @@ elseif known or create then
       'FT.SEARCH', IDX, '(@c:{0} @x:[(0 +inf] @a:[-inf +inf])=>[KNN 1 @v $q AS d]',
       'PARAMS', 2, 'q', zeros, 'LIMIT', 0, 1, 'RETURN', 1, 'd', 'DIALECT', 2
     )
+    if type(tried) ~= 'table' or not tried.err then
+      tried = redis.pcall('FT.INFO', IDX)
+    end
   end
 else
   -- Nothing may be made: an engine that is there, and allowed, refuses the argument, not the command.

@@ -104,11 +104,20 @@ local function s3fifo_victim()
   return first(MAIN)
 end
 
+-- Whether all entries have their places: not while they are given another policy, nor where who did
+-- that was killed. Those without one would stay, and all that is new would leave.
+local function placed()
+  local places = call('ZCARD', QUEUE) + call('ZCARD', MAIN) + call('HEXISTS', META, 'newest')
+  return places >= call('ZCARD', ORDER)
+end
+
 local function victim()
   local chosen
-  if policy == 's3fifo' then
+  if policy == 'fifo' or not placed() then
+    return first(ORDER)
+  elseif policy == 's3fifo' then
     chosen = s3fifo_victim()
-  elseif policy ~= 'fifo' then
+  else
     local found = call('ZRANGE', QUEUE, 0, 0, 'WITHSCORES')
     chosen = found[1]
     if chosen and policy == 'cost' then

@@ -3,7 +3,8 @@
 -- that is large: most often it is what is served.
 --
 -- The query engine knows contexts, ends and times of storing; who is outdated by a tag it does not,
--- so where such take places, more are asked for.
+-- so where such take places, more are asked for. Of few, it may leave some out that it has no time for,
+-- or has not looked at yet; who asks for many is told.
 
 local context, vector, k, now, since = arg(), arg(), tonumber(arg()), arg(), arg()
 
@@ -26,10 +27,25 @@ local function by_engine(asked)
   end
   filter = filter == '' and '*' or '(' .. filter .. ')'
   local hint = walks and filter ~= '*' and ' HYBRID_POLICY BATCHES BATCH_SIZE 16' or ''
+  local patience = {}
+  if k > 64 then
+    local info, said = redis.pcall('FT.INFO', IDX), {}
+    if info.err then
+      return info
+    end
+    for i = 1, #info, 2 do
+      said[type(info[i]) == 'table' and info[i].ok or info[i]] = info[i + 1]
+    end
+    if tonumber(said.indexing) == 1 and tonumber(said.num_docs) < everywhere then
+      return { err = 'the index is still being built, so not all is found yet; try again' }
+    end
+    patience = { 'TIMEOUT', 60000 } -- longer than any client waits
+    hint = ' HYBRID_POLICY ADHOC_BF'
+  end
   local function search(plan)
     return redis.pcall(
       'FT.SEARCH', IDX, filter .. '=>[KNN ' .. asked .. ' @v $q' .. plan .. ' AS d]',
-      'PARAMS', 2, 'q', vector, 'LIMIT', 0, asked, 'RETURN', 1, 'd', 'DIALECT', 2
+      'PARAMS', 2, 'q', vector, 'LIMIT', 0, asked, 'RETURN', 1, 'd', 'DIALECT', 2, unpack(patience)
     )
   end
   local found = search(hint)
@@ -54,8 +70,8 @@ local function by_set(asked)
   local near = {}
   local set = P .. 'v:' .. context
   local size = call('VCARD', set)
-  -- Few, or most of them: compared one by one, which is exact.
-  local how = (size <= 1000 or 4 * asked >= size) and { 'TRUTH' } or { 'EF', 200 }
+  -- Few, or most of them, or to miss none: compared one by one, which is exact.
+  local how = (k > 64 or size <= 1000 or 4 * asked >= size) and { 'TRUTH' } or { 'EF', 200 }
   local found = call('VSIM', set, 'FP32', vector, 'COUNT', asked, unpack(how))
   for _, key in ipairs(found) do
     near[#near + 1] = { key, 0, false }
@@ -65,12 +81,13 @@ end
 
 local asked = engine == 'ft' and k or 2 * k + 2 -- a set compares 8 bits of each number
 local wanted = asked
+local most = k <= 64 and 256 or 10000 -- a lookup may miss, and must not hold up all others
 while true do
   local near, all = (engine == 'ft' and by_engine or by_set)(asked)
   if near.err then
     return near
   end
-  local rows = {}
+  local rows, past = {}, {}
   for _, one in ipairs(near) do
     local hash = P .. 'e:' .. one[1]
     local found = call('HMGET', hash, 'x', 's', 't', 'a', 'e', 'r', 'c')
@@ -79,9 +96,16 @@ while true do
       local content = #rows == 0 and call('HMGET', hash, 'm', 'p') or { false, false }
       local exact = not one[3] and call('HGET', hash, 'v')
       rows[#rows + 1] = { one[1], one[3], found[5], found[6], content[1], content[2], exact }
+    elseif found[2] and outdated(found[3], tonumber(found[2])) then
+      past[#past + 1] = one[1]
     end
   end
-  if all or #rows >= wanted or asked > 10000 then
+  if all or #rows >= wanted or asked > most then
+    if asked > 64 and k <= 64 then -- they crowd the nearest: some go, in some milliseconds
+      for i = 1, math.min(#past, 64) do
+        pcall(remove, stored(past[i]))
+      end
+    end
     return rows
   end
   asked = 4 * asked + 8

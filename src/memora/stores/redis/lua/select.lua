@@ -1,5 +1,5 @@
 -- tag ('' for all), context ('' for any), now, after which stamp, how many -> the last stamp looked
--- at, whether there may be more, and rows: stamp, entry, expires, bytes, uses.
+-- at, whether there may be more, and rows: key, stamp, entry, expires, bytes, uses.
 
 local tag, context, now = arg(), arg(), tonumber(arg())
 local after, limit = arg(), tonumber(arg())
@@ -14,7 +14,7 @@ for _, member in ipairs(members) do
     if found[1] and tonumber(found[1]) > now and tonumber(found[2]) == one.stamp
       and not outdated(one.tags, one.stamp) then
       local uses = call('HGET', USES, one.key) or ''
-      rows[#rows + 1] = { found[2], found[3], found[4], found[5], uses }
+      rows[#rows + 1] = { one.key, found[2], found[3], found[4], found[5], uses }
     end
   end
 end
