@@ -350,11 +350,15 @@ def test_a_policy_of_the_application_is_refused(servers: parts.Servers, table: s
     ],
 )
 def test_settings_that_do_not_suit_are_told(options: list[str], said: str) -> None:
-    told: list[str] = []
     with parts.running(parts.redis_program(), *options) as server:
-        open_store(server.uri, "t", warn=told.append).close()
+        store = open_store(server.uri, "t")
+        store.close()
+        looked = json.loads(memora("doctor", "--json", "--db", server.uri, "--table", "t", code=1))
 
-    assert any(text.startswith(said) for text in told)
+    assert any(text.startswith(said) for text in store.unsuitable)
+    told = [one for one in looked["findings"] if one["name"] == "server"]  # the model is another
+    assert [one["state"] for one in told] == ["warning"] * len(store.unsuitable)
+    assert any(one["details"].startswith(said) for one in told)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -229,6 +229,8 @@ def _off_disk(config: CacheConfig, embedder: Embedder | None) -> Iterator[Findin
     else:
         place = "in object storage" if in_bucket else "on a server"
         yield Finding("ok", "store", f"{count:,} entries of {stored.identity} {place}")
+        for text in getattr(store, "unsuitable", ()):
+            yield Finding("warning", "server", text, advice)
         if embedder is not None:
             yield _compare(embedder, stored.identity, stored.dimension)
     if in_bucket:

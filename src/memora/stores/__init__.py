@@ -65,8 +65,9 @@ def open_store(  # noqa: PLR0913 - what may take the place of a setting
             policy=policy,
             flush_interval_seconds=config.flush_interval_seconds,
             clock=clock,
-            warn=lambda text: own_log.warning("server_setting", problem=text),
         )
+        for problem in shared.unsuitable:
+            own_log.warning("server_setting", problem=problem)
         if not config.local_tier_bytes:
             return shared
         from memora.stores.tiered import TieredStore  # noqa: PLC0415 - as above

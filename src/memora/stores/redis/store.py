@@ -24,7 +24,7 @@ from memora.stores.redis._address import parse
 from memora.stores.redis._shards import Shards
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from memora.eviction import EvictionPolicy
     from memora.model import Content, Entry, Holding
@@ -53,7 +53,6 @@ class RedisStore:
         flush_interval_seconds: How long uses wait for a call to ride with.
         clock: The time that callers go by. Entries end by the server's, against which that of the
             system is held; another is taken for it.
-        warn: Is told of settings of the server that do not suit a cache.
 
     Raises:
         ConfigError: The URI is not one.
@@ -78,7 +77,6 @@ class RedisStore:
         policy: EvictionPolicy | None = None,
         flush_interval_seconds: float = 5.0,
         clock: Clock = time.time,
-        warn: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._closed = False
         self._limits: Limits = (max_entries, max_bytes)
@@ -93,8 +91,8 @@ class RedisStore:
             clock=clock if is_of_system(clock) else None,
         )
         renew_after_fork(self)
-        for text in self._shards.server.unsuitable():
-            warn(text)
+        self.unsuitable = tuple(self._shards.server.unsuitable())
+        """Which of the server's settings do not suit a cache, in words."""
 
     @property
     def model(self) -> str:
