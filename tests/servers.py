@@ -421,17 +421,17 @@ def seaweedfs() -> Iterator[StorageServer]:
         yield server
 
 
-def _from_npm(name: str) -> str:
+def _from_npm(package: str, name: str) -> str:
     program = shutil.which(name)
     if program is None:
-        pytest.skip(f"no {name}: npm install --global {name}")
+        pytest.skip(f"no {name}: npm install --global {package}")
     return program
 
 
 @contextmanager
 def azurite() -> Iterator[StorageServer]:
     """Azure Blob Storage, as Azurite has it."""
-    program = _from_npm("azurite-blob")
+    program = _from_npm("azurite", "azurite-blob")
     key = base64.b64encode(SECRET.encode()).decode()
 
     def command(port: int, folder: Path) -> list[object]:
@@ -489,7 +489,7 @@ def gcs() -> Iterator[StorageServer]:
 @contextmanager
 def s3rver() -> Iterator[StorageServer]:
     """An S3 server that ignores conditional writes."""
-    program = _from_npm("s3rver")
+    program = _from_npm("s3rver", "s3rver")
 
     def command(port: int, folder: Path) -> list[object]:
         where = ("--address", "127.0.0.1", "--port", port, "--directory", folder)
