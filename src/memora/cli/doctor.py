@@ -19,7 +19,7 @@ from rich.table import Table
 
 from memora._show import fault_line, one_line
 from memora._uris import is_bucket, is_in_ram, is_on_disk
-from memora.cli.common import AsJson, ModelName, OptionalDb, TableName, readable
+from memora.cli.common import AsJson, ModelName, OptionalDb, TableName, open_to_look, readable
 from memora.cli.outputs import check_writable
 from memora.config import PREFIX, CacheConfig, environment, hint, setting, shown
 from memora.embedders import is_packaged, load_embedder, local_model
@@ -33,7 +33,7 @@ from memora.errors import (
     StorePathError,
 )
 from memora.judge._calibration import calibrated_models
-from memora.stores import local_path, open_stored
+from memora.stores import local_path
 from memora.stores._inspect import Facts, inspect
 
 if TYPE_CHECKING:
@@ -214,8 +214,7 @@ def _off_disk(config: CacheConfig, embedder: Embedder | None) -> Iterator[Findin
     in_bucket = is_bucket(config.db_uri)
     advice = f"see docs/{'object-storage' if in_bucket else 'redis'}.md"
     try:
-        # Who only looks takes no duty from others, and needs no vectors.
-        store, stored = open_stored(config.model_copy(update={"hot_index": "off"}), keep=False)
+        store, stored = open_to_look(config)
         try:
             count = store.count()
         finally:

@@ -45,7 +45,7 @@ def open_store(  # noqa: PLR0913 - what may take the place of a setting
     """
     if policy is None and config.eviction_policy != "fifo":  # which stores know without one
         policy = make_policy(config.eviction_policy)
-    if config.db_uri == MEMORY:
+    if is_in_ram(config.db_uri):
         from memora.stores.memory import MemoryStore  # noqa: PLC0415 - one store's imports only
 
         graph: GraphType = "int8" if config.hot_index == "off" else config.hot_index

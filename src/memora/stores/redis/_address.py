@@ -19,7 +19,6 @@ _SCHEMES: dict[str, tuple[Kind, bool]] = {
     "redis+cluster": ("cluster", False),
     "rediss+cluster": ("cluster", True),
 }
-SCHEMES = frozenset(_SCHEMES)
 _PORTS: dict[Kind, int] = {"server": 6379, "sentinel": 26379, "cluster": 6379}
 _EXPECTED = (
     "expected redis://[user:password@]host[:port][/database], the same with rediss:// for TLS, "

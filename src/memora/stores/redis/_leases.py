@@ -26,9 +26,6 @@ class Leases:
         self._lock = threading.Lock()
         self._held: dict[bytes, str] = {}
 
-    def __len__(self) -> int:
-        return len(self._held)
-
     def add(self, key: bytes, fence: str, let_go: Callable[[bytes, str], None]) -> Lease:
         """Note that a key is led."""
         with self._lock:

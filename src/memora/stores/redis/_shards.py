@@ -41,7 +41,7 @@ _NO_SEARCH = (
 )
 
 
-class Uses(NamedTuple):
+class Untold(NamedTuple):
     """Uses of an entry within a second, which wait to be told.
 
     The first may still move a sliding end where the last no longer would. Those between say nothing
@@ -52,18 +52,18 @@ class Uses(NamedTuple):
     first: float
     last: float
 
-    def after(self, earlier: Uses | None) -> Uses:
+    def after(self, earlier: Untold | None) -> Untold:
         """Return both together."""
         if earlier is None:
             return self
-        return Uses(
+        return Untold(
             earlier.times + self.times,
             min(earlier.first, self.first),
             max(earlier.last, self.last),
         )
 
 
-_Waiting: TypeAlias = "dict[tuple[bytes, float], Uses]"  # by key and second
+_Waiting: TypeAlias = "dict[tuple[bytes, float], Untold]"  # by key and second
 
 
 class Shards:
@@ -161,7 +161,7 @@ class Shards:
         with self._lock:
             waiting, which = self._uses[self.of(key)], (key, now // 1)
             # The last: the order is told, too.
-            waiting[which] = Uses(times, now, now).after(waiting.pop(which, None))
+            waiting[which] = Untold(times, now, now).after(waiting.pop(which, None))
             return len(waiting)
 
     def tell(self) -> None:
