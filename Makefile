@@ -1,50 +1,64 @@
 # The verbs that people and CI share; `make` alone lists them. Needs Python 3.10 or newer, nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
+# One worker a processor; a file stays with one worker, so that it starts its servers once.
+PYTEST := $(BIN)/pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup fix check cover bench matrix lock build
+.PHONY: help demo test setup fix check quick cover bench matrix lock build
 
 help:  ## List the verbs
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
 
-demo: .venv/installed  ## Replay a day of queries through the cache
+demo: .venv/run  ## Replay a day of queries through the cache
 	@$(BIN)/memora demo
 
 test: check  ## Lint, types, tests, documentation examples
-	$(BIN)/pytest
+	$(PYTEST)
 
-setup: .venv/installed  ## Make .venv with the locked dependencies
+setup: .venv/dev  ## Make .venv with all development dependencies
 
-.venv/installed: pyproject.toml requirements.lock
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+.venv/run: scripts/setup.sh pyproject.toml requirements/run.lock
+	@sh scripts/setup.sh "$(PYTHON)" requirements/run.lock
 	@touch $@
 
-fix: .venv/installed  ## Format, and mend what can be mended
+.venv/dev: scripts/setup.sh pyproject.toml requirements/dev.lock
+	@sh scripts/setup.sh "$(PYTHON)" requirements/dev.lock
+	@touch .venv/run $@
+
+fix: .venv/dev  ## Format, and mend what can be mended
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-check: .venv/installed  ## Lint and types
+check: .venv/dev  ## Lint and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/basedpyright
 
-cover: .venv/installed  ## Tests with branch coverage
-	$(BIN)/pytest --cov --cov-report=term-missing:skip-covered
+quick: .venv/dev  ## Lint, types by mypy, unit tests: before each commit
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(PYTEST) --quiet tests/unit
 
-bench: .venv/installed  ## Benchmarks that need no optional dependency
+cover: .venv/dev  ## Tests with branch coverage
+	$(PYTEST) --cov --cov-report=term-missing:skip-covered
+
+bench: .venv/run  ## Benchmarks that need no optional dependency
 	$(BIN)/python benchmarks/import_time.py
 
-matrix: .venv/installed  ## The tests on Python 3.10 to 3.13, as far as found
+matrix: .venv/dev  ## The tests on all supported Pythons that are found
 	$(BIN)/nox
 
-lock: .venv/installed  ## Resolve requirements.lock anew, for all supported Pythons
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --extra cli --extra objects \
-		--extra redis --extra tuning --group dev \
-		--generate-hashes --no-header --output-file requirements.lock pyproject.toml
+# Extras stay in the names, since an older pip looks for the newest `coverage[toml]` where only
+# `coverage` is pinned. The smaller lock follows the larger one.
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --no-strip-extras \
+	--generate-hashes --no-header --group build --extra cli pyproject.toml
+lock: .venv/dev  ## Resolve the locks anew, for all supported Pythons
+	$(LOCK) --extra objects --extra redis --extra tuning --group dev \
+		--output-file requirements/dev.lock
+	$(LOCK) --constraint requirements/dev.lock --output-file requirements/run.lock
 
-build: .venv/installed  ## The wheel, in dist/
-	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+build: .venv/dev  ## The wheel, in dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .

@@ -9,7 +9,7 @@
 #
 # A second call with another lock file adds to the same .venv. The file .venv/setup says which
 # interpreter and folder a finished .venv is for. One that is unfinished, was moved or has another
-# interpreter is made anew; one that lacks the file was made by somebody else, and is left alone.
+# interpreter is made anew. One that the user made before is used as it is, and never made anew.
 # Exit status 0: installed. 1: one line on stderr says what is missing and what to do; what pip said
 # is in .venv/setup.log. Whether there is anything to do is the Makefile's to know.
 set -eu
@@ -23,7 +23,7 @@ fail() {
 python=$1 lock=$2
 unset CDPATH PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX  # would lead out of .venv
 cd -- "$(dirname -- "$0")/.."
-bin=.venv/bin log=.venv/setup.log mark=.venv/setup
+bin=.venv/bin log=.venv/setup.log mark=.venv/setup own="made by the user"
 
 another="install Python 3.10 or newer, or name one: make PYTHON=/path/to/python3.12 ..."
 command -v "$python" >/dev/null || fail "there is no interpreter '$python': $another"
@@ -44,11 +44,15 @@ identity=$("$base" -c 'import sys; print(sys.version, sys.base_prefix)' | tr '\n
 rmdir .venv 2>/dev/null || true # an empty one is nobody's
 if [ ! -e .venv ]; then
     mkdir .venv 2>/dev/null || fail "the folder '$(pwd)' is not writable: clone into one that is"
-elif [ ! -e "$mark" ]; then
-    fail "'$(pwd)/.venv' was not made by this script: move it away or remove it, and try again"
+elif [ ! -e "$mark" ] || [ "$(cat "$mark")" = "$own" ]; then
+    "$bin/python" -c 'import pip, sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null ||
+        fail "'$(pwd)/.venv' is not a virtual environment with pip and Python 3.10 or newer: move it away or remove it, and try again"
+    identity=$own
 fi
 [ -w .venv ] || fail "'$(pwd)/.venv' is not writable: remove it, or use the account that made it"
-if [ "$(cat "$mark" 2>/dev/null)" != "$identity" ]; then
+if [ "$identity" = "$own" ]; then
+    echo "$own" >"$mark"
+elif [ "$(cat "$mark" 2>/dev/null)" != "$identity" ]; then
     echo unfinished >"$mark"
     find .venv -mindepth 1 -maxdepth 1 ! -name setup -exec rm -rf {} +
     "$base" -m venv .venv >"$log" 2>&1 ||
@@ -84,9 +88,9 @@ install() {
         explain
 }
 
-echo unfinished >"$mark"
+[ "$identity" = "$own" ] || echo unfinished >"$mark"
 echo "installing $lock into .venv (Python $version)"
 : >"$log"
-install --require-hashes --requirement "$lock"
+install --require-hashes --only-binary=:all: --requirement "$lock"
 install --no-build-isolation --editable .
 printf '%s\n' "$identity" >"$mark"

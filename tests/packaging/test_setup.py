@@ -113,7 +113,7 @@ def test_pip_chooses_nothing_and_asks_nothing(clone: Clone) -> None:
 
     always = "--quiet --disable-pip-version-check --no-input --no-deps"
     assert clone.pip_calls.read_text("utf-8").splitlines() == [
-        f"-m pip install {always} --require-hashes --requirement small.lock []",
+        f"-m pip install {always} --require-hashes --only-binary=:all: --requirement small.lock []",
         f"-m pip install {always} --no-build-isolation --editable . []",
     ]
 
@@ -157,9 +157,11 @@ def test_a_newer_python_is_taken(clone: Clone, version: tuple[int, int, int]) ->
 def test_the_oldest_python_is_that_of_the_package() -> None:
     script = (REPOSITORY / "scripts" / "setup.sh").read_text("utf-8")
     project = (REPOSITORY / "pyproject.toml").read_text("utf-8")
-    oldest = re.findall(r"sys\.version_info < \((\d), (\d+)\)", script)
+    oldest = set(re.findall(r"sys\.version_info < \((\d), (\d+)\)", script))
 
-    assert re.findall(r'^requires-python = ">=(\d)\.(\d+)"', project, flags=re.MULTILINE) == oldest
+    assert re.findall(r'^requires-python = ">=(\d)\.(\d+)"', project, flags=re.MULTILINE) == [
+        *oldest
+    ]
 
 
 @pytest.mark.parametrize("module", ["venv", "ensurepip"])
@@ -183,8 +185,8 @@ def test_a_lock_file_that_is_missing_is_named(clone: Clone) -> None:
     [
         (
             RETRYING + "'NewConnectionError(\"HTTPSConnection(host='nosuch.invalid', port=443): "
-            "to establish a new connection: [Errno -2] Name or service not known\")': /simple/six/\n"
-            + NO_MATCH,
+            "to establish a new connection: [Errno -2] Name or service not known\")': "
+            "/simple/six/\n" + NO_MATCH,
             "pip cannot reach the package index ([Errno -2] Name or service not known): check the",
         ),
         (
@@ -263,16 +265,31 @@ def test_a_clone_that_was_moved_makes_it_anew(clone: Clone) -> None:
     assert not (moved.venv / "stamp").exists()
 
 
-def test_an_environment_of_somebody_else_is_left_alone(clone: Clone) -> None:
+def test_a_folder_that_is_no_environment_is_left_alone(clone: Clone) -> None:
     (clone.venv / "lib").mkdir(parents=True)
 
     status, said = clone.setup(clone.python("good"))
 
     assert status == 1
     assert said == (
-        f"'{clone.venv}' was not made by this script: move it away or remove it, and try again"
+        f"'{clone.venv}' is not a virtual environment with pip and Python 3.10 or newer: "
+        "move it away or remove it, and try again"
     )
     assert (clone.venv / "lib").exists()
+
+
+def test_an_environment_that_the_user_made_is_used_as_it_is(clone: Clone) -> None:
+    python = clone.python("good")
+    (clone.venv / "bin").mkdir(parents=True)
+    shutil.copy(clone.python("another"), clone.venv / "bin" / "python")
+
+    assert clone.setup(python) == (0, "")
+    (clone.venv / "bin" / "python").rename(clone.venv / "bin" / "kept")
+    shutil.copy(clone.python("broken", pip="ERROR: interrupted\n"), clone.venv / "bin" / "python")
+    assert clone.setup(python, "large.lock")[0] == 1
+    shutil.copy(clone.venv / "bin" / "kept", clone.venv / "bin" / "python")
+    assert clone.setup(python, "large.lock") == (0, "")
+    assert (clone.venv / "bin" / "kept").exists()
 
 
 @unprivileged
