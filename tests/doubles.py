@@ -6,6 +6,7 @@ go through a list.
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 import time
 from contextlib import contextmanager
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from memora.protocols import Vector
+
+
+def without_addresses(value: object) -> str:
+    """Name a parameter equally in each process: pytest-xdist compares the names of its workers."""
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))
 
 
 class FakeClock:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.to_thread
 import pytest
-from doubles import FakeClock, WordEmbedder, until
+from doubles import FakeClock, WordEmbedder, until, without_addresses
 from engine import SIDES, FaultyStore, SharedFaultyStore, Side, at_rest
 
 from memora import CacheConfig, Memora
@@ -347,7 +347,7 @@ def test_what_computing_raises_passes_through_as_it_is_and_is_not_cached(
         {"bypass": "no"},
         {"single_flight": 0},
     ],
-    ids=str,
+    ids=without_addresses,
 )
 def test_a_wrong_option_is_refused_before_anything_is_computed(
     cache: Memora, side: Side, options: dict[str, Any]

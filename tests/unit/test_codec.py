@@ -21,6 +21,7 @@ import polars as pl
 import pyarrow as pa
 import pydantic
 import pytest
+from doubles import without_addresses
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -460,7 +461,7 @@ def test_codecs_share_no_registrations(registered: Codec) -> None:
         ({"cls": np.float32}, "without being registered"),
         ({"cls": Invoice, "name": "taken"}, "another name="),
     ],
-    ids=str,
+    ids=without_addresses,
 )
 def test_a_wrong_registration_is_refused_at_once(codec: Codec, arguments: Any, why: str) -> None:
     codec.register(Point, name="taken")
