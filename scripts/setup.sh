@@ -80,7 +80,7 @@ explain() {
         fail "the package index has no $wanted for Python $short on $(uname -sm), or cannot be reached: see docs/support.md, check the network, or set PIP_INDEX_URL to another index"
     fi
     reason=$(sed -n 's/^ *ERROR: //p' "$log" | tail -n 1)
-    fail "pip failed: ${reason:-$(grep . "$log" | tail -n 1)} (all of it: $log)"
+    fail "pip failed: ${reason:-$(grep -vE '^(hint|note|$)' "$log" | tail -n 1)} (all of it: $log)"
 }
 
 install() {

@@ -89,4 +89,4 @@ def test_the_lock_satisfies_the_package_and_its_command_line(lock: str) -> None:
 
 
 def test_building_the_package_needs_only_what_is_pinned() -> None:
-    assert {"hatchling", "pip"} <= pinned("run").keys()
+    assert {"editables", "hatchling", "pip"} <= pinned("run").keys()
