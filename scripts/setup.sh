@@ -9,9 +9,9 @@
 #
 # A second call with another lock file adds to the same .venv. The file .venv/setup says which
 # interpreter and folder a finished .venv is for. One that is unfinished, was moved or has another
-# interpreter is made anew; one that lacks the file was made by somebody else, and is left alone.
+# interpreter is made anew. One without that file was made by something else, and is left alone.
 # Exit status 0: installed. 1: one line on stderr says what is missing and what to do; what pip said
-# is in .venv/setup.log. Whether there is anything to do is the Makefile's to know.
+# is in .venv/setup.log. The Makefile decides whether there is anything to do.
 set -eu
 
 fail() {
