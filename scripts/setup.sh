@@ -11,7 +11,7 @@
 # interpreter and folder a finished .venv is for. One that is unfinished, was moved or has another
 # interpreter is made anew. One that the user made before is used as it is, and never made anew.
 # Exit status 0: installed. 1: one line on stderr says what is missing and what to do; what pip said
-# is in .venv/setup.log. Whether there is anything to do is the Makefile's to know.
+# is in .venv/setup.log. The Makefile decides whether there is anything to do.
 set -eu
 
 fail() {

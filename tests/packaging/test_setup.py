@@ -184,9 +184,9 @@ def test_a_lock_file_that_is_missing_is_named(clone: Clone) -> None:
     ("pip", "expected"),
     [
         (
-            RETRYING + "'NewConnectionError(\"HTTPSConnection(host='nosuch.invalid', port=443): "
-            "to establish a new connection: [Errno -2] Name or service not known\")': "
-            "/simple/six/\n" + NO_MATCH,
+            RETRYING + "'NewConnectionError(\"HTTPSConnection(host='nosuch.invalid'): Failed to "
+            "establish a new connection: [Errno -2] Name or service not known\")': /simple/six/\n"
+            + NO_MATCH,
             "pip cannot reach the package index ([Errno -2] Name or service not known): check the",
         ),
         (
