@@ -220,7 +220,9 @@ def allowed(run: Run, path: str) -> bool:
 
 
 def test_nothing_is_left_outside_the_named_paths(ran: Run) -> None:
-    assert ran.left == []
+    # The import of torch, which sentence-transformers needs, makes an empty directory.
+    assert [path for path in ran.left if not path.startswith("tmp/torchinductor_")] == []
+    assert not any(path.count("/") > 1 for path in ran.left)
 
 
 def test_python_writes_and_calls_nothing_else(ran: Run) -> None:
