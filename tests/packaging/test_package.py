@@ -97,6 +97,7 @@ ORDER = [
         "eviction",
         "scheduler",
         "_arguments",
+        "_characters",
         "_clock",
         "_durations",
     ],
