@@ -179,7 +179,8 @@ def without_emoji(text: str) -> str:
     """Return a text with a space for each emoji, and without a byte order mark."""
     if text.isascii():
         return text
-    return _EMOJI.sub(_spaced, text.removeprefix("\ufeff")).strip()
+    plain = _EMOJI.sub(_spaced, text.removeprefix("\ufeff"))
+    return text if plain == text else plain.strip()
 
 
 def difference(one: str, other: str) -> str:
