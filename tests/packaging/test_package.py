@@ -100,6 +100,7 @@ ORDER = [
         "_characters",
         "_clock",
         "_durations",
+        "_files",
     ],
     ["codec", "embedders", "shadow", "stores", "tuning"],
     ["pipeline", "lifecycle", "transfer"],
