@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 from doubles import WordEmbedder
+from typer.testing import CliRunner
 
 from memora import CacheConfig, Memora
 from memora._files import file_mode, make_folder
 from memora.calls.flights import FileFlights
+from memora.cli.app import app
 from memora.cli.outputs import write_all
 
 if TYPE_CHECKING:
@@ -122,3 +124,14 @@ def test_a_folder_is_made_once_and_never_over_a_file(tmp_path: Path) -> None:
     assert file_mode(tmp_path / "absent") == 0o600
     with pytest.raises(FileExistsError):
         make_folder(tmp_path / "file")
+
+
+def test_the_doctor_tells_of_a_store_that_all_may_read(tmp_path: Path) -> None:
+    used(tmp_path / "cache")
+    private = CliRunner().invoke(app, ["doctor", "--db", str(tmp_path / "cache")])
+    for folder in (tmp_path / "cache", tmp_path / "cache" / "semantic_cache.log"):
+        folder.chmod(0o755)
+    public = CliRunner().invoke(app, ["doctor", "--db", str(tmp_path / "cache")])
+
+    assert "all users of this machine" not in private.output
+    assert "all users of this machine" in " ".join(public.output.split())
