@@ -112,7 +112,8 @@ MOST_CHARACTERS = 8_000
 """How much of a text is compared word by word."""
 _LONGEST_WORD = 100  # beyond, as in scripts without spaces, marks are not compared
 _BETWEEN_WORDS = re.compile(
-    r"[\s!-/:-@\[-`{-~\u00a1\u00bf\u060c\u061b\u061f\u06d4\u0964\u0965\u2010-\u2027\u3000-\u303f\uff01-\uff0f\uff1a-\uff20]+"
+    r"[\s!-/:-@\[-`{-~\u00a1\u00ab\u00bb\u00bf\u060c\u061b\u061f\u06d4\u0964\u0965\u2010-\u2027"
+    r"\u3000-\u303f\uff01-\uff0f\uff1a-\uff20]+"
 )
 # Words whose marks people leave out: accents, and the vowels of Hebrew and Arabic.
 _OPTIONAL = re.compile(
@@ -122,7 +123,6 @@ _OPTIONAL = re.compile(
 )
 _SHOWN = 8  # characters, by their codes
 _SHORT = 1_000  # characters of a text whose traits are kept
-
 
 _Words: TypeAlias = "dict[str, set[str]]"  # without marks: as they stand in the text
 
@@ -297,7 +297,7 @@ def _respelt(here: _Words, there: _Words) -> str:
 def _spellings(text: str) -> _Words:
     found: dict[str, set[str]] = {}
     for word in _BETWEEN_WORDS.split(text.casefold().replace("\u0451", "\u0435")):
-        if len(word) <= _LONGEST_WORD:
+        if 0 < len(word) <= _LONGEST_WORD:
             letters = word if word.isascii() else _without_marks(word)
             found.setdefault(letters, set()).add(word)
     return found

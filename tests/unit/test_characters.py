@@ -102,6 +102,8 @@ APART = [
      "\u0915\u0932 \u092c\u093f\u0915\u094d\u0930\u0940"),
     ("\u304b\u304d", "\u304b\u304e"),
     ("an \ufffc image", "an image"),
+    ("\u00ab\u043c\u043e\u0439 \u0434\u043e\u043c\u00bb?",
+     "\u043c\u043e\u0438, \u0434\u043e\u043c"),
 ]  # fmt: skip
 
 TOGETHER = [

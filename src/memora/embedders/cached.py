@@ -74,10 +74,10 @@ class CachedEmbedder:
             EmbedderError: The inner embedder failed.
         """
         plain = [embeddable(text) for text in texts]
+        wanted = dict.fromkeys(text for text in plain if text is not None)
         with self._lock:
-            known = {text: self._recent[text] for text in plain if text in self._recent}
-        missing = [text for text in dict.fromkeys(plain) if text is not None and text not in known]
-        if missing:
+            known = {text: self._recent[text] for text in wanted if text in self._recent}
+        if missing := [text for text in wanted if text not in known]:
             known |= self._embed(missing)
         return [None if text is None else known[text] for text in plain]
 

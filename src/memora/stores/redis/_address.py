@@ -104,6 +104,7 @@ def _parse(db_uri: str) -> Address:
 
 def _host(place: str, port: int) -> tuple[str, int]:
     parts = urlsplit(f"//{place}")  # knows [::1]:6379
-    if not re.fullmatch(r"[\w.:%-]+", parts.hostname or ""):
+    host = parts.hostname or ""
+    if not re.fullmatch(r"[\w.:%-]+", host):
         raise ValueError
-    return parts.hostname, parts.port or port
+    return host, parts.port or port
