@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -53,18 +54,8 @@ def make_folder(path: Path) -> None:
         if not path.is_dir():
             raise
     else:
-        protect(path)
-
-
-def protect(folder: Path) -> None:
-    """Let only those into a directory who may use the one it is in.
-
-    Raises:
-        OSError: It is somebody else's.
-    """
-    if os.name == "posix":
-        mode = 0o770 if file_mode(folder.parent) == _SHARED else 0o700
-        folder.chmod(folder.stat().st_mode & _SPECIAL | mode)
+        if os.name == "posix" and file_mode(path.parent) == _SHARED:
+            path.chmod(path.stat().st_mode & _SPECIAL | 0o770)
 
 
 def opener(mode: int) -> Callable[[str, int], int]:
@@ -75,9 +66,6 @@ def opener(mode: int) -> Callable[[str, int], int]:
 def _open(mode: int, path: str, flags: int) -> int:
     descriptor = os.open(path, flags, mode)
     if mode != PRIVATE and os.name == "posix":  # the umask has taken from it
-        try:
+        with suppress(PermissionError):  # it was there, and is another's of the group
             os.fchmod(descriptor, mode)
-        except OSError:
-            os.close(descriptor)
-            raise
     return descriptor

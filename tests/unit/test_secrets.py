@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,11 +18,11 @@ from memora.cli.app import app
 from memora.cli.common import config_of
 from memora.embedders import FunctionEmbedder
 from memora.errors import ConfigError, MemoraError
+from memora.stores import local_path
 from memora.transfer import reembed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 PASSWORD = "hunter2"  # noqa: S105 - shown in no output
 MISTYPED = [
@@ -145,6 +146,15 @@ def test_the_command_line_shows_no_password(
 )
 def test_what_is_no_secret_is_shown(uri: str, expected: str) -> None:
     assert without_password(uri) == expected
+
+
+@pytest.mark.parametrize("name", ["me@home", "partition_key=5", "./user:pw@home", "a=b"])
+def test_a_directory_may_have_any_name(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert local_path(name) == Path(name)
 
 
 def test_settings_are_masked_where_they_are_printed_and_whole_where_they_are_read() -> None:

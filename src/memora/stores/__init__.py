@@ -172,8 +172,8 @@ def local_path(db_uri: str) -> Path:
     expected += ", or redis://, s3://, gs:// or az://"
     # Two letters at least before the colon, so that a drive of Windows is none.
     if not re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", db_uri):
-        if without_password(db_uri) != db_uri:
-            shown = without_password(db_uri)
+        shown = without_password(db_uri)
+        if shown != db_uri and re.search("[@?;&]", db_uri):
             raise ConfigError(
                 f"db_uri={shown!r}: {expected}; a server's begins with its scheme, and ./ with "
                 "a directory of this name"
