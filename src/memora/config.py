@@ -9,8 +9,7 @@ import difflib
 import json
 import os
 from collections.abc import Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -19,19 +18,21 @@ from pydantic import (
     Field,
     PlainValidator,
     ValidationError,
+    field_serializer,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from memora._durations import seconds
 from memora._log import make_logger
-from memora._uris import is_bucket, without_password
+from memora._uris import MASK, is_bucket, without_password
 from memora.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     from pydantic_core import ErrorDetails
 
+T = TypeVar("T")
 PREFIX = "MEMORA_"
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 
@@ -73,7 +74,7 @@ class _Masked(dict[str, str]):
     """A mapping whose values are not shown: some are secrets."""
 
     def __repr__(self) -> str:
-        return repr(dict.fromkeys(self, "***"))
+        return repr(dict.fromkeys(self, MASK))
 
     __str__ = __repr__
 
@@ -124,7 +125,9 @@ Text = Annotated[str, Field(strict=True, pattern=r"\S", description="a text that
 class _Settings(BaseModel):
     """The settings of a cache: names, types, ranges and defaults."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), hide_input_in_errors=True
+    )
 
     model_name: Text = DEFAULT_MODEL
     """The embedding model: the packaged one, a local directory or a hub name."""
@@ -264,15 +267,37 @@ class CacheConfig(_Settings):
     if not TYPE_CHECKING:  # checkers keep the typed keywords
 
         def __init__(self, **settings: Any) -> None:
-            with _explained(prefix=""):
-                super().__init__(**settings)
+            _explained(lambda: super(CacheConfig, self).__init__(**settings))
+            self._check_secrets()
             self._check_limits()
             self._check_mode()
             self._check_bucket()
 
+        def __setattr__(self, name: str, value: object) -> None:
+            # Not left to pydantic, whose error has the value.
+            raise ConfigError(f"{name} cannot be set: settings are frozen; use model_copy")
+
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         """Show all settings, but no secret."""
         yield from shown(self).items()
+
+    @field_serializer("db_uri")
+    def _shown_uri(self, db_uri: str) -> str:
+        return without_password(db_uri)
+
+    @field_serializer("storage_options")
+    def _shown_options(self, options: Mapping[str, str]) -> dict[str, str]:
+        return dict.fromkeys(options, MASK)
+
+    def _check_secrets(self) -> None:
+        """Refuse what `model_dump` returns in the place of secrets."""
+        name = "db_uri" if f"{MASK}@" in self.db_uri or f"={MASK}" in self.db_uri else ""
+        if name or MASK in self.storage_options.values():
+            raise ConfigError(
+                f"{name or 'storage_options'} has {MASK!r} in the place of a secret, as model_dump "
+                "and repr show it: expected the secret; model_copy(update=...) keeps it, and the "
+                "attributes have it"
+            )
 
     def _check_limits(self) -> None:
         whole = self.max_bytes
@@ -309,8 +334,7 @@ class CacheConfig(_Settings):
         Raises:
             ConfigError: A bad value; names the variable, the value and what is accepted.
         """
-        with _explained(prefix=PREFIX):
-            config = cls(**_Environment().model_dump(exclude_unset=True))
+        config = cls(**chosen(_explained(_Environment, prefix=PREFIX)))
         _report_unknown(config)
         return config
 
@@ -321,13 +345,12 @@ class _Environment(_Settings, BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", protected_namespaces=())
 
 
-@contextmanager
-def _explained(*, prefix: str) -> Iterator[None]:
+def _explained(make: Callable[[], T], *, prefix: str = "") -> T:
     try:
-        yield
+        return make()
     except ValidationError as error:
         problems = "; ".join(_explain(problem, prefix) for problem in error.errors())
-        raise ConfigError(problems) from None
+    raise ConfigError(problems)  # by itself: pydantic's error has the values
 
 
 def _explain(problem: ErrorDetails, prefix: str) -> str:
@@ -338,8 +361,12 @@ def _explain(problem: ErrorDetails, prefix: str) -> str:
     accepted, given = _Settings.model_fields[setting].description, problem["input"]
     if setting == "storage_options":  # may hold secrets
         shown = repr(_Masked(given)) if isinstance(given, Mapping) else type(given).__name__
+    elif isinstance(given, str):
+        shown = repr(without_password(given))
     else:
         shown = repr(given)
+        if "@" in shown or "=" in shown:  # bytes, or a list, may hold a URI
+            shown = type(given).__name__
     return f"{name}={shown}: expected {accepted}"
 
 
@@ -364,14 +391,18 @@ def setting(name: str, text: str) -> Any:
         ConfigError: It is none that is accepted.
     """
     one: dict[str, Any] = {name: text}
-    with _explained(prefix=""):
-        return getattr(_Settings(**one), name)
+    return getattr(_explained(lambda: _Settings(**one)), name)
+
+
+def chosen(config: _Settings) -> dict[str, Any]:
+    """Return the settings that are not left at their defaults, with their secrets."""
+    return {name: getattr(config, name) for name in config.model_fields_set}
 
 
 def shown(config: CacheConfig) -> dict[str, Any]:
     """Return all settings, with no secret in them."""
     values = {name: getattr(config, name) for name in CacheConfig.model_fields}
-    hidden = dict.fromkeys(config.storage_options, "***")
+    hidden = dict.fromkeys(config.storage_options, MASK)
     return values | {"db_uri": without_password(config.db_uri), "storage_options": hidden}
 
 

@@ -31,6 +31,13 @@ from memora.model import Context
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 
 
+_SPACE = "".join(
+    one
+    for one in map(chr, range(0x3001))  # no white space beyond
+    if one.isspace() and not "\x1c" <= one <= "\x1f"
+)
+
+
 def canonical_context(context: Mapping[str, object] | None, /) -> Context:
     """Return the canonical form of a context; None is the empty context.
 
@@ -90,7 +97,7 @@ def canonical_query(query: str, /) -> str:
     """Return the text that the exact tier compares and the embedder reads.
 
     Only what cannot change meaning goes: outer white space, and the Unicode form (NFC; NFKC would
-    turn "5²" into "52").
+    turn "5²" into "52"). Four control characters that Python also takes for white space stay.
 
     Raises:
         QueryTypeError: Not a string.
@@ -98,8 +105,8 @@ def canonical_query(query: str, /) -> str:
     """
     if not isinstance(query, str):
         raise QueryTypeError(f"query must be a string, got {type(query).__name__}")
-    text = unicodedata.normalize("NFC", query).strip()
-    if not text:
+    text = unicodedata.normalize("NFC", query).strip(_SPACE)
+    if not text or text.isspace():
         raise QueryError(f"query must contain text, got {query!r}")
     if text.isascii():
         return text

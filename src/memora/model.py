@@ -15,7 +15,8 @@ Reason: TypeAlias = Literal[
     "expired",  # miss: what is stored under the same text and context has ended
     "other_language",  # miss: what is near is in another language, and cross_lingual is off
     "shadow",  # miss: mode is "shadow"; otherwise it would have been a hit
-    "unreadable",  # miss: the model cannot read all of the text, which was not stored as it is
+    # miss: the model may not read all of the text, which was not stored as it is, or of the nearest
+    "unreadable",
     "timeout",  # miss: the cache took longer than `lookup_timeout_seconds`; the same
     "error",  # miss: the cache itself failed; logged, counted, visible in health
 ]

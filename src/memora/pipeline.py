@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from typing_extensions import ParamSpec
 
+from memora._characters import why_unreadable
 from memora._show import fault_line
 from memora.calls._breaker import Breaker
 from memora.context import canonical_context, canonical_query, exact_key
@@ -55,11 +56,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _CANDIDATES = 5  # how many the judge sees: the nearest is not always the one that is right
+_BARRED = ("other_language", "unreadable")  # verdicts at any threshold
 _SAME_TEXT = "the same text in the same context"
-_UNREADABLE = (
-    "the model cannot read all of the text (too long, or characters it does not know), "
-    "so only the very same text matches"
-)
+_UNREADABLE = "the model cannot read all of the text (too long, or characters it does not know)"
 
 
 class Breakers(NamedTuple):
@@ -117,7 +116,7 @@ def lookup(
         return found
     (vector,) = _embed(ports, [request.text])
     if vector is None:
-        return _unreadable()
+        return _unreadable(request)
     return _decide(ports, request, vector, threshold, max_age, has_ended=has_ended)
 
 
@@ -139,13 +138,13 @@ def shadow(
         return _shadowed(same, now), Proposal(Match(stored[0], 1.0), 1.0, stored[1])
     (vector,) = _embed(ports, [request.text])
     if vector is None:
-        return _unreadable(), None
+        return _unreadable(request), None
     verdict = _verdict(ports, request, vector, threshold, max_age)
     now, nearest, similarity = ports.clock(), verdict.nearest, verdict.similarity
     found = (
         _shadowed(verdict, now) if verdict.served else _missed(verdict, now, has_ended=has_ended)
     )
-    if nearest is None or similarity is None or verdict.reason == "other_language":
+    if nearest is None or similarity is None or verdict.reason in _BARRED:
         return found, None
     stored = _guarded(ports.breakers.reads, ports.store.get, nearest.entry.key, now=now)
     if stored is None or stored[0].context.fingerprint != request.context.fingerprint:
@@ -220,7 +219,7 @@ def lookup_many(
         found[i] = (
             vector
             if isinstance(vector, Exception)
-            else _unreadable()
+            else _unreadable(requests[i])
             if vector is None
             else caught(
                 _decide,
@@ -333,7 +332,7 @@ def explain(
         return told(is_hit=True, reason="exact", explanation=_SAME_TEXT, candidates=(same,))
     matches = _search(ports, request)
     if matches is None:
-        return told(is_hit=False, reason="unreadable", explanation=_UNREADABLE)
+        return told(is_hit=False, reason="unreadable", explanation=_why_unreadable(request))
     verdict = _judge(ports, request, matches, threshold)
     judged = ports.judge.assess(
         request.text, [(match.entry.query, match.cosine) for match in matches]
@@ -470,8 +469,12 @@ def _serve_exactly(
     return _serve(ports, same, entry, content, now=now, started=started)
 
 
-def _unreadable() -> LookupResult:
-    return LookupResult(is_hit=False, reason="unreadable", explanation=_UNREADABLE)
+def _unreadable(request: Request) -> LookupResult:
+    return LookupResult(is_hit=False, reason="unreadable", explanation=_why_unreadable(request))
+
+
+def _why_unreadable(request: Request) -> str:
+    return f"{why_unreadable(request.text) or _UNREADABLE}, so only the very same text matches"
 
 
 def _gone() -> LookupResult:

@@ -16,6 +16,7 @@ import numpy as np
 
 from memora._arguments import is_number
 from memora.context import canonical_query
+from memora.embedders import CachedEmbedder
 from memora.errors import ArgumentError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -137,7 +138,8 @@ def score(
     """
     asked = [canonical_query(pair.query) for pair in pairs]
     stored = [canonical_query(pair.candidate) for pair in pairs]
-    vectors = _embedded({*asked, *stored}, embedder, progress)
+    # As lookups do: texts with invisible characters have no vector.
+    vectors = _embedded({*asked, *stored}, CachedEmbedder(embedder, 0), progress)
     similarity = np.zeros(len(pairs))
     for at, (query, candidate) in enumerate(zip(asked, stored, strict=True)):
         one, other = vectors[query], vectors[candidate]

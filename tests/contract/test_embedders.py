@@ -32,7 +32,7 @@ TEXTS = [
     "weather",
     "Wie setze ich mein Passwort zurück?",
 ]
-ODD = ["", " ", "\n\t", "\u200b", "a\x00b", "日本", "Ünïcödé", "?!.,"]
+ODD = ["", " ", "\n\t", "\u00a0", "\ufeffa", "日本", "Ünïcödé", "?!.,"]
 WINDOW = 254  # words of one token each, beside the two special tokens
 
 
@@ -56,7 +56,7 @@ def noise(texts: list[str]) -> list[list[float]]:
 
 def function(_: Path) -> Embedder:
     return FunctionEmbedder(
-        noise, fits=lambda text: len(text.split()) <= WINDOW and "\U0001f525" not in text
+        noise, fits=lambda text: len(text.split()) <= WINDOW and "\u1275" not in text
     )
 
 
@@ -157,7 +157,7 @@ def test_odd_texts_have_vectors(embedder: Embedder) -> None:
 def test_a_text_with_characters_that_a_model_does_not_know_has_no_vector(
     embedder: Embedder,
 ) -> None:
-    known, unknown = embedder.embed(["Show me products", "Show me 🔥 products"])
+    known, unknown = embedder.embed(["Show me products", "Show me \u1275 products"])
 
     assert known is not None
     assert unknown is None

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import filelock
 
+from memora._files import file_mode, make_folder
 from memora._fork import renew_after_fork
 from memora.calls._bridge import alarm
 from memora.errors import DeadlineError
@@ -255,7 +256,7 @@ class FileFlights:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         for path in folder.glob(f"*{_SUFFIX}"):
             with suppress(OSError):
                 if (lease := _take(path)) is not None:
@@ -288,7 +289,10 @@ def delays(draw: Callable[[], float] = random.random) -> Iterator[float]:
 def _take(path: Path) -> Lease | None:
     opened: list[os.stat_result] = []
     lock = filelock.FileLock(
-        path, thread_local=False, on_acquired=lambda file: opened.append(os.fstat(file))
+        path,
+        thread_local=False,
+        mode=file_mode(path.parent),
+        on_acquired=lambda file: opened.append(os.fstat(file)),
     )
     try:
         lock.acquire(blocking=False)

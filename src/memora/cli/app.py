@@ -39,7 +39,7 @@ from memora.cli.common import (
 from memora.cli.querylog import Columns, Format, QueryLog
 from memora.cli.render import print_comparison, print_report
 from memora.cli.replay import Replay
-from memora.config import CacheConfig
+from memora.config import CacheConfig, chosen
 from memora.errors import ArgumentError
 from memora.stores import local_path
 from memora.stores._inspect import sizes
@@ -297,7 +297,7 @@ def _changed(config: CacheConfig, changes: list[str]) -> CacheConfig:
         if name in {"db_uri", "table_name"}:
             raise ArgumentError(f"--compare {change!r}: both caches are in memory")
         settings[name] = value
-    return CacheConfig(**{**config.model_dump(exclude_unset=True), **settings})
+    return CacheConfig(**{**chosen(config), **settings})
 
 
 def _replay(log: QueryLog, *caches: Memora, limit: int | None, examples: int) -> Replay:

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from memora._show import one_line
 from memora._uris import is_in_ram
 from memora.cache import Memora
-from memora.config import CacheConfig
+from memora.config import CacheConfig, chosen
 from memora.embedders import load_embedder
 from memora.errors import ArgumentError
 from memora.stores import open_store, open_stored
@@ -44,7 +44,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tabl
 def config_of(**overrides: Any) -> CacheConfig:
     """Return the environment's settings with the options given on the command line over them."""
     given = {name: value for name, value in overrides.items() if value is not None}
-    settings = CacheConfig.load().model_dump(exclude_unset=True)
+    settings = chosen(CacheConfig.load())
     # Whoever asks for JSON logs collects them: the level is the setting's own.
     quiet = {} if settings.get("json_logs") else {"log_level": "WARNING"}
     # Shadow mode is the application's: its log is of its own lookups, and not of an operator's.

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -333,6 +334,9 @@ def _rights(path: Path, table_name: str) -> Iterator[Finding]:
             advice = f"let user {_user()} own it: all processes on a store should be of one user"
             said = f"{len(refused)} files are not accessible, such as {refused[0]!r}"
             yield Finding("problem", folder.name, said, advice)
+        elif path.stat().st_mode & folder.stat().st_mode & stat.S_IXOTH and os.name == "posix":
+            advice = f"chmod -R o-rwx {path}, if they are not meant to"
+            yield Finding("warning", folder.name, "all users of this machine may read it", advice)
 
 
 def _compare(embedder: Embedder, model: str, dimension: int) -> Finding:

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from memora._files import PRIVATE
 from memora.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -120,6 +121,4 @@ def _mode(path: Path) -> int:
     """Return the mode that a file has, or that a new one gets."""
     with suppress(OSError):
         return path.stat().st_mode & 0o7777
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask
+    return PRIVATE

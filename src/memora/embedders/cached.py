@@ -1,4 +1,4 @@
-"""An embedder that remembers the most recent vectors."""
+"""An embedder that remembers the most recent vectors, and is given no text that hides something."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from cachetools import LRUCache
 
+from memora._characters import embeddable
 from memora._fork import renew_after_fork
 from memora.errors import ConfigError, DimensionMismatchError, EmbedderError
 
@@ -64,16 +65,21 @@ class CachedEmbedder:
         return self._inner.dimension
 
     def embed(self, texts: Sequence[str], /) -> list[Vector | None]:
-        """Return one read-only unit vector a text, in order; None where the inner embedder does.
+        """Return one read-only unit vector a text, in order.
+
+        None where the inner embedder returns None, and for a text with invisible characters. The
+        inner embedder gets texts without their emoji; see `memora._characters`.
 
         Raises:
             EmbedderError: The inner embedder failed.
         """
+        plain = [embeddable(text) for text in texts]
+        wanted = dict.fromkeys(text for text in plain if text is not None)
         with self._lock:
-            known = {text: self._recent[text] for text in texts if text in self._recent}
-        if missing := [text for text in dict.fromkeys(texts) if text not in known]:
+            known = {text: self._recent[text] for text in wanted if text in self._recent}
+        if missing := [text for text in wanted if text not in known]:
             known |= self._embed(missing)
-        return [known[text] for text in texts]
+        return [None if text is None else known[text] for text in plain]
 
     def _embed(self, texts: list[str]) -> dict[str, Vector | None]:
         with self._timer():

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from memora._characters import difference, without_emoji
 from memora._show import rounded
 from memora.judge._calibration import DEFAULT_CALIBRATION, Calibration, calibrated_models
 from memora.judge._compare import KINDS, compare
@@ -35,15 +36,20 @@ class Assessment:
     similarity: float
     """Probability that the stored answer is right, in [0, 1)."""
     evidence: tuple[Evidence, ...]
-    barred: bool = False
-    """Whether it may not be served at any threshold: it is in another language."""
+    barred: Literal["other_language", "unreadable"] | None = None
+    """Why it may not be served at any threshold, if it may not.
+
+    It is in another language, or differs in characters that the embedding model may not read.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What was decided on one lookup, and why."""
 
-    reason: Literal["exact", "semantic", "below_threshold", "other_language", "no_candidate"]
+    reason: Literal[
+        "exact", "semantic", "below_threshold", "other_language", "unreadable", "no_candidate"
+    ]
     explanation: str
     nearest: Match | None
     """The candidate that is most likely right."""
@@ -84,12 +90,17 @@ class Judge:
 
     def assess(self, query: str, candidates: Sequence[tuple[str, float]]) -> list[Assessment]:
         """Judge stored queries with their cosines, nearest first; one assessment each, in order."""
-        if not self._enabled:
-            return [Assessment(_inside(cosine), ()) for _, cosine in candidates]
-        text = analyse(query)
-        return [self._assess(text, analyse(stored), cosine) for stored, cosine in candidates]
+        return [self._assess(query, stored, cosine) for stored, cosine in candidates]
 
-    def _assess(self, query: Text, stored: Text, cosine: float) -> Assessment:
+    def _assess(self, query: str, stored: str, cosine: float) -> Assessment:
+        if found := difference(query, stored):
+            return Assessment(0.0, (Evidence("characters", found),), barred="unreadable")
+        if not self._enabled:
+            return Assessment(_inside(cosine), ())
+        texts = analyse(without_emoji(query)), analyse(without_emoji(stored))
+        return self._compared(*texts, cosine)
+
+    def _compared(self, query: Text, stored: Text, cosine: float) -> Assessment:
         features, evidence = compare(query, stored)
         if self._ignored:
             features = {name: x for name, x in features.items() if name not in self._ignored}
@@ -101,7 +112,7 @@ class Judge:
             similarity = self._weights.lowered(features, cosine)
         if "languages" in features and not self._cross_lingual:
             languages = Evidence("language", f"{query.language} / {stored.language}")
-            return Assessment(_inside(similarity), (languages, *evidence), barred=True)
+            return Assessment(_inside(similarity), (languages, *evidence), "other_language")
         return Assessment(_inside(similarity), tuple(evidence))
 
     def decide(self, query: str, matches: Sequence[Match], *, threshold: float) -> Verdict:
@@ -126,8 +137,13 @@ class Judge:
 def _verdict(match: Match, assessment: Assessment, threshold: float) -> Verdict:
     similarity, evidence = assessment.similarity, assessment.evidence
     if assessment.barred:
-        languages = f"the nearest is in another language ({evidence[0].detail})"
-        return Verdict("other_language", languages, match, similarity, evidence)
+        why = (
+            "is in another language"
+            if assessment.barred == "other_language"
+            else "differs in characters that an embedding model may not read"
+        )
+        told = f"the nearest {why} ({evidence[0].detail})"
+        return Verdict(assessment.barred, told, match, similarity, evidence)
     served = similarity >= threshold
     said = "; ".join(f"{one.kind}: {one.detail}" for one in evidence)
     explanation = (

@@ -172,11 +172,20 @@ def local_path(db_uri: str) -> Path:
     expected += ", or redis://, s3://, gs:// or az://"
     # Two letters at least before the colon, so that a drive of Windows is none.
     if not re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", db_uri):
+        shown = without_password(db_uri)
+        if shown != db_uri and re.search("[@?;&]", db_uri):
+            raise ConfigError(
+                f"db_uri={shown!r}: {expected}; a server's begins with its scheme, and ./ with "
+                "a directory of this name"
+            )
         try:
             return Path(db_uri).expanduser()
         except RuntimeError as error:  # "~nobody"
             raise ConfigError(f"db_uri={db_uri!r}: {expected}; {error}") from error
-    parts = urlsplit(db_uri)
+    try:
+        parts = urlsplit(db_uri)
+    except ValueError:  # which may quote the URI
+        parts = urlsplit("")
     if parts.scheme != "file" or parts.netloc or not parts.path.startswith("/"):
         shown = without_password(db_uri)
         raise ConfigError(f"db_uri={shown!r}: {expected}; no other is supported by this version")

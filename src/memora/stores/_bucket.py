@@ -59,7 +59,10 @@ class Bucket:
         except ImportError as error:
             raise MissingExtraError(f"db_uri={without_password(uri)!r}", extra="objects") from error
         self.uri = uri.rstrip("/")
-        parts = urlsplit(self.uri)
+        try:
+            parts = urlsplit(self.uri)
+        except ValueError:  # which may quote the URI
+            parts = urlsplit("")
         if parts.scheme not in BUCKETS or not parts.hostname or parts.query or "@" in parts.netloc:
             raise ConfigError(
                 f"db_uri={without_password(uri)!r}: expected s3://, gs:// or az://, a bucket and a "

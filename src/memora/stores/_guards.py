@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import filelock
 
+from memora._files import file_mode, make_store_folder
 from memora.errors import StoreError, StorePathError
 from memora.stores._table import faults, load_lancedb
 
@@ -40,7 +41,7 @@ def check_directory(path: Path, *, create: bool) -> None:
     """Refuse a directory that is not there or cannot be written; make it if that is wanted."""
     try:
         if create:
-            path.mkdir(parents=True, exist_ok=True)
+            make_store_folder(path)
         is_there, writable = path.is_dir(), os.access(path, os.W_OK | os.X_OK)
     except (OSError, ValueError) as error:  # a null character is a ValueError
         reason = getattr(error, "strerror", None) or error
@@ -92,7 +93,10 @@ def opening(folder: Path) -> Iterator[None]:
     """Let one process at a time look for a table and make it."""
     with faults("open the store"):
         try:
-            with filelock.FileLock(folder / "open.lock", timeout=_PATIENCE_SECONDS):
+            lock = filelock.FileLock(
+                folder / "open.lock", timeout=_PATIENCE_SECONDS, mode=file_mode(folder)
+            )
+            with lock:
                 yield
         except filelock.Timeout as error:
             raise StoreError(

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import filelock
 
+from memora._files import PRIVATE, file_mode, opener
 from memora.errors import StoreError
 from memora.stores import _records
 
@@ -141,7 +142,7 @@ class Member:
     def __init__(self, folder: Path) -> None:
         self.name = f"{time.time_ns():016x}-{os.getpid()}-{os.urandom(2).hex()}"
         self._path = folder / f"{self.name}.lock"
-        self._lock = filelock.FileLock(self._path, thread_local=False)
+        self._lock = filelock.FileLock(self._path, thread_local=False, mode=file_mode(folder))
         # A moment: `living_members` of another process may just have taken it for a dead one's.
         self._lock.acquire(timeout=5)
 
@@ -154,7 +155,8 @@ class Member:
         self._path.stat()  # or this is another folder, in the place of the one that was opened
         probe = self._path.with_suffix(".probe")
         try:
-            probe.write_bytes(_PROBE)
+            with open(probe, "wb", opener=opener(PRIVATE)) as file:
+                file.write(_PROBE)
         finally:
             probe.unlink(missing_ok=True)
 
@@ -343,7 +345,7 @@ class Writer:
         self._number += 1  # also where it fails: a name is used once
         with disk_faults("begin a segment of the log"):
             # Unbuffered: what `write` returns from is the system's, and survives the process.
-            file = io.FileIO(path, "x")
+            file = io.FileIO(path, "x", opener=opener(file_mode(self._folder)))
             try:
                 _write_all(file, MAGIC)
                 if self._durability == "power":
@@ -443,7 +445,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 def replacing(path: Path) -> Iterator[io.BufferedWriter]:
     """Open a file that takes a path's place at the end, wholly or not at all, on the disk."""
     fresh = path.with_suffix(".new")
-    with fresh.open("wb") as file:
+    with open(fresh, "wb", opener=opener(file_mode(path.parent))) as file:
         yield file
         file.flush()
         os.fsync(file.fileno())

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import filelock
 
+from memora._files import file_mode
 from memora.stores import _records
 from memora.stores._journal import (
     CHECKPOINT,
@@ -110,7 +111,9 @@ class Upkeep:
         """Bytes of the log that were no record: what a crash had left half written."""
 
     def _make_lock(self) -> OwnerLock:
-        return filelock.FileLock(self._folder / "owner.lock", thread_local=False)
+        return filelock.FileLock(
+            self._folder / "owner.lock", thread_local=False, mode=file_mode(self._folder)
+        )
 
     @property
     def owner(self) -> bool:

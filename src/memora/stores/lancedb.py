@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from memora._clock import SteadyClock
+from memora._files import make_folder
 from memora._fork import renew_after_fork
 from memora.calls.flights import FileFlights
 from memora.errors import ClosedError, CorruptEntryError, StoreError
@@ -126,9 +127,10 @@ class LanceStore:
         with faults(f"make the log in {str(folder)!r}"):
             if table is None:
                 _guards.check_ours(path)
-            folder.mkdir(exist_ok=True)
+            make_folder(folder)
         if table is None:
             with _guards.opening(folder):
+                make_folder(path / f"{table_name}.lance")  # in which LanceDB follows the umask
                 table = EntryTable(path, table_name, stamp, create=True)
         graph: Any = None if hot_index == "off" else hot_index
         self._late_seconds = max_staleness_seconds + flush_interval_seconds

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from memora._arguments import largest_payload
 from memora._clock import SteadyClock
+from memora._files import PRIVATE, opener
 from memora._uris import is_in_ram, is_on_disk, without_password
 from memora.codec import Codec
 from memora.embedders import CachedEmbedder, load_embedder
@@ -344,7 +345,9 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
     whole = Path(os.path.realpath(path))  # behind a link, not the link
     part = whole.with_name(f".{whole.name}.{uuid.uuid4().hex[:8]}.part")
     try:
-        with part.open("xb") as file:
+        with open(part, "xb", opener=opener(PRIVATE)) as file:
+            with suppress(OSError):  # there is none yet
+                part.chmod(whole.stat().st_mode & 0o7777)
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -59,8 +60,10 @@ def parse(db_uri: str) -> Address:
     """
     try:
         return _parse(db_uri)
-    except (KeyError, ValueError):  # whose message may quote the URI
-        raise ConfigError(f"db_uri={without_password(db_uri)!r}: {_EXPECTED}") from None
+    except (KeyError, ValueError):
+        pass
+    # By itself: the message of the other may quote the URI.
+    raise ConfigError(f"db_uri={without_password(db_uri)!r}: {_EXPECTED}")
 
 
 def _parse(db_uri: str) -> Address:
@@ -101,6 +104,7 @@ def _parse(db_uri: str) -> Address:
 
 def _host(place: str, port: int) -> tuple[str, int]:
     parts = urlsplit(f"//{place}")  # knows [::1]:6379
-    if not parts.hostname:
+    host = parts.hostname or ""
+    if not re.fullmatch(r"[\w.:%-]+", host):
         raise ValueError
-    return parts.hostname, parts.port or port
+    return host, parts.port or port

@@ -1,0 +1,308 @@
+"""Which characters of a text nobody sees, and which count although an embedder may drop them. Pure.
+
+A language model reads the bytes of a text. An embedding model's normaliser drops some characters
+and folds others, each model's in its own way; a text with a hidden instruction then has the vector
+of the text without it. So what follows holds whatever the embedder is:
+
+- A text with *invisible* characters matches nothing but itself: controls, format characters (tags,
+  zero-width characters, soft hyphens, directional marks), variation selectors, fillers, private
+  use, and what this Python's Unicode does not know. Exceptions are the characters that scripts and
+  emoji need where they need them: see `_NEEDED`.
+- *Literal* characters have to be the same, in the same order, in two texts that match: emoji and
+  their like, marks that are no part of a letter of their script, negated signs (NFD makes
+  "a = b" of "a ≠ b"), powers, and words of letters of two scripts (a Cyrillic "a" in "paypal").
+- Words that differ in nothing but their marks are other words, except where one text leaves the
+  marks out, as people do in Latin, Greek, Hebrew and Arabic script.
+
+Full-width, mathematical and circled letters and digits, "½", and subscripts ("H₂O") are not among
+them: a language model reads what the judge reads.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import lru_cache
+from itertools import zip_longest
+from typing import NamedTuple, TypeAlias
+
+# Default_Ignorable_Code_Point of Unicode 16.0 (DerivedCoreProperties.txt), as far as the general
+# category does not tell: letters, marks. And two symbols without ink: a blank Braille pattern, a
+# musical null note head.
+_BLANK = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\ufe00-\ufe0f\uffa0"
+    "\U0001d159\U000e0100-\U000e01ef]"
+)
+_SEEN = bytes([*range(9, 14), *range(32, 127)])  # of ASCII, with white space
+_WHITE_CONTROLS = "\t\n\v\f\r\x85"
+_OTHER = frozenset(("Cc", "Cf", "Cn", "Co", "Cs"))
+
+_PRESENTED = (
+    "\u00a9\u00ae\u203c\u2049\u2122\u2139\u2190-\u21ff\u2460-\u24ff\u2900-\u297f\u3030\u303d"
+    "\u3297\u3299"
+)  # signs that are emoji with a variation selector behind them
+_PICTURES = "\u2300-\u23ff\u25a0-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff"
+_PICTURE = re.compile(f"[{_PICTURES}\u20e3]")
+_SKIN = "\U0001f3fb-\U0001f3ff"
+_DRESSED = f"[\ufe0e\ufe0f{_SKIN}]?"
+_FLAGS = "|".join(
+    "\U0001f3f4" + "".join(chr(0xE0000 + ord(letter)) for letter in region) + "\U000e007f"
+    for region in ("gbeng", "gbsct", "gbwls")  # the only ones that are in general use
+)
+_EMOJI = re.compile(
+    f"{_FLAGS}|[0-9#*]\ufe0f?\u20e3|[{_PRESENTED}][\ufe0e\ufe0f]"
+    f"|[{_PICTURES}]{_DRESSED}(?:\u200d[{_PRESENTED}{_PICTURES}]{_DRESSED})*"
+)
+_ARABIC = "\u0620-\u065f\u066e-\u06d3\u06d5\u06ee\u06ef\u06fa-\u06ff\u0710-\u077f\u08a0-\u08ff"
+_VIRAMA = "\u094d\u09cd\u0a4d\u0acd\u0b4d\u0bcd\u0c4d\u0ccd\u0d4d\u0dca"
+# A byte order mark, what joins and divides letters in Persian and Indic words (see RFC 5892, A.1
+# and A.2), and what makes an emoji.
+_NEEDED = re.compile(
+    f"\\A\ufeff|(?<=[{_ARABIC}])\u200c(?=[{_ARABIC}])|(?<=[{_VIRAMA}])[\u200c\u200d]"
+    f"|\u200d(?=[{_VIRAMA}])|{_EMOJI.pattern}"
+)
+_MOST = 1 << 16  # characters, not all of ASCII: what is longer takes long to look through
+
+_MARKS = (
+    "\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20e2\u20e4-\u20ff"
+    "\u2de0-\u2dff\ufe20-\ufe2f"
+)  # that belong to no script; those that NFC has not made a part of a letter
+_NEGATED = (
+    "\u219a\u219b\u21ae\u21cd-\u21cf\u2204\u2209\u220c\u2224\u2226\u2241\u2244\u2247\u2249\u2260"
+    "\u226d-\u2271\u2274\u2275\u2278\u2279\u2280\u2281\u2284\u2285\u2288\u2289\u22ac-\u22af"
+    "\u22e0-\u22e3\u22ea-\u22ed\u2adc"
+)
+_POWERS = "\u00b2\u00b3\u00b9\u2070-\u207f"
+_SIGNS = re.compile(
+    f"[{_MARKS}{_NEGATED}\ufffc\ufffd]+"
+    # Not of a unit: "m²" is also written "m2".
+    rf"|(?<!(?<![A-Za-z])m)(?<!(?<![A-Za-z])[kcdm]m)(?<!(?<![A-Za-z])(?:ft|in|yd|mi))[{_POWERS}]+"
+    r"|(?<![A-Za-z\u2080-\u2089)\]])[\u2080-\u2089]+"
+)
+_WORDS = re.compile(r"[^\W\d_]+")
+_LATIN = "A-Za-z\u00c0-\u024f"
+# Micro sign, Greek, Cyrillic, Armenian, Cherokee: letters that look like Latin ones.
+_ALIKE = "\u00b5\u0370-\u03ff\u0400-\u052f\u0531-\u0587\u13a0-\u13fd"
+_MIXED = re.compile(f"[{_LATIN}][{_ALIKE}]|[{_ALIKE}][{_LATIN}]")
+
+# At the end of a question these say nothing: faces that smile or laugh, folded hands, a hand that
+# waves, a thinking face, hearts, sparkles.
+_FRIENDLY = re.compile(
+    "(?:\\s*[\u2665\u2728\u2764\U0001f389\U0001f44b\U0001f499-\U0001f49c\U0001f600-\U0001f60a"
+    f"\U0001f642\U0001f64c\U0001f64f\U0001f914\U0001f917][\ufe0f{_SKIN}]?)+\\s*\\Z"
+)
+_QUESTION = re.compile(
+    r"(?:\b(?:please|hi|hello|hey|ok|so)\b[\s,!]*)*"
+    r"(?:how|what|which|where|when|why|who|is|are|can|could|do|does|did|will|would|should)\b",
+    re.IGNORECASE,
+)
+# Where a question is about what is written, an emoji may be what it is about; and a sentence does
+# not end with one of the second.
+_OF_WRITING = re.compile(
+    r"\b(?:emoj|emotic|smil|symbol|icon|charact|mean|typ|writ|draw|say|spell|send|insert|call|react"
+    r"|sentiment|mood|tone|sarcas|translat|classif|unicode)",
+    re.IGNORECASE,
+)
+_UNFINISHED = re.compile(
+    r"\b(?:a|an|the|is|are|of|to|for|with|in|on|at|by|and|or|does|do|vs|like|as|this|that)\Z",
+    re.IGNORECASE,
+)
+
+MOST_CHARACTERS = 8_000
+"""How much of a text is compared word by word."""
+_LONGEST_WORD = 100  # beyond, as in scripts without spaces, marks are not compared
+_BETWEEN_WORDS = re.compile(
+    r"[\s!-/:-@\[-`{-~\u00a1\u00ab\u00bb\u00bf\u060c\u061b\u061f\u06d4\u0964\u0965\u2010-\u2027"
+    r"\u3000-\u303f\uff01-\uff0f\uff1a-\uff20]+"
+)
+# Words whose marks people leave out: accents, and the vowels of Hebrew and Arabic.
+_OPTIONAL = re.compile(
+    "[0-9A-Za-z\u00c0-\u024f\u0370-\u03ff\u1e00-\u1fff]+"
+    "|(?:[\u05d0-\u05ea][\u05b0-\u05bc\u05c1\u05c2]{0,3})+"
+    "|(?:[\u0620-\u064a\u0671-\u06d3][\u064b-\u0655\u0670]{0,3})+"
+)
+_SHOWN = 8  # characters, by their codes
+_SHORT = 1_000  # characters of a text whose traits are kept
+
+_Words: TypeAlias = "dict[str, set[str]]"  # without marks: as they stand in the text
+
+
+class _Traits(NamedTuple):
+    """What is compared of a text."""
+
+    literals: tuple[str, ...]
+    """What has to stand in the other text, too."""
+    words: _Words
+
+
+def invisible(text: str) -> str:
+    """Return the characters of a text that nobody sees and a language model may read, each once."""
+    if text.isascii():
+        return bytes(sorted(set(text.encode().translate(None, _SEEN)))).decode()
+    if not _unseen(text):
+        return ""
+    return "".join(sorted(_unseen(_NEEDED.sub("", text))))
+
+
+def _unseen(text: str) -> set[str]:
+    return {
+        character
+        for character in set(text)
+        if (unicodedata.category(character) in _OTHER and character not in _WHITE_CONTROLS)
+        or _BLANK.match(character)
+    }
+
+
+def why_unreadable(text: str) -> str:
+    """Return why a text is not compared with others, as a clause; nothing where it is."""
+    if _is_long(text):
+        return f"the text has more than {_MOST:,} characters, and others than those of ASCII"
+    found = invisible(text)
+    return f"the text has invisible characters ({_codes(found)})" if found else ""
+
+
+def _is_long(text: str) -> bool:
+    return len(text) > _MOST and not text.isascii()
+
+
+def embeddable(text: str) -> str | None:
+    """Return a text as embedders get it, without emoji; None where it is not to be embedded."""
+    if _is_long(text) or invisible(text):
+        return None
+    plain = without_emoji(text)
+    if plain != text and not any(map(str.isalnum, plain)):
+        return None  # nothing but emoji
+    return plain
+
+
+def without_emoji(text: str) -> str:
+    """Return a text with a space for each emoji, and without a byte order mark."""
+    if text.isascii():
+        return text
+    plain = _EMOJI.sub(_spaced, text.removeprefix("\ufeff"))
+    return text if plain == text else plain.strip()
+
+
+def difference(one: str, other: str) -> str:
+    """Return in which characters two texts differ so that one may not answer for the other.
+
+    Args:
+        one: A text, in NFC.
+        other: Another.
+
+    Returns:
+        A text for people; nothing where the judge may compare them.
+    """
+    if why := why_unreadable(one) or why_unreadable(other):
+        return why
+    if one.isascii() and other.isascii():
+        return ""
+    here, there = _traits(one), _traits(other)
+    for mine, theirs in zip_longest(here.literals, there.literals):
+        if mine is None or theirs is None:
+            return f"only one of them has {_named(mine or theirs or '')}"
+        if mine != theirs:
+            return f"{_named(mine)} / {_named(theirs)}"
+    return _respelt(here.words, there.words)
+
+
+def _codes(characters: str) -> str:
+    shown = [f"U+{ord(character):04X}" for character in characters[:_SHOWN]]
+    return ", ".join([*shown, "..."] if len(characters) > _SHOWN else shown)
+
+
+def _named(literal: str) -> str:
+    """Return what can be read of a literal; a mark alone is drawn over what stands before it."""
+    is_mark = unicodedata.category(literal[0])[0] == "M"
+    return literal[:_LONGEST_WORD] if literal.isprintable() and not is_mark else _codes(literal)
+
+
+def _spaced(match: re.Match[str]) -> str:
+    found = match[0]
+    if not _PICTURE.search(found):
+        return found.rstrip("\ufe0e\ufe0f")
+    return f" {found[0]} " if found[0].isascii() else " "  # a keycap is also a digit
+
+
+def _traits(text: str) -> _Traits:
+    return _kept_traits(text) if len(text) <= _SHORT else _look(text)
+
+
+def _look(text: str) -> _Traits:
+    return _Traits(_literals(text), _spellings(_EMOJI.sub(" ", text[:MOST_CHARACTERS])))
+
+
+_kept_traits = lru_cache(maxsize=1024)(_look)
+
+
+def _literals(text: str) -> tuple[str, ...]:
+    if text.isascii():
+        return ()
+    text = _undecorated(text)
+    emoji = [
+        found.replace("\ufe0e", "").replace("\ufe0f", "")
+        for found in _EMOJI.findall(text)
+        if _PICTURE.search(found)
+    ]
+    words = _WORDS.findall(text[:MOST_CHARACTERS])
+    mixed = [
+        unicodedata.normalize("NFKC", word).casefold()
+        for word in words
+        if not word.isascii() and _MIXED.search(word)
+    ]
+    return (*emoji, *_SIGNS.findall(text), *_stray_marks(_EMOJI.sub("", text)), *mixed)
+
+
+def _stray_marks(text: str) -> list[str]:
+    """Return marks of scripts that stand on letters of other scripts, or are more than four."""
+    distinct = sorted(one for one in set(text) if unicodedata.category(one)[0] == "M")
+    if not distinct:
+        return []
+    marks = f"[{''.join(distinct)}]"
+    return re.findall(f"(?:(?<=[\x00-\u058f\u1e00-\u206f])|(?<={marks}{{4}})){marks}+", text)
+
+
+def _undecorated(text: str) -> str:
+    """Return a question without the friendly emoji at its end."""
+    # Not the pattern on the whole text: it would try each white space of it.
+    tail = _FRIENDLY.search(text, max(0, len(text) - _LONGEST_WORD))
+    if tail is None or _OF_WRITING.search(text):
+        return text
+    body = text[: tail.start()].rstrip()
+    asks = body.endswith(("?", "\uff1f", "\u061f")) or (
+        _QUESTION.match(body) is not None and _UNFINISHED.search(body) is None
+    )
+    return body if asks else text
+
+
+def _respelt(here: _Words, there: _Words) -> str:
+    """Return two words, of texts whose words are the same without their marks, and not with them.
+
+    Nothing of texts of which one leaves the marks out.
+    """
+    if here.keys() != there.keys():
+        return ""
+    differing, marked = "", [False, False]
+    for letters, words in here.items():
+        only, lacking = words - there[letters], there[letters] - words
+        if only and lacking:
+            differing = f"{min(only)} / {min(lacking)}"
+            if not all(map(_OPTIONAL.fullmatch, only | lacking)):
+                return differing
+            marked[0] |= only != {letters}
+            marked[1] |= lacking != {letters}
+    return differing if all(marked) else ""
+
+
+def _spellings(text: str) -> _Words:
+    found: dict[str, set[str]] = {}
+    for word in _BETWEEN_WORDS.split(text.casefold().replace("\u0451", "\u0435")):
+        if 0 < len(word) <= _LONGEST_WORD:
+            letters = word if word.isascii() else _without_marks(word)
+            found.setdefault(letters, set()).add(word)
+    return found
+
+
+def _without_marks(word: str) -> str:
+    decomposed = unicodedata.normalize("NFD", word)
+    return "".join(one for one in decomposed if unicodedata.category(one) != "Mn")
