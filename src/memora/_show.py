@@ -18,6 +18,12 @@ def one_line(text: str, limit: int = 160) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
+def not_utf8(byte: int) -> str:
+    """Say what a text file may be in which a byte is not UTF-8."""
+    kind = "UTF-16" if byte in {0xFE, 0xFF} else "Latin-1 or Windows-1252"
+    return f"the byte 0x{byte:02x} is not UTF-8: the file may be {kind}; save it as UTF-8"
+
+
 def preview(value: object, limit: int = 120) -> str:
     """Return a value in short, on one line: of a large one only its beginning is looked at."""
     try:

@@ -53,7 +53,7 @@ def mistaken(db_uri: str) -> str | None:
     """
     bare = db_uri.strip()
     word = bare.strip(":/").lower()
-    if word in (*_RAM, *_SCHEMES) and not bare.startswith("/"):
+    if word in (*_RAM, "redis", "rediss") and not bare.startswith("/"):
         named = "" if ":" in bare else f" ./{bare.strip('/')} would be a directory of that name"
         return f"did you mean '{_MEANT.get(word, word)}://'?{named}"
     if bare != db_uri:

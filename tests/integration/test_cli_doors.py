@@ -464,3 +464,18 @@ def test_a_shell_completes_commands(shell: str, monkeypatch: pytest.MonkeyPatch)
     assert "cleanup" in told
     assert "clear" in told
     assert "export" not in told
+
+
+@pytest.mark.parametrize("command", ["warm", "import"])
+@pytest.mark.parametrize(
+    ("encoding", "said"),
+    [
+        ("latin-1", "line 1: the byte 0xe9 is not UTF-8: the file may be Latin-1"),
+        ("utf-16", "UTF-16"),
+    ],
+)
+def test_answers_in_another_encoding_are_told_as_such(
+    command: str, encoding: str, said: str
+) -> None:
+    Path("f.jsonl").write_bytes('{"query": "un café?", "result": 1}\n'.encode(encoding))
+    assert said in memora(command, "f.jsonl", "--db", "s", code=2)

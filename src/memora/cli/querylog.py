@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from memora._show import not_utf8
 from memora.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -257,10 +258,7 @@ def _undecoded(text: str) -> str | None:
     """Say which byte of a text was no UTF-8, if any was."""
     if text.isascii() or (found := re.search("[\udc80-\udcff]", text)) is None:
         return None
-    return (
-        f"the byte 0x{ord(found[0]) - 0xDC00:02x} is not UTF-8: the file may be Latin-1 or "
-        "Windows-1252; convert it, such as by iconv -f WINDOWS-1252 -t UTF-8"
-    )
+    return not_utf8(ord(found[0]) - 0xDC00)
 
 
 def _tsv(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
