@@ -58,7 +58,7 @@ def mistaken(db_uri: str) -> str | None:
         return f"did you mean '{_MEANT.get(word, word)}://'?{named}"
     if bare != db_uri:
         return f"did you mean {without_password(bare)!r}, without the blanks around it?"
-    if re.match(r"(localhost|\d+\.\d+\.\d+\.\d+|[\w.-]+\.[a-z]+)(:\d+)(/\d*)?$", bare):
+    if re.match(r"([A-Za-z][\w.-]+|\d+(\.\d+){3}):\d+(/\d*)?$", bare):  # a host and its port
         return f"did you mean {f'redis://{bare}'!r}?"
     found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)(://|:/|//|:(?=[^\\]))", bare)
     return None if found is None else _scheme_meant(found[1], found[2])

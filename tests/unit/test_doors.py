@@ -52,7 +52,7 @@ def cache(embedder: WordEmbedder) -> Iterator[Memora]:
         ),
         *((uri, "'redis://'") for uri in ("redis", "redis:host", "Redis://h", "reddis://h")),
         *((uri, "'redis://'") for uri in ("redis//host", "redis:/host", "valkey://h")),
-        *((uri, f"'redis://{uri}'") for uri in ("localhost:6379", "10.0.0.1:6379/0")),
+        *((uri, f"'redis://{uri}'") for uri in ("localhost:6379", "10.0.0.1:6379/0", "cache:1")),
         *((uri, "'s3://'") for uri in ("s3:/bucket", "s3a://bucket", "S3://bucket", "s3//bucket")),
         ("gcs://bucket", "'gs://'"),
         ("azure://container", "'az://'"),
