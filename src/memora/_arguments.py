@@ -6,13 +6,16 @@ import inspect
 import json
 import random
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from numbers import Real
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from memora._durations import seconds
+from memora._names import nearest
 from memora._show import one_line
-from memora.errors import ArgumentError
+from memora.errors import ArgumentError, OptionError
 from memora.model import Lifetime
 
 if TYPE_CHECKING:
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
     from memora.config import CacheConfig
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+_FUNCTIONS = (FunctionType, MethodType, partial)
 
 _PAIRED = ("query", "context", "result")
 STORED_WITH = ("metadata", "ttl", "stale_ttl", "sliding", "tags", "cost")
@@ -53,6 +59,15 @@ def lifetime_of(  # noqa: PLR0913 - what `Memora.store` takes
         tags=tags_of(tags),
         cost=cost_of(cost, metadata),
     )
+
+
+def check_options(where: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse options that are not known; raises OptionError, which names what was meant."""
+    options = sorted(known)
+    for name in sorted(set(given) - set(options)):
+        meant = nearest(name, options)
+        hint = f"; did you mean {meant!r}?" if meant else f": expected {', '.join(options)}"
+        raise OptionError(f"{name!r} is no option of {where}{hint}")
 
 
 def fields_of(item: object, known: Iterable[str]) -> Mapping[str, Any]:
@@ -104,6 +119,63 @@ def plain_function(name: str, value: F | None) -> F | None:
     if inspect.iscoroutinefunction(value):
         raise ArgumentError(f"{name} must not be async: nobody awaits {value!r}")
     return value
+
+
+def sync_function(name: str, value: Callable[[], T]) -> Callable[[], T]:
+    """Return a function that is not async, called without arguments.
+
+    Raises:
+        ArgumentError: It is async, or none; also when it is called, if it returns a coroutine.
+    """
+    help_ = f"{name} is async: await aget_or_compute(...) instead, or pass a plain function"
+    if inspect.iscoroutinefunction(_called(name, value)):
+        raise ArgumentError(f"{help_}; got {value!r}")
+    given: object = value
+    if not isinstance(given, _FUNCTIONS):  # of a decorator, which passes on whatever it gets
+        return value
+
+    def call() -> T:
+        result = value()
+        returned: object = result
+        if inspect.iscoroutine(returned):  # of a lambda
+            returned.close()
+            raise ArgumentError(f"{help_}; {value!r} returned a coroutine")
+        return result
+
+    return call
+
+
+def async_function(name: str, value: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
+    """Return a function that returns an awaitable, called without arguments.
+
+    Raises:
+        ArgumentError: It is no function; also when it is called, if it returns no awaitable.
+    """
+    if inspect.iscoroutinefunction(_called(name, value)):
+        return value
+
+    def call() -> Awaitable[T]:
+        result: object = value()
+        if not inspect.isawaitable(result):
+            raise ArgumentError(
+                f"{name} must be async, and {value!r} returned a {type(result).__name__}: call "
+                "get_or_compute(...) instead, or pass an async function"
+            )
+        return result
+
+    return call
+
+
+def _called(name: str, value: Any) -> Any:
+    """Return what runs when a value is called; raises ArgumentError for what cannot be."""
+    if inspect.iscoroutine(value):
+        value.close()  # nobody will await it
+    if not callable(value):
+        raise ArgumentError(
+            f"{name} must be a function, called without arguments, got {value!r}: pass the "
+            "function itself, or a lambda that calls it"
+        )
+    return value if isinstance(value, _FUNCTIONS) else type(value).__call__
 
 
 def tags_of(tags: str | Iterable[str] | None) -> tuple[str, ...]:

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import math
+import reprlib
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 def one_line(text: str, limit: int = 160) -> str:
@@ -10,6 +16,57 @@ def one_line(text: str, limit: int = 160) -> str:
     line = " ".join(text.split())
     line = "".join(character if character.isprintable() else "\ufffd" for character in line)
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def not_utf8(byte: int) -> str:
+    """Say what a text file may be in which a byte is not UTF-8."""
+    kind = "UTF-16" if byte in {0xFE, 0xFF} else "Latin-1 or Windows-1252"
+    return f"the byte 0x{byte:02x} is not UTF-8: the file may be {kind}; save it as UTF-8"
+
+
+def preview(value: object, limit: int = 120) -> str:
+    """Return a value in short, on one line: of a large one only its beginning is looked at."""
+    try:
+        return one_line(_Preview(limit).repr(value), limit)
+    except Exception:  # noqa: BLE001 - somebody's value, such as an integer of too many digits
+        return f"<{type(value).__name__}>"
+
+
+class _Preview(reprlib.Repr):
+    """Looks at the first items of containers, where `reprlib` would sort them all."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = limit
+        self.maxlevel = 4
+
+    def repr_dict(self, x: dict[Any, Any], level: int) -> str:
+        pairs = (f"{self.repr1(key, level - 1)}: {self.repr1(x[key], level - 1)}" for key in x)
+        return self._braced(pairs, len(x), level)
+
+    def repr_set(self, x: set[Any], level: int) -> str:
+        parts = (self.repr1(one, level - 1) for one in x)
+        return f"{type(x).__name__}({self._braced(parts, len(x), level)})"
+
+    repr_frozenset = repr_set  # type: ignore[assignment] # only read
+
+    def repr_bytes(self, x: bytes, _level: int) -> str:
+        return repr(x[: self.maxother])
+
+    repr_bytearray = repr_bytes
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        kind = type(x).__name__
+        shape = getattr(x, "shape", None)
+        if isinstance(shape, tuple) and shape:  # of a frame or an array
+            return f"<{kind} of shape {shape}>"
+        return super().repr_instance(x, level)
+
+    def _braced(self, parts: Iterable[str], count: int, level: int) -> str:
+        if level <= 0 and count:
+            return "{...}"
+        more = ["..."] if count > self.maxdict else []
+        return f"{{{', '.join([*islice(parts, self.maxdict), *more])}}}"
 
 
 def fault_line(fault: BaseException) -> str:

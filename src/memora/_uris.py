@@ -5,6 +5,7 @@ Anything that names neither RAM, a server nor a bucket is meant to be a director
 
 from __future__ import annotations
 
+import difflib
 import re
 
 MEMORY = "memory://"
@@ -46,6 +47,47 @@ _NAMED = re.compile(
 )
 MASK = "***"
 """What stands in the place of a secret."""
+_RAM = ("memory", "mem", "ram", "in-memory", "in_memory", "inmemory")
+_SCHEMES = ("memory", "redis", "rediss", "s3", "gs", "az", "file")
+_MEANT = {
+    **dict.fromkeys(_RAM, "memory"),
+    **dict.fromkeys(("valkey", "valkeys", "keydb", "dragonfly"), "redis"),
+    **dict.fromkeys(("s3a", "s3n", "minio"), "s3"),
+    **dict.fromkeys(("gcs", "google"), "gs"),
+    **dict.fromkeys(("azure", "abfs", "abfss", "wasb", "wasbs", "adl"), "az"),
+    **dict.fromkeys(("lance", "lancedb", "sqlite", "sqlite3", "duckdb", "disk", "dir"), "file"),
+}
+
+
+def mistaken(db_uri: str) -> str | None:
+    """Say what something was meant to be that would be read as a path, or as an unknown scheme.
+
+    `memory` alone, or `redis//host`, would be a directory of that name, and a cache in it that
+    nobody looks for: `./memory` names one that is meant.
+    """
+    bare = db_uri.strip()
+    word = bare.strip(":/").lower()
+    if word in (*_RAM, "redis", "rediss") and not bare.startswith("/"):
+        named = "" if ":" in bare else f" ./{bare.strip('/')} would be a directory of that name"
+        return f"did you mean '{_MEANT.get(word, word)}://'?{named}"
+    if bare != db_uri:
+        return f"did you mean {without_password(bare)!r}, without the blanks around it?"
+    if re.match(r"([A-Za-z][\w.-]+|\d+(\.\d+){3}):\d+(/\d*)?$", bare):  # a host and its port
+        return f"did you mean {f'redis://{bare}'!r}?"
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)(://|:/|//|:(?=[^\\]))", bare)
+    return None if found is None else _scheme_meant(found[1], found[2])
+
+
+def _scheme_meant(scheme: str, mark: str) -> str | None:
+    low = scheme.lower()
+    if mark == "//" and low not in _SCHEMES:
+        return None  # a path with two slashes
+    meant = _MEANT.get(low) or next(iter(difflib.get_close_matches(low, _SCHEMES, n=1)), None)
+    if meant is None or (meant == scheme and mark == "://"):
+        return None
+    if meant == "file":
+        return "a directory is named by its path alone, such as './cache'"
+    return f"did you mean '{meant}://'?"
 
 
 def without_password(uri: str) -> str:

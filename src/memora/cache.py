@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 from memora import lifecycle, pipeline, transfer
 from memora._arguments import (
     STORED_WITH,
+    async_function,
+    check_options,
     fields_of,
     flag,
     is_number,
@@ -22,6 +24,7 @@ from memora._arguments import (
     metadata_json,
     plain_function,
     share,
+    sync_function,
     tags_of,
 )
 from memora._clock import SteadyClock
@@ -36,11 +39,11 @@ from memora.calls.decorator import Caching
 from memora.calls.flights import Flights
 from memora.calls.lanes import TaskLane, ThreadLane
 from memora.codec import Codec
-from memora.config import CacheConfig
+from memora.config import CacheConfig, config_from, shown
 from memora.context import canonical_context, canonical_query, exact_key
 from memora.core import Call, Core, said
 from memora.embedders import CachedEmbedder, as_embedder, load_embedder
-from memora.errors import ArgumentError, ClosedError, ConfigError, MemoraError
+from memora.errors import ArgumentError, ClosedError, MemoraError
 from memora.health import Health, look_at_scheduler
 from memora.judge import Judge
 from memora.metrics import Metrics, Timed, Vitals, stats_of
@@ -63,6 +66,7 @@ if TYPE_CHECKING:
     from typing_extensions import ParamSpec, Self, Unpack
 
     from memora.calls.lanes import Lane
+    from memora.config import Settings
     from memora.eviction import EvictionPolicy
     from memora.health import Kind, Looked
     from memora.lifecycle import Found
@@ -99,37 +103,47 @@ def _twin(
 class Memora:
     """A semantic cache. Every method may be called from any thread.
 
+    `Memora()` reads the environment; `Memora("./cache", ttl="1h")` changes some settings of it,
+    and `Memora(config, ttl="1h")` some of `config`, which is left as it is.
+
     Args:
-        config: Settings; without one, `CacheConfig.load()`.
+        config: Settings, or the `db_uri` or path of the store; without settings,
+            `CacheConfig.load()`.
         embedder: An `Embedder`, or any callable from a list of texts to vectors, instead of the
             model that the settings name.
         store: A store instead of the one that the settings name; it evicts as it was told.
-        eviction_policy: An empty policy instead of the one that the settings name.
+        eviction_policy: The setting; or an empty policy instead of the one that it names.
         same_answer: For `mode="shadow"`: given what would have been served and the fresh result,
             whether they say the same; by default if they are equal.
         clock: Seconds since the epoch. Time in the cache never goes back: see the guide. A store on
             a server goes by the server's clock, for which one that is given is taken.
+        **settings: Of `CacheConfig`, in place of what `config` or the environment says; `ttl` is
+            short for `ttl_seconds`.
 
     Raises:
-        ConfigError: A setting is wrong, or needs an optional dependency that is missing.
+        ConfigError: A setting is wrong, unknown, or given twice; or it needs an optional dependency
+            that is missing.
         EmbedderError: The model cannot be loaded.
         StoreError: The store cannot be opened, or does not belong to this model or version.
     """
 
     def __init__(  # noqa: PLR0913 - the ports
         self,
-        config: CacheConfig | None = None,
+        config: CacheConfig | str | PathLike[str] | None = None,
         *,
         embedder: Embedder | Callable[[list[str]], Any] | None = None,
         store: Store | None = None,
-        eviction_policy: EvictionPolicy | None = None,
+        eviction_policy: EvictionPolicy
+        | Literal["fifo", "lru", "lfu", "s3fifo", "cost"]
+        | None = None,
         same_answer: Callable[[Any, Any], object] | None = None,
         clock: Clock = time.time,
+        **settings: Unpack[Settings],
     ) -> None:
-        if config is None:
-            config = CacheConfig.load()
-        if not isinstance(config, CacheConfig):
-            raise ConfigError(f"config must be a CacheConfig, got {type(config).__name__}")
+        changed: dict[str, Any] = {**settings}
+        if isinstance(eviction_policy, str):
+            changed["eviction_policy"], eviction_policy = eviction_policy, None
+        config = config_from(config, changed)
         self._config = config
         self._log = make_logger(config.log_level, json_logs=config.json_logs)
         chosen = (
@@ -161,6 +175,7 @@ class Memora:
                 chosen,
                 config.embedding_cache_size,
                 timer=partial(Timed, timings.now, timings.embedding),
+                warmed=self._metrics.leave_out,
             ),
             store=store,
             codec=codec,
@@ -197,6 +212,7 @@ class Memora:
         self._scheduler: CleanupScheduler | None = None
         self._scheduling = False  # whether its thread should be there
         self._closed = False
+        self._told_of_no_criterion = False
         self._warn_of_settings_without_effect()
         if config.opentelemetry:
             otel.watch(config.table_name, self.read_metrics)
@@ -206,6 +222,17 @@ class Memora:
             table=config.table_name,
             model=chosen.identity,
         )
+
+    def __repr__(self) -> str:
+        settings = shown(self._config)
+        told = [f"db_uri={settings.pop('db_uri')!r}", f"model={self._ports.embedder.identity!r}"]
+        told += [
+            f"{name}={value!r}"
+            for name, value in settings.items()
+            if name != "model_name" and value != CacheConfig.model_fields[name].default
+        ]
+        state = ", closed" if self._closed else ""
+        return f"<Memora {', '.join(told)}{state}>"
 
     @property
     def config(self) -> CacheConfig:
@@ -489,16 +516,18 @@ class Memora:
             query: As for `lookup`.
             context: As for `lookup`.
             compute: Called without arguments; what it raises passes through, and is not stored.
+                An async function is for `aget_or_compute`.
             **options: See `memora.calls.CallOptions`.
 
         Raises:
             MemoraError: An argument is out of range, as of `lookup` and `store`.
         """
         self._check_open()
+        computing = sync_function("compute", compute)
         if not self._computes(options):
-            return compute()
+            return computing()
         call = self._call(query, context, options)
-        result: T = drive(self._core.call(self._threads, call, compute))
+        result: T = drive(self._core.call(self._threads, call, computing))
         return result
 
     async def aget_or_compute(
@@ -508,12 +537,23 @@ class Memora:
         compute: Callable[[], Awaitable[T]],
         **options: Unpack[CallOptions],
     ) -> T:
-        """Do as `get_or_compute`, in a task; a cancelled one leaves the others undisturbed."""
+        """Do as `get_or_compute`, in a task; a cancelled one leaves the others undisturbed.
+
+        Args:
+            query: As for `lookup`.
+            context: As for `lookup`.
+            compute: An async function, or what else returns an awaitable.
+            **options: See `memora.calls.CallOptions`.
+
+        Raises:
+            ArgumentError: `compute` returned something else, or as from `get_or_compute`.
+        """
         self._check_open()
+        computing = async_function("compute", compute)
         if not self._computes(options):
-            return await compute()
+            return await computing()
         call = self._call(query, context, options)
-        result: T = await self._core.call(self._tasks, call, compute)
+        result: T = await self._core.call(self._tasks, call, computing)
         return result
 
     @property
@@ -572,7 +612,7 @@ class Memora:
         similarity_threshold: float | None = None,
         dry_run: bool = False,
     ) -> int | list[Selected]:
-        """Delete the entries that meet all criteria; without any criterion, none.
+        """Delete the entries that meet all criteria; without any criterion, none, with a warning.
 
         Args:
             query: The exact text; with `similarity_threshold` also what means the same.
@@ -602,6 +642,12 @@ class Memora:
         if all(one is None for one in criteria):
             if similarity_threshold is not None:
                 raise ArgumentError("similarity_threshold needs a query to compare with")
+            if not self._told_of_no_criterion:  # once: it may be in a loop
+                self._told_of_no_criterion = True
+                self._log.warning(
+                    "invalidate_without_criteria",
+                    hint="nothing was deleted: name a criterion, or call clear() to delete all",
+                )
             return [] if dry_run else 0
         found = self._find(
             query,
@@ -1134,11 +1180,7 @@ class Memora:
 
     def _call(self, query: str, context: Mapping[str, Any] | None, options: CallOptions) -> Call:
         """Check the arguments of a cached call."""
-        if unknown := options.keys() - CallOptions.__annotations__.keys():
-            raise ArgumentError(
-                f"{min(unknown)!r} is no option of a call: expected "
-                f"{', '.join(CallOptions.__annotations__)}"
-            )
+        check_options("a call", options, CallOptions.__annotations__)
         flag("bypass", options.get("bypass", False))
         said: dict[str, Any] = {name: options.get(name) for name in STORED_WITH}
         metadata, max_age = options.get("metadata"), options.get("max_age")

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from collections.abc import Mapping
@@ -21,20 +20,26 @@ from pydantic import (
     field_serializer,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from typing_extensions import TypedDict
 
 from memora._durations import seconds
 from memora._log import make_logger
-from memora._uris import MASK, is_bucket, without_password
+from memora._names import nearest
+from memora._uris import MASK, is_bucket, mistaken, without_password
 from memora.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from datetime import timedelta
+    from os import PathLike
 
     from pydantic_core import ErrorDetails
 
 T = TypeVar("T")
 PREFIX = "MEMORA_"
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
+
+_OF_MEMORA = ("clock", "embedder", "same_answer", "store")  # its arguments, and no settings
 
 
 def _boolean(value: Any) -> Any:
@@ -53,6 +58,14 @@ def _duration(value: Any) -> Any:
 
 def _optional(value: Any) -> Any:
     return None if isinstance(value, str) and value.strip().lower() == "none" else value
+
+
+def _place(value: Any) -> Any:
+    if not isinstance(value, os.PathLike):
+        return value
+    path = os.fspath(value)
+    # A path is one, whatever it would be as a text.
+    return os.path.join(".", path) if isinstance(path, str) and mistaken(path) else path  # noqa: PTH118 - pathlib drops the dot
 
 
 def _lower(value: Any) -> Any:
@@ -153,7 +166,7 @@ class _Settings(BaseModel):
     """Write the queries into it, too."""
     cross_lingual: Flag = False
     """Serve a query in one language what was stored under one in another."""
-    db_uri: Text = "memory://"
+    db_uri: Annotated[Text, BeforeValidator(_place)] = "memory://"
     """`memory://`, the path of a directory, `redis://` and a server, or `s3://` and a bucket."""
     storage_options: Annotated[Mapping[str, str], PlainValidator(_options), NoDecode] = Field(
         default=_Masked(), description="a mapping of names to texts, or such a JSON object"
@@ -254,6 +267,51 @@ class _Settings(BaseModel):
         int, BeforeValidator(_number), Field(ge=0, description="a whole number, 0 or more")
     ] = 1024
     """How many recent texts and their vectors are kept in RAM; 0 for none."""
+
+
+class Settings(TypedDict, total=False):
+    """The settings as keywords of `Memora`, where `eviction_policy` is an argument."""
+
+    ttl: float | str | timedelta | None
+    """Short for `ttl_seconds`."""
+    model_name: str
+    use_onnx: bool
+    similarity_threshold: float
+    judge: Literal["on", "off"]
+    mode: Literal["serve", "shadow"]
+    shadow_log: str | None
+    shadow_log_bytes: int
+    shadow_log_texts: bool
+    cross_lingual: bool
+    db_uri: str | PathLike[str]
+    storage_options: Mapping[str, str]
+    table_name: str
+    enable_metrics: bool
+    opentelemetry: bool
+    ttl_seconds: float | str | timedelta | None
+    ttl_jitter: float
+    sliding_ttl: bool
+    stale_ttl_seconds: float | str | timedelta | None
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+    json_logs: bool
+    log_queries: bool
+    max_entries: int | None
+    max_bytes: int | None
+    flush_interval_seconds: float
+    durability: Literal["memory", "process", "power"]
+    hot_index: Literal["int8", "bfloat16", "float32", "off"]
+    hot_payload_bytes: int
+    local_tier_bytes: int
+    max_staleness_seconds: float
+    lookup_timeout_seconds: float | str | timedelta | None
+    breaker_failures: int
+    breaker_reset_seconds: float | str | timedelta
+    fail_open: bool
+    auto_create_index: bool
+    index_threshold_entries: int
+    cleanup_interval_seconds: float | str | timedelta | None
+    max_payload_bytes: int | None
+    embedding_cache_size: int
 
 
 class CacheConfig(_Settings):
@@ -357,7 +415,7 @@ def _explain(problem: ErrorDetails, prefix: str) -> str:
     setting = str(problem["loc"][0])
     name = f"{prefix}{setting.upper()}" if prefix else setting
     if problem["type"] == "extra_forbidden":
-        return f"unknown setting {name!r}{_nearest(name, _Settings.model_fields)}"
+        return f"unknown setting {name!r}{hint(name)}"
     accepted, given = _Settings.model_fields[setting].description, problem["input"]
     if setting == "storage_options":  # may hold secrets
         shown = repr(_Masked(given)) if isinstance(given, Mapping) else type(given).__name__
@@ -368,11 +426,6 @@ def _explain(problem: ErrorDetails, prefix: str) -> str:
         if "@" in shown or "=" in shown:  # bytes, or a list, may hold a URI
             shown = type(given).__name__
     return f"{name}={shown}: expected {accepted}"
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def environment() -> dict[str, str]:
@@ -406,9 +459,47 @@ def shown(config: CacheConfig) -> dict[str, Any]:
     return values | {"db_uri": without_password(config.db_uri), "storage_options": hidden}
 
 
-def hint(variable: str) -> str:
-    """Return what an unknown variable might have meant, as the end of a sentence; or nothing."""
-    return _nearest(variable, [f"{PREFIX}{name.upper()}" for name in _Settings.model_fields])
+def hint(name: str) -> str:
+    """Return what an unknown setting or variable might have meant, as the end of a sentence."""
+    prefix = PREFIX if name.upper().startswith(PREFIX) else ""
+    known = [*_Settings.model_fields, *(() if prefix else _OF_MEMORA)]
+    meant = nearest(name[len(prefix) :], known)
+    if meant is None:
+        return ""
+    where = ", an argument of Memora" if meant in _OF_MEMORA else ""
+    return f"; did you mean {(prefix + meant.upper() if prefix else meant)!r}{where}?"
+
+
+def config_from(
+    given: CacheConfig | str | PathLike[str] | None, settings: Mapping[str, Any]
+) -> CacheConfig:
+    """Return the settings that a cache is opened with.
+
+    Args:
+        given: Settings, or a `db_uri` or path; with None or a `db_uri`, the environment is read.
+        settings: What takes the place of theirs. `ttl` stands for `ttl_seconds`.
+
+    Raises:
+        ConfigError: One of them is wrong, unknown, or given twice.
+    """
+    changed = dict(settings)
+    if isinstance(given, (str, os.PathLike)):
+        if "db_uri" in changed:
+            raise ConfigError("the store is given twice: by itself, and as db_uri")
+        changed["db_uri"] = given
+    elif given is not None and not isinstance(given, CacheConfig):
+        raise ConfigError(
+            "config must be a CacheConfig, or a text or path that says where the store is, got "
+            f"{type(given).__name__}; settings are keywords: Memora(ttl_seconds=60)"
+        )
+    if "ttl" in changed:
+        if "ttl_seconds" in changed:
+            raise ConfigError("ttl and ttl_seconds are one setting: give one of them")
+        changed["ttl_seconds"] = changed.pop("ttl")
+    base = given if isinstance(given, CacheConfig) else CacheConfig.load()
+    if not changed:
+        return base
+    return CacheConfig(**{**chosen(base), **changed})
 
 
 _reported: set[str] = set()  # once a process, however many caches are opened

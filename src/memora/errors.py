@@ -12,6 +12,7 @@ break the application around it.
     │   └── QueryTypeError (TypeError)
     ├── ContextError (TypeError)
     ├── ArgumentError (ValueError)
+    │   └── OptionError (TypeError)
     ├── TransferError (ValueError)
     ├── ClosedError (RuntimeError)
     ├── DeadlineError (TimeoutError)
@@ -60,6 +61,10 @@ class ContextError(MemoraError, TypeError):
 
 class ArgumentError(MemoraError, ValueError):
     """An argument of a call is out of range: a threshold, a TTL, metadata."""
+
+
+class OptionError(ArgumentError, TypeError):
+    """A call was given a keyword that there is not; the message names the nearest one."""
 
 
 class TransferError(MemoraError, ValueError):

@@ -68,8 +68,8 @@ class Histogram:
         self._sum = 0.0
 
     def add(self, seconds: float) -> None:
-        """Take one down."""
-        self._new.append(seconds)
+        """Take one down; below 0 is one of which all was left out, see `Metrics.leave_out`."""
+        self._new.append(max(seconds, 0.0))
         if len(self._new) >= _BATCH:
             self._sort()
 
@@ -177,6 +177,9 @@ class Vitals:
         self._worked = [0] * _SLOTS  # by slot of time
         self._failed: list[Counter[Operation]] = [Counter() for _ in range(_SLOTS)]
         self._failed_at = -math.inf
+
+    def leave_out(self, _seconds: float, /) -> None:
+        """Count no latency for what has just taken so long."""
 
     def count_lookup(self, _found: LookupResult, /) -> None:
         """Record the outcome of a lookup that worked."""
@@ -286,8 +289,9 @@ class Metrics(Vitals):
 
     def __init__(self, *, clock: Clock = time.monotonic, policy: str = "fifo") -> None:
         self._histograms = {name: Histogram() for name in Timings._fields[1:]}
+        self._left_out = 0.0
         self.timings = Timings(
-            time.perf_counter, *(histogram.add for histogram in self._histograms.values())
+            self._now, *(histogram.add for histogram in self._histograms.values())
         )
         super().__init__(clock=clock, policy=policy)
 
@@ -322,6 +326,13 @@ class Metrics(Vitals):
         """Record lookups that were misses because the cache failed; beside `count_fault`."""
         with self._lock:
             self._lookups[reason] += times
+
+    def leave_out(self, seconds: float, /) -> None:
+        """Set back the clock by which latencies are taken, for all that are being taken."""
+        self._left_out += seconds
+
+    def _now(self) -> float:
+        return time.perf_counter() - self._left_out
 
     def count_store(self) -> None:
         """Record a store that worked."""
@@ -440,6 +451,7 @@ def stats_of(reading: Reading) -> dict[str, Any]:
         "misses": sum(misses.values()),
         "total_requests": total,
         "hit_rate": f"{sum(hits.values()) / total:.2%}" if total else "0.00%",
+        "hit_ratio": sum(hits.values()) / total if total else 0.0,
         "hits_by_reason": hits,
         "misses_by_reason": misses,
         "stale_hits": sum(found["stale_hits"].values()),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from html import escape
 from typing import Any, Literal, TypeAlias
 
-from memora._show import duration, one_line, rounded
+from memora._show import duration, one_line, preview, rounded
 
 Reason: TypeAlias = Literal[
     "exact",  # hit: the same text in the same context
@@ -20,6 +21,40 @@ Reason: TypeAlias = Literal[
     "timeout",  # miss: the cache took longer than `lookup_timeout_seconds`; the same
     "error",  # miss: the cache itself failed; logged, counted, visible in health
 ]
+
+
+class _Shown:
+    """Shows the fields that say something, each in short, however large its value is."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        told = ", ".join(f"{name}={preview(value)}" for name, value in self._said())
+        return f"{type(self).__name__}({told})"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{escape(name)}</th>"
+            f"<td style='text-align:left'>{escape(text)}</td></tr>"
+            for name, value in self._said()
+            for text in [value[:2000] if isinstance(value, str) else preview(value, 2000)]
+        )
+        return f"<table><caption>{escape(type(self).__name__)}</caption>{rows}</table>"
+
+    def _said(self) -> list[tuple[str, Any]]:
+        """Return the fields that are not empty; on a hit also a result that is."""
+        always = ("result",) if getattr(self, "is_hit", False) else ()
+        said = [(one.name, getattr(self, one.name)) for one in fields(self)]  # type: ignore[arg-type] # of dataclasses
+        return [
+            (name, value)
+            for name, value in said
+            if name in always
+            or not (
+                value is None
+                or (type(value) in {tuple, dict} and not value)
+                or (name == "is_stale" and not value)
+            )
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +162,8 @@ class Evidence:
     """How: the query's words / the stored query's words."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Candidate(_Shown):
     """An entry that was judged, served or not."""
 
     entry_id: str
@@ -142,8 +177,8 @@ class Candidate:
     """What speaks against it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LookupResult:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class LookupResult(_Shown):
     """The outcome of a lookup: a hit with its result, or a miss with its reason.
 
     True in a boolean context when it is a hit, so `if (found := cache.lookup(...)):` reads right
@@ -186,8 +221,8 @@ class LookupResult:
         return self.is_hit
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AvailabilityCheck:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class AvailabilityCheck(_Shown):
     """Whether a lookup would hit now, without its result. True in a boolean context if so."""
 
     available: bool
@@ -201,8 +236,8 @@ class AvailabilityCheck:
         return self.available
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Selected:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Selected(_Shown):
     """An entry that an invalidation concerns, or that a listing shows."""
 
     entry_id: str
@@ -224,8 +259,8 @@ class Selected:
     """Raw cosine similarity to that query, in [-1, 1]."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Explanation:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Explanation(_Shown):
     """What a lookup would do, and why. `print` it, or read its fields."""
 
     query: str

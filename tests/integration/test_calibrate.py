@@ -159,7 +159,7 @@ def test_what_is_left_out_of_a_log_and_changed_repeats_are_told(
 
     memora("calibrate", log, "--from-log", "--json", code=1)
 
-    assert told[0].startswith("2 lines left out; first: line 11: expected one JSON object")
+    assert told[0].startswith("2 lines left out; first: line 11: expected a JSON object")
     assert told[1].startswith("2 of 10 repeats of the very same query had another answer")
 
 

@@ -95,6 +95,7 @@ ORDER = [
         "_log",
         "_fork",
         "_onnxruntime",
+        "_names",
         "_show",
         "_uris",
     ],

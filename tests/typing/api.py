@@ -94,3 +94,10 @@ with Memora(config, embedder=embedder, store=store) as cache:
 Memora(embedder=vectors)
 Memora(embedder=CachedEmbedder(FunctionEmbedder(vectors, identity="v"), 10))
 copied: Moved = reembed(config, CacheConfig(table_name="new"), embedder=embedder)
+Memora("./cache", ttl="1h", max_entries=500)
+Memora(Path("cache"), ttl=timedelta(hours=1), eviction_policy="lru")
+Memora(db_uri="memory://", similarity_threshold=0.9, lookup_timeout_seconds="2s")
+Memora(config, ttl_seconds=None)
+Memora(treshold=0.9)  # type: ignore[call-arg]
+Memora(ttl=[1])  # type: ignore[arg-type]
+Memora(eviction_policy="mru")  # type: ignore[arg-type]

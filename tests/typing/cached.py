@@ -33,6 +33,12 @@ def functions(engine: Engine) -> None:
     bare(3)  # type: ignore[arg-type]
     bare("x", tap=1)  # type: ignore[call-arg]
 
+    def length(prompt: str) -> int:
+        return len(prompt)
+
+    assert_type(cached(length, query_param="prompt")("x"), int)
+    assert_type(cached("prompt")(length)("x"), int)
+
     @cached(query_param="prompt", strict_params=["model"], ttl="10m", tags=("a", "{model}"))
     def ask(prompt: str, model: str) -> list[str]:
         return [prompt, model]

@@ -437,7 +437,7 @@ def test_a_hub_that_cannot_be_reached_is_an_embedder_error(monkeypatch: pytest.M
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
 
-    with pytest.raises(EmbedderError, match=r"'owner/model' could not be fetched .*offline"):
+    with pytest.raises(EmbedderError, match=r"'owner/model' is not packaged, and could .*offline"):
         load_embedder("owner/model", use_onnx=True)
 
 

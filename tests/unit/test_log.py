@@ -89,6 +89,7 @@ def test_what_is_logged_is_as_documented(
         cache.store("another", SQL, 1)
         cache.store("not storable", SQL, object())
         cache.invalidate("another", SQL)
+        cache.invalidate()
         cache.outdate("doc")
         cache.clear()
         cache.cleanup_expired()

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
-from memora._arguments import flag, plain_function, share
+from memora._arguments import check_options, flag, plain_function, share
 from memora._durations import seconds
 from memora.calls._binding import Rules
 from memora.calls._decorated import Behaviour, Plan, kind_of
@@ -48,7 +49,8 @@ class Decorator:
 class Caching:
     """`cache.cached`: decorates functions, so that their calls are answered from the cache.
 
-    Used bare, `@cache.cached`, or with options, `@cache.cached(query_param="prompt")`. See there.
+    Used bare, `@cache.cached`, or with options, `@cache.cached(query_param="prompt")`; or called,
+    `cache.cached(function, query_param="prompt")`. See there.
 
     Args:
         cache: Where results are stored.
@@ -60,13 +62,15 @@ class Caching:
         self._log = log
 
     @overload
-    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncCached[P, R]: ...
+    def __call__(
+        self, function: Callable[P, Coroutine[Any, Any, R]], /, **options: Any
+    ) -> AsyncCached[P, R]: ...
 
     @overload
-    def __call__(self, function: Callable[P, A], /) -> AsyncCachedStream[P, A]: ...
+    def __call__(self, function: Callable[P, A], /, **options: Any) -> AsyncCachedStream[P, A]: ...
 
     @overload
-    def __call__(self, function: Callable[P, R], /) -> Cached[P, R]: ...
+    def __call__(self, function: Callable[P, R], /, **options: Any) -> Cached[P, R]: ...
 
     @overload
     def __call__(
@@ -91,9 +95,10 @@ class Caching:
         single_flight: bool = True,
     ) -> Decorator: ...
 
-    def __call__(  # noqa: PLR0913 - all that may be said of a function
+    def __call__(  # type: ignore[misc] # noqa: PLR0913 - `query_param` by position is `given`
         self,
-        query_param: Any = "query",
+        given: Any = None,
+        /,
         strict_params: str | Iterable[str] | None = None,
         static_context: Mapping[str, Any] | None = None,
         auto_strict: bool = False,  # noqa: FBT001, FBT002 - by position in 0.1.0
@@ -111,11 +116,14 @@ class Caching:
         tags: str | Iterable[str] | None = None,
         condition: Callable[[Any], bool] | None = None,
         single_flight: bool = True,
+        query_param: str | None = None,
+        **unknown: Any,
     ) -> Any:
         """Return the function decorated, or what decorates one.
 
         Args:
-            query_param: The parameter that is compared by meaning.
+            given: The function; or the next, by position.
+            query_param: The parameter that is compared by meaning, "query" by default.
             strict_params: The parameters that must be equal; by default all others.
             static_context: More context, the same for every call. Without `strict_params` and
                 `auto_strict` it is all the context there is.
@@ -135,14 +143,19 @@ class Caching:
             tags: As for `store`; "doc:{doc_id}" stands for the parameter's value.
             condition: Told a result, says whether to store it; told a stream's items as a list.
             single_flight: Let equal calls at the same time run the function once. Not of streams.
+            **unknown: Is refused.
 
         Raises:
-            ArgumentError: An option is wrong, or names what is no parameter.
+            ArgumentError: An option is wrong, unknown, or names what is no parameter.
             ContextError: The static context holds a value without canonical form.
         """
-        function = None if isinstance(query_param, str) else query_param
+        check_options("cached", unknown, _OPTIONS)
+        function = None if isinstance(given, str) else given
+        if isinstance(given, str) and query_param is not None:
+            raise ArgumentError(f"query_param is given twice: {given!r} and {query_param!r}")
+        named = given if isinstance(given, str) else query_param
         rules = Rules(
-            query_param="query" if function is not None else query_param,
+            query_param="query" if named is None else named,
             strict_params=None if strict_params is None else _names("strict_params", strict_params),
             static_context=_mapping("static_context", static_context) or None,
             auto_strict=flag("auto_strict", auto_strict),
@@ -193,6 +206,9 @@ class Caching:
                 because=because,
                 **({"unless": "not a text"} if rules.auto_strict else {}),
             )
+
+
+_OPTIONS = set(inspect.signature(Caching.__call__).parameters) - {"self", "given", "unknown"}
 
 
 @overload

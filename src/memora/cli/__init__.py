@@ -7,14 +7,26 @@ import sys
 from memora.errors import MemoraError, MissingExtraError
 
 USAGE_ERROR = 2
+INTERRUPTED = 130
 
 
 def main() -> None:
     """Run `memora`.
 
     Exit codes: 0 done (and for `lookup`, a hit), 1 a miss, 2 wrong usage, input or store, with one
-    line on stderr that says what and what to do.
+    line on stderr that says what and what to do; 130 interrupted, by Ctrl-C.
     """
+    try:
+        _run()
+    except KeyboardInterrupt:  # while the commands are loaded
+        _interrupted()
+    except SystemExit as done:
+        if done.code == INTERRUPTED:  # what was done so far has been told
+            _interrupted()
+        raise
+
+
+def _run() -> None:
     try:
         from memora.cli.app import app  # noqa: PLC0415 - the extra may be missing
     except ModuleNotFoundError as error:
@@ -25,6 +37,11 @@ def main() -> None:
         app()
     except (MemoraError, OSError) as error:  # a full disk, a terminal that is gone
         _fail(error)
+
+
+def _interrupted() -> None:
+    sys.stderr.write("memora: interrupted\n")
+    sys.exit(INTERRUPTED)
 
 
 def _fail(error: Exception) -> None:

@@ -17,7 +17,7 @@ from rich.console import Console
 import memora
 from memora._uris import is_on_disk, without_password
 from memora.cache import Memora
-from memora.cli import doctor, entries, moving, operating
+from memora.cli import INTERRUPTED, doctor, entries, moving, operating
 from memora.cli.calibrate import calibrate
 from memora.cli.common import (
     AsJson,
@@ -46,7 +46,6 @@ from memora.stores._inspect import sizes
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -79,7 +78,13 @@ def root(
 
 @app.command("replay")
 def replay_command(
-    file: Annotated[Path, typer.Argument(help="JSONL, CSV or text, one query a line; may be .gz.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="JSON lines, a JSON array, CSV, or text with one query a line; may be .gz; "
+            "- reads standard input."
+        ),
+    ],
     *,
     log_format: Annotated[
         str | None, typer.Option("--format", help="jsonl, csv or text; by default by suffix.")
@@ -135,7 +140,7 @@ def replay_command(
         done = _replay(log, *opened, limit=limit, examples=examples)
     if compare is None:
         as_json = as_json or config.json_logs
-        _finish(done, title=file.name, call_seconds=call_seconds, as_json=as_json)
+        _finish(done, title=log.name, call_seconds=call_seconds, as_json=as_json)
         return
     changed = [change.partition("=")[0] for change in compare]
     settings = [{name: getattr(config, name) for name in changed} for config in configs]
@@ -151,7 +156,8 @@ def replay_command(
         typer.echo(json.dumps({"compared": sides}, ensure_ascii=False))
     else:
         names = [" ".join(f"{name}={value}" for name, value in side.items()) for side in settings]
-        print_comparison(Console(), done, names=names, title=file.name, call_seconds=call_seconds)
+        print_comparison(Console(), done, names=names, title=log.name, call_seconds=call_seconds)
+    _end(done)
 
 
 @app.command()
@@ -239,7 +245,9 @@ def store(
     *,
     db: Db,
     context: ContextOption = "{}",
-    ttl: Annotated[float | None, typer.Option(help="Seconds to live.")] = None,
+    ttl: Annotated[
+        str | None, typer.Option(help="How long it lives: seconds, or such as 10m, 1h30m.")
+    ] = None,
     parse: Annotated[
         bool, typer.Option("--parse-json", help="Store the JSON value rather than the text.")
     ] = False,
@@ -306,17 +314,22 @@ def _replay(log: QueryLog, *caches: Memora, limit: int | None, examples: int) ->
     progress = progress_bar(console)
     with progress if console.is_terminal else nullcontext():
         task = progress.add_task("replaying", total=limit or log.size)
-        for report in done.run(log):
-            share = report.hits / report.queries if report.queries else 0.0
-            progress.update(
-                task,
-                completed=report.queries if limit else log.position,
-                description=f"{report.queries:,} queries, {share:.0%} hits",
-            )
-            if limit and report.queries >= limit:
-                break
+        try:
+            for report in done.run(log):
+                share = report.hits / report.queries if report.queries else 0.0
+                progress.update(
+                    task,
+                    completed=report.queries if limit else log.position,
+                    description=f"{report.queries:,} queries, {share:.0%} hits",
+                )
+                if limit and report.queries >= limit:
+                    break
+        except KeyboardInterrupt:  # the report is of what was replayed by now
+            done.interrupted = True
     report = done.reports[0]
-    if not report.queries:
+    if done.interrupted:
+        note(f"replaying: {report.queries:,} queries done, which the report is of")
+    elif not report.queries:
         raise ArgumentError(f"no query found; {report.first_problem or 'the file is empty'}")
     return done
 
@@ -327,11 +340,18 @@ def _finish(done: Replay, *, title: str, call_seconds: float, as_json: bool) -> 
         typer.echo(json.dumps(report.as_dict(call_seconds=call_seconds), ensure_ascii=False))
     else:
         print_report(Console(), report, title=title, call_seconds=call_seconds)
+    _end(done)
+
+
+def _end(done: Replay) -> None:
+    if done.interrupted:
+        raise typer.Exit(INTERRUPTED)
 
 
 app.add_typer(entries.app, name="entries")
 app.command()(entries.invalidate)
 app.command()(entries.cleanup)
+app.command()(entries.clear)
 app.command()(moving.export)
 app.command("import")(moving.import_command)
 app.command()(moving.warm)

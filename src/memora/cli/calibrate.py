@@ -50,7 +50,8 @@ def calibrate(
     file: Annotated[
         Path | None,
         typer.Argument(
-            help="Labelled pairs: CSV, TSV or JSON lines; may be .gz. With --from-log a log, by "
+            help="Labelled pairs: CSV, TSV or JSON; may be .gz; - reads standard input. With "
+            "--from-log a log, by "
             f"default the one that {PREFIX}SHADOW_LOG names."
         ),
     ] = None,
@@ -81,7 +82,9 @@ def calibrate(
     as_json: AsJson = False,
 ) -> None:
     """Recommend a threshold for a budget of wrong answers. Exit code 1 where none can be."""
-    _check_extra()
+    _check_extra("scipy")
+    if plot is not None or html is not None:
+        _check_extra("matplotlib")
     if of not in {"all", "hits"}:
         raise ArgumentError(f"--of {of!r}: expected all or hits")
     if from_log and (query or candidate or label):
@@ -114,9 +117,10 @@ def calibrate(
         raise typer.Exit(EXIT_NONE)
 
 
-def _check_extra() -> None:
-    if find_spec("scipy") is None or find_spec("matplotlib") is None:
-        raise MissingExtraError("memora calibrate", extra="tuning")
+def _check_extra(library: str) -> None:
+    if find_spec(library) is None:
+        needs = "memora calibrate" if library == "scipy" else "memora calibrate --plot or --html"
+        raise MissingExtraError(needs, extra="tuning")
 
 
 def _source(file: Path | None, config: CacheConfig, *, from_log: bool) -> Path:
@@ -161,7 +165,7 @@ def _score(path: Path, columns: PairColumns, config: CacheConfig) -> Scores:
     judge = Judge(
         embedder.identity, enabled=config.judge == "on", cross_lingual=config.cross_lingual
     )
-    with progress_of("embedding") as progress:
+    with progress_of("embedding", left="no threshold was computed") as progress:
         return tuning.score(pairs, embedder=embedder, judge=judge, progress=progress)
 
 

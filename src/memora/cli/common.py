@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
@@ -84,15 +84,32 @@ def open_to_look(config: CacheConfig) -> tuple[Store, Embedder]:
 
 
 @contextmanager
-def progress_of(description: str) -> Iterator[Callable[[int, int | None], None] | None]:
-    """Show a bar on stderr; None where that is no terminal."""
+def progress_of(description: str, *, left: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Show a bar on stderr, where that is a terminal; when interrupted, say how far it came.
+
+    Args:
+        description: What is done.
+        left: What an interruption leaves, and how to go on.
+    """
     console = Console(stderr=True)
-    if not console.is_terminal:
-        yield None
-        return
-    with progress_bar(console) as bar:
-        task = bar.add_task(description, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    reached: tuple[int, int | None] = (0, None)
+    bar = progress_bar(console) if console.is_terminal else None
+    task = None if bar is None else bar.add_task(description, total=None)
+
+    def step(done: int, total: int | None) -> None:
+        nonlocal reached
+        reached = done, total
+        if bar is not None and task is not None:
+            bar.update(task, completed=done, total=total)
+
+    try:
+        with bar or nullcontext():
+            yield step
+    except KeyboardInterrupt:
+        done, total = reached
+        of = "" if total is None else f" of {total:,}"
+        note(f"{description}: {done:,}{of} done; {left}")
+        raise
 
 
 def progress_bar(console: Console) -> Progress:

@@ -199,6 +199,27 @@ def invalidate(
     _say_deleted(deleted, as_json=as_json)
 
 
+def clear(
+    *,
+    db: Db,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go.")] = False,
+    yes: Yes = False,
+    table: TableName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Delete all entries of a table. `invalidate` deletes some of them."""
+    with open_without_model(config_of(db_uri=db, table_name=table)) as cache:
+        if dry_run or not yes:
+            found = cache.entries()
+            if dry_run:
+                _print(found, limit=len(found) or 1, as_json=as_json)
+                return
+            if found:
+                _confirm(len(found))
+        deleted = cache.clear()
+    _say_deleted(deleted, as_json=as_json)
+
+
 def cleanup(*, db: Db, table: TableName = None, as_json: AsJson = False) -> None:
     """Remove what has expired, or been outdated, from a store."""
     with open_without_model(config_of(db_uri=db, table_name=table)) as cache:

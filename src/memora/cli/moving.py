@@ -47,7 +47,7 @@ def export(
     """Write all entries of a store to a file, or over it."""
     with (
         open_without_model(config_of(db_uri=db, table_name=table)) as cache,
-        progress_of("exporting") as progress,
+        progress_of("exporting", left="nothing was written") as progress,
     ):
         moved = cache.export_entries(file, skip_errors=skip_errors, progress=progress)
     _report("exported", moved, as_json=as_json)
@@ -69,7 +69,12 @@ def import_command(
     """Put the entries of a file into a store, made if missing; run it again if it was cut short."""
     _check_db(db)
     settings = config_of(db_uri=db, table_name=table, model_name=model, max_entries=max_entries)
-    with Memora(kept(settings)) as cache, progress_of("importing") as progress:
+    with (
+        Memora(kept(settings)) as cache,
+        progress_of(
+            "importing", left="what was imported stays: run it again for the rest"
+        ) as progress,
+    ):
         moved = cache.import_entries(
             file, skip_errors=skip_errors, reembed=reembed, progress=progress
         )
@@ -88,7 +93,10 @@ def warm(
     """Store answers that are known in a store, made if missing."""
     _check_db(db)
     settings = config_of(db_uri=db, table_name=table, model_name=model, max_entries=max_entries)
-    with Memora(kept(settings)) as cache, progress_of("warming") as progress:
+    with (
+        Memora(kept(settings)) as cache,
+        progress_of("warming", left="what was stored stays: run it again for the rest") as progress,
+    ):
         stored = cache.warm(file, progress=progress)
     typer.echo(json.dumps({"stored": stored}) if as_json else f"stored {stored:,}")
 
@@ -119,7 +127,7 @@ def reembed(
         model_name=model,
         max_entries=max_entries,
     )
-    with progress_of("embedding") as progress:
+    with progress_of("embedding", left="what was copied stays: run it again to go on") as progress:
         moved = transfer.reembed(source, kept(target), progress=progress)
     _report("copied", moved, as_json=as_json)
 

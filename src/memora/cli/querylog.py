@@ -1,19 +1,28 @@
-"""Query logs as records: JSONL, CSV or plain text, gzipped or not, one query a line, streamed."""
+"""Query logs as records: JSONL, CSV or plain text, gzipped or not, one query a line, streamed.
+
+Also a JSON array, which is read as a whole; and logs of chats, whose messages are queries.
+"""
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
 import json
-from contextlib import contextmanager
+import re
+import sys
+from collections.abc import Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias, cast
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from memora._show import not_utf8
 from memora.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from typing_extensions import Self
@@ -31,6 +40,20 @@ _SUFFIXES: dict[str, Format] = {
 _QUERY = ("query", "text", "prompt", "question")
 _CLASS = ("class", "label", "intent")
 _ANSWER = ("answer", "response", "result")
+# Where a row of a log of chats has its messages: itself, or the request that was logged.
+_REQUESTS = ("body", "request", "kwargs")
+_ASKS, _ANSWERS = ("user", "human"), ("assistant", "ai")
+_STANDARD_INPUT = "-"
+_GZIP = b"\x1f\x8b"
+_HEAD = 4096  # bytes by which a file is told
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",  # Excel's CSV
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark begins it
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_DELIMITERS = ";\t|"  # of a CSV whose heading has no comma
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,13 +92,15 @@ class BadLine:
 
 
 class QueryLog:
-    """A query log that is read once, from its beginning.
+    """A query log that is read once, from its beginning; `-` is standard input.
 
     Raises:
         ArgumentError: The file cannot be read.
     """
 
     def __init__(self, path: Path, *, log_format: Format | None, columns: Columns) -> None:
+        self._piped = str(path) == _STANDARD_INPUT
+        self.name = "standard input" if self._piped else path.name
         self._columns = columns
         self._found: dict[str, None] = {}  # the columns met so far, in order
         suffixes = [suffix.lower() for suffix in path.suffixes]
@@ -83,30 +108,38 @@ class QueryLog:
         if zipped:
             suffixes.pop()
         self._suffix = suffixes[-1] if suffixes else ""
-        self._format: Format = log_format or _SUFFIXES.get(self._suffix, "text")
+        self.size: int | None = None
         try:
-            self._raw: IO[bytes] = path.open("rb")
-            self.size = path.stat().st_size
+            self._raw: io.BufferedReader = _standard_input() if self._piped else path.open("rb")
+            if not self._piped:
+                self.size = path.stat().st_size
+            zipped = zipped or self._raw.peek(_HEAD).startswith(_GZIP)
         except OSError as error:
             raise ArgumentError(f"cannot read {str(path)!r}: {error.strerror}") from error
-        unzipped = gzip.GzipFile(fileobj=self._raw) if zipped else self._raw
-        # "replace": one badly encoded line must not end a long replay. utf-8-sig: Excel's CSV.
+        unzipped = io.BufferedReader(gzip.GzipFile(fileobj=self._raw)) if zipped else self._raw
+        try:
+            head = unzipped.peek(_HEAD)[:_HEAD]
+        except (OSError, EOFError):  # damaged, which is told when it is read
+            head = b""
+        self._format: Format = log_format or _SUFFIXES.get(self._suffix) or self._guess(head)
+        # One badly encoded line must not end a long replay: it is told as such.
         # newline="" keeps line breaks inside quoted CSV fields.
-        self._lines = io.TextIOWrapper(
-            cast("IO[bytes]", unzipped), "utf-8-sig", errors="replace", newline=""
-        )
+        encoding = self._encoding(head)
+        errors = "surrogateescape" if encoding.startswith("utf-8") else "replace"
+        self._lines = io.TextIOWrapper(unzipped, encoding, errors=errors, newline="")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lines.close()
-        self._raw.close()
+        if not self._piped:
+            self._lines.close()
+            self._raw.close()
 
     @property
     def position(self) -> int:
-        """Bytes of the file read so far, out of `size`."""
-        return self._raw.tell()
+        """Bytes of the file read so far, out of `size`; 0 where that is not known."""
+        return self._raw.tell() if self.size is not None else 0
 
     def __iter__(self) -> Iterator[Record | BadLine]:
         if self._format == "text":
@@ -128,11 +161,27 @@ class QueryLog:
         Raises:
             ArgumentError: The file is damaged, or has no columns.
         """
-        if self._format == "text":
+        if self._format == "text" and not self._piped:
             raise ArgumentError("a text file has no columns: expected .csv, .tsv or .jsonl")
         read = _jsonl if self._format == "jsonl" else _tsv if self._suffix == ".tsv" else _csv
         with self._explained():
             yield from read(self._lines)
+
+    def _guess(self, head: bytes) -> Format:
+        """Tell the format of what has no suffix that says it."""
+        return "jsonl" if self._piped and head.lstrip()[:1] in {b"{", b"["} else "text"
+
+    def _encoding(self, head: bytes) -> str:
+        for mark, encoding in _MARKS.items():
+            if head.startswith(mark):
+                return encoding
+        if b"\0" in head:
+            self._raw.close()
+            raise ArgumentError(
+                f"{self.name} has NUL bytes: it is no text, or UTF-16 without a mark at its "
+                "beginning; save it as UTF-8"
+            )
+        return "utf-8"
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -149,20 +198,67 @@ class QueryLog:
 
 
 def _jsonl(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Yield line numbers with a row, or with what is wrong."""
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            yield number, f"not JSON: {error}"
-            continue
-        if isinstance(row, str):
-            row = {"query": row}
-        if not isinstance(row, dict):
-            row = f"expected one JSON object a line, got a {type(row).__name__}"
-        yield number, row
+    """Yield line numbers with a row, or with what is wrong; of an array, the items' numbers."""
+    numbered: Iterator[tuple[int, str]] = iter(
+        (number, line) for number, line in enumerate(lines, start=1) if line.strip()
+    )
+    for number, line in numbered:
+        if line.lstrip().startswith("["):
+            rest = list(numbered)
+            if (items := _array([line, *(one for _, one in rest)])) is not None:
+                yield from items
+                return
+            numbered = iter(rest)
+        yield number, _row(line)
+        break
+    for number, line in numbered:
+        yield number, _row(line)
+
+
+def _row(line: str) -> dict[str, Any] | str:
+    if problem := _undecoded(line):
+        return problem
+    try:
+        return _as_row(json.loads(line))
+    except (ValueError, RecursionError) as error:
+        return f"not JSON: {error}"
+
+
+def _as_row(value: Any) -> dict[str, Any] | str:
+    if isinstance(value, str):
+        return {"query": value}
+    if _are_messages(value):
+        return {"messages": value}
+    if not isinstance(value, dict):
+        return f"expected a JSON object, got a {type(value).__name__}"
+    return value
+
+
+def _array(lines: list[str]) -> list[tuple[int, dict[str, Any] | str]] | None:
+    """Return the items of a file that is one JSON array; None where each line is a value."""
+    text = "".join(lines)
+    try:
+        items = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        with suppress(ValueError, RecursionError):
+            json.loads(lines[0])
+            return None
+        raise ArgumentError(
+            f"the file begins with '[' and is no JSON array: {_undecoded(text) or error}"
+        ) from error
+    if _are_messages(items):  # one conversation
+        return [(1, {"messages": items})]
+    rows = enumerate(map(_as_row, items), start=1)
+    return [
+        (number, f"item {number}: {row}" if isinstance(row, str) else row) for number, row in rows
+    ]
+
+
+def _undecoded(text: str) -> str | None:
+    """Say which byte of a text was no UTF-8, if any was."""
+    if text.isascii() or (found := re.search("[\udc80-\udcff]", text)) is None:
+        return None
+    return not_utf8(ord(found[0]) - 0xDC00)
 
 
 def _tsv(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
@@ -173,30 +269,105 @@ def _csv(
     lines: Iterable[str], *, delimiter: str = ","
 ) -> Iterator[tuple[int, dict[str, Any] | str]]:
     csv.field_size_limit(2**31 - 1)  # a query may be longer than the 128 KB that are the default
-    reader = csv.DictReader(lines, delimiter=delimiter)
+    lines = iter(lines)
+    heading = next(lines, "")
+    bare = re.sub(r'"[^"]*"', "", heading)
+    if delimiter not in bare:
+        delimiter = next((one for one in _DELIMITERS if one in bare), delimiter)
+    reader = csv.DictReader(chain([heading], lines), delimiter=delimiter)
     for row in reader:
-        yield reader.line_num, {name: value for name, value in row.items() if name is not None}
+        found = {name: value for name, value in row.items() if name is not None}
+        texts = (text for text in (*found, *found.values()) if isinstance(text, str))
+        yield reader.line_num, next(filter(None, map(_undecoded, texts)), found)
 
 
-def _text(lines: Iterable[str]) -> Iterator[Record]:
+def _text(lines: Iterable[str]) -> Iterator[Record | BadLine]:
     for number, line in enumerate(lines, start=1):
-        if query := line.strip():
+        if problem := _undecoded(line):
+            yield BadLine(number, problem)
+        elif query := line.strip():
             yield Record(line=number, query=query, context={}, label=None, answer=None)
 
 
 def _record(number: int, row: Mapping[str, Any], columns: Columns) -> Record | BadLine:
     query = _first(row, (columns.query,) if columns.query else _QUERY)
+    chat = {"messages": query} if _are_messages(query) else None if query else _request(row)
+    answer = _first(row, (columns.answer,) if columns.answer else _ANSWER)
+    context = _context(row, columns.context or ("context",))
+    if chat is not None:
+        query, before, said = _asked(chat)
+        context |= before
+        answer = said if answer is None else answer
     if not isinstance(query, str) or not query.strip():
+        if chat is not None:
+            return BadLine(number, "no query: expected a message of the user with a text in it")
         wanted = repr(columns.query) if columns.query else "one of " + ", ".join(_QUERY)
         return BadLine(number, f"no query: expected text in {wanted}; columns are {list(row)}")
     label = _first(row, (columns.label,) if columns.label else _CLASS)
     return Record(
         line=number,
         query=query,
-        context=_context(row, columns.context or ("context",)),
+        context=context,
         label=None if label is None else str(label),
-        answer=_first(row, (columns.answer,) if columns.answer else _ANSWER),
+        answer=answer,
     )
+
+
+def _are_messages(value: Any) -> bool:
+    """Tell whether a value is a conversation, as APIs of chat models take it."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(one, dict) and isinstance(one.get("role"), str) for one in value)
+    )
+
+
+def _request(row: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the conversation that a row logs, if it does, and for which model that was."""
+    for place in (row, *(row.get(name) for name in _REQUESTS)):
+        found = place.get("messages") if isinstance(place, Mapping) else None
+        if isinstance(found, str) and found.lstrip().startswith("["):  # of a CSV
+            with suppress(ValueError, RecursionError):
+                found = json.loads(found)
+        if _are_messages(found) and isinstance(place, Mapping):
+            return {"messages": found, "model": place.get("model")}
+    return None
+
+
+def _asked(chat: dict[str, Any]) -> tuple[str | None, dict[str, Any], Any]:
+    """Return what the user asked last, all else that was said as a context, and the answer."""
+    messages = chat["messages"]
+    asked = next((i for i in reversed(range(len(messages))) if messages[i]["role"] in _ASKS), None)
+    if asked is None:
+        return None, {}, None
+    answer, rest = None, [*messages[:asked], *messages[asked + 1 :]]
+    last = messages[-1]
+    if last["role"] in _ANSWERS and asked < len(messages) - 1:
+        answer = _parts(last.get("content"))[0] or None
+    if answer is not None:
+        rest.pop()
+    text, others = _parts(messages[asked].get("content"))
+    context = {"messages": rest, "parts": others, "model": chat.get("model")}
+    return text, {name: value for name, value in context.items() if value}, answer
+
+
+def _parts(content: Any) -> tuple[str, list[Any]]:
+    """Return the text of a message, and its parts that are none, such as images."""
+    texts, others = [], []
+    for part in content if isinstance(content, list) else [content]:
+        text = part.get("text") if isinstance(part, dict) else part
+        if isinstance(text, str):
+            texts.append(text)
+        elif part is not None:
+            others.append(part)
+    return "\n".join(texts), others
+
+
+def _standard_input() -> io.BufferedReader:
+    binary = getattr(sys.stdin, "buffer", None)
+    if isinstance(binary, io.BufferedReader):
+        return binary
+    return io.BufferedReader(io.BytesIO(sys.stdin.read().encode()))
 
 
 def _context(row: Mapping[str, Any], columns: tuple[str, ...]) -> dict[str, Any]:

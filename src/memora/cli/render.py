@@ -29,7 +29,7 @@ def print_report(console: Console, report: Report, *, title: str, call_seconds: 
     console.print(table)
     _print_examples(console, "Served by meaning, the least similar", report.paraphrases)
     _print_examples(console, "Served wrongly, the most similar", report.mistakes)
-    _print_examples(console, "Refused, the most similar", report.refusals)
+    _print_examples(console, "Refused, the most similar", report.refusals, refused=True)
     _print_skipped(console, report)
 
 
@@ -58,7 +58,8 @@ def print_comparison(
 def _print_skipped(console: Console, report: Report) -> None:
     if report.skipped_lines:
         console.print(
-            f"[yellow]{report.skipped_lines} lines skipped;[/] first: "
+            f"[yellow]{report.skipped_lines:,} line{'s' if report.skipped_lines > 1 else ''} "
+            "skipped;[/] first: "
             f"{escape(one_line(report.first_problem or ''))}"
         )
 
@@ -101,18 +102,26 @@ def _totals(report: Report, call_seconds: float) -> list[tuple[str, str, str]]:
 
 
 def _print_examples(
-    console: Console, title: str, examples: Sequence[Example], *, other: bool = False
+    console: Console,
+    title: str,
+    examples: Sequence[Example],
+    *,
+    other: bool = False,
+    refused: bool = False,
 ) -> None:
     if not examples:
         return
-    labels = {"right": "[green]right[/]", "wrong": "[red]wrong[/]", "unlabelled": ""}
+    # A verdict is of the decision; a column of "wrong" would read as of the answer.
+    labels = {"right": "[green]right answer[/]", "wrong": "[red]wrong answer[/]", "unlabelled": ""}
+    if refused:
+        labels |= {"right": "[green]rightly refused[/]", "wrong": "[red]hit lost[/]"}
     table = Table(title=title, title_justify="left", show_lines=True)
     table.add_column("query", ratio=3)
     table.add_column("nearest stored query", ratio=3)
     table.add_column("similarity", justify="right")
     table.add_column("why the other refused" if other else "why", ratio=2)
     if any(example.verdict != "unlabelled" for example in examples):
-        table.add_column("label")
+        table.add_column("by the labels")
     for example in examples:
         table.add_row(
             escape(one_line(example.query)),

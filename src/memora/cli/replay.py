@@ -209,12 +209,15 @@ class Replay:
 
     def __init__(self, *caches: Memora, examples: int) -> None:
         self._caches = caches
+        self.interrupted = False
         self._labels: list[dict[str, str | None]] = [{} for _ in caches]  # entry id -> class
         self.reports = [Report(examples=examples) for _ in caches]
         self.only = [OneSided(examples) for _ in caches]  # what this one served and no other
 
     def run(self, log: Iterable[Record | BadLine]) -> Iterator[Report]:
         """Look each query up, store it on a miss, as an application would; yield once a line."""
+        for cache in self._caches:
+            cache.check_availability("warm up")  # loads the model, which is no query's latency
         started = time.perf_counter()
         for record in log:
             try:

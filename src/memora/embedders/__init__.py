@@ -6,6 +6,7 @@ library that runs one; those are imported where they are first used.
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,12 +56,19 @@ def load_embedder(model_name: str, *, use_onnx: bool) -> Embedder:
     local = local_model(model_name)
     if local is not None:
         return OnnxEmbedder(local)
-    return OnnxEmbedder(download(model_name), name=model_name)
+    return OnnxEmbedder(download(model_name, meant=_near(model_name)), name=model_name)
 
 
 def is_packaged(model_name: str) -> bool:
     """Tell whether a name is that of the model in the package."""
     return model_name in _PACKAGED_NAMES
+
+
+def _near(model_name: str) -> str | None:
+    """Return the packaged model that a name is like, whatever its case and owner."""
+    packaged = _PACKAGED_NAMES[0]
+    bare = model_name.strip().rpartition("/")[2].lower().replace("_", "-")
+    return packaged if difflib.get_close_matches(bare, [packaged.lower()]) else None
 
 
 def local_model(model_name: str) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ class CachedEmbedder:
         size: int,
         *,
         timer: Callable[[], AbstractContextManager[None]] = nullcontext,
+        warmed: Callable[[float], object] = float,
     ) -> None:
         """Wrap an embedder.
 
@@ -37,6 +39,8 @@ class CachedEmbedder:
             inner: Embeds the texts that are not remembered.
             size: How many texts are remembered; 0 remembers none.
             timer: Entered around each call of the inner embedder.
+            warmed: Is given the seconds that the inner embedder's `warm_up` took, where it has one,
+                before its first call.
 
         Raises:
             ConfigError: The size is negative.
@@ -45,7 +49,8 @@ class CachedEmbedder:
             raise ConfigError(f"size must be 0 or more, got {size}")
         self._inner = inner
         self._recent = LRUCache[str, "Vector | None"](size)
-        self._timer = timer
+        self._timer, self._warmed = timer, warmed
+        self._warm = not hasattr(inner, "warm_up")
         renew_after_fork(self)
 
     def renew(self) -> None:
@@ -53,6 +58,7 @@ class CachedEmbedder:
         # An LRU cache moves entries even when read. The model runs outside the lock: two threads
         # may embed one text at once, and neither waits for the other's.
         self._lock = threading.Lock()
+        self._warming = threading.Lock()  # held while one loads the model
 
     @property
     def identity(self) -> str:
@@ -82,6 +88,8 @@ class CachedEmbedder:
         return [None if text is None else known[text] for text in plain]
 
     def _embed(self, texts: list[str]) -> dict[str, Vector | None]:
+        if not self._warm:
+            self._warm_up()
         with self._timer():
             vectors = self._inner.embed(texts)
         if len(vectors) != len(texts):
@@ -94,6 +102,15 @@ class CachedEmbedder:
                 # None is for long texts, mostly, which would take more room than vectors do.
                 self._recent.update({t: v for t, v in fresh.items() if v is not None})
         return fresh
+
+    def _warm_up(self) -> None:
+        """Load the model: once a process, so its time is no latency of a query."""
+        with self._warming:
+            if not self._warm:
+                started = time.perf_counter()
+                self._inner.warm_up()  # type: ignore[attr-defined] # see `__init__`
+                self._warmed(time.perf_counter() - started)
+                self._warm = True
 
     def _checked(self, vector: Vector | None) -> Vector | None:
         """Hold an application's embedder to its word: a similarity is only as true as its vectors.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from memora._show import one_line
 from memora.errors import ConfigError, EmbedderError
 
 # Weights in other formats stay behind; they are most of a repository.
@@ -14,11 +15,12 @@ _WAYS_OUT = (
 )
 
 
-def download(model_name: str) -> Path:
+def download(model_name: str, *, meant: str | None = None) -> Path:
     """Return the directory of a hub model's ONNX file, tokenizer and configuration.
 
     Args:
         model_name: `owner/name`; without an owner, sentence-transformers is meant.
+        meant: A packaged model that the name is like, for the error.
 
     Raises:
         ConfigError: The hub has no such model, or this is no name at all.
@@ -28,15 +30,17 @@ def download(model_name: str) -> Path:
     from huggingface_hub import snapshot_download  # noqa: PLC0415
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError  # noqa: PLC0415
 
+    hint = f"; did you mean {meant!r}, which is packaged and needs no network?" if meant else ""
     repository = model_name if "/" in model_name else f"sentence-transformers/{model_name}"
     try:
         return Path(snapshot_download(repository, allow_patterns=_FILES))
     except (HFValidationError, RepositoryNotFoundError) as error:
         raise ConfigError(
             f"model_name={model_name!r} is neither a directory nor a model on the hub that can be "
-            f"read: {_WAYS_OUT}"
+            f"read: {_WAYS_OUT}{hint}"
         ) from error
     except Exception as error:  # whatever the hub's client or its network stack raises
         raise EmbedderError(
-            f"{model_name!r} could not be fetched from the hub ({error}): connect, {_WAYS_OUT}"
+            f"{model_name!r} is not packaged, and could not be fetched from the hub "
+            f"({one_line(str(error))}): connect this machine, {_WAYS_OUT}{hint}"
         ) from error

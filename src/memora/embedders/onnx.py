@@ -130,6 +130,14 @@ class OnnxEmbedder:
         """The length of every vector."""
         return self._layout.dimension
 
+    def warm_up(self) -> None:
+        """Load the model and run it once, which the first query would otherwise wait for.
+
+        Raises:
+            EmbedderError: The model could not be loaded or run.
+        """
+        self.embed(["warm up"])
+
     def missing(self) -> str | None:
         """Return which file is gone that another process would need; None where all are there."""
         files = (self._layout.weights, self._layout.tokenizer)

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from memora._log import make_logger
-from memora._uris import MEMORY, is_bucket, is_in_ram, is_on_server, without_password
+from memora._uris import (
+    MEMORY,
+    is_bucket,
+    is_in_ram,
+    is_on_server,
+    mistaken,
+    without_password,
+)
 from memora.embedders import FunctionEmbedder
 from memora.errors import ArgumentError, ConfigError, EmbedderError
 from memora.eviction import make_policy
@@ -170,6 +177,9 @@ def local_path(db_uri: str) -> Path:
         shown = without_password(db_uri)
         raise ConfigError(f"db_uri={shown!r}: {expected}; this works on a disk only")
     expected += ", or redis://, s3://, gs:// or az://"
+    refused = f"{expected}; no other is supported by this version"
+    if meant := mistaken(db_uri):
+        raise ConfigError(f"db_uri={without_password(db_uri)!r}: {refused}; {meant}")
     # Two letters at least before the colon, so that a drive of Windows is none.
     if not re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", db_uri):
         shown = without_password(db_uri)
@@ -188,5 +198,5 @@ def local_path(db_uri: str) -> Path:
         parts = urlsplit("")
     if parts.scheme != "file" or parts.netloc or not parts.path.startswith("/"):
         shown = without_password(db_uri)
-        raise ConfigError(f"db_uri={shown!r}: {expected}; no other is supported by this version")
+        raise ConfigError(f"db_uri={shown!r}: {refused}")
     return Path(unquote(parts.path))

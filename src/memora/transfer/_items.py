@@ -13,7 +13,7 @@ from memora._arguments import (
     lifetime_of,
     metadata_json,
 )
-from memora._show import one_line
+from memora._show import not_utf8, one_line
 from memora.context import canonical_context
 from memora.errors import MemoraError, SerializationError, TransferError
 from memora.model import Content
@@ -142,6 +142,9 @@ class LineSource:
                 found += 1
                 try:
                     item = json.loads(text.decode(), parse_constant=_no_constant)
+                except UnicodeDecodeError as error:
+                    yield Problem(f"line {number}", not_utf8(text[error.start]))
+                    continue
                 except (ValueError, RecursionError) as error:
                     yield Problem(f"line {number}", f"not JSON: {error}")
                     continue
