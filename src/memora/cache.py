@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
@@ -28,6 +29,7 @@ from memora._clock import SteadyClock
 from memora._durations import seconds
 from memora._log import make_logger
 from memora._uris import is_bucket, is_on_server, without_password
+from memora.calls._binding import UNKEYED, place_of, why_unkeyed
 from memora.calls._breaker import Breaker
 from memora.calls._bridge import drive
 from memora.calls._engine import CallOptions
@@ -53,7 +55,7 @@ from memora.stores import open_store
 from memora.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
     from contextlib import AbstractContextManager
     from datetime import timedelta
     from os import PathLike
@@ -66,7 +68,7 @@ if TYPE_CHECKING:
     from memora.eviction import EvictionPolicy
     from memora.health import Kind, Looked
     from memora.lifecycle import Found
-    from memora.model import Lifetime, Measures, Selected
+    from memora.model import Lifetime, Measures, Selected, Unkeyed
     from memora.prometheus import MetricsServer
     from memora.protocols import Clock, Embedder, Store
     from memora.reading import Reading
@@ -491,13 +493,16 @@ class Memora:
             compute: Called without arguments; what it raises passes through, and is not stored.
             **options: See `memora.calls.CallOptions`.
 
+        A query or context that has no key, and a closed cache, leave the call its value: it is
+        computed, counted in `get_stats()["uncacheable"]`, and logged once.
+
         Raises:
-            MemoraError: An argument is out of range, as of `lookup` and `store`.
+            ArgumentError: An option is out of range, as of `lookup` and `store`.
+            ContextError: The context is not a mapping.
         """
-        self._check_open()
-        if not self._computes(options):
+        call = self._call(query, context, compute, options)
+        if call is None:
             return compute()
-        call = self._call(query, context, options)
         result: T = drive(self._core.call(self._threads, call, compute))
         return result
 
@@ -509,10 +514,9 @@ class Memora:
         **options: Unpack[CallOptions],
     ) -> T:
         """Do as `get_or_compute`, in a task; a cancelled one leaves the others undisturbed."""
-        self._check_open()
-        if not self._computes(options):
+        call = self._call(query, context, compute, options)
+        if call is None:
             return await compute()
-        call = self._call(query, context, options)
         result: T = await self._core.call(self._tasks, call, compute)
         return result
 
@@ -531,6 +535,15 @@ class Memora:
     def caching_enabled(self) -> bool:
         """Tell whether the caller is outside of all such blocks."""
         return self._core.enabled
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed
+
+    def note_uncacheable(self, function: str, reason: Unkeyed, fault: Exception) -> None:
+        """Count and log a cached call of a function that is only run; decorated ones tell."""
+        self._core.uncacheable(function, reason, fault)
 
     @overload
     def invalidate(
@@ -1129,11 +1142,16 @@ class Memora:
                 raise type(error)(f"item {number}: {error}") from error
         return found
 
-    def _computes(self, options: CallOptions) -> bool:
-        return self._core.enabled and options.get("bypass", False) is not True
-
-    def _call(self, query: str, context: Mapping[str, Any] | None, options: CallOptions) -> Call:
-        """Check the arguments of a cached call."""
+    def _call(
+        self,
+        query: str,
+        context: Mapping[str, Any] | None,
+        compute: Callable[[], object],
+        options: CallOptions,
+    ) -> Call | None:
+        """Check the arguments of a cached call; None where it is only to be computed."""
+        if not self._core.enabled or options.get("bypass", False) is True:
+            return None
         if unknown := options.keys() - CallOptions.__annotations__.keys():
             raise ArgumentError(
                 f"{min(unknown)!r} is no option of a call: expected "
@@ -1145,8 +1163,8 @@ class Memora:
         copied = metadata_json(metadata)
         lifetime = lifetime_of(self._config, **said)
         ahead = options.get("refresh_ahead")
-        return Call(
-            request=pipeline.Request.of(query, context),
+        call = partial(
+            Call,
             threshold=self._threshold(options.get("similarity_threshold")),
             max_age=inf if max_age is None else seconds("max_age", max_age),
             lifetime=lifetime,
@@ -1157,6 +1175,14 @@ class Memora:
             refresh=flag("refresh", options.get("refresh", False)),
             single_flight=flag("single_flight", options.get("single_flight", True)),
         )
+        if context is not None and not isinstance(context, Mapping):
+            canonical_context(context)  # refuses it
+        try:
+            self._check_open()
+            return call(request=pipeline.Request.of(query, context))
+        except UNKEYED as fault:
+            self._core.uncacheable(place_of(compute), why_unkeyed(fault), fault)
+            return None
 
     def _find(  # noqa: PLR0913 - the criteria
         self,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
-    from memora.model import LookupResult
+    from memora.model import LookupResult, Unkeyed
 
 T = TypeVar("T")
 
@@ -42,8 +42,39 @@ class CallOptions(TypedDict, total=False):
     """Whether those who miss on the very same query and context wait for one of them."""
 
 
+class Computation(Protocol):
+    """What computes the result of a call whose arguments somebody may change meanwhile."""
+
+    faithful: bool
+    """Whether the last result is of the arguments that the call is stored under."""
+
+    def aside(self) -> Callable[[], Any] | None:
+        """Return what computes the same later, of copies; None where there are none."""
+        ...
+
+
+def is_faithful(compute: object) -> bool:
+    """Tell whether what was just computed may be stored."""
+    return bool(getattr(compute, "faithful", True))
+
+
+def aside(compute: Callable[[], T]) -> Callable[[], T] | None:
+    """Return what may compute a result in the background, after the call has returned."""
+    copied = getattr(compute, "aside", None)
+    return compute if copied is None else copied()
+
+
 class Engine(Protocol):
     """A cache, as `Memora` is one. Each method may be called from any thread."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        ...
+
+    def note_uncacheable(self, function: str, reason: Unkeyed, fault: Exception) -> None:
+        """Count a call of a function that is only run, because it has no key."""
+        ...
 
     def get_or_compute(
         self,
