@@ -523,7 +523,7 @@ class Memora:
     @property
     def cached(self) -> Caching:
         """Decorate functions, methods and generators, sync and async: see `Caching`."""
-        return Caching(self, log=self._log.debug)
+        return Caching(self, log=self._log.debug, warn=self._log.warning)
 
     def disabled(self) -> AbstractContextManager[None]:
         """Return a context manager: cached calls in its block are calls, and store nothing.
@@ -535,6 +535,10 @@ class Memora:
     def caching_enabled(self) -> bool:
         """Tell whether the caller is outside of all such blocks."""
         return self._core.enabled
+
+    def accept_result(self, function: Callable[..., object], returns: Any = None) -> None:
+        """Register the classes that a function returns; decorated ones are accepted."""
+        self._ports.codec.accept(function, returns)
 
     @property
     def closed(self) -> bool:
@@ -874,6 +878,8 @@ class Memora:
         decode: Callable[[Any], T] | None = None,
     ) -> None:
         """Allow results of one of the application's classes: dataclass, pydantic model, enum, any.
+
+        The types of its fields are registered with it, where they are such data too.
 
         A stored record names its class, and only registered names are ever looked up: nothing is
         imported because a record says so. Register before the first lookup that may meet one.

@@ -216,17 +216,18 @@ class Core:
     def uncacheable(self, function: str, reason: Unkeyed, fault: Exception) -> None:
         """Count a cached call that is only run, because it has no key; warn of the first."""
         self._metrics.count_uncacheable(reason)
-        self._warn_once(
-            "call_not_cached", function=function, reason=reason, error_type=type(fault).__name__
-        )
+        if self._is_new("call", function, reason):
+            self._log.warning(
+                "call_not_cached", function=function, reason=reason, error_type=type(fault).__name__
+            )
         self._log.debug("call_not_cached_because", function=function, error=str(fault))
 
-    def _warn_once(self, event: str, **fields: object) -> None:
-        """Warn, unless that has been said already, of the very same fields."""
-        said = (event, *fields.values())
-        if said not in self._warned and len(self._warned) < _WARNINGS:
-            self._warned.add(said)
-            self._log.warning(event, **fields)
+    def _is_new(self, *said: object) -> bool:
+        """Tell whether a warning has not been given yet; from now on it has."""
+        if said in self._warned or len(self._warned) >= _WARNINGS:
+            return False
+        self._warned.add(said)
+        return True
 
     def log_fault(self, operation: str, fault: BaseException) -> None:
         """Log a fault; a foreign message may quote the query, so it is for DEBUG only."""
@@ -308,7 +309,15 @@ class Core:
                 payload = pipeline.encode(self._ports, result, max_payload_bytes=self._largest)
             except SerializationError as error:
                 self._metrics.count_skip()
-                self._log.warning("result_not_stored", result_type=type(result).__name__)
+                because = error.problem or "it is larger than max_payload_bytes or max_bytes"
+                if self._is_new("result", type(result), error.type_name, because):
+                    self._log.warning(
+                        "result_not_stored",
+                        result_type=type(result).__name__,
+                        path=error.path,
+                        type=error.type_name,
+                        because=because,
+                    )
                 self._log.debug("result_not_stored_because", error=str(error))
                 drafts.append(None)
             else:

@@ -14,6 +14,7 @@ from enum import Enum
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import anyio
 import pytest
@@ -305,7 +306,7 @@ class Callable_:  # noqa: N801 - so that nothing is hidden
         return top
 
 
-of_module = Caching(None)(lambda query: 1)  # type: ignore[arg-type]
+of_module = Caching(mock.Mock())(lambda query: 1)
 of_module.__qualname__ = "of_module"
 
 
@@ -916,7 +917,7 @@ class OfModule:
     def __init__(self, number: int) -> None:
         self.number = number
 
-    @Caching(None)(ignore="self")  # type: ignore[arg-type]
+    @Caching(mock.Mock())(ignore="self")
     def ask(self, query: str) -> int:
         return self.number
 

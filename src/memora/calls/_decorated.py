@@ -10,7 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType, MethodType
 from typing import (
     TYPE_CHECKING,
@@ -145,8 +145,11 @@ class Plan:
         self._fix_owner(owner_of(inner), namespace)
         first = is_method(inner)
         self.binding = self._bind(owner=self.of_class or first is not None)
-        if first == "self" and not static and not rules.settles(first):
-            raise ArgumentError(unsaid_owner(self.name, first))
+        owned = first == "self" and not static
+        if owned and not rules.settles("self"):
+            raise ArgumentError(unsaid_owner(self.name, "self"))
+        # Nothing was said but which parameters count.
+        self.has_silent_owner = owned and not replace(rules, strict_params=None).settles("self")
         self._owned: Binding | None = None
         self.condition = behaviour.condition
         life = ("ttl", "stale_ttl", "sliding")
@@ -199,6 +202,12 @@ class Plan:
                 self.cache.note_uncacheable(self.identity, reason, fault)
             return None
         return call
+
+    def annotated(self) -> Any:
+        """Return the function whose annotation says what is returned."""
+        inner = inspect.unwrap(self.bearer)
+        is_object = isinstance(inner, type) and inner is not self._inner
+        return inspect.unwrap(inner.__call__) if is_object else inner
 
     def owned(self) -> Binding:
         """Return the binding of a method, whatever its first parameter is called."""

@@ -72,6 +72,10 @@ class Engine(Protocol):
         """Whether it was closed."""
         ...
 
+    def accept_result(self, function: Callable[..., object], returns: Any = None) -> None:
+        """Take the classes that a function returns for registered."""
+        ...
+
     def note_uncacheable(self, function: str, reason: Unkeyed, fault: Exception) -> None:
         """Count a call of a function that is only run, because it has no key."""
         ...

@@ -53,11 +53,18 @@ class Caching:
     Args:
         cache: Where results are stored.
         log: Is told, with an event's name and fields, which parameters do not count.
+        warn: Is told so of a method whose object does not count, and nobody said that it need not.
     """
 
-    def __init__(self, cache: Engine, *, log: Callable[..., object] | None = None) -> None:
+    def __init__(
+        self,
+        cache: Engine,
+        *,
+        log: Callable[..., object] | None = None,
+        warn: Callable[..., object] | None = None,
+    ) -> None:
         self._cache = cache
-        self._log = log
+        self._log, self._warn = log, warn
 
     @overload
     def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncCached[P, R]: ...
@@ -183,6 +190,7 @@ class Caching:
             if not callable(function) and not isinstance(function, (staticmethod, classmethod)):
                 raise ArgumentError(f"cached decorates functions, got {function!r}")
             plan = Plan(self._cache, function, rules, behaviour, namespace=space, version=edition)
+            self._cache.accept_result(plan.annotated(), returns)
             self._tell(plan, rules)
             return kind_of(plan.function)(plan)
 
@@ -190,6 +198,8 @@ class Caching:
 
     def _tell(self, plan: Plan, rules: Rules) -> None:
         """Log once, at decoration, which parameters do not count."""
+        if self._warn is not None and plan.has_silent_owner:
+            self._warn("method_without_its_object", function=plan.identity)
         chosen = {
             "strict_params": rules.strict_params is not None,
             "static_context": rules.static_context is not None,
