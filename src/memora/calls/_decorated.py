@@ -102,7 +102,7 @@ class Behaviour:
 class Plan:
     """What a decorated function and its bound forms share."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what the decorator was told
         self,
         cache: Engine,
         function: Any,

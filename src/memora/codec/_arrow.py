@@ -45,8 +45,8 @@ def _alone(column: Any) -> Any:
     return pa.RecordBatch.from_arrays([column], [""])
 
 
-# Arrow IPC is exact, and a comparison of Arrow's takes no NaN for equal: that it can be read, and as
-# what, is all there is to prove.
+# Arrow IPC is exact, and to Arrow no NaN is equal to another: that it can be read, and as what, is
+# all there is to prove.
 
 
 def _same_schema(one: Any, other: Any) -> bool:

@@ -8,9 +8,10 @@ from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, is_typeddict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import orjson
+from typing_extensions import is_typeddict
 
 from memora._fork import renew_after_fork
 from memora.codec import _stdlib

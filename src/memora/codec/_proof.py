@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 20  # bytes that are compared at once: a comparison of views takes them one by one
 
 
-def same(kind_of: Callable[[type], Kind | None], one: Any, other: Any) -> bool:
+def same(  # noqa: PLR0911 - a table of types
+    kind_of: Callable[[type], Kind | None], one: Any, other: Any
+) -> bool:
     """Tell whether two values are of one type and equal, by what the codec makes of them.
 
     Not by `==`: of an array it is no truth, of NaN it is False, and a class may define it as it
