@@ -280,6 +280,18 @@ class TestOwners:
                 assert (first("x"), second("x")) == ("one", "two")
             assert second.cache_info() == CacheInfo(1, 1)
 
+    def test_what_is_decorated_twice_says_it_twice(self, cache: Memora) -> None:
+        class Agent:
+            @cache.cached(ignore=["self"])
+            def ask(self, query: str) -> str:
+                return "answer"
+
+            def __init__(self) -> None:
+                self.tenant = "one"
+
+        with pytest.raises(ArgumentError, match="namespace="):
+            cache.cached(Agent().ask)
+
     def test_a_class_method_is_of_its_class(self, cache: Memora) -> None:
         class Agent:
             @cache.cached
@@ -328,7 +340,7 @@ class TestChangedArguments:
         async def main() -> list[list[int]]:
             found = []
             for history in ([], ["x"], []):
-                found.append([one async for one in stream("x", history)])
+                found.append([one async for one in stream("x", history)])  # noqa: PERF401 - 3.10
             return found
 
         assert asyncio.run(main()) == [[1], [2], [1]]

@@ -420,6 +420,12 @@ class Binding:
             )
             if not tag.strip():
                 raise ArgumentError(f"{self._name}(): the tag {template!r} is blank in this call")
+            try:
+                tag.encode()
+            except UnicodeEncodeError:
+                raise ArgumentError(
+                    f"{self._name}(): the tag {template!r} has a lone surrogate in this call"
+                ) from None
             yield tag
 
     def _text(self, template: str, name: str, value: object) -> str:
@@ -430,7 +436,10 @@ class Binding:
                 f"{self._name}(): the tag {template!r} needs a text or a number, and parameter "
                 f"{name!r} is a {type(value).__name__}"
             )
-        return str(value)
+        try:
+            return str(value)
+        except ValueError as error:  # an integer of more digits than Python writes
+            raise ArgumentError(f"{self._name}(): the tag {template!r}: {error}") from None
 
     def _refuse(self, why: str, names: Iterable[str]) -> NoReturn:
         raise ArgumentError(f"{self._name}() has the parameters {', '.join(names)}; {why}")

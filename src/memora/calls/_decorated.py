@@ -317,6 +317,7 @@ class _Decorated(Generic[P]):
     """
 
     __wrapped__: Callable[P, Any]
+    __self__: object  # only of one that has been reached through an instance or class
     __signature__: inspect.Signature  # only where the one of `__wrapped__` is not right
     __name__: str
     __qualname__: str
@@ -375,6 +376,7 @@ class _Decorated(Generic[P]):
         bound = object.__new__(type(self))
         vars(bound).update(vars(self))
         bound._owner = (first,)
+        bound.__self__ = first
         bound._binding = plan.owned()
         bound.__signature__ = plan.bound_signature()
         return bound
