@@ -279,6 +279,36 @@ class TestOwners:
             for _ in range(2):
                 assert (first("x"), second("x")) == ("one", "two")
             assert second.cache_info() == CacheInfo(1, 1)
+        one.tenant = "three"
+        assert [first("x") for first, _ in pairs] == ["three", "three", "one"]
+        both = cache.cached(namespace="3", instance=lambda agent: agent.tenant)
+        assert (both(one)("x"), both(two)("x")) == ("three", "two")
+
+    def test_an_object_that_gets_a_state_later_counts_then(self, cache: Memora) -> None:
+        class Agent:
+            tenant: Any = "none"
+
+            def ask(self, query: str) -> Any:
+                return self.tenant
+
+        agent = Agent()
+        ask = cache.cached(agent.ask)
+        assert ask("x") == ask("x") == "none"
+        agent.tenant = object()
+        assert ask("x") is ask("x") is agent.tenant
+        assert ask.cache_info() == CacheInfo(1, 3, {"context": 2})
+
+    def test_a_bound_class_method_is_of_its_class(self, cache: Memora) -> None:
+        class Agent:
+            @classmethod
+            def ask(cls, query: str) -> str:
+                return cls.__name__
+
+        class Other(Agent): ...
+
+        for _ in range(2):
+            assert cache.cached(Agent.ask)("x") == "Agent"
+            assert cache.cached(Other.ask)("x") == "Other"
 
     def test_what_is_decorated_twice_says_it_twice(self, cache: Memora) -> None:
         class Agent:

@@ -42,9 +42,9 @@ Arguments: TypeAlias = "dict[str, Any]"
 _OWNERS = ("self", "cls", "mcs")  # the first parameter, where only its name can tell
 _EMPTY = inspect.Parameter.empty
 _FUNCTIONS = (FunctionType, BuiltinFunctionType, MethodType, type)
-# What has one obvious text. Not any object: its address would be a tag nobody can name.
 _CONSTANT = frozenset({NoneType, bool, int, float, str, bytes})  # nobody changes one of these
 _HAS_DOCSTRING = 0x4000000  # CO_HAS_DOCSTRING, since Python 3.13
+# What has one obvious text. Not any object: its address would be a tag nobody can name.
 _TAGGABLE = (str, int, float, Decimal, UUID, date, PurePath)
 
 
@@ -85,13 +85,14 @@ class Binding:
         name: What to call the function in an error.
         fixed: What is context of every call: which function it is.
         owner: Whether the first positional argument is a method's `self` or `cls`.
+        bound: The object that is called or whose method is, if it counts.
 
     Raises:
         ArgumentError: A rule names what is no parameter, or contradicts another.
         ContextError: The static context holds a value without canonical form.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what the decorator was told
         self,
         signature: inspect.Signature,
         rules: Rules,
@@ -99,7 +100,9 @@ class Binding:
         name: str,
         fixed: Mapping[str, Any],
         owner: bool = False,
+        bound: object = None,
     ) -> None:
+        self._bound = bound
         self._signature = signature
         self._rules = rules
         self._name = name
@@ -165,8 +168,7 @@ class Binding:
         """
         query = self._query(arguments)
         context = self._fixed.copy()
-        if self._owner_named is not None:
-            context[self._owner_named] = self._owner_in(arguments)
+        context.update(self._owner_in(arguments))
         if self._made_context is not None:
             context.update(self._context_from(self._made_context, arguments))
         for name in self._counted:
@@ -209,12 +211,17 @@ class Binding:
         same = canonical_context(context) == canonical_context(call.context)
         return same and (query, tags) == (call.query, call.tags)
 
-    def _owner_in(self, arguments: Arguments) -> object:
-        """Return what identifies the object that a method belongs to."""
-        given = arguments[self._owner or self._star or ""]
-        if self._owner is None:  # among any arguments
-            given = given[0] if given else None
-        return owner_form(given, self._rules.instance)
+    def _owner_in(self, arguments: Arguments) -> dict[str, object]:
+        """Return what identifies the object that a method belongs to, if it counts."""
+        instance = self._rules.instance
+        if self._owner_named is not None:
+            given = arguments[self._owner or self._star or ""]
+            if self._owner is None:  # among any arguments
+                given = given[0] if given else None
+            return {self._owner_named: owner_form(given, instance)}
+        if self._bound is not None and (instance is not None or has_state(self._bound)):
+            return {"self": owner_form(self._bound, instance)}
+        return {}
 
     def _explain(self, context: Mapping[str, Any]) -> None:
         """Raise a ContextError that says which argument cannot be context, if one cannot."""
@@ -222,8 +229,12 @@ class Binding:
             try:
                 canonical_context({name: value})
             except ContextError as error:
-                if name == self._owner_named:
-                    raise ContextError(unsaid_owner(self._name, name)) from None
+                if name == (self._owner_named or (self._bound is not None and "self")):
+                    raise ContextError(
+                        unsaid_owner(self._name, name)
+                        if self._rules.instance is None
+                        else f"{self._name}(): what instance= returned: {error}"
+                    ) from None
                 if self._made_context is not None:
                     raise ContextError(f"{self._name}(): what context= returned: {error}") from None
                 raise ContextError(
@@ -487,9 +498,9 @@ def owner_of(function: Any) -> Any:
 
 
 def has_state(owner: object) -> bool:
-    """Tell whether objects of one class may differ."""
+    """Tell whether objects of one class may differ; each class is another object."""
     if isinstance(owner, type):
-        return False
+        return True
     slots = (getattr(kind, "__slots__", ()) for kind in type(owner).__mro__)
     return bool(getattr(owner, "__dict__", None)) or any(slots)
 

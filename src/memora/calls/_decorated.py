@@ -40,6 +40,7 @@ from memora.calls._binding import (
     unsaid_owner,
     why_unkeyed,
 )
+from memora.calls._engine import Computation
 from memora.calls._streams import arelay, recording_of, relay
 from memora.context import canonical_context
 from memora.errors import ArgumentError, ClosedError, ContextError
@@ -142,7 +143,7 @@ class Plan:
         if code:
             self._fixed[CODE] = code
         self._bound_signature: inspect.Signature | None = None
-        self._fix_owner(owner_of(inner), namespace)
+        self._bound_object = self._object(namespace)
         first = is_method(inner)
         self.binding = self._bind(owner=self.of_class or first is not None)
         owned = first == "self" and not static
@@ -228,21 +229,20 @@ class Plan:
             self._bound_signature = signature.replace(parameters=parameters)
         return self._bound_signature
 
-    def _fix_owner(self, owner: Any, namespace: str | None) -> None:
-        """Have the object of a bound method, or one that is called, count."""
-        instance = self._rules.instance
-        if owner is None or namespace is not None:
-            return
-        if isinstance(owner, type) or instance is not None:
-            self._fixed["self"] = owner_form(owner, instance)
-        elif has_state(owner) and not self._rules.settles("self"):
-            try:
-                canonical_context({"self": owner})
-            except ContextError:
-                raise ArgumentError(
-                    f"{unsaid_owner(self.name, 'self')}, or namespace= for this object"
-                ) from None
-            self._fixed["self"] = copy.deepcopy(owner)
+    def _object(self, namespace: str | None) -> Any:
+        """Return the object of a bound method, or that is called, if it counts."""
+        owner, rules = owner_of(self._inner), self._rules
+        if owner is None or rules.instance is not None:
+            return owner
+        if namespace is not None or (rules.settles("self") and not isinstance(owner, type)):
+            return None
+        try:
+            canonical_context({"self": owner_form(owner, None)} if has_state(owner) else {})
+        except ContextError:
+            raise ArgumentError(
+                f"{unsaid_owner(self.name, 'self')}, or namespace= for this object"
+            ) from None
+        return owner
 
     def _bind(self, *, owner: bool) -> Binding:
         try:
@@ -251,13 +251,20 @@ class Plan:
             raise ArgumentError(
                 f"the parameters of {self.name} cannot be read; decorate a function that calls it"
             ) from None
-        return Binding(signature, self._rules, name=self.name, fixed=self._fixed, owner=owner)
+        return Binding(
+            signature,
+            self._rules,
+            name=self.name,
+            fixed=self._fixed,
+            owner=owner,
+            bound=self._bound_object,
+        )
 
 
-class _Computation:
+class _Computation(Computation):
     """A call of the function, if the cache needs one."""
 
-    __slots__ = ("_args", "_call", "_decorated", "_kwargs", "_thread", "counted", "faithful")
+    __slots__ = ("_args", "_call", "_decorated", "_kwargs", "_thread", "counted")
 
     def __init__(
         self, decorated: _Decorated[Any], call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -42,26 +42,31 @@ class CallOptions(TypedDict, total=False):
     """Whether those who miss on the very same query and context wait for one of them."""
 
 
-class Computation(Protocol):
+class Computation:
     """What computes the result of a call whose arguments somebody may change meanwhile."""
+
+    __slots__ = ("faithful",)
 
     faithful: bool
     """Whether the last result is of the arguments that the call is stored under."""
 
-    def aside(self) -> Callable[[], Any] | None:
+    def __call__(self) -> Any:
+        """Compute it."""
+        raise NotImplementedError
+
+    def aside(self) -> Computation | None:
         """Return what computes the same later, of copies; None where there are none."""
-        ...
+        raise NotImplementedError
 
 
 def is_faithful(compute: object) -> bool:
     """Tell whether what was just computed may be stored."""
-    return bool(getattr(compute, "faithful", True))
+    return not isinstance(compute, Computation) or compute.faithful
 
 
-def aside(compute: Callable[[], T]) -> Callable[[], T] | None:
+def aside(compute: Callable[[], Any]) -> Callable[[], Any] | None:
     """Return what may compute a result in the background, after the call has returned."""
-    copied = getattr(compute, "aside", None)
-    return compute if copied is None else copied()
+    return compute.aside() if isinstance(compute, Computation) else compute
 
 
 class Engine(Protocol):
