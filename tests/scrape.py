@@ -83,6 +83,7 @@ def numbers_of_stats(cache: Memora) -> dict[str, Any]:
     }
     for name in (
         *("hits_by_reason", "misses_by_reason", "refusals_by_kind", "errors"),
+        "uncacheable",
         *("evictions_by_policy", "removals_by_reason"),
     ):
         found[name] = {label: value for label, value in stats[name].items() if value}
@@ -118,6 +119,7 @@ def numbers_of_page(page: Page, cache: str) -> dict[str, Any]:
         "hits_by_reason": page.by("reason", "memora_lookups_total", result="hit", **of),
         "misses_by_reason": page.by("reason", "memora_lookups_total", result="miss", **of),
         "refusals_by_kind": page.by("kind", "memora_refusals_total", **of),
+        "uncacheable": page.by("reason", "memora_uncacheable_total", **of),
         "errors": page.by("operation", "memora_errors_total", **of),
         "evictions_by_policy": page.by("policy", "memora_evictions_total", **of),
         "removals_by_reason": page.by("reason", "memora_removals_total", **of),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
@@ -31,6 +32,7 @@ from memora._clock import SteadyClock
 from memora._durations import seconds
 from memora._log import make_logger
 from memora._uris import is_bucket, is_on_server, without_password
+from memora.calls._binding import UNKEYED, place_of, why_unkeyed
 from memora.calls._breaker import Breaker
 from memora.calls._bridge import drive
 from memora.calls._engine import CallOptions
@@ -56,7 +58,7 @@ from memora.stores import open_store
 from memora.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
     from contextlib import AbstractContextManager
     from datetime import timedelta
     from os import PathLike
@@ -70,7 +72,7 @@ if TYPE_CHECKING:
     from memora.eviction import EvictionPolicy
     from memora.health import Kind, Looked
     from memora.lifecycle import Found
-    from memora.model import Lifetime, Measures, Selected
+    from memora.model import Lifetime, Measures, Selected, Unkeyed
     from memora.prometheus import MetricsServer
     from memora.protocols import Clock, Embedder, Store
     from memora.reading import Reading
@@ -519,14 +521,17 @@ class Memora:
                 An async function is for `aget_or_compute`.
             **options: See `memora.calls.CallOptions`.
 
+        A query or context that has no key, and a closed cache, leave the call its value: it is
+        computed, counted in `get_stats()["uncacheable"]`, and logged once.
+
         Raises:
-            MemoraError: An argument is out of range, as of `lookup` and `store`.
+            ArgumentError: An option is out of range, as of `lookup` and `store`.
+            ContextError: The context is not a mapping.
         """
-        self._check_open()
         computing = sync_function("compute", compute)
-        if not self._computes(options):
+        call = self._call(query, context, compute, options)
+        if call is None:
             return computing()
-        call = self._call(query, context, options)
         result: T = drive(self._core.call(self._threads, call, computing))
         return result
 
@@ -548,18 +553,17 @@ class Memora:
         Raises:
             ArgumentError: `compute` returned something else, or as from `get_or_compute`.
         """
-        self._check_open()
         computing = async_function("compute", compute)
-        if not self._computes(options):
+        call = self._call(query, context, compute, options)
+        if call is None:
             return await computing()
-        call = self._call(query, context, options)
         result: T = await self._core.call(self._tasks, call, computing)
         return result
 
     @property
     def cached(self) -> Caching:
         """Decorate functions, methods and generators, sync and async: see `Caching`."""
-        return Caching(self, log=self._log.debug)
+        return Caching(self, log=self._log.debug, warn=self._log.warning)
 
     def disabled(self) -> AbstractContextManager[None]:
         """Return a context manager: cached calls in its block are calls, and store nothing.
@@ -571,6 +575,19 @@ class Memora:
     def caching_enabled(self) -> bool:
         """Tell whether the caller is outside of all such blocks."""
         return self._core.enabled
+
+    def accept_result(self, function: Callable[..., object], returns: Any = None) -> None:
+        """Register the classes that a function returns; decorated ones are accepted."""
+        self._ports.codec.accept(function, returns)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed
+
+    def note_uncacheable(self, function: str, reason: Unkeyed, fault: Exception) -> None:
+        """Count and log a cached call of a function that is only run; decorated ones tell."""
+        self._core.uncacheable(function, reason, fault)
 
     @overload
     def invalidate(
@@ -908,6 +925,8 @@ class Memora:
     ) -> None:
         """Allow results of one of the application's classes: dataclass, pydantic model, enum, any.
 
+        The types of its fields are registered with it, where they are such data too.
+
         A stored record names its class, and only registered names are ever looked up: nothing is
         imported because a record says so. Register before the first lookup that may meet one.
 
@@ -1175,11 +1194,16 @@ class Memora:
                 raise type(error)(f"item {number}: {error}") from error
         return found
 
-    def _computes(self, options: CallOptions) -> bool:
-        return self._core.enabled and options.get("bypass", False) is not True
-
-    def _call(self, query: str, context: Mapping[str, Any] | None, options: CallOptions) -> Call:
-        """Check the arguments of a cached call."""
+    def _call(
+        self,
+        query: str,
+        context: Mapping[str, Any] | None,
+        compute: Callable[[], object],
+        options: CallOptions,
+    ) -> Call | None:
+        """Check the arguments of a cached call; None where it is only to be computed."""
+        if not self._core.enabled or options.get("bypass", False) is True:
+            return None
         check_options("a call", options, CallOptions.__annotations__)
         flag("bypass", options.get("bypass", False))
         said: dict[str, Any] = {name: options.get(name) for name in STORED_WITH}
@@ -1187,8 +1211,8 @@ class Memora:
         copied = metadata_json(metadata)
         lifetime = lifetime_of(self._config, **said)
         ahead = options.get("refresh_ahead")
-        return Call(
-            request=pipeline.Request.of(query, context),
+        call = partial(
+            Call,
             threshold=self._threshold(options.get("similarity_threshold")),
             max_age=inf if max_age is None else seconds("max_age", max_age),
             lifetime=lifetime,
@@ -1199,6 +1223,14 @@ class Memora:
             refresh=flag("refresh", options.get("refresh", False)),
             single_flight=flag("single_flight", options.get("single_flight", True)),
         )
+        if context is not None and not isinstance(context, Mapping):
+            canonical_context(context)  # refuses it
+        try:
+            self._check_open()
+            return call(request=pipeline.Request.of(query, context))
+        except UNKEYED as fault:
+            self._core.uncacheable(place_of(compute), why_unkeyed(fault), fault)
+            return None
 
     def _find(  # noqa: PLR0913 - the criteria
         self,

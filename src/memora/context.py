@@ -47,6 +47,8 @@ def canonical_context(context: Mapping[str, object] | None, /) -> Context:
     """
     if context is None:
         context = {}
+    if type(context) is Settled:
+        return context.canonical
     if type(context) is dict:
         items = tuple(context.items())
         if all(type(key) is str and type(value) is str for key, value in items):
@@ -67,6 +69,18 @@ def canonical_context(context: Mapping[str, object] | None, /) -> Context:
     except Exception as error:  # an application's mapping or property, or a number out of range
         raise ContextError(f"context cannot be read: {type(error).__name__}: {error}") from error
     return Context(canonical=text, fingerprint=fingerprint_of(text))
+
+
+class Settled(dict[str, Any]):
+    """A context whose canonical form is made once: what changes in its values later is no matter.
+
+    Raises:
+        ContextError: As by `canonical_context`.
+    """
+
+    def __init__(self, context: Mapping[str, object]) -> None:
+        super().__init__(context)
+        self.canonical = canonical_context(dict(self))
 
 
 @lru_cache(maxsize=1024)

@@ -20,6 +20,7 @@ from memora import pipeline
 from memora._arguments import largest_payload, metadata_json
 from memora._fork import renew_after_fork
 from memora._show import fault_line
+from memora.calls._engine import aside, is_faithful
 from memora.calls.flights import delays
 from memora.errors import DeadlineError, JudgeError, SerializationError, UnavailableError
 from memora.metrics import Timed
@@ -34,13 +35,14 @@ if TYPE_CHECKING:
     from memora.calls.lanes import Lane
     from memora.config import CacheConfig
     from memora.metrics import Operation, Vitals
-    from memora.model import Lifetime, Reason
+    from memora.model import Lifetime, Reason, Unkeyed
     from memora.pipeline import Draft, Ports, Request
     from memora.protocols import Lease
     from memora.shadow import Shadow
 
 # Requests of a batch that one deadline is for: they are embedded together, which takes longer.
 _BATCH = 32
+_WARNINGS = 10_000  # of those that are said once: names of functions and classes, not of data
 _FAULTS: tuple[Reason, ...] = ("error", "timeout")
 # Results that are empty, or an error, for the second who reads them.
 _READ_ONCE = (Iterator, AsyncIterator, Awaitable)
@@ -93,6 +95,7 @@ class Core:
         """See `Renewable`."""
         # By key; who refreshes in a parent does so for the parent.
         self._refreshing: dict[bytes, object] = {}
+        self._warned: set[tuple[object, ...]] = set()
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
@@ -210,6 +213,22 @@ class Core:
         self._metrics.count_fault(operation, times)
         self.log_fault(operation, fault)
 
+    def uncacheable(self, function: str, reason: Unkeyed, fault: Exception) -> None:
+        """Count a cached call that is only run, because it has no key; warn of the first."""
+        self._metrics.count_uncacheable(reason)
+        if self._is_new("call", function, reason):
+            self._log.warning(
+                "call_not_cached", function=function, reason=reason, error_type=type(fault).__name__
+            )
+        self._log.debug("call_not_cached_because", function=function, error=str(fault))
+
+    def _is_new(self, *said: object) -> bool:
+        """Tell whether a warning has not been given yet; from now on it has."""
+        if said in self._warned or len(self._warned) >= _WARNINGS:
+            return False
+        self._warned.add(said)
+        return True
+
     def log_fault(self, operation: str, fault: BaseException) -> None:
         """Log a fault; a foreign message may quote the query, so it is for DEBUG only."""
         # Of a part that is left alone, the faults that led to it have been logged.
@@ -290,7 +309,15 @@ class Core:
                 payload = pipeline.encode(self._ports, result, max_payload_bytes=self._largest)
             except SerializationError as error:
                 self._metrics.count_skip()
-                self._log.warning("result_not_stored", result_type=type(result).__name__)
+                because = error.problem or "it is larger than max_payload_bytes or max_bytes"
+                if self._is_new("result", type(result), error.type_name, because):
+                    self._log.warning(
+                        "result_not_stored",
+                        result_type=type(result).__name__,
+                        path=error.path,
+                        type=error.type_name,
+                        because=because,
+                    )
                 self._log.debug("result_not_stored_because", error=str(error))
                 drafts.append(None)
             else:
@@ -334,7 +361,7 @@ class Core:
         value = await lane.call(compute)
         took = time.perf_counter() - started
         self._timings.compute(took)
-        if not self._is_wanted(call, value):
+        if not is_faithful(compute) or not self._is_wanted(call, value):
             return _Landed(value, stored=False)
         lifetime = call.lifetime if call.costs else replace(call.lifetime, cost=took)
         entry_id = await self.store(
@@ -456,12 +483,16 @@ class Core:
         mine = object()
         if self._refreshing.setdefault(key, mine) is not mine:  # atomic
             return
+        again = aside(compute)  # now, before the caller goes on with the arguments
+        if again is None:
+            self._refreshing.pop(key, None)
+            return
 
         async def refresh() -> None:
             try:
                 async with self._given_back(lane) as lead:
                     if await self._in_time(lane, partial(self._is_due, call, lead)):
-                        await self._computed(lane, call, compute)
+                        await self._computed(lane, call, again)
             except Exception as fault:  # noqa: BLE001 - nobody waits for it
                 self.report("refresh", fault)
             finally:

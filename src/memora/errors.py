@@ -82,6 +82,13 @@ class DeadlineError(MemoraError, TimeoutError):
 class SerializationError(MemoraError, TypeError):
     """A result cannot be stored, or stored bytes name a type nobody registered."""
 
+    path = ""
+    """Where in a result, such as `choices[0].message`; nothing of its data."""
+    type_name = ""
+    """The class, with its module, of what is there."""
+    problem = ""
+    """What is wrong with that class, and what to do."""
+
 
 class EmbedderError(MemoraError, RuntimeError):
     """The embedder failed, or returned something that is not a vector per text."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 import numpy as np
 
 from memora._fork import renew_after_fork
-from memora.model import Reason
+from memora.model import Reason, Unkeyed
 from memora.reading import Distribution, Family, Reading
 
 if TYPE_CHECKING:
@@ -173,6 +173,7 @@ class Vitals:
         self._lock = threading.Lock()  # guards all counters
         self._faults: Counter[Operation] = Counter()
         self._unstored = 0
+        self._uncacheable: Counter[Unkeyed] = Counter()
         self._slot = 0
         self._worked = [0] * _SLOTS  # by slot of time
         self._failed: list[Counter[Operation]] = [Counter() for _ in range(_SLOTS)]
@@ -199,6 +200,11 @@ class Vitals:
         with self._lock:
             self._note_success()
             self._unstored += 1
+
+    def count_uncacheable(self, reason: Unkeyed) -> None:
+        """Record a cached call that was only run, because it has no key."""
+        with self._lock:
+            self._uncacheable[reason] += 1
 
     def count_fault(self, operation: Operation, times: int = 1) -> None:
         """Record that the cache itself failed; of a batch once for each that it failed."""
@@ -255,6 +261,7 @@ class Vitals:
                 "stale_hits": {},
                 "refusals": {},
                 "stores": {("not_stored",): self._unstored},
+                "uncacheable": {(why,): self._uncacheable[why] for why in get_args(Unkeyed)},
                 "errors": {(name,): self._faults[name] for name in OPERATIONS},
                 "evictions": {} if measures is None else {(self._policy,): measures.evicted},
                 "removals": {} if measures is None else {("expired",): measures.ended},
@@ -398,6 +405,7 @@ COUNTERS: dict[str, tuple[str, Unit, tuple[str, ...]]] = {
     "stale_hits": ("Hits that served a stale result.", "", ("reason",)),
     "refusals": ("Misses that evidence in the texts led to, by its kind.", "", ("kind",)),
     "stores": ("Results given to store.", "", ("result",)),
+    "uncacheable": ("Cached calls that were only run, for want of a key.", "", ("reason",)),
     "errors": ("Faults of the cache itself.", "", ("operation",)),
     "evictions": ("Entries that left to keep to the limits.", "", ("policy",)),
     "removals": ("Entries that left for other reasons.", "", ("reason",)),
@@ -456,6 +464,7 @@ def stats_of(reading: Reading) -> dict[str, Any]:
         "misses_by_reason": misses,
         "stale_hits": sum(found["stale_hits"].values()),
         "refusals_by_kind": _by_label(found["refusals"]),
+        "uncacheable": _by_label(found["uncacheable"]),
         "errors": _by_label(found["errors"]),
         "error_rate": reading.number("error_ratio"),
         "results_stored": reading.number("stores", "stored"),

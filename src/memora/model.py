@@ -57,6 +57,15 @@ class _Shown:
         ]
 
 
+Unkeyed: TypeAlias = Literal[
+    "query",  # it is blank, None, not a text, or has a lone surrogate; or key= failed
+    "context",  # a value has no canonical form; or context= failed
+    "tags",  # a tag is blank, or its value has no obvious text
+    "closed",  # the cache was closed
+]
+"""Why a cached call was only run: it has no key to look up or to store."""
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """An exact context, in canonical form."""

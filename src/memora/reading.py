@@ -9,6 +9,7 @@ Every exporter goes through the same families, so that what they show agrees num
 | `stale_hits` | reason | hits that served a stale result |
 | `refusals` | kind | misses of which the judge decided, by the kind of the first evidence |
 | `stores` | result | results: stored, not_stored (no exact form in bytes, or too large) |
+| `uncacheable` | reason | cached calls that were only run: query, context, tags, closed |
 | `errors` | operation | faults of the cache |
 | `evictions` | policy | entries that left to keep to the limits |
 | `removals` | reason | entries that left otherwise: expired, invalidated, cleared |

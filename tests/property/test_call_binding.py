@@ -51,7 +51,7 @@ def reference(
 
 def binding(signature: inspect.Signature) -> Binding:
     rules = Rules(key=lambda: "query")
-    return Binding(signature, rules, name="f", identity="m.f")
+    return Binding(signature, rules, name="f", fixed={FUNCTION: "m.f"})
 
 
 calls = st.tuples(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def binding(function: Any, *, owner: bool = False, **rules: Any) -> Binding:
     return Binding(
-        inspect.signature(function), Rules(**rules), name="f", identity="m.f", owner=owner
+        inspect.signature(function), Rules(**rules), name="f", fixed={FUNCTION: "m.f"}, owner=owner
     )
 
 
@@ -66,10 +66,15 @@ def test_the_owner_is_no_parameter() -> None:
 def test_an_owner_among_any_arguments_is_left_out() -> None:
     def f(*args: Any, query: str) -> None: ...
 
-    bound = binding(f, owner=True)
+    bound = binding(f, owner=True, ignore=("args",))
 
     assert called(bound, object(), query="x")[1] == {FUNCTION: "m.f"}
-    assert called(bound, object(), 1, query="x")[1] == {FUNCTION: "m.f", "args": (1,)}
+    counted = binding(f, owner=True, instance=lambda owner: owner["tenant"])
+    assert called(counted, {"tenant": 7}, 1, query="x")[1] == {
+        FUNCTION: "m.f",
+        "self": 7,
+        "args": (1,),
+    }
 
 
 def test_a_method_is_told_by_its_place_and_its_first_parameter() -> None:
@@ -85,7 +90,7 @@ def test_a_method_is_told_by_its_place_and_its_first_parameter() -> None:
     def outside(self: Any, query: str) -> None: ...
 
     functions = (Agent.method, Agent.static, Agent.nothing, outside, len, Agent)
-    assert [is_method(one) for one in functions] == [True, *[False] * 5]
+    assert [is_method(one) for one in functions] == ["self", *[None] * 5]
 
 
 class Color(Enum):

@@ -20,7 +20,7 @@ from doubles import FakeClock, WordEmbedder, until, without_addresses
 from engine import SIDES, FaultyStore, SharedFaultyStore, Side, at_rest
 
 from memora import CacheConfig, Memora
-from memora.errors import ArgumentError, ContextError, MemoraError, QueryError
+from memora.errors import ArgumentError, ContextError
 from memora.pipeline import Request
 from memora.stores.memory import MemoryStore
 
@@ -361,25 +361,30 @@ def test_a_wrong_option_is_refused_before_anything_is_computed(
     assert compute.calls == 0
 
 
-def test_a_wrong_query_or_context_is_refused_before_anything_is_computed(
+def test_a_context_that_is_no_mapping_is_refused_before_anything_is_computed(
     cache: Memora, side: Side
 ) -> None:
     compute = Compute()
 
-    with pytest.raises(QueryError):
-        side.compute(cache, " ", compute)
     with pytest.raises(ContextError):
-        side.compute(cache, QUERY, compute, {"a": object()})
+        side.compute(cache, QUERY, compute, ["a"])  # type: ignore[arg-type]
     assert compute.calls == 0
 
 
-def test_a_closed_cache_says_so(cache: Memora, side: Side) -> None:
+def test_a_call_without_key_is_computed_and_counted(cache: Memora, side: Side) -> None:
     compute = Compute()
-    cache.close()
+    wrong: Any = None
 
-    with pytest.raises(MemoraError, match="closed"):
-        side.compute(cache, QUERY, compute)
-    assert compute.calls == 0
+    assert side.compute(cache, " ", compute) == [1]
+    assert side.compute(cache, wrong, compute) == [2]
+    assert side.compute(cache, QUERY, compute, {"a": object()}) == [3]
+    counted = cache.get_stats()
+    assert counted["uncacheable"] == {"query": 2, "context": 1, "tags": 0, "closed": 0}
+    assert (counted["total_requests"], counted["total_entries"]) == (0, 0)
+    with pytest.raises(ArgumentError):
+        side.compute(cache, " ", compute, ttl=-1)
+    cache.close()
+    assert side.compute(cache, QUERY, compute) == [4]
 
 
 def test_max_age_holds_for_each_look(cache: Memora, side: Side, clock: FakeClock) -> None:

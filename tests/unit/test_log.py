@@ -51,7 +51,8 @@ def written() -> Iterator[tuple[str, str | None, set[str]]]:
                 continue
             name, called = node.args[0], ast.unparse(node.func)
             logs = re.search(r"(?:_log|make_logger\(.*\))\.(debug|info|warning|error)$", called)
-            if isinstance(name, ast.Constant) and (logs or called in {"say", "self._log"}):
+            passed_on = called in {"say", "self._log", "self._warn"}
+            if isinstance(name, ast.Constant) and (logs or passed_on):
                 fields = {one.arg for one in node.keywords if one.arg}
                 yield name.value, logs[1] if logs else None, fields
 
@@ -102,6 +103,13 @@ def test_what_is_logged_is_as_documented(
         @cache.cached(strict_params=["a"])
         def ask(query: str, a: int, b: int) -> int:
             return a + b
+
+        ask("", 1, 2)
+
+        class _Agent:
+            @cache.cached(strict_params=["a"])
+            def ask(self, query: str, a: int) -> int:
+                return a
 
     logged = events(capsys.readouterr().err)
     for event in logged:

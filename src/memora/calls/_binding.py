@@ -6,6 +6,7 @@ import copy
 import enum
 import hashlib
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -13,20 +14,27 @@ from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 from functools import partial
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from string import Formatter
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType, NoneType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from uuid import UUID
 
-from memora.context import canonical_context
-from memora.errors import ArgumentError, ContextError, QueryError, QueryTypeError
+from memora.context import Settled, canonical_context, canonical_query
+from memora.errors import ArgumentError, ClosedError, ContextError, QueryError, QueryTypeError
 
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from memora.model import Unkeyed
+
 FUNCTION = "memora.function"
 """The key of a context that says which function's result it is."""
+CODE = "memora.code"
+"""The key of a context that says which version of that function."""
+
+UNKEYED = (QueryError, ContextError, ArgumentError, ClosedError)
+"""What is raised where a call has no key."""
 
 Arguments: TypeAlias = "dict[str, Any]"
 """Parameters to values, as `inspect.BoundArguments.arguments` with defaults applied."""
@@ -34,6 +42,8 @@ Arguments: TypeAlias = "dict[str, Any]"
 _OWNERS = ("self", "cls", "mcs")  # the first parameter, where only its name can tell
 _EMPTY = inspect.Parameter.empty
 _FUNCTIONS = (FunctionType, BuiltinFunctionType, MethodType, type)
+_CONSTANT = frozenset({NoneType, bool, int, float, str, bytes})  # nobody changes one of these
+_HAS_DOCSTRING = 0x4000000  # CO_HAS_DOCSTRING, since Python 3.13
 # What has one obvious text. Not any object: its address would be a tag nobody can name.
 _TAGGABLE = (str, int, float, Decimal, UUID, date, PurePath)
 
@@ -58,6 +68,12 @@ class Rules:
     tags: tuple[str, ...] = ()
     key: Callable[..., str] | None = None
     context: Callable[..., Mapping[str, Any] | None] | None = None
+    instance: Callable[[Any], Any] | None = None
+
+    def settles(self, owner: str) -> bool:
+        """Tell whether something was said of the object that a method belongs to."""
+        said = (self.context, self.instance, self.strict_params)
+        return owner in self.ignore or any(one is not None for one in said)
 
 
 class Binding:
@@ -67,23 +83,26 @@ class Binding:
         signature: The function's.
         rules: What its decorator was told.
         name: What to call the function in an error.
-        identity: What the context calls it.
+        fixed: What is context of every call: which function it is.
         owner: Whether the first positional argument is a method's `self` or `cls`.
+        bound: The object that is called or whose method is, if it counts.
 
     Raises:
         ArgumentError: A rule names what is no parameter, or contradicts another.
         ContextError: The static context holds a value without canonical form.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what the decorator was told
         self,
         signature: inspect.Signature,
         rules: Rules,
         *,
         name: str,
-        identity: str,
+        fixed: Mapping[str, Any],
         owner: bool = False,
+        bound: object = None,
     ) -> None:
+        self._bound = bound
         self._signature = signature
         self._rules = rules
         self._name = name
@@ -91,13 +110,18 @@ class Binding:
         self._check_names()
         self._query_param = rules.query_param if rules.query_param in self._names else None
         static = copy.deepcopy(dict(rules.static_context or {}))
-        self._fixed = {FUNCTION: identity, **static}
+        self._fixed = {**fixed, **static}
         self._choose_context(static)
         self._made_query = None if rules.key is None else self._from_arguments("key", rules.key)
         self._made_context = (
             None if rules.context is None else self._from_arguments("context", rules.context)
         )
         self._tags = tuple(self._template(tag) for tag in rules.tags)
+
+    @property
+    def owners(self) -> int:
+        """How many positional arguments come before the parameters: a method has one."""
+        return 1 if self._owner is not None or self._skipped else 0
 
     @property
     def uncounted(self) -> list[str]:
@@ -144,6 +168,7 @@ class Binding:
         """
         query = self._query(arguments)
         context = self._fixed.copy()
+        context.update(self._owner_in(arguments))
         if self._made_context is not None:
             context.update(self._context_from(self._made_context, arguments))
         for name in self._counted:
@@ -161,12 +186,55 @@ class Binding:
                 context[name] = value
         return Call(query, context, tuple(self._tags_of(arguments)) if self._tags else ())
 
-    def explain(self, context: Mapping[str, Any]) -> None:
+    def settled(self, arguments: Arguments) -> Call:
+        """Return what identifies a call, checked, and as it is now: whatever becomes of the values.
+
+        Raises:
+            MemoraError: One of `UNKEYED`: as `call`, or the query or a value has no exact form.
+        """
+        query, context, tags = self.call(arguments)
+        query = canonical_query(query)
+        try:
+            return Call(query, Settled(context), tags)
+        except ContextError:
+            self._explain(context)
+            raise
+
+    def is_still(self, arguments: Arguments, call: Call) -> bool:
+        """Tell whether a call with these arguments is the one that they were."""
+        if all(type(value) in _CONSTANT for value in arguments.values()):
+            return True
+        try:
+            query, context, tags = self.settled(arguments)
+        except UNKEYED:
+            return False
+        same = canonical_context(context) == canonical_context(call.context)
+        return same and (query, tags) == (call.query, call.tags)
+
+    def _owner_in(self, arguments: Arguments) -> dict[str, object]:
+        """Return what identifies the object that a method belongs to, if it counts."""
+        instance = self._rules.instance
+        if self._owner_named is not None:
+            given = arguments[self._owner or self._star or ""]
+            if self._owner is None:  # among any arguments
+                given = given[0] if given else None
+            return {self._owner_named: owner_form(given, instance)}
+        if self._bound is not None and (instance is not None or has_state(self._bound)):
+            return {"self": owner_form(self._bound, instance)}
+        return {}
+
+    def _explain(self, context: Mapping[str, Any]) -> None:
         """Raise a ContextError that says which argument cannot be context, if one cannot."""
         for name, value in context.items():
             try:
                 canonical_context({name: value})
             except ContextError as error:
+                if name == (self._owner_named or (self._bound is not None and "self")):
+                    raise ContextError(
+                        unsaid_owner(self._name, name)
+                        if self._rules.instance is None
+                        else f"{self._name}(): what instance= returned: {error}"
+                    ) from None
                 if self._made_context is not None:
                     raise ContextError(f"{self._name}(): what context= returned: {error}") from None
                 raise ContextError(
@@ -204,6 +272,11 @@ class Binding:
         self._owner = self._positional[0] if owner and self._positional else None
         # `def method(*args)`: its first one is the owner.
         self._skipped = 1 if owner and not self._positional else 0
+        # What the context calls the owner, where it counts.
+        self._owner_named: str | None = None
+        first = (self._owner or self._star) if owner else None
+        if first and (self._rules.instance is not None or not self._rules.settles(first)):
+            self._owner_named = "self" if first == self._star else first
         self._stars = tuple(name for name in (self._star, self._double_star) if name is not None)
         self._names = tuple(one.name for one in parameters if one.name != self._owner)
 
@@ -242,7 +315,8 @@ class Binding:
         elif rules.static_context is not None:
             named = []
         canonical_context(static)
-        for name in (FUNCTION, *named, *unless_text):
+        owned = [] if self._owner_named is None else [self._owner_named]
+        for name in (FUNCTION, CODE, *owned, *named, *unless_text):
             if name in static:
                 self._refuse(f"static_context has the key {name!r} of its own", self._names)
         stars = self._stars
@@ -252,7 +326,7 @@ class Binding:
 
     def _query(self, arguments: Arguments) -> str:
         if self._made_query is not None:
-            query, what = self._made_query(arguments), "what key= returned"
+            query, what = self._made("key", self._made_query, arguments), "what key= returned"
         else:
             query, what = arguments[self._rules.query_param], None
         if isinstance(query, str) and query.strip():
@@ -268,7 +342,7 @@ class Binding:
     def _context_from(
         self, make: Callable[[Arguments], Any], arguments: Arguments
     ) -> Mapping[str, Any]:
-        made = make(arguments)
+        made = self._made("context", make, arguments)
         if made is None:
             return {}
         if not isinstance(made, Mapping):
@@ -276,8 +350,9 @@ class Binding:
                 f"{self._name}(): context= must return a mapping such as {{'agent': 'sql'}}, or "
                 f"None; got {type(made).__name__}"
             )
-        if FUNCTION in made:
-            raise ContextError(f"{self._name}(): context= returned the key {FUNCTION!r}; rename it")
+        for name in (FUNCTION, CODE, self._owner_named):
+            if name in made:
+                raise ContextError(f"{self._name}(): context= returned the key {name!r}; rename it")
         return made
 
     def _from_arguments(self, option: str, make: Callable[..., Any]) -> Callable[[Arguments], Any]:
@@ -307,6 +382,19 @@ class Binding:
             )
 
         return call
+
+    def _made(self, option: str, make: Callable[[Arguments], Any], arguments: Arguments) -> Any:
+        """Return what an application's function makes of a call.
+
+        Raises:
+            QueryError: It failed, and was to make the query.
+            ContextError: It failed, and was to make the context.
+        """
+        try:
+            return make(arguments)
+        except Exception as error:
+            refusal = QueryError if option == "key" else ContextError
+            raise refusal(f"{self._name}(): {option}= raised {type(error).__name__}") from error
 
     def _call_alike(self, make: Callable[..., Any], arguments: Arguments) -> Any:
         ordered = {name: arguments[name] for name in self._signature.parameters}
@@ -343,6 +431,12 @@ class Binding:
             )
             if not tag.strip():
                 raise ArgumentError(f"{self._name}(): the tag {template!r} is blank in this call")
+            try:
+                tag.encode()
+            except UnicodeEncodeError:
+                raise ArgumentError(
+                    f"{self._name}(): the tag {template!r} has a lone surrogate in this call"
+                ) from None
             yield tag
 
     def _text(self, template: str, name: str, value: object) -> str:
@@ -353,10 +447,68 @@ class Binding:
                 f"{self._name}(): the tag {template!r} needs a text or a number, and parameter "
                 f"{name!r} is a {type(value).__name__}"
             )
-        return str(value)
+        try:
+            return str(value)
+        except ValueError as error:  # an integer of more digits than Python writes
+            raise ArgumentError(f"{self._name}(): the tag {template!r}: {error}") from None
 
     def _refuse(self, why: str, names: Iterable[str]) -> NoReturn:
         raise ArgumentError(f"{self._name}() has the parameters {', '.join(names)}; {why}")
+
+
+def why_unkeyed(fault: Exception) -> Unkeyed:
+    """Return which part of a key a call lacks, by one of `UNKEYED`."""
+    if isinstance(fault, QueryError):
+        return "query"
+    if isinstance(fault, ContextError):
+        return "context"
+    return "closed" if isinstance(fault, ClosedError) else "tags"
+
+
+def unsaid_owner(name: str, owner: str) -> str:
+    """Return what is wrong with a method that says nothing of its object."""
+    return (
+        f"{name}() is a method, and nothing says whether the answers of two objects may differ: "
+        f"ignore=[{owner!r}] where they never do, instance=lambda {owner}: {owner}.tenant where "
+        f"something identifies the object, or context=lambda {owner}, ...: {{...}} in place of "
+        "all parameters"
+    )
+
+
+def owner_form(owner: Any, instance: Callable[[Any], Any] | None) -> object:
+    """Return what identifies the object of a method: a class by its name, another as is said.
+
+    Raises:
+        ContextError: `instance` failed.
+    """
+    if instance is None:
+        return _identity(owner, set()) if isinstance(owner, type) else owner
+    try:
+        return instance(owner)
+    except Exception as error:
+        raise ContextError(f"instance= raised {type(error).__name__}") from error
+
+
+def owner_of(function: Any) -> Any:
+    """Return the object that a bound method belongs to, or that is called; None of functions."""
+    owner = getattr(function, "__self__", None)
+    if owner is not None and not isinstance(owner, ModuleType):
+        return owner
+    return None if hasattr(function, "__qualname__") else function
+
+
+def has_state(owner: object) -> bool:
+    """Tell whether objects of one class may differ; each class is another object."""
+    if isinstance(owner, type):
+        return True
+    slots = (getattr(kind, "__slots__", ()) for kind in type(owner).__mro__)
+    return bool(getattr(owner, "__dict__", None)) or any(slots)
+
+
+def place_of(function: Callable[..., Any]) -> str:
+    """Return the module and name of a callable."""
+    bearer = named(function)
+    return f"{_module_of(bearer)}.{bearer.__qualname__}"
 
 
 def named(function: Callable[..., Any]) -> Any:
@@ -368,62 +520,118 @@ def named(function: Callable[..., Any]) -> Any:
 
 
 def identity_of(function: Callable[..., Any]) -> str:
-    """Return what tells a function from others, after a restart too: its module and name.
+    """Return what tells a function from others, after a restart too: its place and name.
 
     A function that is made again and again, with other values around it, is as many functions: what
-    it has captured belongs to the name, if it is a function or could be context. Other objects
-    cannot be told apart from one run to the next; `namespace` is for those. A lambda has no name,
-    so what it does is its own.
+    it has captured belongs to the name, if it is a function or could be context; of another object
+    its class. Two objects of one class cannot be told apart from one run to the next; `namespace`
+    is for those. A lambda has no name, so what it does is its own.
     """
     return _identity(function, set())
 
 
+def code_of(function: Callable[..., Any]) -> str:
+    """Return a digest of what a function does, as this minor version of Python compiles it.
+
+    Of the function and those that it wraps: instructions, constants and names; not where it stands,
+    and not its documentation. "" where there are no instructions to read.
+    """
+    codes = [repr(_code_form(code)) for code in _codes(function)]
+    return _digest("\n".join(codes)) if codes else ""
+
+
 def _identity(function: Any, seen: set[int]) -> str:
     bearer = named(function)
-    name = f"{_module_of(bearer)}.{bearer.__qualname__}"
-    inner = inspect.unwrap(bearer)
+    name = place_of(bearer)
     if bearer.__qualname__.endswith("<lambda>"):
-        name = f"{name}:{_digest(repr(_code_of(inner.__code__)))}"
-    if id(inner) in seen:  # functions may capture each other, and themselves
-        return name
-    seen.add(id(inner))
-    captured = dict(_captured(inner, seen))
+        name = f"{name}:{code_of(bearer)}"
+    captured: list[tuple[str, object]] = []
+    for one in _layers(bearer):
+        if id(one) in seen:  # functions may capture each other, and themselves
+            continue
+        seen.add(id(one))
+        captured += _captured(one, seen)
     # Nothing to read: a captured text may be a secret, and the name is stored and logged.
     return f"{name}[{_digest(repr(captured))}]" if captured else name
 
 
-def is_method(function: Callable[..., Any]) -> bool:
-    """Tell whether a function was defined in a class, and its first parameter is its owner's."""
+def _layers(function: Any) -> list[Any]:
+    """Return a function and those it wraps, the outermost first."""
+    found = [function]
+    while (inner := getattr(found[-1], "__wrapped__", None)) is not None and all(
+        inner is not one for one in found
+    ):
+        found.append(inner)
+    return found
+
+
+def _codes(function: Any) -> Iterable[CodeType]:
+    for one in _layers(named(function)):
+        # A class is what makes its objects, and the class of an object what is called.
+        inside = ("__new__", "__init__", "__call__") if isinstance(one, type) else ()
+        for part in (one, *(getattr(one, name, None) for name in inside)):
+            if isinstance(code := getattr(part, "__code__", None), CodeType):
+                yield code
+
+
+def is_method(function: Callable[..., Any]) -> str | None:
+    """Return the first parameter of a function that was defined in a class, if it is its owner."""
     if not inspect.isfunction(inspect.unwrap(function)):
-        return False
+        return None
     place, _, _ = getattr(function, "__qualname__", "").rpartition(".")
     if not place or place.endswith("<locals>"):
-        return False
+        return None
     first = next(iter(inspect.signature(function).parameters), None)
-    return first in _OWNERS
+    return first if first in _OWNERS else None
 
 
 def _module_of(bearer: Any) -> str:
-    module: str = getattr(bearer, "__module__", None) or "?"
-    if module != "__main__":
+    """Return the name of a module in a package, or else its file: any folder may have an `app`."""
+    inner = inspect.unwrap(bearer)
+    module: str = getattr(inner, "__module__", None) or "?"
+    space: Mapping[str, Any] = getattr(inner, "__globals__", None) or vars(
+        sys.modules.get(module, object)
+    )
+    if module == "__main__" and (spec := space.get("__spec__")) is not None:  # `python -m`
+        module = str(spec.name)
+    file = space.get("__file__")
+    if "." in module or "__path__" in space or module in sys.stdlib_module_names:
         return module
-    # Two scripts must not share entries, and `python -m` shares them with an import.
-    space = getattr(inspect.unwrap(bearer), "__globals__", {})
-    if spec := space.get("__spec__"):
-        return str(spec.name)
-    return f"__main__:{PurePath(file).name}" if (file := space.get("__file__")) else module
+    if file and "site-packages" not in (path := Path(os.path.abspath(file))).parts:  # noqa: PTH100 - links are kept: what they lead to may change with each release
+        return path.with_suffix("").as_posix()
+    if file or module != "__main__":
+        return module
+    # A notebook, of which its server tells the file; a console has only its folder.
+    session = space.get("__vsc_ipynb_file__") or os.environ.get("JPY_SESSION_NAME") or ""
+    return f"__main__:{Path(os.path.abspath(session)).as_posix()}"  # noqa: PTH100 - as above
 
 
-def _code_of(code: CodeType) -> tuple[Any, ...]:
-    """Return what a function does, wherever it stands."""
-    constants = [
-        # A set has another order in each process.
-        sorted(map(repr, one)) if isinstance(one, frozenset) else one
-        for one in code.co_consts
-        if not isinstance(one, CodeType)
-    ]
-    constants += [_code_of(one) for one in code.co_consts if isinstance(one, CodeType)]
-    return (code.co_code, constants, code.co_names, code.co_varnames, code.co_freevars)
+def _code_form(code: CodeType) -> tuple[Any, ...]:
+    """Return what code does, wherever it stands."""
+    constants = list(code.co_consts)
+    # The documentation comes first, if there is some; of what is no function, the first is another.
+    if code.co_flags & inspect.CO_OPTIMIZED and not code.co_name.startswith("<"):
+        documented = sys.version_info < (3, 13) or code.co_flags & _HAS_DOCSTRING
+        if documented and constants and isinstance(constants[0], str):
+            constants[0] = None
+    return (
+        code.co_code,
+        getattr(code, "co_exceptiontable", b""),  # since 3.11
+        [_constant_form(one) for one in constants],
+        code.co_names,
+        code.co_varnames,
+        code.co_freevars,
+    )
+
+
+def _constant_form(constant: Any) -> Any:
+    if isinstance(constant, CodeType):
+        return _code_form(constant)
+    if isinstance(constant, frozenset):  # in each process in another order
+        return sorted(repr(_constant_form(one)) for one in constant)
+    if isinstance(constant, tuple):
+        return tuple(map(_constant_form, constant))
+    return constant
 
 
 def _digest(text: str) -> str:
@@ -434,23 +642,20 @@ def _captured(inner: Any, seen: set[int]) -> Iterable[tuple[str, object]]:
     cells = getattr(inner, "__closure__", None) or ()
     names = inner.__code__.co_freevars if cells else ()
     for name, cell in zip(names, cells, strict=True):
-        # A cell may be empty: not assigned yet.
-        with suppress(ValueError, ContextError):
+        with suppress(ValueError):  # it may be empty: not assigned yet
             yield name, _form(cell.cell_contents, seen)
 
 
 def _form(value: Any, seen: set[int]) -> object:
-    """Return what tells a value from others, in each run the same.
-
-    Raises:
-        ContextError: There is no such thing.
-    """
+    """Return what tells a value from others, in each run the same."""
     if isinstance(value, partial):
         given = [_form(one, seen) for one in value.args]
         named_ones = {name: _form(one, seen) for name, one in value.keywords.items()}
         return _form(value.func, seen), given, named_ones
-    if "__wrapped__" in getattr(value, "__dict__", ()):
-        value = inspect.unwrap(value)
-    if isinstance(value, _FUNCTIONS):
-        return _identity(value, seen)
-    return canonical_context({"captured": value}).canonical
+    if isinstance(value, _FUNCTIONS) or "__wrapped__" in getattr(value, "__dict__", ()):
+        code = "" if isinstance(value, type) else code_of(value)
+        return _identity(value, seen), code
+    try:
+        return canonical_context({"captured": value}).canonical
+    except ContextError:
+        return place_of(type(value))

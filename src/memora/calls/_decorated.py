@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from types import MethodType
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from types import MappingProxyType, MethodType
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -23,8 +25,24 @@ from typing import (
 )
 
 from memora._fork import renew_after_fork
-from memora.calls._binding import FUNCTION, Binding, identity_of, is_method, named
+from memora.calls._binding import (
+    CODE,
+    FUNCTION,
+    UNKEYED,
+    Binding,
+    code_of,
+    has_state,
+    identity_of,
+    is_method,
+    named,
+    owner_form,
+    owner_of,
+    unsaid_owner,
+    why_unkeyed,
+)
+from memora.calls._engine import Computation
 from memora.calls._streams import arelay, recording_of, relay
+from memora.context import canonical_context
 from memora.errors import ArgumentError, ClosedError, ContextError
 
 if TYPE_CHECKING:
@@ -33,7 +51,7 @@ if TYPE_CHECKING:
     from memora.calls._binding import Arguments, Call, Rules
     from memora.calls._engine import Engine
     from memora.calls._streams import Recording
-    from memora.model import LookupResult
+    from memora.model import LookupResult, Unkeyed
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -48,6 +66,12 @@ class CacheInfo(NamedTuple):
     """Calls that were answered without running the function."""
     misses: int
     """Calls that ran it, whatever became of its result."""
+    uncacheable: Mapping[Unkeyed, int] = MappingProxyType({})
+    """Of these, calls that could not be looked up or stored, by what they lack."""
+
+    def __repr__(self) -> str:
+        said = f", uncacheable={dict(self.uncacheable)}" if self.uncacheable else ""
+        return f"CacheInfo(hits={self.hits}, misses={self.misses}{said})"
 
 
 class CallKey(NamedTuple):
@@ -79,7 +103,7 @@ class Behaviour:
 class Plan:
     """What a decorated function and its bound forms share."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what the decorator was told
         self,
         cache: Engine,
         function: Any,
@@ -87,6 +111,7 @@ class Plan:
         behaviour: Behaviour,
         *,
         namespace: str | None,
+        version: str | None,
     ) -> None:
         self.cache = cache
         self.of_class = isinstance(function, classmethod)
@@ -111,8 +136,21 @@ class Plan:
             self.given, self.given_by_name, inner = inner.args, inner.keywords, inner.func
         self._inner = inner
         self._rules = rules
+        code = version
+        if code is None:
+            code = code_of(self.function) if namespace is None else ""
+        self._fixed: dict[str, object] = {FUNCTION: self.identity}
+        if code:
+            self._fixed[CODE] = code
         self._bound_signature: inspect.Signature | None = None
-        self.binding = self._bind(owner=self.of_class or is_method(inner))
+        self._bound_object = self._object(namespace)
+        first = is_method(inner)
+        self.binding = self._bind(owner=self.of_class or first is not None)
+        owned = first == "self" and not static
+        if owned and not rules.settles("self"):
+            raise ArgumentError(unsaid_owner(self.name, "self"))
+        # Nothing was said but which parameters count.
+        self.has_silent_owner = owned and not replace(rules, strict_params=None).settles("self")
         self._owned: Binding | None = None
         self.condition = behaviour.condition
         life = ("ttl", "stale_ttl", "sliding")
@@ -123,8 +161,8 @@ class Plan:
             self.computing["single_flight"] = False
         self.looking = behaviour.of("similarity_threshold", "max_age")
         self.storing = behaviour.of(*life)
-        self._hits = self._misses = 0
         renew_after_fork(self)
+        self.forget()
 
     def renew(self) -> None:
         """Make the lock: another thread may hold it when the process is forked."""
@@ -143,12 +181,34 @@ class Plan:
     def info(self) -> CacheInfo:
         """Return what was counted."""
         with self._lock:
-            return CacheInfo(self._hits, self._misses)
+            return CacheInfo(self._hits, self._misses, dict(self._uncacheable))
 
     def forget(self) -> None:
         """Count from 0."""
         with self._lock:
             self._hits = self._misses = 0
+            self._uncacheable: Counter[Unkeyed] = Counter()
+
+    def key(self, binding: Binding, arguments: Arguments) -> Call | None:
+        """Return what a call is looked up and stored under; None where it is only to be run."""
+        try:
+            call = binding.settled(arguments)
+            if self.cache.closed:
+                raise ClosedError("the cache has been closed")
+        except UNKEYED as fault:
+            if self.cache.caching_enabled():
+                reason = why_unkeyed(fault)
+                with self._lock:
+                    self._uncacheable[reason] += 1
+                self.cache.note_uncacheable(self.identity, reason, fault)
+            return None
+        return call
+
+    def annotated(self) -> Any:
+        """Return the function whose annotation says what is returned."""
+        inner = inspect.unwrap(self.bearer)
+        is_object = isinstance(inner, type) and inner is not self._inner
+        return inspect.unwrap(inner.__call__) if is_object else inner
 
     def owned(self) -> Binding:
         """Return the binding of a method, whatever its first parameter is called."""
@@ -169,6 +229,21 @@ class Plan:
             self._bound_signature = signature.replace(parameters=parameters)
         return self._bound_signature
 
+    def _object(self, namespace: str | None) -> Any:
+        """Return the object of a bound method, or that is called, if it counts."""
+        owner, rules = owner_of(self._inner), self._rules
+        if owner is None or rules.instance is not None:
+            return owner
+        if namespace is not None or (rules.settles("self") and not isinstance(owner, type)):
+            return None
+        try:
+            canonical_context({"self": owner_form(owner, None)} if has_state(owner) else {})
+        except ContextError:
+            raise ArgumentError(
+                f"{unsaid_owner(self.name, 'self')}, or namespace= for this object"
+            ) from None
+        return owner
+
     def _bind(self, *, owner: bool) -> Binding:
         try:
             signature = inspect.signature(self._inner)
@@ -176,32 +251,70 @@ class Plan:
             raise ArgumentError(
                 f"the parameters of {self.name} cannot be read; decorate a function that calls it"
             ) from None
-        return Binding(signature, self._rules, name=self.name, identity=self.identity, owner=owner)
+        return Binding(
+            signature,
+            self._rules,
+            name=self.name,
+            fixed=self._fixed,
+            owner=owner,
+            bound=self._bound_object,
+        )
 
 
-class _Computation:
+class _Computation(Computation):
     """A call of the function, if the cache needs one."""
 
-    __slots__ = ("_args", "_kwargs", "_plan", "_thread", "counted")
+    __slots__ = ("_args", "_call", "_decorated", "_kwargs", "_thread", "counted")
 
-    def __init__(self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._plan = plan
-        self._args = args
-        self._kwargs = kwargs
+    def __init__(
+        self, decorated: _Decorated[Any], call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        self._decorated, self._call = decorated, call
+        self._args, self._kwargs = args, kwargs
         self._thread = threading.get_ident()
-        self.counted = False
+        self.counted, self.faithful = False, True
 
     def __call__(self) -> Any:
+        decorated = self._decorated
         if not self.counted and self._thread == threading.get_ident():  # not in the background
             self.counted = True
-            self._plan.count_miss()
-        return self._plan.function(*self._args, **self._kwargs)
+            decorated._plan.count_miss()  # noqa: SLF001 - of this module
+        # Somebody may have changed an argument during the lookup.
+        self.faithful = decorated._is_still(self._call, self._args, self._kwargs)  # noqa: SLF001
+        return decorated._plan.function(*self._args, **self._kwargs)  # noqa: SLF001
+
+    def aside(self) -> _Computation | None:
+        """Return the same call with copies of what its caller, or the function, may change.
+
+        What could be no context, such as a client, is not copied: it is no data.
+        """
+        owners = min(self._decorated._binding.owners, len(self._args))  # noqa: SLF001
+        memo: dict[int, Any] = {}
+        try:
+            args = (
+                *self._args[:owners],
+                *(_copied(value, memo) for value in self._args[owners:]),
+            )
+            kwargs = {name: _copied(value, memo) for name, value in self._kwargs.items()}
+        except Exception:  # noqa: BLE001 - of an argument's own class
+            return None
+        copied = _Computation(self._decorated, self._call, args, kwargs)
+        copied.counted = True
+        return copied
 
     def returned(self) -> None:
         """Count the call, which has its result; what runs from now on is in the background."""
         if not self.counted:
             self.counted = True
-            self._plan.count_hit()
+            self._decorated._plan.count_hit()  # noqa: SLF001 - of this module
+
+
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    try:
+        canonical_context({"": value})
+    except ContextError:
+        return value
+    return copy.deepcopy(value, memo)
 
 
 class _Decorated(Generic[P]):
@@ -211,6 +324,7 @@ class _Decorated(Generic[P]):
     """
 
     __wrapped__: Callable[P, Any]
+    __self__: object  # only of one that has been reached through an instance or class
     __signature__: inspect.Signature  # only where the one of `__wrapped__` is not right
     __name__: str
     __qualname__: str
@@ -256,8 +370,7 @@ class _Decorated(Generic[P]):
             ContextError: A value has no canonical form.
         """
         call = self._call(args, kwargs)
-        self._binding.explain(call.context)
-        return CallKey(call.query, call.context)
+        return CallKey(call.query, dict(call.context))
 
     def _get(self, instance: object, owner: type | None) -> Self:
         """Bind, as functions and class methods are bound."""
@@ -270,6 +383,7 @@ class _Decorated(Generic[P]):
         bound = object.__new__(type(self))
         vars(bound).update(vars(self))
         bound._owner = (first,)
+        bound.__self__ = first
         bound._binding = plan.owned()
         bound.__signature__ = plan.bound_signature()
         return bound
@@ -286,7 +400,11 @@ class _Decorated(Generic[P]):
         if arguments is None:
             inspect.signature(self._plan.function).bind(*args, **kwargs)
             raise TypeError(f"{self._plan.name}() does not take these arguments")
-        return self._binding.call(arguments)
+        return self._binding.settled(arguments)
+
+    def _is_still(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        arguments = self._arguments(args, kwargs)
+        return arguments is not None and self._binding.is_still(arguments, call)
 
 
 class Cached(_Decorated[P], Generic[P, R]):
@@ -302,14 +420,12 @@ class Cached(_Decorated[P], Generic[P, R]):
     def lookup(self, *args: P.args, **kwargs: P.kwargs) -> LookupResult:
         """Look for the result of a call, without making it."""
         call, plan = self._call(args, kwargs), self._plan
-        with _explained(self._binding, call):
-            return plan.cache.lookup(call.query, call.context, **plan.looking)
+        return plan.cache.lookup(call.query, call.context, **plan.looking)
 
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> int:
         """Delete what is stored for exactly this call; return how many entries that were."""
         call = self._call(args, kwargs)
-        with _explained(self._binding, call):
-            return self._plan.cache.invalidate(call.query, call.context)
+        return self._plan.cache.invalidate(call.query, call.context)
 
     @overload
     def __get__(self, instance: None, owner: type | None = None) -> Self: ...
@@ -323,20 +439,19 @@ class Cached(_Decorated[P], Generic[P, R]):
         return self._get(instance, owner)
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, refresh: bool = False) -> R:
-        plan, binding = self._plan, self._binding
+        plan = self._plan
         if self._owner:
             args = (*self._owner, *args)
         if (arguments := self._arguments(args, kwargs)) is None:
             return cast("R", plan.function(*args, **kwargs))  # raises its own TypeError
-        query, context, tags = binding.call(arguments)
-        computation = _Computation(plan, args, kwargs)
-        try:
-            result = plan.cache.get_or_compute(
-                query, context, computation, tags=tags, refresh=refresh, **plan.computing
-            )
-        except ContextError:  # of the cache, or the function's own
-            binding.explain(context)
-            raise
+        if (call := plan.key(self._binding, arguments)) is None:
+            plan.count_miss()
+            return cast("R", plan.function(*args, **kwargs))
+        query, context, tags = call
+        computation = _Computation(self, call, args, kwargs)
+        result = plan.cache.get_or_compute(
+            query, context, computation, tags=tags, refresh=refresh, **plan.computing
+        )
         computation.returned()
         return cast("R", result)
 
@@ -359,14 +474,12 @@ class _AsyncDecorated(_Decorated[P]):
     async def lookup(self, *args: P.args, **kwargs: P.kwargs) -> LookupResult:
         """Look for the result of a call, without making it."""
         call, plan = self._call(args, kwargs), self._plan
-        with _explained(self._binding, call):
-            return await plan.cache.alookup(call.query, call.context, **plan.looking)
+        return await plan.cache.alookup(call.query, call.context, **plan.looking)
 
     async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> int:
         """Delete what is stored for exactly this call; return how many entries that were."""
         call = self._call(args, kwargs)
-        with _explained(self._binding, call):
-            return await self._plan.cache.ainvalidate(call.query, call.context)
+        return await self._plan.cache.ainvalidate(call.query, call.context)
 
     async def acache_clear(self) -> int:
         """Do as `cache_clear`, without blocking the event loop."""
@@ -402,20 +515,19 @@ class AsyncCached(_AsyncDecorated[P], Generic[P, R]):
     async def _run(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], *, refresh: bool = False
     ) -> R:
-        plan, binding = self._plan, self._binding
+        plan = self._plan
         if self._owner:
             args = (*self._owner, *args)
         if (arguments := self._arguments(args, kwargs)) is None:
             return cast("R", await plan.function(*args, **kwargs))  # raises its own TypeError
-        query, context, tags = binding.call(arguments)
-        computation = _Computation(plan, args, kwargs)
-        try:
-            result = await plan.cache.aget_or_compute(
-                query, context, computation, tags=tags, refresh=refresh, **plan.computing
-            )
-        except ContextError:  # of the cache, or the function's own
-            binding.explain(context)
-            raise
+        if (call := plan.key(self._binding, arguments)) is None:
+            plan.count_miss()
+            return cast("R", await plan.function(*args, **kwargs))
+        query, context, tags = call
+        computation = _Computation(self, call, args, kwargs)
+        result = await plan.cache.aget_or_compute(
+            query, context, computation, tags=tags, refresh=refresh, **plan.computing
+        )
         computation.returned()
         return cast("R", result)
 
@@ -452,15 +564,6 @@ class AsyncCachedStream(_AsyncDecorated[P], Generic[P, A]):
         return cast("A", arelay(start, stream.afind, stream.akeep))
 
 
-@contextmanager
-def _explained(binding: Binding, call: Call) -> Iterator[None]:
-    try:
-        yield
-    except ContextError:  # of the cache, or another's
-        binding.explain(call.context)
-        raise
-
-
 class _Stream:
     """One call of a generator function: what is kept of it, and what will be."""
 
@@ -476,37 +579,37 @@ class _Stream:
     def find(self) -> Recording | None:
         found, call = None, self._begin()
         if call is not None and not self._refresh:
-            with _explained(self._binding, call):
+            with suppress(ClosedError):  # just now
                 found = self._plan.cache.lookup(call.query, call.context, **self._plan.looking)
         return self._counted(found)
 
     async def afind(self) -> Recording | None:
         found, call = None, self._begin()
         if call is not None and not self._refresh:
-            with _explained(self._binding, call):
+            with suppress(ClosedError):  # as above
                 found = await self._plan.cache.alookup(
                     call.query, call.context, **self._plan.looking
                 )
         return self._counted(found)
 
     def keep(self, recording: Recording) -> None:
-        if (call := self._call) is None:
+        call, cache = self._call, self._plan.cache
+        if call is None or cache.closed:  # meanwhile; the items are there all the same
             return
-        with suppress(ClosedError):  # meanwhile; the items are there all the same
-            self._plan.cache.get_or_compute(
-                call.query, call.context, recording.as_result, **self._storing(call, recording)
-            )
+        cache.get_or_compute(
+            call.query, call.context, recording.as_result, **self._storing(call, recording)
+        )
 
     async def akeep(self, recording: Recording) -> None:
         async def result() -> Any:
             return recording.as_result()
 
-        if (call := self._call) is None:
+        call, cache = self._call, self._plan.cache
+        if call is None or cache.closed:  # as above
             return
-        with suppress(ClosedError):  # as above
-            await self._plan.cache.aget_or_compute(
-                call.query, call.context, result, **self._storing(call, recording)
-            )
+        await cache.aget_or_compute(
+            call.query, call.context, result, **self._storing(call, recording)
+        )
 
     def _storing(self, call: Call, recording: Recording) -> dict[str, Any]:
         wanted = self._plan.condition
@@ -519,8 +622,8 @@ class _Stream:
         }
 
     def _begin(self) -> Call | None:
-        call = self._binding.call(self._arguments)
-        self._call = call if self._plan.cache.caching_enabled() else None
+        if self._plan.cache.caching_enabled():
+            self._call = self._plan.key(self._binding, self._arguments)
         return self._call
 
     def _counted(self, found: LookupResult | None) -> Recording | None:
@@ -529,6 +632,9 @@ class _Stream:
         recording = recording_of(found.result) if found is not None and usable else None
         if recording is None:
             self._plan.count_miss()
+            # Somebody may have changed an argument during the lookup.
+            if self._call is not None and not self._binding.is_still(self._arguments, self._call):
+                self._call = None
         else:
             self._plan.count_hit()
         return recording

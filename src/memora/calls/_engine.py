@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
-    from memora.model import LookupResult
+    from memora.model import LookupResult, Unkeyed
 
 T = TypeVar("T")
 
@@ -42,8 +42,48 @@ class CallOptions(TypedDict, total=False):
     """Whether those who miss on the very same query and context wait for one of them."""
 
 
+class Computation:
+    """What computes the result of a call whose arguments somebody may change meanwhile."""
+
+    __slots__ = ("faithful",)
+
+    faithful: bool
+    """Whether the last result is of the arguments that the call is stored under."""
+
+    def __call__(self) -> Any:
+        """Compute it."""
+        raise NotImplementedError
+
+    def aside(self) -> Computation | None:
+        """Return what computes the same later, of copies; None where there are none."""
+        raise NotImplementedError
+
+
+def is_faithful(compute: object) -> bool:
+    """Tell whether what was just computed may be stored."""
+    return not isinstance(compute, Computation) or compute.faithful
+
+
+def aside(compute: Callable[[], Any]) -> Callable[[], Any] | None:
+    """Return what may compute a result in the background, after the call has returned."""
+    return compute.aside() if isinstance(compute, Computation) else compute
+
+
 class Engine(Protocol):
     """A cache, as `Memora` is one. Each method may be called from any thread."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        ...
+
+    def accept_result(self, function: Callable[..., object], returns: Any = None) -> None:
+        """Take the classes that a function returns for registered."""
+        ...
+
+    def note_uncacheable(self, function: str, reason: Unkeyed, fault: Exception) -> None:
+        """Count a call of a function that is only run, because it has no key."""
+        ...
 
     def get_or_compute(
         self,

@@ -55,11 +55,18 @@ class Caching:
     Args:
         cache: Where results are stored.
         log: Is told, with an event's name and fields, which parameters do not count.
+        warn: Is told so of a method whose object does not count, and nobody said that it need not.
     """
 
-    def __init__(self, cache: Engine, *, log: Callable[..., object] | None = None) -> None:
+    def __init__(
+        self,
+        cache: Engine,
+        *,
+        log: Callable[..., object] | None = None,
+        warn: Callable[..., object] | None = None,
+    ) -> None:
         self._cache = cache
-        self._log = log
+        self._log, self._warn = log, warn
 
     @overload
     def __call__(
@@ -83,7 +90,10 @@ class Caching:
         ignore: str | Iterable[str] | None = None,
         key: Callable[..., str] | None = None,
         context: Callable[..., Mapping[str, Any] | None] | None = None,
+        instance: Callable[[Any], Any] | None = None,
         namespace: str | None = None,
+        version: str | None = None,
+        returns: Any = None,
         similarity_threshold: float | None = None,
         max_age: float | str | timedelta | None = None,
         ttl: float | str | timedelta | None = None,
@@ -106,7 +116,10 @@ class Caching:
         ignore: str | Iterable[str] | None = None,
         key: Callable[..., str] | None = None,
         context: Callable[..., Mapping[str, Any] | None] | None = None,
+        instance: Callable[[Any], Any] | None = None,
         namespace: str | None = None,
+        version: str | None = None,
+        returns: Any = None,
         similarity_threshold: float | None = None,
         max_age: float | str | timedelta | None = None,
         ttl: float | str | timedelta | None = None,
@@ -132,7 +145,11 @@ class Caching:
             key: Makes the query, of those parameters that it names.
             context: Makes the context, of those parameters that it names, `self` included; in
                 place of the parameters.
+            instance: Makes what identifies the object that a method belongs to, of that object.
             namespace: Functions with the same one share entries; by default none do.
+            version: In place of the function's code: entries of another version are not served.
+            returns: The class of the result, or any type that is made of classes, beside what the
+                function's return annotation says: these classes are registered.
             similarity_threshold: As for `lookup`.
             max_age: As for `lookup`.
             ttl: As for `store`.
@@ -163,6 +180,7 @@ class Caching:
             tags=_names("tags", tags or ()),
             key=plain_function("key", key),
             context=plain_function("context", context),
+            instance=plain_function("instance", instance),
         )
         behaviour = Behaviour(
             similarity_threshold=None
@@ -179,11 +197,13 @@ class Caching:
             single_flight=flag("single_flight", single_flight),
         )
         space = None if namespace is None else _names("namespace", [namespace])[0]
+        edition = None if version is None else _names("version", [version])[0]
 
         def decorate(function: Any) -> Any:
             if not callable(function) and not isinstance(function, (staticmethod, classmethod)):
                 raise ArgumentError(f"cached decorates functions, got {function!r}")
-            plan = Plan(self._cache, function, rules, behaviour, namespace=space)
+            plan = Plan(self._cache, function, rules, behaviour, namespace=space, version=edition)
+            self._cache.accept_result(plan.annotated(), returns)
             self._tell(plan, rules)
             return kind_of(plan.function)(plan)
 
@@ -191,6 +211,8 @@ class Caching:
 
     def _tell(self, plan: Plan, rules: Rules) -> None:
         """Log once, at decoration, which parameters do not count."""
+        if self._warn is not None and plan.has_silent_owner:
+            self._warn("method_without_its_object", function=plan.identity)
         chosen = {
             "strict_params": rules.strict_params is not None,
             "static_context": rules.static_context is not None,

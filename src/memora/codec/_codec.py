@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import sys
+import threading
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import orjson
+from typing_extensions import is_typeddict
 
+from memora._fork import renew_after_fork
 from memora.codec import _stdlib
 from memora.codec._envelope import seal, unseal
 from memora.codec._kind import Kind, UnsupportedError
 from memora.codec._objects import kind_of_class
+from memora.codec._proof import same
 from memora.codec._tree import Reader, Writer, is_json
+from memora.codec._types import (
+    Source,
+    can_have_instances,
+    is_data,
+    source_of_function,
+    sources_of_class,
+)
 from memora.errors import ArgumentError, CorruptEntryError, MemoraError, SerializationError
 
 if TYPE_CHECKING:
@@ -53,6 +65,12 @@ class Codec:
     def __init__(self) -> None:
         self._by_type: dict[type, Kind] = {}
         self._by_name: dict[str, tuple[type, Kind]] = {}
+        self._sources: list[tuple[Source, bool]] = []  # and whether any class in it is meant
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """See `Renewable`."""
+        self._lock = threading.RLock()  # guards the sources; registering may come back here
 
     def register(
         self,
@@ -66,7 +84,8 @@ class Codec:
 
         Without functions: an enum by its member's name, a named tuple by its items, a pydantic
         model by its state, any other class by its `__dict__` and `__slots__`; no `__init__` runs
-        when one comes back.
+        when one comes back. The types of its fields are registered too, where they are data:
+        models, dataclasses, named tuples, enums and the like, as soon as one is met.
 
         Args:
             cls: The class itself; its subclasses are classes of their own.
@@ -98,6 +117,19 @@ class Codec:
         kind = kind_of_class(cls, OWN + name, encode=encode, decode=decode)
         self._by_name[name] = cls, kind
         self._by_type[cls] = kind
+        self._follow(cls)
+
+    def accept(self, function: Any, returns: Any = None) -> None:
+        """Register the classes that a function returns, by its annotation or as is said here.
+
+        They are read when a class is met that nobody registered; what cannot be read, or needs
+        functions to be registered, is left out.
+
+        Args:
+            function: Whose annotation counts, and whose names `returns` is written in.
+            returns: A type, or several.
+        """
+        self._add([(source_of_function(function, returns), True)], now=_is_local(function))
 
     def encode(self, result: Any) -> bytes:
         """Return the bytes that `decode` turns back into an equal value of the same type.
@@ -112,7 +144,9 @@ class Codec:
             node = result if is_json([result]) else writer.node(result)
             tree = orjson.dumps(node, option=_EXACT)
         except UnsupportedError as refusal:
-            raise SerializationError(str(refusal)) from refusal.__cause__
+            if refusal.of is None:
+                refusal.of = type(result)
+            raise refusal.told() from refusal.__cause__
         except RecursionError:
             raise SerializationError("cannot store result: it is nested too deeply") from None
         except MemoraError:
@@ -121,7 +155,28 @@ class Codec:
             raise SerializationError(
                 "cannot store result: it changed while it was being stored"
             ) from error
-        return seal(tree, writer.blobs, plain=writer.plain)
+        payload = seal(tree, writer.blobs, plain=writer.plain)
+        # The kinds of Python itself and of numpy come back by construction, which tests show.
+        if not all(map(_is_proven, writer.kinds)):
+            self._prove(result, payload)
+        return payload
+
+    def _prove(self, result: Any, payload: bytes) -> None:
+        """Raise a SerializationError unless a payload is read as the value that it was made of."""
+        try:
+            again = self.decode(payload)
+            if same(self._kind_of, result, again):
+                return
+            problem, cause = "it would come back changed", None
+        except Exception as error:  # noqa: BLE001 - whatever a class of the application raises
+            problem, cause = f"it could not be read again ({type(error).__name__})", error
+        cls = type(result)
+        refusal = UnsupportedError(
+            f"{problem}; give register_type() encode= and decode= for the class in it that does "
+            "not come back from its fields"
+        )
+        refusal.of = cls
+        raise refusal.told() from cause
 
     def decode(self, payload: bytes) -> Any:
         """Return the value that `encode` was given.
@@ -158,11 +213,54 @@ class Codec:
         unseal(payload)
 
     def _kind_of(self, cls: type) -> Kind | None:
-        return self._by_type.get(cls) or _builtin_kind(cls)
+        kind = self._by_type.get(cls) or _builtin_kind(cls)
+        if kind is None and self._sources:
+            self._read_sources()
+            kind = self._by_type.get(cls)
+        return kind
+
+    def _follow(self, cls: type) -> None:
+        self._add([(source, False) for source in sources_of_class(cls)], now=_is_local(cls))
+
+    def _add(self, sources: list[tuple[Source, bool]], *, now: bool) -> None:
+        with self._lock:
+            self._sources += sources
+            if now:  # while the names of the function around it can be seen
+                self._read_sources()
+
+    def _read_sources(self) -> None:
+        """Register the classes that are named where one is expected; of fields, only data."""
+        with self._lock:
+            unread: list[tuple[Source, bool]] = []
+            while self._sources:
+                source, any_class = self._sources.pop()
+                classes, rest = source.read()
+                if rest:
+                    unread.append((source._replace(annotations=rest), any_class))
+                for cls in classes:
+                    self._meet(cls, any_class=any_class)
+            self._sources = unread
+
+    def _meet(self, cls: type, *, any_class: bool) -> None:
+        """Register a class that was named in a type, where that is possible."""
+        if is_typeddict(cls):
+            if cls not in self._by_type:
+                self._by_type[cls] = _STDLIB.by_type[dict]  # no value is of this class
+                self._follow(cls)
+        elif (
+            cls not in self._by_type
+            and (is_data(cls) or any_class)
+            and can_have_instances(cls)
+            and f"{cls.__module__}.{cls.__qualname__}" not in self._by_name
+        ):
+            with suppress(ArgumentError):  # it is stored anyway, or cannot be without functions
+                self.register(cls)
 
     def _kind_named(self, name: str) -> Kind:
         if name.startswith(OWN):
             name = name.removeprefix(OWN)
+            if name not in self._by_name and self._sources:
+                self._read_sources()
             if name not in self._by_name:
                 raise SerializationError(
                     f"stored result holds a {name!r}, which is not registered here; "
@@ -176,6 +274,14 @@ class Codec:
                 f"stored result holds a {name!r}, which this Memora cannot read"
             )
         return kind
+
+
+def _is_proven(name: str) -> bool:
+    return name.startswith("np.") or not ("." in name or name.startswith(OWN))
+
+
+def _is_local(named: Any) -> bool:
+    return "<locals>" in getattr(named, "__qualname__", "")
 
 
 class _Table(NamedTuple):

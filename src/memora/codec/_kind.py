@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 MAX_KEY = 40  # characters of a key that an error may quote
+ATTRIBUTES = "."  # a step that names no place yet: the next is the name of an attribute
 MAX_STEPS = 16  # of the way to a part that an error names: a cycle would fill the screen
 
 
@@ -20,6 +21,11 @@ class Blob(NamedTuple):
 
     data: Any
     """A contiguous buffer."""
+
+
+def in_attributes(_whole: Any, _part: int) -> str:
+    """Say that the parts are mappings of attributes."""
+    return ATTRIBUTES
 
 
 def nowhere(_whole: Any, _part: int) -> str:
@@ -49,6 +55,9 @@ class Kind:
     family: bool = False
     """Also the subclasses that the library itself defines."""
 
+    same: Callable[[Any, Any], bool] | None = None
+    """Whether two of one type are equal, where that is not whether their parts are."""
+
 
 class UnsupportedError(SerializationError):
     """A value somewhere in the result cannot be stored exactly."""
@@ -56,13 +65,40 @@ class UnsupportedError(SerializationError):
     def __init__(self, problem: str) -> None:
         """Begin with the problem; the walk adds where, inside out."""
         super().__init__(problem)
-        self.where: list[str] = []
+        self.where: list[tuple[str, bool]] = []  # a step, and whether it tells of the data
+        self.of: type | None = None  # the class of the value that it is about
 
     def __str__(self) -> str:
-        steps = self.where[::-1]
+        return f"cannot store result{self._path(hidden=False)}: {self.args[0]}"
+
+    def told(self) -> SerializationError:
+        """Return the error for whoever stores."""
+        error = SerializationError(str(self))
+        error.path = self._path(hidden=True).removeprefix(".")
+        error.problem = str(self.args[0])
+        if self.of is not None:
+            error.type_name = f"{self.of.__module__}.{self.of.__qualname__}"
+        return error
+
+    def _path(self, *, hidden: bool) -> str:
+        steps: list[str] = []
+        attributes = False
+        for step, of_data in reversed(self.where):
+            if step == ATTRIBUTES or (attributes and step in _STATE):
+                attributes = True
+            elif attributes and step.startswith("['"):
+                steps.append(f".{step[2:-2]}")
+                attributes = False
+            else:
+                steps.append("[…]" if hidden and of_data else step)
+                attributes = False
         if len(steps) > MAX_STEPS:
             steps = [*steps[:MAX_STEPS], "…"]
-        return f"cannot store result{''.join(steps)}: {self.args[0]}"
+        return "".join(steps)
+
+
+# Between a pydantic model and a field of it.
+_STATE = frozenset({"['__dict__']", "['__pydantic_extra__']", "['__pydantic_private__']"})
 
 
 def at_key(key: Any) -> str:

@@ -7,7 +7,8 @@ import sys
 from types import BuiltinFunctionType
 from typing import TYPE_CHECKING, Any
 
-from memora.codec._kind import Kind, UnsupportedError, at_index
+from memora.codec._kind import Kind, UnsupportedError, at_index, in_attributes
+from memora.codec._types import is_model, is_struct
 from memora.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -37,7 +38,14 @@ def _flag(cls: Any, name: str) -> Kind:
 
 
 def _enum(cls: Any, name: str) -> Kind:
-    return Kind(name, (cls,), lambda member: [member.name], lambda key: cls[key])
+    def apart(member: Any) -> list[str]:
+        if cls.__members__.get(member.name) is not member:
+            raise UnsupportedError(
+                f"{cls.__qualname__} has no such member, but made one up; store its value"
+            )
+        return [member.name]
+
+    return Kind(name, (cls,), apart, lambda key: cls[key])
 
 
 def _named_tuple(cls: Any, name: str) -> Kind:
@@ -55,7 +63,26 @@ def _pydantic(cls: Any, name: str) -> Kind:
         model.__setstate__(state)
         return model
 
-    return Kind(name, (cls,), lambda model: [model.__getstate__()], together)
+    return Kind(name, (cls,), lambda model: [model.__getstate__()], together, in_attributes)
+
+
+def _struct(cls: Any, name: str) -> Kind:
+    unset = sys.modules["msgspec"].UNSET
+    fields = cls.__struct_fields__
+
+    def apart(struct: Any) -> tuple[Any, Any]:
+        given = {field: getattr(struct, field) for field in fields}
+        filled = {field: value for field, value in given.items() if value is not unset}
+        return filled, getattr(struct, "__dict__", {})
+
+    def together(filled: dict[str, Any], attributes: dict[str, Any]) -> Any:
+        # As msgspec copies and pickles one: nothing makes a struct without its __init__.
+        value = cls(**{field: filled.get(field, unset) for field in fields})
+        if attributes:
+            vars(value).update(attributes)
+        return value
+
+    return Kind(name, (cls,), apart, together, in_attributes)
 
 
 def _plain(cls: Any, name: str) -> Kind:
@@ -74,7 +101,7 @@ def _plain(cls: Any, name: str) -> Kind:
                 object.__setattr__(value, slot, filled[slot])
         return value
 
-    return Kind(name, (cls,), apart, together)
+    return Kind(name, (cls,), apart, together, in_attributes)
 
 
 def _opaque(cls: Any, _name: str) -> Kind:
@@ -94,11 +121,6 @@ def _slots(cls: type) -> tuple[str, ...]:
     return tuple(name for name in names if name not in {"__dict__", "__weakref__"})
 
 
-def _is_model(cls: type) -> bool:
-    pydantic = sys.modules.get("pydantic")
-    return pydantic is not None and issubclass(cls, pydantic.BaseModel)
-
-
 def _has_hidden_content(cls: type) -> bool:
     """Whether a base is built in: a dict, an exception, an array."""
     return any(
@@ -112,7 +134,8 @@ _SHAPES: tuple[tuple[Callable[[type], bool], Callable[[Any, str], Kind]], ...] =
     (lambda cls: issubclass(cls, enum.Flag), _flag),
     (lambda cls: issubclass(cls, enum.Enum), _enum),
     (lambda cls: issubclass(cls, tuple) and hasattr(cls, "_fields"), _named_tuple),
-    (_is_model, _pydantic),
+    (is_model, _pydantic),
+    (is_struct, _struct),
     (_has_hidden_content, _opaque),
     (lambda _cls: True, _plain),
 )

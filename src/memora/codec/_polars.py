@@ -40,13 +40,18 @@ def _frame(height: int, blob: memoryview) -> pl.DataFrame:
     return frame
 
 
+def _same_frames(one: pl.DataFrame, other: pl.DataFrame) -> bool:
+    return one.schema == other.schema and one.equals(other, null_equal=True)
+
+
 KINDS = (
-    Kind("pl.df", (pl.DataFrame,), _frame_parts, _frame),
+    Kind("pl.df", (pl.DataFrame,), _frame_parts, _frame, same=_same_frames),
     Kind(
         "pl.series",
         (pl.Series,),
         lambda series: _frame_parts(series.to_frame()),
         lambda height, blob: _frame(height, blob).to_series(),
+        same=lambda one, other: _same_frames(one.to_frame(), other.to_frame()),
     ),
     Kind(
         "pl.lazy",

@@ -7,6 +7,7 @@ is an object with the key "!": a list of the kind's name and its parts, or a blo
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from math import isfinite
 from types import NoneType
 from typing import TYPE_CHECKING, Any
@@ -63,12 +64,13 @@ def _is_utf8(text: str) -> bool:
 
 
 class Writer:
-    """Turns one value into a tree; `blobs` and `plain` say what came of it."""
+    """Turns one value into a tree; `blobs`, `plain` and `kinds` say what came of it."""
 
     def __init__(self, kind_of: Callable[[type], Kind | None]) -> None:
         self._kind_of = kind_of
         self.blobs: list[memoryview] = []
         self.plain = True
+        self.kinds: set[str] = set()
 
     def node(self, value: Any, depth: int = 0) -> Any:
         """Return the tree of a value.
@@ -97,6 +99,7 @@ class Writer:
                 f"{cls.__module__}.{cls.__qualname__} is not a type that comes back exactly; "
                 f"pass the class to register_type(), or store its parts"
             )
+        self.kinds.add(kind.name)
         return {TAG: [kind.name, *self._nodes(value, _parts(kind, value), kind.where, depth)]}
 
     def _nodes(
@@ -109,7 +112,11 @@ class Writer:
             for part in parts:
                 nodes.append(self.node(part, depth + 1))  # noqa: PERF401 - its length is the place
         except UnsupportedError as refusal:
-            refusal.where.append(where(whole, len(nodes)))
+            at = len(nodes)
+            step = where(whole, at)
+            refusal.where.append((step, isinstance(whole, Mapping) or "'" in step))
+            if refusal.of is None:
+                refusal.of = type(list(parts)[at])
             raise
         return nodes
 
