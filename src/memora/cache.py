@@ -137,7 +137,7 @@ class Memora:
             if embedder is None
             else as_embedder(embedder)
         )
-        codec = Codec()
+        codec = Codec(max_expansion=config.max_expansion)
         self._shadow = None
         if config.mode == "shadow":
             self._shadow = Shadow(

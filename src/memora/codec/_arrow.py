@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from memora.codec._ipc import growth
 from memora.codec._kind import Blob, Kind, UnsupportedError
 
 # A type of the application's own is known only to a process that registered it with Arrow, and is
@@ -46,13 +47,14 @@ def _alone(column: Any) -> Any:
 
 
 KINDS = (
-    Kind("pa.table", (pa.Table,), _table_parts, _table),
-    Kind("pa.batch", (pa.RecordBatch,), _table_parts, _batch),
+    Kind("pa.table", (pa.Table,), _table_parts, _table, size=growth),
+    Kind("pa.batch", (pa.RecordBatch,), _table_parts, _batch, size=growth),
     Kind(
         "pa.chunked",
         (pa.ChunkedArray,),
         lambda column: _table_parts(pa.table({"": column})),
         lambda blob: _table(blob).column(0),
+        size=growth,
     ),
     Kind(
         "pa.array",
@@ -60,6 +62,7 @@ KINDS = (
         lambda array: _table_parts(_alone(array)),
         lambda blob: _batch(blob).column(0),
         family=True,
+        size=growth,
     ),
     Kind(
         "pa.scalar",
@@ -67,5 +70,6 @@ KINDS = (
         lambda scalar: _table_parts(_alone(pa.repeat(scalar, 1))),
         lambda blob: _batch(blob).column(0)[0],
         family=True,
+        size=growth,
     ),
 )

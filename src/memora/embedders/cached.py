@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import AbstractContextManager, nullcontext
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +18,13 @@ if TYPE_CHECKING:
 
     from memora.protocols import Embedder, Vector
 
+_SHORT = 1_000  # characters
 _TOLERANCE = 1e-3  # of a vector's length, which float16 rounding stays within
+
+
+def _key(text: str) -> str | bytes:
+    """Return what a text is remembered by: a long one would take more room than its vector."""
+    return text if len(text) <= _SHORT else sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 class CachedEmbedder:
@@ -43,7 +50,7 @@ class CachedEmbedder:
         if size < 0:
             raise ConfigError(f"size must be 0 or more, got {size}")
         self._inner = inner
-        self._recent = LRUCache[str, "Vector | None"](size)
+        self._recent = LRUCache["str | bytes", "Vector | None"](size)
         self._timer = timer
         renew_after_fork(self)
 
@@ -69,8 +76,9 @@ class CachedEmbedder:
         Raises:
             EmbedderError: The inner embedder failed.
         """
+        keys = {text: _key(text) for text in texts}
         with self._lock:
-            known = {text: self._recent[text] for text in texts if text in self._recent}
+            known = {text: self._recent[key] for text, key in keys.items() if key in self._recent}
         if missing := [text for text in dict.fromkeys(texts) if text not in known]:
             known |= self._embed(missing)
         return [known[text] for text in texts]
@@ -85,8 +93,8 @@ class CachedEmbedder:
         fresh = dict(zip(texts, map(self._checked, vectors), strict=True))
         if self._recent.maxsize:
             with self._lock:
-                # None is for long texts, mostly, which would take more room than vectors do.
-                self._recent.update({t: v for t, v in fresh.items() if v is not None})
+                # None is for long texts, mostly, and soon found again.
+                self._recent.update({_key(t): v for t, v in fresh.items() if v is not None})
         return fresh
 
     def _checked(self, vector: Vector | None) -> Vector | None:
