@@ -34,6 +34,7 @@ MOST_VALUES = 100_000
 MOST_CHARACTERS = 16 * 1024 * 1024
 """Characters of all the texts of one context."""
 
+_MANY_CHARACTERS, _MANY_VALUES = 16_384, 500  # see `is_large`
 _CACHED = 10_000  # characters of a context that is remembered
 _STEPS, _STEP = 16, 40  # of the way to a value, and characters of one, that an error shows
 _PIECE = 4096  # characters that are normalised at once
@@ -129,6 +130,22 @@ def canonical_query(query: str, /) -> str:
     return text
 
 
+def is_large(*given: object) -> bool:
+    """Tell whether queries and contexts take more than a millisecond or so to be made canonical."""
+    left, characters, values = list(given), _MANY_CHARACTERS, _MANY_VALUES
+    while left:
+        value = left.pop()
+        if isinstance(value, (str, bytes, bytearray)):
+            characters -= len(value)
+        elif isinstance(value, (dict, list, tuple, set, frozenset)):
+            values -= len(value)
+            if values >= 0:
+                left += value.values() if isinstance(value, dict) else value
+        if characters < 0 or values < 0:
+            return True
+    return False
+
+
 def _composed(text: str) -> str:
     """Normalise piece by piece, so that others run meanwhile; the whole comes out the same."""
     if text.isascii():
@@ -155,8 +172,10 @@ def _composed_carefully(text: str) -> str:
     end = 0
     for run in (*_RUN.finditer(joins), None):
         start = len(text) if run is None else run.start()
-        for piece in _WHOLE.finditer(joins, end, start):
-            written.append(unicodedata.normalize("NFC", text[piece.start() : piece.end()]))
+        written += [
+            unicodedata.normalize("NFC", text[piece.start() : piece.end()])
+            for piece in _WHOLE.finditer(joins, end, start)
+        ]
         if run is not None:
             end = run.end()
             written.append(text[start:end])
@@ -216,18 +235,18 @@ class _Budget:
 class _Place:
     """Where a value stands in a context; written out only if there is something wrong with it."""
 
-    __slots__ = ("_above", "_step", "budget")
+    __slots__ = ("above", "budget", "step")
 
     def __init__(self, budget: _Budget, above: _Place | None = None, step: object = "") -> None:
-        self.budget, self._above, self._step = budget, above, step
+        self.budget, self.above, self.step = budget, above, step
 
     def __str__(self) -> str:
         steps: list[str] = []
         place: _Place | None = self
-        while place is not None and place._above is not None:
-            step = place._step
-            steps.append(step if isinstance(step, _Step) else f"[{_shown(step)}]")
-            place = place._above
+        while place is not None and place.above is not None:
+            is_key = not isinstance(place.step, _Step)
+            steps.append(f"[{_shown(place.step)}]" if is_key else str(place.step))
+            place = place.above
         steps.reverse()
         return "".join(["context", *steps[:_STEPS], "…" if len(steps) > _STEPS else ""])
 

@@ -146,7 +146,7 @@ class _Table(NamedTuple):
 
     @classmethod
     def root(cls, blob: memoryview, at: int) -> _Table:
-        return cls(blob, at)._behind(at)
+        return cls(blob, at + _read(blob, "I", at))
 
     def integer(self, field: int, form: str) -> int:
         at = self._field(field)
@@ -154,18 +154,15 @@ class _Table(NamedTuple):
 
     def table(self, field: int) -> _Table | None:
         at = self._field(field)
-        return None if at is None else self._behind(at)
+        return None if at is None else _Table.root(self.blob, at)
 
     def structs(self, field: int, form: str) -> Any:
         """Return a vector of structs as an array of records."""
         at, dtype = self._field(field), np.dtype(form)
         if at is None:
             return np.empty(0, dtype)
-        start = self._behind(at).at
+        start = at + self._read("I", at)
         return np.frombuffer(self.blob, dtype, self._read("I", start), start + 4)
-
-    def _behind(self, at: int) -> _Table:
-        return _Table(self.blob, at + self._read("I", at))
 
     def _field(self, field: int) -> int | None:
         directory = self.at - self._read("i", self.at)
