@@ -35,6 +35,8 @@ MOST_CHARACTERS = 16 * 1024 * 1024
 """Characters of all the texts of one context."""
 
 _MANY_CHARACTERS, _MANY_VALUES = 16_384, 500  # see `is_large`
+_CHARACTERS_A_VALUE = 32  # of a number, with what separates it
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 _CACHED = 10_000  # characters of a context that is remembered
 _STEPS, _STEP = 16, 40  # of the way to a value, and characters of one, that an error shows
 _PIECE = 4096  # characters that are normalised at once
@@ -94,6 +96,12 @@ def context_of_canonical(text: str, /) -> Context:
         ContextError: It is no canonical form.
     """
     try:
+        # Of what is not text: a list of lists takes twenty times the memory of its JSON.
+        if (
+            len(text) > MOST_VALUES
+            and len(_QUOTED.sub("", text)) > _CHARACTERS_A_VALUE * MOST_VALUES
+        ):
+            raise ValueError("too many values")  # noqa: TRY301
         value = json.loads(text)
         same = isinstance(value, dict) and _dump(value) == text
     except (TypeError, ValueError, RecursionError):

@@ -27,6 +27,8 @@ _SUFFIXES: dict[str, Format] = {
     ".csv": "csv",
     ".tsv": "csv",
 }
+_LONGEST = 64 * 1024 * 1024  # characters of a line, or of a field of a CSV file
+_TOO_LONG = f"longer than {_LONGEST:,} characters"
 # The names a column goes by, in the order they are tried.
 _QUERY = ("query", "text", "prompt", "question")
 _CLASS = ("class", "label", "intent")
@@ -148,9 +150,20 @@ class QueryLog:
             raise ArgumentError(f"there is no column {missing[0]!r}; {found}")
 
 
-def _jsonl(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
+def _cut(lines: IO[str]) -> Iterator[str]:
+    """Yield the lines; of one that is too long its beginning, which shows it."""
+    while line := lines.readline(_LONGEST + 1):
+        yield line
+        while len(line) > _LONGEST and not line.endswith("\n"):
+            line = lines.readline(_LONGEST + 1)
+
+
+def _jsonl(lines: IO[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """Yield line numbers with a row, or with what is wrong."""
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(_cut(lines), start=1):
+        if len(line) > _LONGEST:
+            yield number, _TOO_LONG
+            continue
         if not line.strip():
             continue
         try:
@@ -172,15 +185,17 @@ def _tsv(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
 def _csv(
     lines: Iterable[str], *, delimiter: str = ","
 ) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    csv.field_size_limit(2**31 - 1)  # a query may be longer than the 128 KB that are the default
+    csv.field_size_limit(_LONGEST)  # a query may be longer than the 128 KB that are the default
     reader = csv.DictReader(lines, delimiter=delimiter)
     for row in reader:
         yield reader.line_num, {name: value for name, value in row.items() if name is not None}
 
 
-def _text(lines: Iterable[str]) -> Iterator[Record]:
-    for number, line in enumerate(lines, start=1):
-        if query := line.strip():
+def _text(lines: IO[str]) -> Iterator[Record | BadLine]:
+    for number, line in enumerate(_cut(lines), start=1):
+        if len(line) > _LONGEST:
+            yield BadLine(number, _TOO_LONG)
+        elif query := line.strip():
             yield Record(line=number, query=query, context={}, label=None, answer=None)
 
 

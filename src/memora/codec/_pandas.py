@@ -19,6 +19,8 @@ from pandas.tseries.offsets import BaseOffset
 from memora.codec._kind import Kind, UnsupportedError, at_key, keys_of
 
 _ExtensionArray: Any = pd.api.extensions.ExtensionArray
+_CategoricalDtype: Any = pd.CategoricalDtype
+_Flags: Any = pd.Flags  # type: ignore[attr-defined]
 _arrays: Any = pd.arrays  # the stubs know too little of these
 _DateOffset: Any = pd.DateOffset
 _PeriodIndex: Any = pd.PeriodIndex
@@ -52,7 +54,8 @@ def _labels(index: Any) -> Any:
 def _plain(values: Any) -> np.ndarray[Any, Any]:
     if not isinstance(values, np.ndarray):
         raise TypeError("not the numbers of an array")
-    return _column(values)
+    _column(values)
+    return values
 
 
 # Frames.
@@ -111,7 +114,7 @@ def _labelled(whole: Any, attrs: dict[Any, Any], duplicates: bool) -> Any:  # no
     whole.attrs = attrs
     if not duplicates:
         # Past the setter, which hashes all labels: forged numbers may all have one hash.
-        whole._flags = pd.Flags(whole, allows_duplicate_labels=False)  # noqa: SLF001
+        whole._flags = _Flags(whole, allows_duplicate_labels=False)  # noqa: SLF001
     return whole
 
 
@@ -177,7 +180,7 @@ def _offset_parts(offset: Any) -> list[Any]:
 
 def _categorical(codes: Any, categories: Any, ordered: Any) -> Any:
     _check_codes(codes, categories)
-    make: Any = pd.CategoricalDtype._from_fastpath  # noqa: SLF001 - no hash of labels: `_labelled`
+    make = _CategoricalDtype._from_fastpath  # noqa: SLF001 - no hash of labels: see `_labelled`
     return pd.Categorical.from_codes(codes, dtype=make(_labels(categories), ordered))
 
 

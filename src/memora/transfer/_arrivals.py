@@ -326,7 +326,9 @@ def _batches(arrivals: Iterable[Arrival | Problem]) -> Iterator[list[Arrival | P
     size = 0
     for one in arrivals:
         batch.append(one)
-        size += len(one.content.payload) if isinstance(one, Arrival) else 0
+        if isinstance(one, Arrival):
+            size += len(one.content.payload) + len(one.content.metadata)
+            size += len(one.entry.query) + len(one.entry.context.canonical)
         if len(batch) == _BATCH or size >= _BATCH_BYTES:
             yield batch
             batch, size = [], 0
