@@ -36,7 +36,7 @@ MOST_CHARACTERS = 16 * 1024 * 1024
 
 _MANY_CHARACTERS, _MANY_VALUES = 16_384, 500  # see `is_large`
 _CHARACTERS_A_VALUE = 32  # of a number, with what separates it
-_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
+_QUOTED = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
 _CACHED = 10_000  # characters of a context that is remembered
 _STEPS, _STEP = 16, 40  # of the way to a value, and characters of one, that an error shows
 _PIECE = 4096  # characters that are normalised at once

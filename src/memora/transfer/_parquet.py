@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from memora.codec import Codec
-    from memora.model import Holding
+    from memora.model import Context, Holding
     from memora.protocols import Embedder, Vector
 
 FORMAT = 1
@@ -165,6 +165,7 @@ class ParquetSource:
         self._codec = codec
         self._dimension = None if embeds else embedder.dimension
         self._max_payload_bytes = max_payload_bytes
+        self._last: Context | None = None
         # Without its vectors, where they are made anew.
         self._columns = [name for name in _COLUMNS if name != "vector" or not embeds]
         with _explained(self.name):
@@ -252,9 +253,9 @@ class ParquetSource:
         for name, nullable in _COLUMNS.items():
             if row.get(name) is None and not nullable:
                 raise broken(name, None, "a value")
-        entry, uses, last = recorded_entry(
-            row, text=_query(row["query"]), context=_context(row["context"])
-        )
+        if self._last is None or self._last.canonical != row["context"]:
+            self._last = _context(row["context"])  # many rows in a row have one
+        entry, uses, last = recorded_entry(row, text=_query(row["query"]), context=self._last)
         return Arrival(
             entry=entry,
             content=Content(self._payload(row["payload"]), _metadata(row["metadata"])),
@@ -409,7 +410,7 @@ def _query(value: Any) -> str:
     return text
 
 
-def _context(value: Any) -> Any:
+def _context(value: Any) -> Context:
     try:
         return context_of_canonical(value)
     except ContextError as error:
