@@ -62,12 +62,13 @@ def squeezed(text: str, most: int) -> str:
         most: Characters that are wanted; of a longer text, more than that but not all is returned.
     """
     pieces: list[str] = []
-    size = 0
+    size, ends_in_space = 0, False
     for at in range(0, len(text), _SLICE):
         piece = _SPACES.sub(" ", text[at : at + _SLICE])
-        if pieces and piece[:1].isspace() and pieces[-1][-1:].isspace():
+        if ends_in_space and piece[0].isspace():
             piece = piece[1:]  # one run, in two slices
         pieces.append(piece)
+        ends_in_space = text[min(at + _SLICE, len(text)) - 1].isspace()
         size += len(piece)
         if size > most:
             break
