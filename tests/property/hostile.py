@@ -182,6 +182,14 @@ def payloads() -> Iterator[tuple[str, bytes]]:  # noqa: PLR0915 - a list
         "a batch many times",
         sealed(node("pl.df", 20_000 * 20_000, none), repeated_blocks(20_000)),
     )
+    endless = bytearray(stream(pa.table({"a": [1]})))
+    batch = 8 + struct.unpack_from("<I", endless, 4)[0]  # behind the schema, which has no body
+    root = batch + 8 + struct.unpack_from("<I", endless, batch + 8)[0]
+    vector = root - struct.unpack_from("<i", endless, root)[0]
+    (place,) = struct.unpack_from("<H", endless, vector + 4 + 2 * 3)
+    back = -8 - struct.unpack_from("<I", endless, batch + 4)[0]
+    struct.pack_into("<q", endless, root + place, back)
+    yield "a stream that goes back", sealed(node("pa.table", none), bytes(endless))
     digits = [f"{number * M61:x}" for number in range(1, 20_001)]
     ints = [node("int", one) for one in digits]
     yield "colliding set", sealed(node("set", *ints))

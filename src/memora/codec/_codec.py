@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _LEAST_ALLOWANCE = 64 * 1024 * 1024  # bytes that any result may take, however small its payload
-_SHOWN = 80  # characters of a name that an error quotes
+_SHOWN = 200  # characters of a name that an error quotes
 
 OWN = "@"  # before the name of an application's type, so that it never meets one of ours
 

@@ -54,7 +54,10 @@ def _of_stream(blob: memoryview) -> Iterator[tuple[int, int]]:
         if not size:
             return
         yield start, start + size
-        at = start + size + _Table.root(blob, start).integer(3, "q")
+        body = _Table.root(blob, start).integer(3, "q")
+        if body < 0:  # it would never end
+            raise ValueError("not the length of a body")
+        at = start + size + body
 
 
 def _of_file(blob: memoryview) -> Iterator[tuple[int, int]]:
