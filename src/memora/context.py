@@ -205,7 +205,7 @@ _WHOLE = re.compile(f".{{1,{_PIECE}}}(?!M)")
 # A long run of what is neither Latin, Greek, Cyrillic, Chinese, Japanese nor Korean, nor a symbol.
 _COMMON = (
     "\0-\u02ff\u0370-\u0482\u048a-\u052f\u2000-\u20cf\u2100-\u2bff\u3030-\u3098"
-    "\u30a0-\u9fff\uac00-\ud7a3\uff00-\uffef"
+    "\u30a0-\u9fff\uac00-\ud7a3\uff00-\uffef\U0001f300-\U0001faff"
 )
 _PLAIN, _STRANGE = re.compile(f"[{_COMMON}]"), re.compile(f"[^{_COMMON}]{{{_MOST_MARKS},}}")
 

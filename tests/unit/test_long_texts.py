@@ -135,7 +135,7 @@ def test_a_text_is_normalised_piece_by_piece_as_a_whole() -> None:
 
 
 def test_no_character_before_which_a_text_is_cut_joins_what_is_before() -> None:
-    for code in (*range(0x11000), *range(0x1D000, 0x1F000), *range(0xE0000, 0xE0200)):
+    for code in (*range(0x11000), *range(0x1D000, 0x20000), *range(0xE0000, 0xE0200)):
         character = chr(code)
         if context._PLAIN.match(character):
             assert context._JOINS[code] == "."
