@@ -10,12 +10,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+_READ = 20  # characters for one that is shown: the others may be white space
+_MOST_LOGGED = 2_000
+
+
+def excerpt(text: str) -> str:
+    """Return text for a log, cut where it is long."""
+    return text if len(text) <= _MOST_LOGGED else f"{text[:_MOST_LOGGED]}…"
+
 
 def one_line(text: str, limit: int = 160) -> str:
     """Return text for one line of a terminal: no line breaks, and nothing that would control it."""
-    line = " ".join(text.split())
+    line = " ".join(text[: _READ * limit].split())
     line = "".join(character if character.isprintable() else "\ufffd" for character in line)
-    return line if len(line) <= limit else line[: limit - 1] + "…"
+    whole = len(line) <= limit and len(text) <= _READ * limit
+    return line if whole else line[: limit - 1] + "…"
 
 
 def not_utf8(byte: int) -> str:

@@ -42,7 +42,7 @@ from memora.calls.flights import Flights
 from memora.calls.lanes import TaskLane, ThreadLane
 from memora.codec import Codec
 from memora.config import CacheConfig, config_from, shown
-from memora.context import canonical_context, canonical_query, exact_key
+from memora.context import canonical_context, canonical_query, exact_key, is_large
 from memora.core import Call, Core, said
 from memora.embedders import CachedEmbedder, as_embedder, load_embedder
 from memora.errors import ArgumentError, ClosedError, MemoraError
@@ -153,7 +153,7 @@ class Memora:
             if embedder is None
             else as_embedder(embedder)
         )
-        codec = Codec()
+        codec = Codec(max_expansion=config.max_expansion)
         self._shadow = None
         if config.mode == "shadow":
             self._shadow = Shadow(
@@ -470,7 +470,8 @@ class Memora:
         cost: float | None = None,
     ) -> str | None:
         """Do as `store`, without blocking the event loop."""
-        item = self._item(
+        check = partial(
+            self._item,
             query,
             context,
             result,
@@ -481,6 +482,7 @@ class Memora:
             tags=tags,
             cost=cost,
         )
+        item = await self._aside(self._tasks, check, query, context, metadata)
         return (await self._core.store_many(self._tasks, [item]))[0]
 
     def store_many(self, items: Iterable[Item]) -> list[str | None]:
@@ -499,7 +501,9 @@ class Memora:
 
     async def astore_many(self, items: Iterable[Item]) -> list[str | None]:
         """Do as `store_many`, without blocking the event loop."""
-        return await self._core.store_many(self._tasks, self._items(items))
+        listed = list(items)
+        found = await self._aside(self._tasks, partial(self._items, listed), listed)
+        return await self._core.store_many(self._tasks, found)
 
     def get_or_compute(
         self,
@@ -554,7 +558,8 @@ class Memora:
             ArgumentError: `compute` returned something else, or as from `get_or_compute`.
         """
         computing = async_function("compute", compute)
-        call = self._call(query, context, compute, options)
+        check = partial(self._call, query, context, compute, options)
+        call = await self._aside(self._tasks, check, query, context, options.get("metadata"))
         if call is None:
             return await computing()
         result: T = await self._core.call(self._tasks, call, computing)
@@ -1142,7 +1147,7 @@ class Memora:
         self._check_open()
         return await self._core.lookup(
             lane,
-            pipeline.Request.of(query, context),
+            await self._aside(lane, partial(pipeline.Request.of, query, context), query, context),
             threshold=self._threshold(similarity_threshold),
             max_age=inf if max_age is None else seconds("max_age", max_age),
         )
@@ -1158,18 +1163,22 @@ class Memora:
         self._check_open()
         if isinstance(queries, str):
             raise ArgumentError(f"queries must be an iterable of texts, got the text {queries!r}")
-        requests = [
-            pipeline.Request.of(*query)
-            if isinstance(query, tuple)
-            else pipeline.Request.of(query, context)
-            for query in queries
-        ]
+        asked = [query if isinstance(query, tuple) else (query, context) for query in queries]
+        requests = await self._aside(
+            lane, lambda: [pipeline.Request.of(*one) for one in asked], asked
+        )
         return await self._core.lookup_many(
             lane,
             requests,
             threshold=self._threshold(similarity_threshold),
             max_age=inf if max_age is None else seconds("max_age", max_age),
         )
+
+    async def _aside(self, lane: Lane, check: Callable[[], T], *given: object) -> T:
+        """Check arguments; large ones that a task gives in a worker, as that takes a while."""
+        if lane is self._tasks and is_large(*given):
+            return await self._chores.arun(check, None)
+        return check()
 
     def _item(
         self,

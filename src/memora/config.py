@@ -263,6 +263,8 @@ class _Settings(BaseModel):
     """How often the scheduler removes expired entries, once it is started."""
     max_payload_bytes: OptionalCount = 256 * 1024 * 1024
     """Largest encoded result that is stored; None is unlimited."""
+    max_expansion: Count = 16
+    """How many times its size a stored result may take in RAM; 64 MiB are always allowed."""
     embedding_cache_size: Annotated[
         int, BeforeValidator(_number), Field(ge=0, description="a whole number, 0 or more")
     ] = 1024

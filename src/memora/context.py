@@ -17,6 +17,7 @@ import hashlib
 import json
 import math
 import pathlib
+import re
 import sys
 import unicodedata
 import uuid
@@ -27,6 +28,21 @@ from typing import Any, TypeAlias
 
 from memora.errors import ContextError, QueryError, QueryTypeError
 from memora.model import Context
+
+MOST_VALUES = 100_000
+"""Values of one context, nested ones too: it takes a microsecond and more to write each."""
+MOST_CHARACTERS = 16 * 1024 * 1024
+"""Characters of all the texts of one context."""
+
+_MANY_CHARACTERS, _MANY_VALUES = 16_384, 500  # see `is_large`
+_CHARACTERS_A_VALUE = 32  # of a number, with what separates it
+_QUOTED = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
+_CACHED = 10_000  # characters of a context that is remembered
+_STEPS, _STEP = 16, 40  # of the way to a value, and characters of one, that an error shows
+_PIECE = 4096  # characters that are normalised at once
+_MOST_MARKS = 64  # in a row, that are sorted
+_SHORT = 65_536  # characters that are normalised at once where there are no such rows
+_PARTS = (0x1160, 0x11FF)  # vowels and finals of Hangul
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 
@@ -43,7 +59,7 @@ def canonical_context(context: Mapping[str, object] | None, /) -> Context:
 
     Raises:
         ContextError: Not a mapping, or it holds something that has no canonical form: a NaN, a
-            cycle, an object of a type that is not listed in the documentation.
+            cycle, an object of a type that is not listed in the documentation; or it is too large.
     """
     if context is None:
         context = {}
@@ -52,14 +68,15 @@ def canonical_context(context: Mapping[str, object] | None, /) -> Context:
     if type(context) is dict:
         items = tuple(context.items())
         if all(type(key) is str and type(value) is str for key, value in items):
-            return _context_of_texts(items)
+            short = sum([len(key) + len(value) for key, value in items]) <= _CACHED
+            return _context_of_texts(items) if short else _context_of_items(items)
     if not isinstance(context, Mapping):
         raise ContextError(
             f"context must be a mapping such as {{'agent': 'sql'}}, or None; "
             f"got {type(context).__name__}"
         )
     try:
-        text = _dump(_canonical(context, "context"))
+        text = _dump(_canonical(context, _Place(_Budget())))
     except ContextError:
         raise
     except RecursionError:
@@ -83,12 +100,14 @@ class Settled(dict[str, Any]):
         self.canonical = canonical_context(dict(self))
 
 
-@lru_cache(maxsize=1024)
-def _context_of_texts(items: tuple[tuple[str, str], ...]) -> Context:
-    # Most contexts are a few texts, and the same few again and again. (Only texts: 1 and True would
-    # be one key.)
-    text = _dump(_mapping(dict(items), "context"))
+def _context_of_items(items: tuple[tuple[str, str], ...]) -> Context:
+    text = _dump(_mapping(dict(items), _Place(_Budget())))
     return Context(canonical=text, fingerprint=fingerprint_of(text))
+
+
+# Most contexts are a few texts, and the same few again and again. (Only texts: 1 and True would
+# be one key.)
+_context_of_texts = lru_cache(maxsize=1024)(_context_of_items)
 
 
 def context_of_canonical(text: str, /) -> Context:
@@ -98,6 +117,12 @@ def context_of_canonical(text: str, /) -> Context:
         ContextError: It is no canonical form.
     """
     try:
+        # Of what is not text: a list of lists takes twenty times the memory of its JSON.
+        if (
+            len(text) > MOST_VALUES
+            and len(_QUOTED.sub("", text)) > _CHARACTERS_A_VALUE * MOST_VALUES
+        ):
+            raise ValueError("too many values")  # noqa: TRY301
         value = json.loads(text)
         same = isinstance(value, dict) and _dump(value) == text
     except (TypeError, ValueError, RecursionError):
@@ -111,7 +136,9 @@ def canonical_query(query: str, /) -> str:
     """Return the text that the exact tier compares and the embedder reads.
 
     Only what cannot change meaning goes: outer white space, and the Unicode form (NFC; NFKC would
-    turn "5²" into "52"). Four control characters that Python also takes for white space stay.
+    turn "5²" into "52"). Four control characters that Python also takes for white space stay, and
+    so do marks on one character where there are 64 or more, which no script has: to sort them takes
+    quadratic time.
 
     Raises:
         QueryTypeError: Not a string.
@@ -119,9 +146,9 @@ def canonical_query(query: str, /) -> str:
     """
     if not isinstance(query, str):
         raise QueryTypeError(f"query must be a string, got {type(query).__name__}")
-    text = unicodedata.normalize("NFC", query).strip(_SPACE)
+    text = _composed(query).strip(_SPACE)
     if not text or text.isspace():
-        raise QueryError(f"query must contain text, got {query!r}")
+        raise QueryError(f"query must contain text, got {query[:_STEP]!r}")
     if text.isascii():
         return text
     try:
@@ -131,6 +158,78 @@ def canonical_query(query: str, /) -> str:
             f"query must be encodable as UTF-8; the character at {error.start} is a lone surrogate"
         ) from None
     return text
+
+
+def is_large(*given: object) -> bool:
+    """Tell whether queries and contexts take more than a millisecond or so to be made canonical."""
+    left, characters, values = list(given), _MANY_CHARACTERS, _MANY_VALUES
+    while left:
+        value = left.pop()
+        if isinstance(value, (str, bytes, bytearray)):
+            characters -= len(value)
+        elif isinstance(value, (dict, list, tuple, set, frozenset)):
+            values -= len(value)
+            if values >= 0:
+                left += value.values() if isinstance(value, dict) else value
+        if characters < 0 or values < 0:
+            return True
+    return False
+
+
+def _composed(text: str) -> str:
+    """Normalise piece by piece, so that others run meanwhile; the whole comes out the same."""
+    if text.isascii():
+        return text
+    written: list[str] = []
+    start, length = 0, len(text)
+    while start < length:
+        cut = _PLAIN.search(text, start + _SHORT)
+        end = length if cut is None else cut.start()
+        piece = text[start:end]
+        written.append(
+            _composed_carefully(piece)
+            if _STRANGE.search(piece)
+            else unicodedata.normalize("NFC", piece)
+        )
+        start = end
+    return "".join(written)
+
+
+def _composed_carefully(text: str) -> str:
+    slices = (text[at : at + _PIECE] for at in range(0, len(text), _PIECE))
+    joins = "".join(piece.translate(_JOINS) for piece in slices)
+    written: list[str] = []
+    end = 0
+    for run in (*_RUN.finditer(joins), None):
+        start = len(text) if run is None else run.start()
+        written += [
+            unicodedata.normalize("NFC", text[piece.start() : piece.end()])
+            for piece in _WHOLE.finditer(joins, end, start)
+        ]
+        if run is not None:
+            end = run.end()
+            written.append(text[start:end])
+    return "".join(written)
+
+
+class _Joins(dict[int, str]):
+    """Tells of each character whether one before it can change it: "M" for those, else "."."""
+
+    def __missing__(self, code: int) -> str:
+        is_mark = unicodedata.category(chr(code))[0] == "M"
+        self[code] = found = "M" if is_mark or _PARTS[0] <= code <= _PARTS[1] else "."
+        return found
+
+
+_JOINS = _Joins()
+_RUN = re.compile(f".M{{{_MOST_MARKS},}}")
+_WHOLE = re.compile(f".{{1,{_PIECE}}}(?!M)")
+# A long run of what is neither Latin, Greek, Cyrillic, Chinese, Japanese nor Korean, nor a symbol.
+_COMMON = (
+    "\0-\u02ff\u0370-\u0482\u048a-\u052f\u2000-\u20cf\u2100-\u2bff\u3030-\u3098"
+    "\u30a0-\u9fff\uac00-\ud7a3\uff00-\uffef\U0001f300-\U0001faff"
+)
+_PLAIN, _STRANGE = re.compile(f"[{_COMMON}]"), re.compile(f"[^{_COMMON}]{{{_MOST_MARKS},}}")
 
 
 def fingerprint_of(canonical: str, /) -> str:
@@ -147,7 +246,62 @@ def exact_key(text: str, context: Context, /) -> bytes:
     return hashlib.sha256(f"{context.fingerprint}\n{text}".encode()).digest()[:16]
 
 
-def _canonical(value: object, path: str) -> JSON:  # noqa: PLR0911 - a table of types
+class _Budget:
+    """How much of a context may yet be written."""
+
+    def __init__(self) -> None:
+        self.values, self.characters = MOST_VALUES, MOST_CHARACTERS
+
+    def take(self, values: int, characters: int) -> None:
+        self.values -= values
+        self.characters -= characters
+        if self.values < 0 or self.characters < 0:
+            raise ContextError(
+                f"context is too large: expected up to {MOST_VALUES:,} values and "
+                f"{MOST_CHARACTERS:,} characters; pass a smaller identifier instead, such as a hash"
+            )
+
+
+class _Place:
+    """Where a value stands in a context; written out only if there is something wrong with it."""
+
+    __slots__ = ("above", "budget", "step")
+
+    def __init__(self, budget: _Budget, above: _Place | None = None, step: object = "") -> None:
+        self.budget, self.above, self.step = budget, above, step
+
+    def __str__(self) -> str:
+        steps: list[str] = []
+        place: _Place | None = self
+        while place is not None and place.above is not None:
+            is_key = not isinstance(place.step, _Step)
+            steps.append(f"[{_shown(place.step)}]" if is_key else str(place.step))
+            place = place.above
+        steps.reverse()
+        return "".join(["context", *steps[:_STEPS], "…" if len(steps) > _STEPS else ""])
+
+    def at(self, step: object) -> _Place:
+        """Return the place of an item; a `_Step` is shown as it is."""
+        return _Place(self.budget, self, step)
+
+
+class _Step(str):
+    """A step that is no key."""
+
+    __slots__ = ()
+
+
+def _shown(key: object) -> str:
+    if isinstance(key, str) and len(key) > _STEP:
+        return f"{key[:_STEP]!r}…"
+    return repr(key) if isinstance(key, (str, int)) else f"<{_name(type(key))}>"
+
+
+_KEY, _ELEMENT = _Step(" key"), _Step("{...}")
+
+
+def _canonical(value: object, path: _Place) -> JSON:  # noqa: PLR0911 - a table of types
+    path.budget.take(1, 0)
     kind: type = type(value)
     if kind is str:  # most values are; the rest would only find that out later
         return _text(value, path)  # type: ignore[arg-type]
@@ -170,24 +324,25 @@ def _canonical(value: object, path: str) -> JSON:  # noqa: PLR0911 - a table of 
     return _record(value, path)
 
 
-def _mapping(value: Mapping[object, object], path: str) -> JSON:
+def _mapping(value: Mapping[object, object], path: _Place) -> JSON:
     if all(isinstance(key, str) and not isinstance(key, enum.Enum) for key in value):
         written = {
-            _escape(_text(key, path)): _canonical(item, f"{path}[{key!r}]")  # type: ignore[arg-type]
+            _escape(_text(key, path)): _canonical(item, path.at(key))  # type: ignore[arg-type]
             for key, item in value.items()
         }
         if len(written) < len(value):
             raise ContextError(f"{path} has two keys of the same text")
         return written
     pairs: list[JSON] = [
-        [_canonical(key, f"{path} key"), _canonical(item, f"{path}[{key!r}]")]
+        [_canonical(key, path.at(_KEY)), _canonical(item, path.at(key))]
         for key, item in value.items()
     ]
-    return {"$dict": sorted(pairs, key=_dump)}
+    return {"$dict": _sorted(pairs, path)}
 
 
-def _text(value: str, path: str) -> str:
+def _text(value: str, path: _Place) -> str:
     text = str.__str__(value)  # not a subclass's own idea of itself
+    path.budget.take(0, len(text))
     if not text.isascii():
         try:
             text.encode()
@@ -201,18 +356,29 @@ def _escape(key: str) -> str:
     return f"${key}" if key.startswith("$") else key
 
 
-def _sequence(value: Sequence[object], path: str) -> JSON:
+def _sequence(value: Sequence[object], path: _Place) -> JSON:
     if hasattr(value, "_fields"):  # a named tuple: its field names are part of what it says
         return _record(value, path)
-    return [_canonical(item, f"{path}[{i}]") for i, item in enumerate(value)]
+    return [_canonical(item, path.at(i)) for i, item in enumerate(value)]
 
 
-def _set(value: AbstractSet[object], path: str) -> JSON:
+def _set(value: AbstractSet[object], path: _Place) -> JSON:
     # Sorted by their canonical text: elements of mixed types have no order of their own.
-    return {"$set": sorted((_canonical(item, f"{path}{{...}}") for item in value), key=_dump)}
+    return {"$set": _sorted([_canonical(item, path.at(_ELEMENT)) for item in value], path)}
 
 
-def _float(value: float, path: str) -> JSON:
+def _sorted(values: list[JSON], path: _Place) -> list[JSON]:
+    """Sort by canonical text, which counts: of sets in sets the inner ones are written often."""
+
+    def written(value: JSON) -> str:
+        text = _dump(value)
+        path.budget.take(0, len(text))
+        return text
+
+    return sorted(values, key=written)
+
+
+def _float(value: float, path: _Place) -> JSON:
     if math.isnan(value):
         raise ContextError(f"{path} is NaN, which is not equal to itself; use None or a string")
     if math.isinf(value):
@@ -220,11 +386,12 @@ def _float(value: float, path: str) -> JSON:
     return float.__float__(value) + 0.0  # -0.0 equals 0.0, so they are one context
 
 
-def _decimal(value: decimal.Decimal, path: str) -> JSON:
+def _decimal(value: decimal.Decimal, path: _Place) -> JSON:
     if value.is_nan():
         raise ContextError(f"{path} is NaN, which is not equal to itself; use None or a string")
     if value.is_infinite() or not value:
         return {"$decimal": "0" if not value else str(value)}
+    path.budget.take(0, len(str(value)))
     # Not normalize(), which rounds to the precision of the thread's decimal context.
     sign, digits, exponent = value.as_tuple()
     text = "".join(map(str, digits)).lstrip("0")
@@ -232,7 +399,12 @@ def _decimal(value: decimal.Decimal, path: str) -> JSON:
     return {"$decimal": f"{'-' * sign}{stripped}E{int(exponent) + len(text) - len(stripped)}"}
 
 
-def _datetime(value: dt.datetime, path: str) -> JSON:
+def _bytes(value: bytes | bytearray, path: _Place) -> JSON:
+    path.budget.take(0, 2 * len(value))
+    return {"$bytes": value.hex()}
+
+
+def _datetime(value: dt.datetime, path: _Place) -> JSON:
     if value != value:  # noqa: PLR0124 - pandas' NaT is a datetime
         raise ContextError(f"{path} is NaT, which is not equal to itself; use None or a string")
     # One instant has one form, whatever zone it is written in.
@@ -240,7 +412,7 @@ def _datetime(value: dt.datetime, path: str) -> JSON:
     return {"$datetime": moment.isoformat()}
 
 
-def _time(value: dt.time, path: str) -> JSON:
+def _time(value: dt.time, path: _Place) -> JSON:
     if value.tzinfo is None:
         return {"$time": value.isoformat()}
     offset = value.utcoffset()
@@ -256,14 +428,14 @@ def _time(value: dt.time, path: str) -> JSON:
     return {"$time": [(local - offset) // dt.timedelta(microseconds=1), "UTC"]}
 
 
-def _timedelta(value: dt.timedelta, path: str) -> JSON:
+def _timedelta(value: dt.timedelta, path: _Place) -> JSON:
     if getattr(value, "nanoseconds", 0):  # a pandas Timedelta
         raise ContextError(f"{path} is finer than a microsecond; use a number or a string")
     return {"$timedelta": [value.days, value.seconds, value.microseconds]}
 
 
 # In order: a datetime is also a date.
-_FORMS: tuple[tuple[type, Callable[[Any, str], JSON]], ...] = (
+_FORMS: tuple[tuple[type, Callable[[Any, _Place], JSON]], ...] = (
     (str, _text),
     (int, lambda value, _: int.__int__(value)),
     (float, _float),
@@ -280,12 +452,12 @@ _FORMS: tuple[tuple[type, Callable[[Any, str], JSON]], ...] = (
     (pathlib.PureWindowsPath, lambda value, _: {"$windows_path": value.as_posix().lower()}),
     (pathlib.PurePath, lambda value, _: {"$path": value.as_posix()}),
     (decimal.Decimal, _decimal),
-    (bytes, lambda value, _: {"$bytes": value.hex()}),
-    (bytearray, lambda value, _: {"$bytes": value.hex()}),
+    (bytes, _bytes),
+    (bytearray, _bytes),
 )
 
 
-def _record(value: object, path: str) -> JSON:
+def _record(value: object, path: _Place) -> JSON:
     """Write an object whose fields are its identity, or refuse it."""
     kind = type(value)
     fields: Mapping[str, object]
@@ -302,7 +474,7 @@ def _record(value: object, path: str) -> JSON:
             f"{path} is a {_name(kind)}, which has no canonical form; "
             "pass a string, a number or another identifier of it instead"
         )
-    written = {name: _canonical(item, f"{path}.{name}") for name, item in fields.items()}
+    written = {name: _canonical(item, path.at(_Step(f".{name}"))) for name, item in fields.items()}
     return {"$record": [_name(kind), written]}
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from memora import pipeline
 from memora._arguments import largest_payload, metadata_json
 from memora._fork import renew_after_fork
-from memora._show import fault_line
+from memora._show import excerpt, fault_line
 from memora.calls._engine import aside, is_faithful
 from memora.calls.flights import delays
 from memora.errors import DeadlineError, JudgeError, SerializationError, UnavailableError
@@ -285,10 +285,10 @@ class Core:
 
     def _count(self, request: Request, found: LookupResult) -> LookupResult:
         self._metrics.count_lookup(found)
-        asked = {"query": request.text} if self._config.log_queries else {}
+        asked = {"query": excerpt(request.text)} if self._config.log_queries else {}
         if found.is_hit:
             if asked:
-                asked["matched_query"] = found.matched_query or ""
+                asked["matched_query"] = excerpt(found.matched_query or "")
             self._log.debug(
                 "cache_hit",
                 reason=found.reason,
@@ -334,7 +334,7 @@ class Core:
         ids = pipeline.store(self._ports, drafts)
         for draft, entry_id in zip(drafts, ids, strict=True):
             self._metrics.count_store()
-            asked = {"query": draft.request.text} if self._config.log_queries else {}
+            asked = {"query": excerpt(draft.request.text)} if self._config.log_queries else {}
             self._log.debug(
                 "cache_store", entry_id=entry_id, bytes=len(draft.content.payload), **asked
             )

@@ -440,7 +440,12 @@ def _serve(  # noqa: PLR0913 - what is served, and when
     now: float,
     started: float,
 ) -> LookupResult:
-    result = ports.codec.decode(content.payload)
+    try:
+        result = ports.codec.decode(content.payload)
+    except CorruptEntryError:
+        with suppress(Exception):  # the damage is told of, by whoever catches it
+            _guarded(ports.breakers.writes, ports.store.discard, [entry])
+        raise
     ports.store.touch(entry.key, now=now)  # only what is served counts as used
     ports.timings.lookup_payload(ports.timings.now() - started)
     remaining = _remaining(entry, now, used=True)

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
 
 from memora._show import not_utf8
 from memora.errors import ArgumentError
@@ -36,6 +36,8 @@ _SUFFIXES: dict[str, Format] = {
     ".csv": "csv",
     ".tsv": "csv",
 }
+_LONGEST = 64 * 1024 * 1024  # characters of a line, or of a field of a CSV file
+_TOO_LONG = f"longer than {_LONGEST:,} characters"
 # The names a column goes by, in the order they are tried.
 _QUERY = ("query", "text", "prompt", "question")
 _CLASS = ("class", "label", "intent")
@@ -197,10 +199,18 @@ class QueryLog:
             raise ArgumentError(f"there is no column {missing[0]!r}; {found}")
 
 
-def _jsonl(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
+def _cut(lines: IO[str]) -> Iterator[str]:
+    """Yield the lines; of one that is too long its beginning, which shows it."""
+    while line := lines.readline(_LONGEST + 1):
+        yield line
+        while len(line) > _LONGEST and not line.endswith("\n"):
+            line = lines.readline(_LONGEST + 1)
+
+
+def _jsonl(lines: IO[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """Yield line numbers with a row, or with what is wrong; of an array, the items' numbers."""
     numbered: Iterator[tuple[int, str]] = iter(
-        (number, line) for number, line in enumerate(lines, start=1) if line.strip()
+        (number, line) for number, line in enumerate(_cut(lines), start=1) if line.strip()
     )
     for number, line in numbered:
         if line.lstrip().startswith("["):
@@ -216,6 +226,8 @@ def _jsonl(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
 
 
 def _row(line: str) -> dict[str, Any] | str:
+    if len(line) > _LONGEST:
+        return _TOO_LONG
     if problem := _undecoded(line):
         return problem
     try:
@@ -268,7 +280,7 @@ def _tsv(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
 def _csv(
     lines: Iterable[str], *, delimiter: str = ","
 ) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    csv.field_size_limit(2**31 - 1)  # a query may be longer than the 128 KB that are the default
+    csv.field_size_limit(_LONGEST)  # a query may be longer than the 128 KB that are the default
     lines = iter(lines)
     heading = next(lines, "")
     bare = re.sub(r'"[^"]*"', "", heading)
@@ -281,9 +293,11 @@ def _csv(
         yield reader.line_num, next(filter(None, map(_undecoded, texts)), found)
 
 
-def _text(lines: Iterable[str]) -> Iterator[Record | BadLine]:
-    for number, line in enumerate(lines, start=1):
-        if problem := _undecoded(line):
+def _text(lines: IO[str]) -> Iterator[Record | BadLine]:
+    for number, line in enumerate(_cut(lines), start=1):
+        if len(line) > _LONGEST:
+            yield BadLine(number, _TOO_LONG)
+        elif problem := _undecoded(line):
             yield BadLine(number, problem)
         elif query := line.strip():
             yield Record(line=number, query=query, context={}, label=None, answer=None)

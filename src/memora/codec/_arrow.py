@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from memora.codec._ipc import growth
 from memora.codec._kind import Blob, Kind, UnsupportedError
 
 # A type of the application's own is known only to a process that registered it with Arrow, and is
@@ -59,14 +60,15 @@ def _same_type(one: Any, other: Any) -> bool:
 
 
 KINDS = (
-    Kind("pa.table", (pa.Table,), _table_parts, _table, same=_same_schema),
-    Kind("pa.batch", (pa.RecordBatch,), _table_parts, _batch, same=_same_schema),
+    Kind("pa.table", (pa.Table,), _table_parts, _table, same=_same_schema, size=growth),
+    Kind("pa.batch", (pa.RecordBatch,), _table_parts, _batch, same=_same_schema, size=growth),
     Kind(
         "pa.chunked",
         (pa.ChunkedArray,),
         lambda column: _table_parts(pa.table({"": column})),
         lambda blob: _table(blob).column(0),
         same=_same_type,
+        size=growth,
     ),
     Kind(
         "pa.array",
@@ -75,6 +77,7 @@ KINDS = (
         lambda blob: _batch(blob).column(0),
         family=True,
         same=_same_type,
+        size=growth,
     ),
     Kind(
         "pa.scalar",
@@ -83,5 +86,6 @@ KINDS = (
         lambda blob: _batch(blob).column(0)[0],
         family=True,
         same=lambda one, other: bool(one.type == other.type),
+        size=growth,
     ),
 )

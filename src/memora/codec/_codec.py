@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_LEAST_ALLOWANCE = 64 * 1024 * 1024  # bytes that any result may take, however small its payload
+_SHOWN = 200  # characters of a name that an error quotes
+
 OWN = "@"  # before the name of an application's type, so that it never meets one of ours
 
 _EXACT = (  # the walk leaves only JSON's own types; should it not, orjson is to refuse, not guess
@@ -57,12 +60,17 @@ _LIBRARIES = MappingProxyType(  # prefix of the names on the wire: package, our 
 class Codec:
     """Turns results into bytes and back, exactly or not at all. Called from many threads at once.
 
+    Args:
+        max_expansion: How many times its size a payload may grow by what it refers to again and
+            again, or describes without holding it; 64 MiB are always allowed.
+
     >>> codec = Codec()
     >>> codec.decode(codec.encode({"rows": [(1, 2.0), (3, None)]}))
     {'rows': [(1, 2.0), (3, None)]}
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_expansion: int = 16) -> None:
+        self._max_expansion = max_expansion
         self._by_type: dict[type, Kind] = {}
         self._by_name: dict[str, tuple[type, Kind]] = {}
         self._sources: list[tuple[Source, bool]] = []  # and whether any class in it is meant
@@ -156,6 +164,11 @@ class Codec:
                 "cannot store result: it changed while it was being stored"
             ) from error
         payload = seal(tree, writer.blobs, plain=writer.plain)
+        if writer.size > self._allowance(payload):
+            raise SerializationError(
+                "cannot store result: it describes far more than it holds, such as a column of "
+                "nothing but nulls (max_expansion)"
+            )
         # The kinds of Python itself and of numpy come back by construction, which tests show.
         if not all(map(_is_proven, writer.kinds)):
             self._prove(result, payload)
@@ -182,7 +195,7 @@ class Codec:
         """Return the value that `encode` was given.
 
         Raises:
-            CorruptEntryError: The bytes are damaged, or not of this format.
+            CorruptEntryError: The bytes are damaged, not of this format, or would grow too much.
             SerializationError: They hold a class nobody registered, or need a library that is not
                 installed.
         """
@@ -191,7 +204,8 @@ class Codec:
             tree = orjson.loads(content.tree)
             if content.plain:
                 return tree
-            return Reader(self._kind_named, content.blobs).value(tree)
+            allowance = self._allowance(payload)
+            return Reader(self._kind_named, content.blobs, allowance=allowance).value(tree)
         except UnsupportedError as error:
             raise CorruptEntryError("stored result holds what is never stored") from error
         except (MemoraError, MemoryError):
@@ -211,6 +225,9 @@ class Codec:
             CorruptEntryError: They are not.
         """
         unseal(payload)
+
+    def _allowance(self, payload: bytes) -> int:
+        return max(self._max_expansion * len(payload), _LEAST_ALLOWANCE)
 
     def _kind_of(self, cls: type) -> Kind | None:
         kind = self._by_type.get(cls) or _builtin_kind(cls)
@@ -262,16 +279,17 @@ class Codec:
             if name not in self._by_name and self._sources:
                 self._read_sources()
             if name not in self._by_name:
+                shown = name[:_SHOWN]
                 raise SerializationError(
-                    f"stored result holds a {name!r}, which is not registered here; "
-                    f"register_type(<the class>, name={name!r}) before looking it up"
+                    f"stored result holds a {shown!r}, which is not registered here; "
+                    f"register_type(<the class>, name={shown!r}) before looking it up"
                 )
             return self._by_name[name][1]
         prefix, dot, _ = name.partition(".")
         kind = (_library(prefix) if dot else _STDLIB).by_name.get(name)
         if kind is None:
             raise CorruptEntryError(
-                f"stored result holds a {name!r}, which this Memora cannot read"
+                f"stored result holds a {name[:_SHOWN]!r}, which this Memora cannot read"
             )
         return kind
 
@@ -307,7 +325,7 @@ _STDLIB = _table(_stdlib.KINDS)
 def _library(prefix: str) -> _Table:
     package, module = _LIBRARIES.get(prefix, (None, None))
     if package is None or module is None:
-        raise CorruptEntryError(f"stored result is of an unknown library, {prefix!r}")
+        raise CorruptEntryError(f"stored result is of an unknown library, {prefix[:_SHOWN]!r}")
     try:
         import_module(package)
         return _table(import_module(module).KINDS)

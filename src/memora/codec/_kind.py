@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
@@ -9,11 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from memora.errors import SerializationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 MAX_KEY = 40  # characters of a key that an error may quote
 ATTRIBUTES = "."  # a step that names no place yet: the next is the name of an attribute
 MAX_STEPS = 16  # of the way to a part that an error names: a cycle would fill the screen
+_MOST_ALIKE = 100  # keys of one hash: each is compared with all before it
+_SEEDED = {str, bytes}  # the hashes of these differ in each process, so nobody can choose them
 
 
 class Blob(NamedTuple):
@@ -57,6 +60,8 @@ class Kind:
 
     same: Callable[[Any, Any], bool] | None = None
     """Whether two of one type are equal, where that is not whether their parts are."""
+    size: Callable[..., int] | None = None
+    """From the parts, how many bytes the value may take beyond those of its blobs."""
 
 
 class UnsupportedError(SerializationError):
@@ -131,7 +136,20 @@ def pairs(mapping: Mapping[Any, Any]) -> Iterable[Any]:
 
 def unpaired(*flat: Any) -> dict[Any, Any]:
     """Undo `pairs`, in order."""
-    return dict(zip(flat[::2], flat[1::2], strict=True))
+    return dict(zip(keys_of(flat[::2]), flat[1::2], strict=True))
+
+
+def keys_of(keys: Sequence[Any]) -> Sequence[Any]:
+    """Return keys for a hash table as they are.
+
+    Raises:
+        ValueError: So many have one hash that the table would take quadratic time to build.
+    """
+    if len(keys) > _MOST_ALIKE and not _SEEDED.issuperset(map(type, keys)):
+        hashes = list(map(hash, keys))
+        if len(set(hashes)) < len(hashes) and max(Counter(hashes).values()) > _MOST_ALIKE:
+            raise ValueError("too many keys have one hash")
+    return keys
 
 
 def items(*parts: Any) -> tuple[Any, ...]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _TEXT: Any = getattr(np.dtypes, "StringDType", None)  # numpy 2: text of any length
 _NAN = np.nan  # the one object that pandas and numpy put where a value is missing
+_MOST_AXES = 64  # of an array, by numpy's own limit
 _MANTISSA = int(np.finfo(np.longdouble).nmant)  # a long double is another number elsewhere
 
 
@@ -82,10 +83,15 @@ def _array(
     data: Any,
     holes: Any = None,
 ) -> np.ndarray[Any, Any]:
+    # Each by its very type: a forged range, as items or as a shape, would be as long as it says.
+    if type(shape) is not tuple or len(shape) > _MOST_AXES or {*map(type, shape)} - {int}:
+        raise TypeError("not the shape of an array")
     if isinstance(dtype, str):
+        if type(data) is not list or {*map(type, data)} - {str}:
+            raise TypeError("not the texts of this array")
         return np.array(data, dtype=_TEXT()).reshape(shape)
     if dtype.kind == "O":
-        if type(data) is not list:  # a forged range would be as long as it says
+        if type(data) is not list or type(holes) is not np.ndarray:
             raise TypeError("not the items of this array")
         objects = np.fromiter(data, dtype=object, count=len(data))
         objects[holes] = _NAN
@@ -99,6 +105,12 @@ def _array(
     return array
 
 
+def _size(dtype: Any, shape: Any, *_: Any) -> int:
+    """Count the items that take no bytes: whatever reads them makes objects of them."""
+    empty = isinstance(dtype, np.dtype) and dtype.itemsize == 0 and type(shape) is tuple
+    return max(0, 8 * prod(shape[:_MOST_AXES])) if empty else 0
+
+
 def _scalar_parts(scalar: np.generic) -> list[Any]:
     if scalar.dtype.hasobject:
         raise UnsupportedError("a record with Python objects; store its fields")
@@ -107,7 +119,7 @@ def _scalar_parts(scalar: np.generic) -> list[Any]:
 
 KINDS = (
     Kind("np.dtype", (np.dtype,), _dtype_parts, _dtype, family=True),
-    Kind("np.array", (np.ndarray,), _array_parts, _array),
+    Kind("np.array", (np.ndarray,), _array_parts, _array, size=_size),
     # `b"".join` and the like take nothing but what they are for: np.bytes_(n) would be n bytes.
     Kind(
         "np.str", (np.str_,), lambda text: [str.__str__(text)], lambda text: np.str_("".join(text))

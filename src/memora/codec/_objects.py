@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+_MOST_FLAG_BITS = 4096
+
+
 def kind_of_class(
     cls: Any,
     name: str,
@@ -34,7 +37,18 @@ def kind_of_class(
 
 
 def _flag(cls: Any, name: str) -> Kind:
-    return Kind(name, (cls,), lambda member: [member.value], cls)  # members combine: no name
+    def apart(member: Any) -> list[Any]:
+        if member.value.bit_length() > _MOST_FLAG_BITS:
+            raise UnsupportedError(f"a flag has more than {_MOST_FLAG_BITS:,} bits")
+        return [member.value]
+
+    def together(value: int) -> Any:
+        # The enum looks at bit after bit, in quadratic time, and keeps what it makes of them.
+        if value.bit_length() > _MOST_FLAG_BITS:
+            raise ValueError("not a value of this flag")
+        return cls(value)
+
+    return Kind(name, (cls,), apart, together)  # by value, as members combine: no name
 
 
 def _enum(cls: Any, name: str) -> Kind:

@@ -8,6 +8,7 @@ already (strings, Arrow-backed dtypes) goes as Arrow IPC.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,11 @@ import pandas as pd
 from pandas.tseries.frequencies import to_offset
 from pandas.tseries.offsets import BaseOffset
 
-from memora.codec._kind import Kind, UnsupportedError, at_key
+from memora.codec._kind import Kind, UnsupportedError, at_key, keys_of
 
+_ExtensionArray: Any = pd.api.extensions.ExtensionArray
+_CategoricalDtype: Any = pd.CategoricalDtype
+_Flags: Any = pd.Flags  # type: ignore[attr-defined]
 _arrays: Any = pd.arrays  # the stubs know too little of these
 _DateOffset: Any = pd.DateOffset
 _PeriodIndex: Any = pd.PeriodIndex
@@ -27,6 +31,31 @@ def _values(column: Any) -> Any:
     """Return the array under a Series or an Index: numpy's where it is one, else pandas'."""
     array = column.array
     return array.to_numpy() if type(array) is _arrays.NumpyExtensionArray else array
+
+
+def _column(values: Any) -> Any:
+    """Return the array of a column as it is.
+
+    Raises:
+        TypeError: It is no array of one axis: pandas would spread a forged range, an index of one
+            or a single number over as many rows as there are said to be.
+    """
+    if not isinstance(values, (np.ndarray, _ExtensionArray)) or values.ndim != 1:
+        raise TypeError("not the array of a column")
+    return values
+
+
+def _labels(index: Any) -> Any:
+    if not isinstance(index, pd.Index):
+        raise TypeError("not an index")
+    return index
+
+
+def _plain(values: Any) -> np.ndarray[Any, Any]:
+    if not isinstance(values, np.ndarray):
+        raise TypeError("not the numbers of an array")
+    _column(values)
+    return values
 
 
 # Frames.
@@ -43,7 +72,9 @@ def _series_parts(series: Any) -> list[Any]:
 
 
 def _series(values: Any, index: Any, name: Any, attrs: Any, duplicates: Any) -> Any:
-    series: Any = pd.Series(values, index, dtype=values.dtype, name=name, copy=False)
+    series: Any = pd.Series(
+        _column(values), _labels(index), dtype=values.dtype, name=name, copy=False
+    )
     return _labelled(series, attrs, duplicates)
 
 
@@ -63,13 +94,13 @@ _BEFORE_COLUMNS = 4
 def _frame(index: Any, columns: Any, attrs: Any, duplicates: Any, *arrays: Any) -> Any:
     frame: Any = pd.DataFrame(
         {
-            place: pd.Series(array, index, dtype=array.dtype, copy=False)
+            place: pd.Series(_column(array), index, dtype=array.dtype, copy=False)
             for place, array in enumerate(arrays)
         },
-        index=index,
+        index=_labels(index),
         copy=False,
     )
-    frame.columns = columns
+    frame.columns = _labels(columns)
     return _labelled(frame, attrs, duplicates)
 
 
@@ -81,7 +112,10 @@ def _in_frame(frame: Any, part: int) -> str:
 
 def _labelled(whole: Any, attrs: dict[Any, Any], duplicates: bool) -> Any:  # noqa: FBT001
     whole.attrs = attrs
-    return whole if duplicates else whole.set_flags(allows_duplicate_labels=False)
+    if not duplicates:
+        # Past the setter, which hashes all labels: forged numbers may all have one hash.
+        whole._flags = _Flags(whole, allows_duplicate_labels=False)  # noqa: SLF001
+    return whole
 
 
 # Indexes.
@@ -93,6 +127,8 @@ def _index_parts(index: Any) -> list[Any]:
 
 
 def _index(values: Any, name: Any, freq: Any) -> Any:
+    if _column(values).dtype == object:
+        keys_of([value for value in values if isinstance(value, Hashable)])
     index: Any = pd.Index(values, values.dtype, copy=False, name=name, tupleize_cols=False)
     if freq is None:
         return index
@@ -110,7 +146,23 @@ def _multi_index_parts(index: Any) -> list[Any]:
 
 def _multi_index(names: Any, sortorder: Any, *parts: Any) -> Any:
     half = len(parts) // 2
-    return pd.MultiIndex(parts[:half], parts[half:], sortorder=sortorder, names=names)
+    for level, codes in zip(parts[:half], parts[half:], strict=True):
+        _check_codes(codes, level)
+        if len(codes) != len(parts[half]):
+            raise ValueError("not the codes of an index")
+    if not isinstance(names, list):
+        raise TypeError("not the names of an index")
+    # The check of the constructor hashes all labels: see `_labelled`.
+    return pd.MultiIndex(
+        parts[:half], parts[half:], sortorder=sortorder, names=names, verify_integrity=False
+    )
+
+
+def _check_codes(codes: Any, labels: Any) -> None:
+    if _plain(codes).dtype.kind != "i":
+        raise TypeError("not codes")
+    if len(codes) and not -1 <= codes.min() <= codes.max() < len(_labels(labels)):
+        raise ValueError("not the codes of these labels")
 
 
 def _offset_parts(offset: Any) -> list[Any]:
@@ -126,13 +178,19 @@ def _offset_parts(offset: Any) -> list[Any]:
 # Arrays.
 
 
+def _categorical(codes: Any, categories: Any, ordered: Any) -> Any:
+    _check_codes(codes, categories)
+    make = _CategoricalDtype._from_fastpath  # noqa: SLF001 - no hash of labels: see `_labelled`
+    return pd.Categorical.from_codes(codes, dtype=make(_labels(categories), ordered))
+
+
 def _ticks(array: Any) -> np.ndarray[Any, Any]:
     ticks: np.ndarray[Any, Any] = array.asi8.view(f"{array.dtype.kind}8[{array.unit}]")
     return ticks
 
 
 def _datetimes(ticks: Any, zone: Any) -> Any:
-    index = pd.DatetimeIndex(ticks, copy=False)
+    index = pd.DatetimeIndex(_plain(ticks), copy=False)
     return (index if zone is None else index.tz_localize("UTC").tz_convert(zone)).array
 
 
@@ -142,6 +200,7 @@ def _sparse_parts(array: Any) -> list[Any]:
 
 
 def _sparse(values: Any, places: Any, length: int, fill: Any, kind: str) -> Any:
+    _plain(values), _plain(places)
     if hasattr(_arrays.SparseArray, "from_indices"):  # pandas 3.1
         return _arrays.SparseArray.from_indices(values, places, length, fill_value=fill, kind=kind)
     index: Any = type(_arrays.SparseArray([0]).sp_index.to_int_index())(length, places)
@@ -160,7 +219,12 @@ def _string_parts(array: Any) -> list[Any]:
 
 def _strings(storage: str, na: bool, data: Any) -> Any:  # noqa: FBT001
     dtype = _StringDtype(storage) if na else _StringDtype(storage, na_value=np.nan)
-    return pd.array(data, dtype) if isinstance(data, np.ndarray) else dtype.__from_arrow__(data)
+    if isinstance(data, np.ndarray):
+        return pd.array(_column(data), dtype)
+    # Of a dictionary's the text of each row would be written out.
+    if str(data.type) not in {"string", "large_string"}:
+        raise TypeError("not the texts of an array")
+    return dtype.__from_arrow__(data)
 
 
 def _masked_kind(name: str, cls: Any) -> Kind:
@@ -220,7 +284,7 @@ KINDS = (
         "pd.categorical",
         (pd.Categorical,),
         lambda c: [c.codes, c.categories, c.ordered],
-        pd.Categorical.from_codes,
+        _categorical,
     ),
     _masked_kind("pd.integers", _arrays.IntegerArray),
     _masked_kind("pd.floats", _arrays.FloatingArray),
@@ -231,6 +295,7 @@ KINDS = (
         _string_parts,
         _strings,
         family=True,
+        size=lambda _storage, _na, data: 8 * len(data),  # an object for each, also where it is null
     ),
     Kind(
         "pd.arrow",
@@ -248,28 +313,31 @@ KINDS = (
         "pd.timedeltas",
         (_arrays.TimedeltaArray,),
         lambda array: [_ticks(array)],
-        lambda ticks: pd.TimedeltaIndex(ticks, copy=False).array,
+        lambda ticks: pd.TimedeltaIndex(_plain(ticks), copy=False).array,
     ),
     Kind(
         "pd.periods",
         (_arrays.PeriodArray,),
         lambda array: [array.asi8, str(array.dtype)],
         lambda ordinals, dtype: (
-            _PeriodIndex.from_ordinals(ordinals, freq=_period_dtype(dtype).freq).array
+            _PeriodIndex.from_ordinals(_plain(ordinals), freq=_period_dtype(dtype).freq).array
         ),
     ),
     Kind(
         "pd.intervals",
         (_arrays.IntervalArray,),
         lambda array: [array.left, array.right, array.closed],
-        _arrays.IntervalArray.from_arrays,
+        lambda left, right, closed: _arrays.IntervalArray.from_arrays(
+            _labels(left), _labels(right), closed
+        ),
+        size=lambda left, right, _: 8 * (len(_labels(left)) + len(_labels(right))),
     ),
     Kind("pd.sparse", (_arrays.SparseArray,), _sparse_parts, _sparse),
     Kind(
         "pd.numpy",
         (_arrays.NumpyExtensionArray,),
         lambda array: [array.to_numpy()],
-        _arrays.NumpyExtensionArray,
+        lambda values: _arrays.NumpyExtensionArray(_plain(values)),
     ),
     Kind("pd.na", (type(pd.NA),), lambda _: (), lambda: pd.NA),
     Kind("pd.nat", (type(pd.NaT),), lambda _: (), lambda: pd.NaT),

@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from memora.codec._ipc import growth
 from memora.codec._kind import Blob, Kind, UnsupportedError, refused
 
 _EXTENSION: Any = getattr(pl, "BaseExtension", ())  # polars 2: types of the application's own
@@ -30,6 +31,10 @@ def _is_foreign(dtype: Any) -> bool:
     )
 
 
+def _size(_height: int, blob: memoryview) -> int:
+    return growth(blob)
+
+
 def _frame(height: int, blob: memoryview) -> pl.DataFrame:
     try:
         frame = pl.read_ipc(BytesIO(blob))
@@ -45,13 +50,14 @@ def _same_frames(one: pl.DataFrame, other: pl.DataFrame) -> bool:
 
 
 KINDS = (
-    Kind("pl.df", (pl.DataFrame,), _frame_parts, _frame, same=_same_frames),
+    Kind("pl.df", (pl.DataFrame,), _frame_parts, _frame, same=_same_frames, size=_size),
     Kind(
         "pl.series",
         (pl.Series,),
         lambda series: _frame_parts(series.to_frame()),
         lambda height, blob: _frame(height, blob).to_series(),
         same=lambda one, other: _same_frames(one.to_frame(), other.to_frame()),
+        size=_size,
     ),
     Kind(
         "pl.lazy",

@@ -21,6 +21,7 @@ from memora.codec._kind import (
     at_index,
     at_pair,
     items,
+    keys_of,
     pairs,
     unpaired,
 )
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 _FACTORIES = MappingProxyType(
     {cls.__name__: cls for cls in (bool, bytes, dict, float, int, list, set, str, tuple)}
 )
+
+
+_MOST_BITS = 65_536  # of each part of a fraction
 
 
 def _moment(value: Any) -> tuple[Any, ...]:
@@ -77,6 +81,13 @@ def _float(bits: int) -> float:
     return value
 
 
+def _short_terms(numerator: int, denominator: int) -> tuple[int, int]:
+    # To make a fraction is to find a common divisor, in time quadratic in the digits.
+    if max(numerator.bit_length(), denominator.bit_length()) > _MOST_BITS:
+        raise UnsupportedError(f"a fraction has more than {_MOST_BITS:,} bits above or below")
+    return numerator, denominator
+
+
 def _aware(text: str, fold: int, zone: Any) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=zone, fold=fold)
 
@@ -101,8 +112,8 @@ KINDS = (
     Kind("complex", (complex,), lambda z: [z.real, z.imag], complex),
     # Containers.
     Kind("tuple", (tuple,), iter, items, at_index),
-    Kind("set", (set,), iter, lambda *parts: set(parts)),
-    Kind("frozenset", (frozenset,), iter, lambda *parts: frozenset(parts)),
+    Kind("set", (set,), iter, lambda *parts: set(keys_of(parts))),
+    Kind("frozenset", (frozenset,), iter, lambda *parts: frozenset(keys_of(parts))),
     Kind(
         "deque",
         (deque,),
@@ -133,8 +144,8 @@ KINDS = (
     Kind(
         "fraction",
         (Fraction,),
-        lambda f: [f.numerator, f.denominator],
-        lambda n, d: Fraction(index(n), index(d)),
+        lambda f: _short_terms(f.numerator, f.denominator),
+        lambda n, d: Fraction(*_short_terms(index(n), index(d))),
     ),
     Kind(
         "uuid",

@@ -13,6 +13,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from memora.codec._kind import Blob, Kind, UnsupportedError, at_index, at_value
+from memora.errors import CorruptEntryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -64,13 +65,14 @@ def _is_utf8(text: str) -> bool:
 
 
 class Writer:
-    """Turns one value into a tree; `blobs`, `plain` and `kinds` say what came of it."""
+    """Turns one value into a tree; `blobs`, `plain`, `kinds` and `size` say what came of it."""
 
     def __init__(self, kind_of: Callable[[type], Kind | None]) -> None:
         self._kind_of = kind_of
         self.blobs: list[memoryview] = []
         self.plain = True
         self.kinds: set[str] = set()
+        self.size = 0  # what a reader counts
 
     def node(self, value: Any, depth: int = 0) -> Any:
         """Return the tree of a value.
@@ -92,6 +94,7 @@ class Writer:
         self.plain = False
         if cls is Blob:
             self.blobs.append(memoryview(value.data).cast("B"))
+            self.size += self.blobs[-1].nbytes
             return {TAG: len(self.blobs) - 1}
         kind = self._kind_of(cls)
         if kind is None:
@@ -100,7 +103,11 @@ class Writer:
                 f"pass the class to register_type(), or store its parts"
             )
         self.kinds.add(kind.name)
-        return {TAG: [kind.name, *self._nodes(value, _parts(kind, value), kind.where, depth)]}
+        parts = _parts(kind, value)
+        if kind.size is not None:
+            bare = [memoryview(part.data) if type(part) is Blob else part for part in parts]
+            self.size += kind.size(*bare)
+        return {TAG: [kind.name, *self._nodes(value, parts, kind.where, depth)]}
 
     def _nodes(
         self, whole: Any, parts: Collection[Any], where: Callable[[Any, int], str], depth: int
@@ -133,14 +140,28 @@ def _parts(kind: Kind, value: Any) -> tuple[Any, ...]:
 
 
 class Reader:
-    """Turns a tree back into its value."""
+    """Turns a tree back into its value.
 
-    def __init__(self, kind_named: Callable[[str], Kind], blobs: list[memoryview]) -> None:
+    Args:
+        kind_named: Finds a kind by its name.
+        blobs: Of the payload.
+        allowance: How many bytes the value may take beyond the tree's own. A forged tree may refer
+            to one blob again and again, or describe more than it holds.
+    """
+
+    def __init__(
+        self, kind_named: Callable[[str], Kind], blobs: list[memoryview], *, allowance: int
+    ) -> None:
         self._kind_named = kind_named
         self._blobs = blobs
+        self._left = allowance
 
     def value(self, node: Any) -> Any:
-        """Return the value of a tree."""
+        """Return the value of a tree.
+
+        Raises:
+            CorruptEntryError: It would take more than is allowed.
+        """
         cls = type(node)
         if cls is list:
             return self._values(node)
@@ -150,8 +171,20 @@ class Reader:
             return dict(zip(node, self._values(node.values()), strict=True))
         tag = node[TAG]
         if type(tag) is int:
-            return self._blobs[tag]
-        return self._kind_named(tag[0]).together(*self._values(tag[1:]))
+            blob = self._blobs[tag]
+            self._take(blob.nbytes)
+            return blob
+        kind, parts = self._kind_named(tag[0]), self._values(tag[1:])
+        if kind.size is not None:
+            self._take(kind.size(*parts))
+        return kind.together(*parts)
+
+    def _take(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise CorruptEntryError(
+                "stored result would take more memory than its size allows (max_expansion)"
+            )
 
     def _values(self, nodes: Collection[Any]) -> list[Any]:
         if {list, dict}.isdisjoint(map(type, nodes)):

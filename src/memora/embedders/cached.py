@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import AbstractContextManager, nullcontext
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +20,13 @@ if TYPE_CHECKING:
 
     from memora.protocols import Embedder, Vector
 
+_SHORT = 1_000  # characters
 _TOLERANCE = 1e-3  # of a vector's length, which float16 rounding stays within
+
+
+def _key(text: str) -> str | bytes:
+    """Return what a text is remembered by: a long one would take more room than its vector."""
+    return text if len(text) <= _SHORT else sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 class CachedEmbedder:
@@ -48,7 +55,7 @@ class CachedEmbedder:
         if size < 0:
             raise ConfigError(f"size must be 0 or more, got {size}")
         self._inner = inner
-        self._recent = LRUCache[str, "Vector | None"](size)
+        self._recent = LRUCache["str | bytes", "Vector | None"](size)
         self._timer, self._warmed = timer, warmed
         self._warm = not hasattr(inner, "warm_up")
         renew_after_fork(self)
@@ -80,10 +87,10 @@ class CachedEmbedder:
             EmbedderError: The inner embedder failed.
         """
         plain = [embeddable(text) for text in texts]
-        wanted = dict.fromkeys(text for text in plain if text is not None)
+        keys = {text: _key(text) for text in plain if text is not None}
         with self._lock:
-            known = {text: self._recent[text] for text in wanted if text in self._recent}
-        if missing := [text for text in wanted if text not in known]:
+            known = {text: self._recent[key] for text, key in keys.items() if key in self._recent}
+        if missing := [text for text in keys if text not in known]:
             known |= self._embed(missing)
         return [None if text is None else known[text] for text in plain]
 
@@ -99,8 +106,8 @@ class CachedEmbedder:
         fresh = dict(zip(texts, map(self._checked, vectors), strict=True))
         if self._recent.maxsize:
             with self._lock:
-                # None is for long texts, mostly, which would take more room than vectors do.
-                self._recent.update({t: v for t, v in fresh.items() if v is not None})
+                # None is for long texts, mostly, and soon found again.
+                self._recent.update({_key(t): v for t, v in fresh.items() if v is not None})
         return fresh
 
     def _warm_up(self) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from memora.embedders._unit import unit_vectors
+from memora.embedders._window import MOST_CHARACTERS
 from memora.errors import ConfigError, EmbedderError
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ class FunctionEmbedder:
                 default the function's module and name, so state it where the function's
                 surroundings decide them: a client, a model name in a closure.
             dimension: Of every vector; learnt by calling the function once when not given.
-            fits: Whether a text is within the model's window; without it every text is.
+            fits: Whether a text is within the model's window; without it every text of up to a
+                million characters is.
 
         Raises:
             ConfigError: The function cannot be used, or has no name of its own.
@@ -67,7 +69,8 @@ class FunctionEmbedder:
         Raises:
             EmbedderError: The function failed, or did not return a usable vector a text.
         """
-        fitting = [text for text in texts if self._fits is None or self._fits(text)]
+        fits = self._fits or _is_short
+        fitting = [text for text in texts if fits(text)]
         if not fitting:
             return [None] * len(texts)
         rows = self._rows(fitting)
@@ -87,6 +90,10 @@ class FunctionEmbedder:
                 "texts, not a list of numbers for each"
             )
         return rows
+
+
+def _is_short(text: str) -> bool:
+    return len(text) <= MOST_CHARACTERS
 
 
 def as_embedder(candidate: Embedder | Callable[[list[str]], Any], /) -> Embedder:

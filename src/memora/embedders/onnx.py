@@ -23,6 +23,7 @@ import numpy as np
 from memora._fork import renew_after_fork
 from memora._onnxruntime import import_onnxruntime
 from memora.embedders._unit import unit_vectors
+from memora.embedders._window import longest, may_fit, squeezed
 from memora.errors import ConfigError, EmbedderError, MemoraError
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ _INPUTS: dict[str, Callable[[NDArray[np.int64]], NDArray[np.int64]]] = {
     "token_type_ids": np.zeros_like,
 }
 _UNKNOWN = ("[UNK]", "<unk>")  # as WordPiece and the others call it
+_SPACES = (" ", "  ", "\t", "\r", "\n", "\n\n", " \t\r\n ")  # as `squeezed` takes them for one
 # The names that exporters give to a vector a text, and to a vector a token.
 _SENTENCE, _TOKENS = "sentence_embedding", ("last_hidden_state", "token_embeddings")
 
@@ -79,6 +81,12 @@ class _Runtime:
     output: str
     unknown: int | None
     """The token that stands for any character the vocabulary lacks."""
+    spaces_alike: bool
+    """Whether several white spaces are as one to the tokenizer."""
+
+    def count(self, text: str) -> int:
+        """Return how many tokens a text has."""
+        return len(self.tokenizer.encode(text))
 
 
 class OnnxEmbedder:
@@ -176,9 +184,17 @@ class OnnxEmbedder:
 
     def _vector(self, text: str, runtime: _Runtime) -> Vector | None:
         text = text.strip()  # as sentence-transformers does; both give a text the same vector
+        window = self._layout.window
+        most = longest(window)
+        if len(text) > most and runtime.spaces_alike:
+            text = squeezed(text, most)
+        if len(text) > most:
+            return None
         text = text.lower() if self._layout.lowercase else text
+        if not may_fit(text, window, runtime.count):
+            return None
         ids = np.array([runtime.tokenizer.encode(text).ids])
-        if ids.shape[1] > self._layout.window or runtime.unknown in ids:
+        if ids.shape[1] > window or runtime.unknown in ids:
             return None
         inputs = {name: _INPUTS[name](ids).astype(kind) for name, kind in runtime.inputs.items()}
         (output,) = runtime.session.run([runtime.output], inputs)
@@ -225,7 +241,9 @@ def _load(layout: _Layout) -> _Runtime:
         raise ConfigError(f"{layout.weights} has only the outputs {', '.join(outputs)}: {_REMEDY}")
     found = (tokenizer.token_to_id(token) for token in _UNKNOWN)
     unk: int | None = next((token for token in found if token is not None), None)
-    return _Runtime(tokenizer, session, inputs, output, unk)
+    one, *more = (tokenizer.encode(f"a{space}b").ids for space in _SPACES)
+    alike = all(ids == one for ids in more)
+    return _Runtime(tokenizer, session, inputs, output, unk, alike)
 
 
 def _processors() -> int:

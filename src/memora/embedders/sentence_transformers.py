@@ -13,6 +13,7 @@ import numpy as np
 
 from memora._fork import renew_after_fork
 from memora.embedders._unit import unit_vectors
+from memora.embedders._window import MOST_CHARACTERS, may_fit
 from memora.errors import EmbedderError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -88,10 +89,17 @@ class SentenceTransformersEmbedder:
     def _fits(self, text: str) -> bool:
         window = self._model.max_seq_length
         if window is None or window == math.inf:  # such as word vectors, of which a mean is taken
-            return True
+            return len(text) <= MOST_CHARACTERS
         tokenizer = self._model.tokenizer
         prompt = self._model.prompts.get(self._model.default_prompt_name or "", "")
-        ids = tokenizer(f"{prompt}{text.strip()}", truncation=False, verbose=False)["input_ids"]
+
+        def tokens(part: str) -> Any:
+            return tokenizer(part, truncation=False, verbose=False)["input_ids"]
+
+        text = f"{prompt}{text.strip()}"
+        if not may_fit(text, window, lambda part: len(tokens(part))):
+            return False
+        ids = tokens(text)
         # Some tokenizers give the end of a text the same token, which then says nothing.
         unknown = {tokenizer.unk_token_id} - {tokenizer.eos_token_id, tokenizer.bos_token_id}
         return len(ids) <= window and unknown.isdisjoint(ids)

@@ -192,7 +192,11 @@ class Text(NamedTuple):
 
 def analyse(text: str) -> Text:
     """Take a text apart, in time linear in what of it is read."""
-    return _kept_short(text) if len(text) <= _SHORT else _kept_long(text)
+    if len(text) <= _SHORT:
+        return _kept_short(text)
+    # What is not read is not kept either.
+    rest = hash(text[MOST_CHARACTERS:]) if len(text) > MOST_CHARACTERS else 0
+    return _kept_long(text[:MOST_CHARACTERS], rest)
 
 
 def weight_of(word: str) -> float:
@@ -210,7 +214,7 @@ def _weights() -> dict[str, float]:
     return relations().rarity | dict.fromkeys(_light(), LIGHT_WEIGHT)
 
 
-def _analyse(text: str) -> Text:
+def _analyse(text: str, rest: int = 0) -> Text:
     body, lower = _unwrap(_count(_plain(text)))
     atoms, pieces = take_atoms(_open(tokens_of(body)))
     shouting = body.isupper()
@@ -257,7 +261,7 @@ def _analyse(text: str) -> Text:
             piece.shown[0].lower()[0] if isinstance(piece, Atom) else piece.lower[0]
             for piece in pieces
         ]),
-        rest=hash(text[MOST_CHARACTERS:]) if len(text) > MOST_CHARACTERS else 0,
+        rest=rest,
     )  # fmt: skip
 
 
@@ -273,7 +277,6 @@ def forget() -> None:
 
 def _plain(text: str) -> str:
     """Write letters, digits and quotation marks in one way, as far as the text is read."""
-    text = text[:MOST_CHARACTERS]
     if not text.isascii():
         text = _AFTER_DIGIT.sub(" ", text)
         pieces = (text[at : at + _PIECE] for at in range(0, len(text), _PIECE))

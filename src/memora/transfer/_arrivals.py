@@ -30,6 +30,7 @@ Progress: TypeAlias = "Callable[[int, int | None], object]"
 # the CPU embeds so many short texts in a third of a second.
 _BATCH = 64
 _BATCH_BYTES = 64 * 1024 * 1024
+_SHOWN = 80  # characters of a value that is broken
 _TOLD = 20  # problems that are kept in words
 _ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _MOST_USES = 2**31 - 1  # that a store can count
@@ -281,7 +282,8 @@ def recorded_entry(
 
 def broken(column: str, value: Any, expected: str) -> Broken:
     """Return the error that says what a column holds, and what it has to hold."""
-    return Broken(f"{column} is {one_line(repr(value), 80)}, expected {expected}")
+    shown = repr(value[:_SHOWN] if isinstance(value, (str, bytes)) else value)
+    return Broken(f"{column} is {one_line(shown, _SHOWN)}, expected {expected}")
 
 
 def _number(
@@ -324,7 +326,9 @@ def _batches(arrivals: Iterable[Arrival | Problem]) -> Iterator[list[Arrival | P
     size = 0
     for one in arrivals:
         batch.append(one)
-        size += len(one.content.payload) if isinstance(one, Arrival) else 0
+        if isinstance(one, Arrival):
+            size += len(one.content.payload) + len(one.content.metadata)
+            size += len(one.entry.query) + len(one.entry.context.canonical)
         if len(batch) == _BATCH or size >= _BATCH_BYTES:
             yield batch
             batch, size = [], 0

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 Item: TypeAlias = "Mapping[str, Any] | tuple[str, Mapping[str, Any] | None, Any]"
 """An answer to store: a mapping of its fields, or (query, context, result)."""
 
+# Bytes of a line: of all but the result, and of a result for each that it takes stored.
+_LEAST_LINE, _LINE_A_PAYLOAD = 128 * 1024 * 1024, 6
+_LARGEST = 1024 * 1024 * 1024  # bytes of a result, where there is no limit
+
 _LIFE = ("ttl", "stale_ttl", "sliding")
 # What an export says of an entry instead: it comes back as old as it was.
 _RECORDED = (
@@ -55,7 +59,7 @@ class ItemReader:
     def __init__(self, ports: Ports, config: CacheConfig) -> None:
         self._ports = ports
         self._config = config
-        self._largest = largest_payload(config)
+        self.largest = largest_payload(config)
 
     def read(self, item: Any, place: str) -> Arrival | Problem:
         """Return what an item says, or what is wrong with it."""
@@ -78,7 +82,7 @@ class ItemReader:
                 f"{relative[0]} and {recorded[0]} are both given, expected {', '.join(_LIFE)} "
                 "of a new entry, or what an export says of an old one"
             )
-        payload = encode(self._ports, fields["result"], max_payload_bytes=self._largest)
+        payload = encode(self._ports, fields["result"], max_payload_bytes=self.largest)
         content = Content(payload, metadata)
         if not recorded:
             entry = new_entry(request, lifetime, now=self._ports.clock())
@@ -114,6 +118,7 @@ class LineSource:
         self.name = str(path)
         self.total: int | None = None  # known when it has been read once
         self._reader = reader
+        self._longest = _LEAST_LINE + _LINE_A_PAYLOAD * (reader.largest or _LARGEST)
         try:
             self._file: IO[bytes] = path.open("rb")
         except OSError as error:
@@ -135,7 +140,11 @@ class LineSource:
         self._file.seek(0)
         found = number = 0
         try:
-            for number, line in enumerate(self._file, start=1):
+            for number, line in enumerate(self._lines(), start=1):
+                if len(line) > self._longest:
+                    found += 1
+                    yield Problem(f"line {number}", f"longer than {self._longest:,} bytes")
+                    continue
                 text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
                 if not text.strip():
                     continue
@@ -158,6 +167,13 @@ class LineSource:
                 f"{self.name} cannot be read beyond line {number}: {error.strerror}"
             ) from error
         self.total = found
+
+    def _lines(self) -> Iterator[bytes]:
+        """Yield the lines, no more of one that is too long than shows it."""
+        while line := self._file.readline(self._longest + 1):
+            yield line
+            while len(line) > self._longest and not line.endswith(b"\n"):
+                line = self._file.readline(self._longest + 1)
 
 
 class LineSink:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from memora.codec import Codec
-    from memora.model import Holding
+    from memora.model import Context, Holding
     from memora.protocols import Embedder, Vector
 
 FORMAT = 1
@@ -42,6 +42,11 @@ FORMAT = 1
 # writes and by who reads.
 _GROUP_ROWS = 256
 _GROUP_BYTES = 64 * 1024 * 1024
+# What a file may hold, however small it is: it may be a forgery that states far more than it has.
+_MOST_VALUES = 16 * 1024 * 1024  # of one column of a group
+_LARGEST_GROUP = 1024 * 1024 * 1024  # bytes, where payloads have no limit
+_COMPRESSED = 16  # times that a large group may be compressed
+_LEAST_TEXT, _REPEATED = 1024 * 1024 * 1024, 1000  # bytes of all rows, and times the file's size
 _TOLERANCE = 1e-3  # of a vector's length, as of an embedder's
 
 
@@ -111,7 +116,8 @@ class ParquetSink:
                 "payload": content.payload,
             }
         )
-        self._bytes += len(content.payload)
+        self._bytes += len(content.payload) + len(content.metadata)
+        self._bytes += len(entry.query) + len(entry.context.canonical)
         if len(self._rows) == _GROUP_ROWS or self._bytes >= _GROUP_BYTES:
             self._flush()
 
@@ -159,11 +165,23 @@ class ParquetSource:
         self._codec = codec
         self._dimension = None if embeds else embedder.dimension
         self._max_payload_bytes = max_payload_bytes
+        self._last: Context | None = None
+        # Without its vectors, where they are made anew.
+        self._columns = [name for name in _COLUMNS if name != "vector" or not embeds]
         with _explained(self.name):
-            self._file = pq.ParquetFile(path, page_checksum_verification=True)
-        self.total: int = self._file.metadata.num_rows
+            self._size = path.stat().st_size
+            metadata = pq.read_metadata(path)
+            # What is repeated stays so: one text for all the rows that have it.
+            self._file = pq.ParquetFile(
+                path,
+                metadata=metadata,
+                read_dictionary=_shared(metadata),
+                page_checksum_verification=True,
+            )
+        self.total: int = metadata.num_rows
         try:
-            schema = self._file.schema_arrow
+            schema = metadata.schema.to_arrow_schema()
+            self._check_sizes(metadata)
             _check_stamp(self.name, schema.metadata, None if embeds else embedder)
             _check_columns(self.name, schema)
         except BaseException:
@@ -183,13 +201,19 @@ class ParquetSource:
 
     def read(self) -> Iterator[Arrival | Problem]:
         """Yield the entries, row by row."""
-        number = 0
+        number = size = 0
         for group in range(self._file.num_row_groups):
             for batch in self._batches(group):
-                columns = {name: _cells(batch.column(name)) for name in _COLUMNS}
+                columns = {name: _cells(batch.column(name)) for name in self._columns}
                 for at in range(batch.num_rows):
                     number += 1
                     row = {name: cells[at] for name, cells in columns.items()}
+                    size += sum(len(cell) for cell in row.values() if isinstance(cell, _SIZED))
+                    if size > max(_LEAST_TEXT, _REPEATED * self._size):
+                        raise TransferError(
+                            f"{self.name} cannot be read: its first {number:,} rows hold "
+                            f"{size:,} bytes, which its {self._size:,} bytes only repeat"
+                        )
                     try:
                         yield self._arrival(row)
                     except Broken as error:
@@ -198,16 +222,40 @@ class ParquetSource:
     def _batches(self, group: int) -> Iterator[pa.RecordBatch]:
         with _explained(self.name):
             yield from self._file.iter_batches(
-                batch_size=_GROUP_ROWS, row_groups=[group], columns=list(_COLUMNS)
+                batch_size=_GROUP_ROWS, row_groups=[group], columns=self._columns
+            )
+
+    def _check_sizes(self, metadata: pq.FileMetaData) -> None:
+        """Refuse a file that would take far more memory than it has bytes, before it is read."""
+        largest = self._max_payload_bytes or _LARGEST_GROUP
+        most_values, problem = max(_MOST_VALUES, self._size), ""
+        if metadata.num_rows > self._size:
+            problem = f"{metadata.num_rows:,} rows"
+        for number in range(metadata.num_row_groups):
+            group = metadata.row_group(number)
+            columns = [group.column(at) for at in range(group.num_columns)]
+            packed = sum(column.total_compressed_size for column in columns)
+            size = sum(column.total_uncompressed_size for column in columns)
+            if size > max(2 * _GROUP_BYTES + largest, _COMPRESSED * min(packed, self._size)):
+                problem = f"{size:,} bytes in group {number + 1} of rows"
+            for column in columns:
+                if column.num_values > most_values:
+                    problem = f"{column.num_values:,} values of {column.path_in_schema}"
+                if "DELTA_BYTE_ARRAY" in column.encodings:
+                    problem = f"texts of {column.path_in_schema} as parts of one another"
+        if problem:
+            raise TransferError(
+                f"{self.name} cannot be read: its {self._size:,} bytes state {problem}, which "
+                "no export of Memora's does"
             )
 
     def _arrival(self, row: dict[str, Any]) -> Arrival:
         for name, nullable in _COLUMNS.items():
-            if row[name] is None and not nullable:
+            if row.get(name) is None and not nullable:
                 raise broken(name, None, "a value")
-        entry, uses, last = recorded_entry(
-            row, text=_query(row["query"]), context=_context(row["context"])
-        )
+        if self._last is None or self._last.canonical != row["context"]:
+            self._last = _context(row["context"])  # many rows in a row have one
+        entry, uses, last = recorded_entry(row, text=_query(row["query"]), context=self._last)
         return Arrival(
             entry=entry,
             content=Content(self._payload(row["payload"]), _metadata(row["metadata"])),
@@ -230,6 +278,7 @@ class ParquetSource:
         return payload
 
 
+_SIZED = (str, bytes)
 # The columns, and whether they may be null.
 _COLUMNS = {field.name: field.nullable for field in _schema("", 1)}
 _KINDS: dict[str, tuple[str, Callable[[pa.DataType], bool]]] = {
@@ -259,6 +308,18 @@ _KIND_OF = {
     "vector": "vector",
     "payload": "bytes",
 }
+
+
+def _shared(metadata: pq.FileMetaData) -> list[str]:
+    """Return the columns of text and bytes that have a dictionary."""
+    found: dict[str, None] = {}
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        for at in range(group.num_columns):
+            column = group.column(at)
+            if column.physical_type == "BYTE_ARRAY" and column.has_dictionary_page:
+                found[column.path_in_schema] = None
+    return list(found)
 
 
 def _is_any(kind: pa.DataType, wanted: str) -> bool:
@@ -314,10 +375,17 @@ def _check_columns(name: str, schema: pa.Schema) -> None:
 
 def _cells(column: pa.Array) -> list[Any]:
     """Return the values of a column; vectors as arrays, and text that is not UTF-8 as bytes."""
-    if _is_list(column.type) and pa.types.is_floating(column.type.value_type):
-        return [
-            cell.values.to_numpy(zero_copy_only=False) if cell.is_valid else None for cell in column
-        ]
+    if pa.types.is_dictionary(column.type):
+        values = _cells(column.dictionary)
+        return [None if at is None else values[at] for at in column.indices.to_pylist()]
+    if _is_list(column.type):
+        if pa.types.is_floating(column.type.value_type):
+            return [
+                cell.values.to_numpy(zero_copy_only=False) if cell.is_valid else None
+                for cell in column
+            ]
+        if pa.types.is_dictionary(column.type.value_type):
+            return [_cells(cell.values) if cell.is_valid else None for cell in column]
     try:
         cells: list[Any] = column.to_pylist()
     except UnicodeDecodeError:
@@ -342,7 +410,7 @@ def _query(value: Any) -> str:
     return text
 
 
-def _context(value: Any) -> Any:
+def _context(value: Any) -> Context:
     try:
         return context_of_canonical(value)
     except ContextError as error:
