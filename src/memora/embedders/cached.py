@@ -10,6 +10,7 @@ import numpy as np
 from cachetools import LRUCache
 
 from memora._fork import renew_after_fork
+from memora._reentry import outside
 from memora.errors import ConfigError, DimensionMismatchError, EmbedderError
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class CachedEmbedder:
         return [known[text] for text in texts]
 
     def _embed(self, texts: list[str]) -> dict[str, Vector | None]:
-        with self._timer():
+        with self._timer(), outside:  # the application's own may use a cache
             vectors = self._inner.embed(texts)
         if len(vectors) != len(texts):
             raise EmbedderError(

@@ -542,6 +542,8 @@ class LanceStore:
         self._wake.set()
         for thread in self._threads:
             thread.join(_PATIENCE_SECONDS)
+        if self._flights is not None:
+            self._flights.close()
         if self._member is None:
             return  # not used in this forked process
         try:
