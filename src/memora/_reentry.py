@@ -46,8 +46,9 @@ class Mark:
         _here.marks.append((sys._getframe(1), self._works))  # noqa: SLF001 - there is no other way
 
     def __exit__(self, *_: object) -> None:
-        if _here.marks:
-            _here.marks.pop()
+        frame, marks = sys._getframe(1), _here.marks  # noqa: SLF001 - as above
+        while marks and marks.pop()[0] is not frame:
+            pass  # one that was left behind: see `busy`
 
     def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
         @functools.wraps(function)
