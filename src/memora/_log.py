@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from memora._reentry import inside
 from memora._show import one_line
 
 if TYPE_CHECKING:
@@ -94,13 +95,13 @@ class _Lines:
     """Writes to whatever `sys.stderr` is by then: applications and tests replace it.
 
     Where it is None, closed or broken (a daemon, a pipe whose reader left), events are dropped: a
-    log line must not fail what it reports. Each is one write, and there is no lock, for which a
-    signal handler would wait in vain that has interrupted the writing.
+    log line must not fail what it reports. Each is one write, so it needs no lock.
     """
 
     def msg(self, text: str) -> None:
         """Write a line."""
-        with suppress(AttributeError, OSError, ValueError, RuntimeError):  # of a write interrupted
+        # A RuntimeError is of a write that was interrupted.
+        with inside, suppress(AttributeError, OSError, ValueError, RuntimeError):
             sys.stderr.write(f"{text}\n")
             sys.stderr.flush()
 

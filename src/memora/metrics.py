@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 import numpy as np
 
 from memora._fork import renew_after_fork
+from memora._reentry import inside
 from memora.model import FAULTS, Reason
 from memora.reading import Distribution, Family, Reading
 
@@ -189,6 +190,7 @@ class Vitals:
         if found.reason not in FAULTS:
             self.count_check()
 
+    @inside
     def count_check(self) -> None:
         """Record that the cache answered, whatever was asked."""
         with self._lock:
@@ -219,6 +221,7 @@ class Vitals:
     def count_outdated(self) -> None:
         """Record that a tag was outdated."""
 
+    @inside
     def lately(self) -> Lately:
         """Return what happened in the last five minutes."""
         with self._lock:
@@ -229,6 +232,7 @@ class Vitals:
             operations = sum(self._worked) + sum(faults.values())
             return Lately(operations, faults, self._clock() - self._failed_at)
 
+    @inside
     def read(
         self, *, gauges: Mapping[str, float | None] | None = None, measures: Measures | None = None
     ) -> Reading:
@@ -333,11 +337,13 @@ class Metrics(Vitals):
             self._note_success()
             self._stored += 1
 
+    @inside
     def count_left(self, why: Left, entries: int, /) -> None:
         """Record entries that left."""
         with self._lock:
             self._left[why] += entries
 
+    @inside
     def count_outdated(self) -> None:
         """Record that a tag was outdated."""
         with self._lock:

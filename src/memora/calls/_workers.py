@@ -11,7 +11,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from memora._fork import renew_after_fork
-from memora._reentry import outside
+from memora._reentry import inside, outside
 from memora.calls._bridge import alarm, within
 from memora.errors import ArgumentError, DeadlineError
 
@@ -94,7 +94,7 @@ class Workers:
 
     def renew(self) -> None:
         """See `Renewable`."""
-        # Guards what follows. Reentrant: a signal handler may ask for a thread at any time.
+        # Guards what follows. Reentrant, as a signal handler may ask for the health.
         self._lock = threading.RLock()
         self._crew: set[_Worker] = set()
         self._idle: list[_Worker] = []  # the last to become idle is the first to be told
@@ -169,7 +169,7 @@ class Workers:
 
         What is asked for after this is still done, in threads that end with it.
         """
-        with self._lock:
+        with inside, self._lock:
             self._closed = True
             ended, self._idle = self._idle, []
             self._crew.difference_update(ended)
@@ -180,11 +180,13 @@ class Workers:
             if worker.thread is not threading.current_thread():
                 worker.thread.join(_END_SECONDS)
 
+    @inside
     def stuck(self) -> bool:
         """Tell whether every thread is at a function that should have ended: no call gets one."""
         with self._lock:
             return self._stuck()
 
+    @inside
     def _begin(self, job: _Job, *, backlog: float = inf) -> None:
         with self._lock:
             if self._idle:
@@ -211,6 +213,7 @@ class Workers:
             self._crew.discard(worker)
             raise
 
+    @inside
     def _give_up(self, job: _Job) -> None:
         """Note that nobody waits for a job any more; nor for others, if no thread comes free."""
         refused: list[_Job] = []
@@ -239,7 +242,7 @@ class Workers:
         job = worker.job
         while job is not None:
             job.run()
-            with self._lock:
+            with inside, self._lock:
                 if worker not in self._crew:
                     return  # the function has forked, and this is the child's only thread
                 worker.job = following = self._waiting.popleft() if self._waiting else None
