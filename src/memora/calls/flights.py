@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 import random
 import threading
-import time
 from collections import OrderedDict, deque
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from itertools import islice
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import filelock
@@ -380,7 +380,7 @@ class FileFlights:
         By its own clock: those of two processes, or of a file system, need not agree. Whoever did
         not look for a while may have stood still as well.
         """
-        now = time.monotonic()
+        now = monotonic()
         try:
             found = path.stat()
         except OSError:

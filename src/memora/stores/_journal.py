@@ -176,8 +176,8 @@ def segment_names(folder: Path) -> set[str]:
 
 def _matching(folder: Path, suffix: str) -> list[str]:
     # Not by glob, which finds nothing where the folder is gone or unreadable: every segment would
-    # be taken for deleted, and every member for gone. Nor by `Path`, which takes five times as long:
-    # an idle store looks all the time.
+    # be taken for deleted, and every member for gone. Nor by `Path`: an idle store looks all the
+    # time, and that takes five times as long.
     names = os.listdir(folder)  # noqa: PTH208
     return [name for name in names if name.endswith(suffix) and "-" in name]
 
