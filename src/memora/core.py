@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from memora import pipeline
 from memora._arguments import largest_payload, metadata_json
@@ -132,17 +132,17 @@ class Core:
         """Do as `lookup`, and leave it to the caller to count the outcome."""
         if busy():
             return self._failed(request, refusal())
-        return await Inside(self._looked_up(lane, request, threshold, max_age))
-
-    async def _looked_up(
-        self, lane: Lane, request: Request, threshold: float, max_age: float
-    ) -> LookupResult:
-        look = partial(self._look, request, threshold=threshold, max_age=max_age)
         started = self._timings.now()
         try:
-            return self._glance(lane, request, max_age) or await self._in_time(lane, look)
+            with inside:
+                found = self._glance(lane, request, max_age)
+            if found is None:
+                look = partial(self._look, request, threshold=threshold, max_age=max_age)
+                found = cast("LookupResult", await Inside(self._in_time(lane, look)))
         except Exception as fault:  # noqa: BLE001 - whatever it is, it must not reach the application
             return self._failed(request, fault)
+        else:
+            return found
         finally:
             self._timings.lookup(self._timings.now() - started)
 

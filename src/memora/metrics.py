@@ -84,7 +84,7 @@ class Histogram:
         return Distribution(BOUNDS, tuple(accumulate(counts)), total)
 
     def _sort(self) -> None:
-        with self._lock:
+        with inside, self._lock:
             taken = []
             with suppress(IndexError):  # whoever comes in between takes each once
                 while True:

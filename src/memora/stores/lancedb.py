@@ -857,12 +857,15 @@ class LanceStore:
 
 def _repeat(
     store: LanceStore,
-    step: Callable[[Any], None],
+    step: Callable[[Any], float | None],
     stop: threading.Event,
     wake: threading.Event,
     interval: float,
 ) -> threading.Thread:
-    """Run a step now and then in a thread, for as long as the store is there and open."""
+    """Run a step now and then in a thread, for as long as the store is there and open.
+
+    A step may return how long to wait for the next, instead of the interval.
+    """
     there = weakref.ref(store)
 
     @inside
