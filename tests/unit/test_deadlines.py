@@ -226,11 +226,21 @@ def test_a_lead_that_is_not_renewed_is_another_s(looking: Looking) -> None:
     new = looking.look(1)
     assert new is not None
     assert looking.mine.try_lead(KEY) is None
+    assert looking.mine.is_lost(KEY)
+    assert not looking.others.is_lost(KEY)
     old.renew()
     old.release()  # it goes on: what it leads by now is its own affair
     assert looking.mine.try_lead(KEY) is None
+    assert not looking.mine.is_lost(KEY)
     new.release()
     assert looking.mine.try_lead(KEY) is not None
+
+
+def test_few_looks_are_not_enough(looking: Looking) -> None:
+    """Where the machine is overloaded, who looks is late, and so may be who renews."""
+    assert looking.mine.try_lead(KEY) is not None
+    assert looking.look(9, every=1.5) is None
+    assert looking.look(1) is not None
 
 
 def test_whoever_stood_still_as_well_begins_to_look_anew(looking: Looking) -> None:
@@ -243,7 +253,6 @@ def test_whoever_stood_still_as_well_begins_to_look_anew(looking: Looking) -> No
 def test_of_two_who_take_over_one_leads(looking: Looking, tmp_path: Path) -> None:
     assert looking.mine.try_lead(KEY) is not None
     third = FileFlights(tmp_path / "flights")
-    third._held = looking.others._held
     for _ in range(12):
         assert looking.look(1) is None
         assert third.try_lead(KEY) is None
@@ -270,6 +279,30 @@ def test_a_thread_renews_what_is_led_and_ends_with_it(
     assert files.try_lead(KEY) is not None
     files.close()
     assert files._thread is None
+
+
+def test_what_a_leader_stores_that_stood_still_is_ignored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flights, "_RENEW_SECONDS", 3600)
+    monkeypatch.setattr(flights, "SECONDS", 0.0)
+    monkeypatch.setattr(flights, "_LOOKS", 2)
+    config = CacheConfig(db_uri=str(tmp_path / "store"), judge="off")
+    with (
+        Memora(config, embedder=WordEmbedder()) as slow,
+        Memora(config, embedder=WordEmbedder()) as quick,
+    ):
+
+        def compute() -> str:
+            # As long as this one is at it, the other does not see it go on.
+            assert quick.get_or_compute("a", None, lambda: "newer") == "newer"
+            return "older"
+
+        assert slow.get_or_compute("a", None, compute) == "older"
+        assert quick.lookup("a").result == "newer"
+        assert until(lambda: slow.lookup("a").result == "newer")
+        assert slow.get_or_compute("a", None, compute, refresh=True) == "older"
+        assert slow.lookup("a").result == "older"
 
 
 # What is left.

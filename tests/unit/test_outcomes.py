@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.to_thread
 import pytest
 from doubles import FakeClock, WordEmbedder, until
 from engine import SIDES, FaultyStore, SharedFaultyStore, Side, by_another, raising
@@ -135,8 +136,7 @@ def test_whoever_is_cancelled_while_waiting_has_missed(counted: Counted) -> None
     async def main() -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(cache.aget_or_compute, "a", None, compute)
-            await anyio.wait_all_tasks_blocked()
-            assert until(lambda: waiting(cache) == 1)
+            assert await anyio.to_thread.run_sync(until, lambda: waiting(cache) == 1)
             tasks.cancel_scope.cancel()
 
     anyio.run(main)

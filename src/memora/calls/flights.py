@@ -36,6 +36,7 @@ SECONDS = 6.0
 """After which the lead of a process that stands still is another's."""
 _RENEW_SECONDS = 1.0
 _LOOK_SECONDS = 2.0  # between two looks at a lease; after more, the first does not count
+_LOOKS = 10  # at least: on a machine that is overloaded who looks is late as well
 _SEEN = 1024  # leases of others that are watched
 _JOIN_SECONDS = 1.0
 
@@ -254,6 +255,18 @@ class Lease:
     ) -> None:
         self._lock, self._file, self._end = lock, file, end
 
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return Path(self._lock.lock_file)
+
+    def is_lost(self) -> bool:
+        """Tell whether another process leads by now, or has led, as this one stood still."""
+        try:
+            return not os.path.samestat(os.fstat(self._file), self.path.stat())
+        except OSError:
+            return True
+
     def renew(self) -> None:
         """Show that this process runs; nothing happens where the lead is no longer held."""
         if self._lock.is_locked:
@@ -267,9 +280,8 @@ class Lease:
             # Before the lock is released: whoever has opened the file meanwhile sees that its lock
             # is of no use. Windows refuses; there filelock deletes it.
             with suppress(OSError):
-                path = Path(self._lock.lock_file)
-                if os.path.samestat(os.fstat(self._file), path.stat()):  # or it is another's
-                    path.unlink()
+                if not self.is_lost():
+                    self.path.unlink()
             self._lock.release()
 
 
@@ -282,6 +294,8 @@ class _Seen(NamedTuple):
     """When it was first seen so; monotonic seconds."""
     last: float
     """When it was last seen so."""
+    looks: int
+    """How often."""
 
     def is_of(self, found: os.stat_result) -> bool:
         """Tell whether a file is the one that was seen, and has not been renewed since."""
@@ -312,7 +326,7 @@ class FileFlights:
     def renew(self) -> None:
         """See `Renewable`."""
         self._lock = threading.Lock()  # guards what follows
-        self._held: set[Lease] = set()
+        self._held: dict[Path, Lease] = {}
         self._seen: OrderedDict[Path, _Seen] = OrderedDict()
         self._thread: threading.Thread | None = None
         self._wake: SimpleQueue[None] = SimpleQueue()
@@ -326,7 +340,7 @@ class FileFlights:
         Raises:
             OSError: The folder cannot be written, or its file system knows no locks.
         """
-        path = self._folder / f"{key.hex()}{_SUFFIX}"
+        path = self._path(key)
         lease = _take(path, self._let_go)
         if lease is None and self._stands_still(path):
             self._remove(path)
@@ -336,6 +350,14 @@ class FileFlights:
             with self._lock:
                 self._seen.pop(path, None)
         return lease
+
+    def is_lost(self, key: bytes) -> bool:
+        """Tell whether a key is led here, and another has taken the lead since."""
+        lease = self._held.get(self._path(key))
+        return lease is not None and lease.is_lost()
+
+    def _path(self, key: bytes) -> Path:
+        return self._folder / f"{key.hex()}{_SUFFIX}"
 
     def close(self) -> None:
         """End the thread; what is led stays so until it is released."""
@@ -347,7 +369,7 @@ class FileFlights:
 
     def _hold(self, lease: Lease) -> None:
         with self._lock:
-            self._held.add(lease)
+            self._held[lease.path] = lease
             if self._thread is None:
                 thread = threading.Thread(target=self._renew_all, name="memora-lease", daemon=True)
                 with suppress(RuntimeError):  # no more threads: others may compute it too
@@ -356,7 +378,8 @@ class FileFlights:
 
     def _let_go(self, lease: Lease) -> None:
         with self._lock:
-            self._held.discard(lease)
+            if self._held.get(lease.path) is lease:
+                del self._held[lease.path]
 
     @inside
     def _renew_all(self) -> None:
@@ -366,7 +389,7 @@ class FileFlights:
                 self._wake.get(timeout=_RENEW_SECONDS)
             with self._lock:
                 mine = self._thread is threading.current_thread()
-                held = list(self._held)
+                held = list(self._held.values())
                 if mine and not held:
                     self._thread = None
             if not (mine and held):
@@ -388,11 +411,11 @@ class FileFlights:
         with self._lock:
             seen = self._seen.pop(path, None)
             if seen is None or not seen.is_of(found) or now - seen.last > _LOOK_SECONDS:
-                seen = _Seen(found.st_ino, found.st_mtime_ns, now, now)
-            self._seen[path] = seen = seen._replace(last=now)
+                seen = _Seen(found.st_ino, found.st_mtime_ns, now, now, 0)
+            self._seen[path] = seen = seen._replace(last=now, looks=seen.looks + 1)
             while len(self._seen) > _SEEN:
                 self._seen.popitem(last=False)
-        return now - seen.since >= SECONDS
+        return now - seen.since >= SECONDS and seen.looks >= _LOOKS
 
     def _remove(self, path: Path) -> None:
         """Delete the file of a process that stands still; its lock then excludes nobody."""

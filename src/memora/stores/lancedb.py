@@ -361,6 +361,8 @@ class LanceStore:
 
     def put_many(self, items: Sequence[tuple[Entry, Content, Vector | None]], /) -> None:
         self._check()
+        if self._flights is not None:  # what another has computed meanwhile is newer
+            items = [one for one in items if not self._flights.is_lost(one[0].key)]
         if not items:
             return
         with self._writing:
