@@ -50,6 +50,11 @@ class Mark:
         while marks and marks.pop()[0] is not frame:
             pass  # one that was left behind: see `busy`
 
+    def run(self, function: Callable[[], T]) -> T:
+        """Call a function in such a block."""
+        with self:
+            return function()
+
     def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
         @functools.wraps(function)
         def marked(*args: P.args, **kwargs: P.kwargs) -> T:

@@ -1048,7 +1048,8 @@ class Memora:
         is done in a thread, soon after.
         """
         if busy():
-            threading.Thread(target=self.close, name="memora-close").start()
+            with suppress(RuntimeError):  # at exit, when stores are closed anyway
+                threading.Thread(target=self.close, name="memora-close").start()
             return
         if not self._closed:
             self._closed = True
@@ -1058,7 +1059,7 @@ class Memora:
             if self._shadow is not None:
                 self._shadow.close()
             try:
-                inside(self._ports.store.close)()
+                inside.run(self._ports.store.close)
             finally:
                 self._end_threads()
             self._log.debug("cache_close")

@@ -79,7 +79,7 @@ class _Try:
     def run(self, function: Callable[[], Any]) -> None:
         """Try it."""
         try:
-            self.value = inside(function)()
+            self.value = inside.run(function)
         except BaseException as fault:  # noqa: BLE001 - a probe: the fault is the answer
             self.end(fault.with_traceback(None))
         else:

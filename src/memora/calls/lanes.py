@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -75,8 +76,8 @@ class ThreadLane:
 
     async def run(self, function: Callable[[], T], /, *, timeout: float | None) -> T:
         """Run it in a worker where there is a deadline, else here."""
-        function = inside(function)
-        return function() if timeout is None else self._workers.run(function, timeout)
+        marked = partial(inside.run, function)
+        return marked() if timeout is None else self._workers.run(marked, timeout)
 
     async def finish(self, function: Callable[[], object], /, *, timeout: float | None) -> None:
         """Run it: no thread is cancelled."""
@@ -116,7 +117,7 @@ class TaskLane:
     async def run(self, function: Callable[[], T], /, *, timeout: float | None) -> T:
         """Run it in a worker, and wait for that."""
         workers = self._patient if timeout is None else self._workers
-        return await workers.arun(inside(function), timeout)
+        return await workers.arun(partial(inside.run, function), timeout)
 
     async def finish(self, function: Callable[[], object], /, *, timeout: float | None) -> None:
         """Have it run in a worker, which whoever is cancelled meanwhile does not end."""
@@ -124,7 +125,7 @@ class TaskLane:
 
         def run() -> None:
             try:
-                inside(function)()
+                inside.run(function)
             finally:
                 with suppress(RuntimeError):  # the event loop has ended
                     ring()
