@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import copy_context
 from functools import partial
 from math import inf
@@ -101,6 +101,19 @@ def _alarm() -> tuple[Callable[..., Coroutine[Any, Any, bool]], Callable[[], obj
             timer.cancel()
 
     return asyncio_wait, partial(loop.call_soon_threadsafe, end, True)  # noqa: FBT003
+
+
+def shield() -> AbstractContextManager[Any]:
+    """Keep the scopes of Trio, and of anyio where the application uses it, from ending a block.
+
+    A task that asyncio itself cancels is cancelled all the same.
+    """
+    if (trio := _trio()) is not None:
+        shielded: AbstractContextManager[Any] = trio.CancelScope(shield=True)
+        return shielded
+    if "anyio._backends._asyncio" not in sys.modules:
+        return nullcontext()
+    return sys.modules["anyio"].CancelScope(shield=True)  # type: ignore[no-any-return]
 
 
 async def sleep(seconds: float) -> None:

@@ -13,7 +13,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from memora._reentry import inside
-from memora.calls._bridge import Stopped, alarm, drive, sleep, spawn
+from memora.calls._bridge import Stopped, alarm, drive, shield, sleep, spawn
 from memora.errors import DeadlineError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Lane(Protocol):
         ...
 
     async def finish(self, function: Callable[[], object], /, *, timeout: float | None) -> None:
-        """Run a function to its end, and wait for that, unless the caller is cancelled."""
+        """Do as `run`, also for a caller who is cancelled."""
         ...
 
     async def call(self, compute: Callable[[], Any], /) -> Any:
@@ -120,7 +120,7 @@ class TaskLane:
         return await workers.arun(partial(inside.run, function), timeout)
 
     async def finish(self, function: Callable[[], object], /, *, timeout: float | None) -> None:
-        """Have it run in a worker, which whoever is cancelled meanwhile does not end."""
+        """Have it run in a worker, also for a caller who is cancelled."""
         wait, ring = alarm()
 
         def run() -> None:
@@ -131,7 +131,9 @@ class TaskLane:
                     ring()
 
         self._workers.submit(run)
-        if not await wait(timeout):
+        with shield():
+            rung = await wait(timeout)
+        if not rung:
             raise DeadlineError(f"not done within {timeout} s")
 
     async def call(self, compute: Callable[[], Any], /) -> Any:
