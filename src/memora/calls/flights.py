@@ -325,7 +325,9 @@ class FileFlights:
 
     def renew(self) -> None:
         """See `Renewable`."""
-        self._lock = threading.Lock()  # guards what follows
+        # Guards what follows. Reentrant: the garbage collector may end the block of a leader, which
+        # releases its lease, at any time.
+        self._lock = threading.RLock()
         self._held: dict[Path, Lease] = {}
         self._seen: OrderedDict[Path, _Seen] = OrderedDict()
         self._thread: threading.Thread | None = None
