@@ -101,6 +101,17 @@ class SharedFaultyStore(FaultyStore):
         self.before.get(name, lambda: None)()
 
 
+def by_another(function: Callable[..., object]) -> Callable[..., None]:
+    """Have a thread of its own do something, as another user of the store would, and wait."""
+
+    def act(*args: Any, **kwargs: Any) -> None:
+        thread = threading.Thread(target=function, args=args, kwargs=kwargs)
+        thread.start()
+        thread.join(30)
+
+    return act
+
+
 def raising(fault: BaseException) -> Callable[[], object]:
     def act() -> None:
         raise fault

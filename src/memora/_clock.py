@@ -43,8 +43,9 @@ class SteadyClock:
         renew_after_fork(self)
 
     def renew(self) -> None:
-        # Guards last and ahead. A fork may come between their changes: time is then not behind.
-        self._lock = threading.Lock()
+        # Guards last and ahead; reentrant, as a signal handler may ask, too. A fork may come amid
+        # their change: time is then not behind.
+        self._lock = threading.RLock()
 
     def __call__(self) -> float:
         """Return the time: never less than any call before."""

@@ -12,10 +12,11 @@ import json
 import logging
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from memora._reentry import inside
 from memora._show import one_line
 
 if TYPE_CHECKING:
@@ -32,11 +33,11 @@ def make_logger(level: str, *, json_logs: bool) -> FilteringBoundLogger:
         structlog.processors.JSONRenderer(_json)
         if json_logs
         else structlog.dev.ConsoleRenderer(
-            colors=_Stderr().isatty(), exception_formatter=structlog.dev.plain_traceback
+            colors=_colors(), exception_formatter=structlog.dev.plain_traceback
         )
     )
     logger = structlog.wrap_logger(
-        structlog.WriteLogger(cast("TextIO", _Stderr())),
+        _Lines(),
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
@@ -84,23 +85,24 @@ def _printable(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMa
     return event
 
 
-class _Stderr:
-    """Whatever `sys.stderr` is when an event is written: applications and tests replace it.
+def _colors() -> bool:
+    with suppress(AttributeError, OSError, ValueError):
+        return sys.stderr.isatty()
+    return False
+
+
+class _Lines:
+    """Writes to whatever `sys.stderr` is by then: applications and tests replace it.
 
     Where it is None, closed or broken (a daemon, a pipe whose reader left), events are dropped: a
-    log line must not fail what it reports.
+    log line must not fail what it reports. Each is one write, so it needs no lock.
     """
 
-    def isatty(self) -> bool:
-        with suppress(AttributeError, OSError, ValueError):
-            return sys.stderr.isatty()
-        return False
-
-    def write(self, text: str) -> int:
-        with suppress(AttributeError, OSError, ValueError):
-            return sys.stderr.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with suppress(AttributeError, OSError, ValueError):
+    def msg(self, text: str) -> None:
+        """Write a line."""
+        # A RuntimeError is of a write that was interrupted.
+        with inside, suppress(AttributeError, OSError, ValueError, RuntimeError):
+            sys.stderr.write(f"{text}\n")
             sys.stderr.flush()
+
+    debug = info = warning = error = msg

@@ -7,8 +7,11 @@ away from the application.
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
@@ -31,6 +34,7 @@ from memora._arguments import (
 from memora._clock import SteadyClock
 from memora._durations import seconds
 from memora._log import make_logger
+from memora._reentry import alone, busy, inside
 from memora._uris import is_bucket, is_on_server, without_password
 from memora.calls._binding import UNKEYED, place_of, why_unkeyed
 from memora.calls._breaker import Breaker
@@ -100,6 +104,15 @@ def _twin(
     call.__qualname__ = f"Memora.{call.__name__}"
     call.__doc__ = f"Do as `{method.__name__}`, without blocking the event loop."
     return call
+
+
+@dataclass
+class _Held:
+    """What a store said that it holds."""
+
+    entries: int | None = None
+    measures: Measures | None = None
+    has_index: bool = False
 
 
 class Memora:
@@ -206,9 +219,11 @@ class Memora:
         self._core = core(config, self._ports, self._metrics, self._log, shadow=self._shadow)
         workers, flights = Workers(_WORKERS, "memora-call"), Flights()
         background = Workers(_REFRESHERS, "memora-refresh")
+        patient = Workers(_WORKERS, "memora-encode")
         self._threads = ThreadLane(workers, background, flights)
-        self._tasks = TaskLane(workers, Workers(_WORKERS, "memora-encode"), flights)
+        self._tasks = TaskLane(workers, patient, flights)
         self._chores = Workers(_WORKERS, "memora-chore")
+        self._crews = (workers, background, patient, self._chores)
         self._health = Health(self._ports, chosen, self._metrics, workers)
         self._servers: list[MetricsServer] = []
         self._scheduler: CleanupScheduler | None = None
@@ -349,11 +364,7 @@ class Memora:
         oldest = inf if max_age is None else seconds("max_age", max_age)
         if self._config.mode == "shadow":
             return AvailabilityCheck(available=False)
-        try:
-            return pipeline.check(self._ports, request, threshold=threshold, max_age=oldest)
-        except Exception as fault:  # noqa: BLE001 - as of a lookup
-            self._core.report("lookup", fault)
-            return AvailabilityCheck(available=False)
+        return drive(self._core.check(self._threads, request, threshold=threshold, max_age=oldest))
 
     def explain(
         self,
@@ -390,12 +401,14 @@ class Memora:
             others = (
                 lifecycle.elsewhere(self._ports, request, threshold=threshold) if elsewhere else ()
             )
-            return pipeline.explain(
+            tell = partial(
+                pipeline.explain,
                 self._ports,
                 request,
                 threshold=threshold,
                 elsewhere=tuple(one.shown() for one in others),
             )
+            return drive(self._core.ask(self._threads, tell))
         except Exception as fault:  # noqa: BLE001 - as of a lookup
             self._core.log_fault("explain", fault)
             return Explanation(
@@ -740,7 +753,7 @@ class Memora:
         """
         self._check_open()
         for tag in tags_of(tags):
-            self._ports.store.outdate(tag)
+            alone(self._ports.store.outdate)(tag)
             self._metrics.count_outdated()
             self._log.info("cache_outdate")
 
@@ -951,7 +964,9 @@ class Memora:
         cannot tell, and so are the sizes. All else that is counted is of this process alone, since
         it opened the cache. docs/operations.md explains each key.
         """
-        reading = self.read_metrics()
+        self._check_open()
+        held = self._look_at_store(index=True)
+        reading = self._read(held)
         sizes = {family.name: family.values[()] for family in reading.gauges}
         return {
             "total_entries": sizes.get("entries"),
@@ -964,7 +979,7 @@ class Memora:
             "max_bytes": self._config.max_bytes,
             "scheduler": self.get_scheduler_stats(),
             "storage": without_password(self._config.db_uri),
-            "index_created": self._index_created(),
+            "index_created": held.has_index,
             **{name: sizes.get(name) for name in ("entry_bytes", "payload_bytes", "index_bytes")},
             **stats_of(reading),
         }
@@ -976,9 +991,12 @@ class Memora:
             ClosedError: The cache was closed.
         """
         self._check_open()
-        measures = self._measure()
+        return self._read(self._look_at_store())
+
+    def _read(self, held: _Held) -> Reading:
+        measures = held.measures
         gauges = {
-            "entries": self._count(),
+            "entries": held.entries,
             "limit_entries": self._config.max_entries,
             "limit_bytes": self._config.max_bytes,
         }
@@ -1072,24 +1090,37 @@ class Memora:
         """
         self._check_open()
         store = self._ports.store
-        created = isinstance(store, IndexedStore) and store.create_index(
+        created = isinstance(store, IndexedStore) and alone(store.create_index)(
             num_partitions=num_partitions,
             num_sub_vectors=num_sub_vectors,
             index_type=index_type,
         )
         if not created:
-            self._log.warning("index_not_created", entries=self._count(), needed=256)
+            entries = self._look_at_store().entries
+            self._log.warning("index_not_created", entries=entries, needed=256)
         return created
 
     def get_index_stats(self) -> dict[str, Any]:
         """Return `has_index`, `total_entries`, and what else the store tells of its index."""
         self._check_open()
+        return drive(self._core.ask(self._threads, self._index_stats))
+
+    def _index_stats(self) -> dict[str, Any]:
         store = self._ports.store
-        stats = store.index_stats() if isinstance(store, IndexedStore) else {"has_index": False}
-        return {"total_entries": self._count(), **stats}
+        if isinstance(store, IndexedStore):
+            return store.index_stats()
+        return {"total_entries": store.count(), "has_index": False}
 
     def close(self) -> None:
-        """Stop the scheduler, and release the store, its table up to date. Idempotent."""
+        """Stop the scheduler and all threads, and release the store, its table up to date.
+
+        Idempotent. In a signal handler or a finalizer that has interrupted the cache itself, this
+        is done in a thread, soon after.
+        """
+        if busy():
+            with suppress(RuntimeError):  # at exit, when stores are closed anyway
+                threading.Thread(target=self.close, name="memora-close").start()
+            return
         if not self._closed:
             self._closed = True
             for server in self._servers:
@@ -1097,8 +1128,16 @@ class Memora:
             self.stop_scheduler()
             if self._shadow is not None:
                 self._shadow.close()
-            self._ports.store.close()
+            try:
+                inside.run(self._ports.store.close)
+            finally:
+                self._end_threads()
             self._log.debug("cache_close")
+
+    def _end_threads(self) -> None:
+        self._health.close()
+        for workers in self._crews:
+            workers.close()
 
     acheck_availability = _twin(check_availability)
     aexplain = _twin(explain)
@@ -1304,24 +1343,19 @@ class Memora:
     def _look_at_scheduler(self) -> Looked:
         return look_at_scheduler(self.get_scheduler_stats(), wanted=self._scheduling)
 
-    def _count(self) -> int | None:
-        try:
-            return self._ports.store.count()
-        except Exception:  # noqa: BLE001 - statistics never fail
-            return None
+    def _look_at_store(self, *, index: bool = False) -> _Held:
+        """Ask the store what it holds; what it does not say in time, or cannot, is None."""
+        store, held = self._ports.store, _Held()
 
-    def _measure(self) -> Measures | None:
-        store = self._ports.store
-        try:
-            return store.measure() if isinstance(store, MeasuredStore) else None
-        except Exception:  # noqa: BLE001 - statistics never fail
-            return None
+        def look() -> None:
+            held.entries = store.count()
+            held.measures = store.measure() if isinstance(store, MeasuredStore) else None
+            if index and isinstance(store, IndexedStore):
+                held.has_index = bool(store.index_stats()["has_index"])
 
-    def _index_created(self) -> bool:
-        try:
-            return bool(self.get_index_stats()["has_index"])
-        except Exception:  # noqa: BLE001 - statistics never fail
-            return False
+        with suppress(Exception):  # statistics never fail
+            drive(self._core.ask(self._threads, look))
+        return held
 
     def _check_open(self) -> None:
         if self._closed:

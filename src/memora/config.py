@@ -244,7 +244,9 @@ class _Settings(BaseModel):
     ] = 1.0
     """How late what others did may be seen: to a store on disk, and in a tier in front of one."""
     lookup_timeout_seconds: OptionalSeconds = 5.0
-    """How long a lookup or a store may keep the application waiting; None is without end."""
+    """How long the cache may keep a lookup, a store or a cached call waiting; None is for ever."""
+    single_flight_timeout_seconds: OptionalSeconds = 120.0
+    """How long a cached call waits for another's result, and then computes, too; None: for ever."""
     breaker_failures: Count = 5
     """After how many faults in a row the model, or the store, is left alone for a while."""
     breaker_reset_seconds: Annotated[

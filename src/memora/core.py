@@ -14,17 +14,27 @@ from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from math import inf
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from memora import pipeline
 from memora._arguments import largest_payload, metadata_json
 from memora._fork import renew_after_fork
+from memora._reentry import Inside, busy, inside, refusal, refuse
 from memora._show import excerpt, fault_line
 from memora.calls._engine import aside, is_faithful
 from memora.calls.flights import delays
-from memora.errors import DeadlineError, JudgeError, SerializationError, UnavailableError
+from memora.calls.lanes import Budget
+from memora.errors import (
+    DeadlineError,
+    JudgeError,
+    ReentryError,
+    SerializationError,
+    UnavailableError,
+)
 from memora.metrics import Timed
-from memora.model import Content, LookupResult
+from memora.model import FAULTS, AvailabilityCheck, Content, LookupResult
 from memora.protocols import SharedStore
 
 if TYPE_CHECKING:
@@ -43,7 +53,7 @@ if TYPE_CHECKING:
 # Requests of a batch that one deadline is for: they are embedded together, which takes longer.
 _BATCH = 32
 _WARNINGS = 10_000  # of those that are said once: names of functions and classes, not of data
-_FAULTS: tuple[Reason, ...] = ("error", "timeout")
+T = TypeVar("T")
 # Results that are empty, or an error, for the second who reads them.
 _READ_ONCE = (Iterator, AsyncIterator, Awaitable)
 
@@ -114,16 +124,30 @@ class Core:
     async def lookup(
         self, lane: Lane, request: Request, *, threshold: float, max_age: float
     ) -> LookupResult:
-        """Look up; a fault is a miss, unless the settings say otherwise."""
-        look = partial(self._look, request, threshold=threshold, max_age=max_age)
+        """Look up, and count it; a fault is a miss, unless the settings say otherwise."""
+        found = await self._find(lane, request, threshold=threshold, max_age=max_age)
+        self._count(request, found)
+        return found
+
+    async def _find(
+        self, lane: Lane, request: Request, *, threshold: float, max_age: float
+    ) -> LookupResult:
+        """Do as `lookup`, and leave it to the caller to count the outcome."""
+        if busy():
+            return self._failed(request, refusal())
         started = self._timings.now()
         try:
-            found = self._glance(lane, request, max_age) or await self._in_time(lane, look)
+            with inside:
+                found = self._glance(lane, request, max_age)
+            if found is None:
+                look = partial(self._look, request, threshold=threshold, max_age=max_age)
+                found = cast("LookupResult", await Inside(self._in_time(lane, look)))
         except Exception as fault:  # noqa: BLE001 - whatever it is, it must not reach the application
-            return self._missed(fault)
+            return self._failed(request, fault)
+        else:
+            return found
         finally:
             self._timings.lookup(self._timings.now() - started)
-        return self._count(request, found)
 
     async def lookup_many(
         self, lane: Lane, requests: Sequence[Request], *, threshold: float, max_age: float
@@ -131,20 +155,64 @@ class Core:
         """Look up several, in one batch."""
         if not requests:
             return []
-        look = partial(self._look_many, requests, threshold=threshold, max_age=max_age)
         found: list[LookupResult | Exception]
+        if busy():
+            fault = refusal()
+            found = [fault for _ in requests]
+        else:
+            found = await Inside(self._looked_up_many(lane, requests, threshold, max_age))
+        results = self._reported(found)
+        for request, result in zip(requests, results, strict=True):
+            self._count(request, result)
+        if not self._config.fail_open:
+            for one in found:
+                if isinstance(one, Exception):
+                    raise one
+        return results
+
+    async def _looked_up_many(
+        self, lane: Lane, requests: Sequence[Request], threshold: float, max_age: float
+    ) -> list[LookupResult | Exception]:
+        look = partial(self._look_many, requests, threshold=threshold, max_age=max_age)
         try:
             with Timed(self._timings.now, self._timings.lookup):
-                found = await self._in_time(lane, look, items=len(requests))
+                found: list[LookupResult | Exception] = await self._in_time(
+                    lane, look, items=len(requests)
+                )
         except Exception as fault:  # noqa: BLE001 - as above
-            found = [fault for _ in requests]
+            return [fault for _ in requests]
+        return found
+
+    def _reported(self, found: list[LookupResult | Exception]) -> list[LookupResult]:
+        """Report each fault once, and return misses in their place."""
         faults = {id(one): one for one in found if isinstance(one, Exception)}
         times = Counter(map(id, found))
         missed = {of: self._missed(fault, times=times[of]) for of, fault in faults.items()}
-        return [
-            missed[id(one)] if isinstance(one, Exception) else self._count(request, one)
-            for request, one in zip(requests, found, strict=True)
-        ]
+        return [missed[id(one)] if isinstance(one, Exception) else one for one in found]
+
+    async def check(
+        self, lane: Lane, request: Request, *, threshold: float, max_age: float
+    ) -> AvailabilityCheck:
+        """Tell whether a lookup would hit; it counts as an operation, but as no lookup."""
+        look = partial(pipeline.check, self._ports, request, threshold=threshold, max_age=max_age)
+        try:
+            found: AvailabilityCheck = await self.ask(lane, look)
+        except Exception as fault:  # noqa: BLE001 - as of a lookup
+            self.report("lookup", fault)
+            return AvailabilityCheck(available=False)
+        self._metrics.count_check()
+        return found
+
+    async def ask(self, lane: Lane, function: Callable[[], T]) -> T:
+        """Return what a function says that asks parts of the cache, in the time of a lookup.
+
+        Raises:
+            DeadlineError: It takes longer.
+            ReentryError: See `memora._reentry`.
+        """
+        refuse()
+        found: T = await Inside(self._in_time(lane, function))
+        return found
 
     async def store(
         self, lane: Lane, request: Request, result: Any, *, metadata: str, lifetime: Lifetime
@@ -159,6 +227,13 @@ class Core:
         """Store several, in one batch; return their ids, None for what cannot be stored."""
         if not items:
             return []
+        if busy():
+            return self._not_stored(refusal(), lost=len(items), items=len(items))
+        return await Inside(self._stored_many(lane, items))
+
+    async def _stored_many(
+        self, lane: Lane, items: Sequence[tuple[Request, Any, str, Lifetime]]
+    ) -> list[str | None]:
         lost = len(items)
         try:
             with Timed(self._timings.now, self._timings.store):
@@ -168,46 +243,73 @@ class Core:
                 lost = len(kept)
                 put = partial(self._put, kept)
                 ids = iter(await self._in_time(lane, put, items=len(items)))
-        except Exception as fault:
-            self.report("store", fault, times=lost)
-            if not self._config.fail_open:
-                raise
-            return [None] * len(items)
+        except Exception as fault:  # noqa: BLE001 - as of a lookup
+            return self._not_stored(fault, lost=lost, items=len(items))
         return [None if draft is None else next(ids) for draft in drafts]
+
+    def _not_stored(self, fault: Exception, *, lost: int, items: int) -> list[str | None]:
+        self.report("store", fault, times=lost)
+        if not self._config.fail_open:
+            raise fault
+        return [None] * items
 
     async def call(self, lane: Lane, call: Call, compute: Callable[[], Any]) -> Any:
         """Return what is stored for a call, or else what it returns."""
-        failed = False
+        if busy():
+            # Nothing but the call: to wait for another's might be to wait for this thread.
+            if not call.refresh:
+                await self.lookup(
+                    lane, call.request, threshold=call.threshold, max_age=call.max_age
+                )
+            return await lane.call(compute)
+        lane = Budget(lane, self._config.lookup_timeout_seconds)
+        outcome = _Outcome(call.request, self._count)
         if not call.refresh:
-            found = await self.lookup(
+            found = await self._find(
                 lane, call.request, threshold=call.threshold, max_age=call.max_age
             )
             if found.is_hit:
+                self._count(call.request, found)
                 self._look_ahead(lane, call, compute, found)
                 return found.result
-            failed = found.reason in _FAULTS
+            outcome.so_far = found
+        try:
+            return await self._after_miss(lane, call, compute, outcome)
+        finally:
+            outcome.settle()
+
+    async def _after_miss(
+        self, lane: Budget, call: Call, compute: Callable[[], Any], outcome: _Outcome
+    ) -> Any:
+        """Return what the call returns, or another's result of it."""
         if call.refresh or not call.single_flight or self._shadow is not None:
+            outcome.settle()
             return (await self._computed(lane, call, compute)).value
-        async with lane.claim(call.request.key) as flight:
+        patience, began = self._config.single_flight_timeout_seconds, monotonic()
+        async with lane.claim(call.request.key, timeout=patience) as flight:
             if flight.landed:
                 landed: _Landed = flight.value
-                return await self._shared(lane, call, compute, landed)
+                return await self._shared(lane, call, compute, landed, outcome)
+            failed = outcome.so_far is not None and outcome.so_far.reason in FAULTS
             if failed or flight.detached:
                 # No second look, which would only take time; and no waiting for other processes:
                 # what cannot be stored would be computed by one after the other, and who leads
                 # among them may be this very process.
+                outcome.settle()
                 landed = await self._computed(lane, call, compute)
                 flight.land(landed)
                 return landed.value
-            async with self._lead(lane, call) as found_by_other:
+            ends = inf if patience is None else began + patience
+            async with self._lead(lane, call, ends) as found_by_other:
+                outcome.settle(found_by_other)
                 if found_by_other is None:
                     landed = await self._computed(lane, call, compute)
                 else:
-                    found = self._count(call.request, found_by_other)
-                    landed = _Landed(found.result, stored=True)
+                    landed = _Landed(found_by_other.result, stored=True)
                 flight.land(landed)
                 return landed.value
 
+    @inside
     def report(self, operation: Operation, fault: BaseException, *, times: int = 1) -> None:
         """Count a fault, once for each of a batch that it failed, and log it."""
         self._metrics.count_fault(operation, times)
@@ -231,6 +333,8 @@ class Core:
 
     def log_fault(self, operation: str, fault: BaseException) -> None:
         """Log a fault; a foreign message may quote the query, so it is for DEBUG only."""
+        if isinstance(fault, ReentryError):
+            return  # what was interrupted may have been the writing of a log line
         # Of a part that is left alone, the faults that led to it have been logged.
         say = self._log.debug if isinstance(fault, UnavailableError) else self._log.error
         say("cache_error", operation=operation, error_type=type(fault).__name__)
@@ -246,7 +350,8 @@ class Core:
         try:
             return await lane.run(function, timeout=timeout * -(-items // _BATCH))
         except DeadlineError:
-            wait.give_up()
+            with inside:
+                wait.give_up()
             raise
         finally:
             pipeline.waiting.reset(token)
@@ -275,16 +380,29 @@ class Core:
         look = partial(self._look, threshold=threshold, max_age=max_age)
         return [pipeline.caught(look, request) for request in requests]
 
+    def _failed(self, request: Request, fault: Exception) -> LookupResult:
+        """Return a fault as a miss, unless the settings say otherwise."""
+        missed = self._missed(fault)
+        if not self._config.fail_open:
+            self._count(request, missed)
+            raise fault
+        return missed
+
     def _missed(self, fault: Exception, *, times: int = 1) -> LookupResult:
+        """Report a fault of so many lookups, and return it as a miss."""
         self.report("judge" if isinstance(fault, JudgeError) else "lookup", fault, times=times)
         reason: Reason = "timeout" if isinstance(fault, DeadlineError) else "error"
-        self._metrics.count_miss(reason, times)
-        if not self._config.fail_open:
-            raise fault
         return LookupResult(is_hit=False, reason=reason, explanation=said(fault))
 
-    def _count(self, request: Request, found: LookupResult) -> LookupResult:
-        self._metrics.count_lookup(found)
+    def _count(self, request: Request, found: LookupResult) -> None:
+        """Count, and log, the one outcome of a lookup."""
+        interrupted = busy()
+        with inside:
+            self._metrics.count_lookup(found)
+            if not interrupted:  # as above
+                self._log_outcome(request, found)
+
+    def _log_outcome(self, request: Request, found: LookupResult) -> None:
         asked = {"query": excerpt(request.text)} if self._config.log_queries else {}
         if found.is_hit:
             if asked:
@@ -299,7 +417,6 @@ class Core:
         else:
             nearest = None if found.nearest is None else found.nearest.similarity
             self._log.debug("cache_miss", reason=found.reason, nearest_similarity=nearest, **asked)
-        return found
 
     def _encoded(self, items: Sequence[tuple[Request, Any, str, Lifetime]]) -> list[Draft | None]:
         drafts: list[Draft | None] = []
@@ -377,13 +494,19 @@ class Core:
             return False
 
     async def _shared(
-        self, lane: Lane, call: Call, compute: Callable[[], Any], landed: _Landed
+        self,
+        lane: Lane,
+        call: Call,
+        compute: Callable[[], Any],
+        landed: _Landed,
+        outcome: _Outcome,
     ) -> Any:
         """Return the leader's result: a copy, as from any hit, where it was stored."""
         if landed.stored:
             found = await self._exactly(lane, call)
             if found is not None:
-                return self._count(call.request, found).result
+                outcome.settle(found)
+                return found.result
         if isinstance(landed.value, _READ_ONCE):
             return await lane.call(compute)
         return landed.value
@@ -399,14 +522,16 @@ class Core:
         return found
 
     @asynccontextmanager
-    async def _lead(self, lane: Lane, call: Call) -> AsyncIterator[LookupResult | None]:
+    async def _lead(
+        self, lane: Budget, call: Call, ends: float
+    ) -> AsyncIterator[LookupResult | None]:
         """Lead among all on the store; yield what another has stored since the lookup."""
         store = self._ports.store
         if not isinstance(store, SharedStore):
             yield await self._exactly(lane, call)
             return
         async with self._given_back(lane) as lead:
-            yield await self._wait(lane, call, store, lead)
+            yield await self._wait(lane, call, store, lead, ends)
 
     @asynccontextmanager
     async def _given_back(self, lane: Lane) -> AsyncIterator[_Lead]:
@@ -418,20 +543,20 @@ class Core:
             self._end(lead)
             raise
         finally:
-            try:
-                if lead.held:
-                    await lane.finish(
-                        partial(self._end, lead), timeout=self._config.lookup_timeout_seconds
-                    )
-            except Exception as fault:  # noqa: BLE001 - the call has its result
-                self.report("lookup", fault)
-            finally:
-                self._end(lead)  # where that was not done, or a worker is still to get a lease
+            if not lead.held:
+                self._end(lead)  # a worker is still to get a lease, maybe
+            else:
+                end = partial(self._end, lead)
+                try:
+                    await lane.finish(end, timeout=self._config.lookup_timeout_seconds)
+                except Exception as fault:  # noqa: BLE001 - the call has its result
+                    self.report("lookup", fault)
+                    self._end(lead)  # where no worker does
 
     async def _wait(
-        self, lane: Lane, call: Call, store: SharedStore, lead: _Lead
+        self, lane: Budget, call: Call, store: SharedStore, lead: _Lead, ends: float
     ) -> LookupResult | None:
-        """Wait for the lead, or for what another stores; a fault ends the wait."""
+        """Wait for the lead, or for what another stores; until then, or a fault."""
 
         def look() -> LookupResult | None:
             self._take(store, call.request, lead)
@@ -439,12 +564,15 @@ class Core:
 
         for delay in delays():
             try:
-                found: LookupResult | None = await self._in_time(lane, look)
+                with lane.free():
+                    found: LookupResult | None = await self._in_time(lane, look)
             except Exception as fault:  # noqa: BLE001 - then it is computed
                 self.report("lookup", fault)
                 break
             if found is not None or lead.held:
                 return found
+            if monotonic() >= ends:
+                break
             await lane.sleep(delay)
         return None
 
@@ -481,6 +609,7 @@ class Core:
         if left is None or (left > call.refresh_ahead and not found.is_stale):
             return
         mine = object()
+        lane = Budget(lane, self._config.lookup_timeout_seconds)
         if self._refreshing.setdefault(key, mine) is not mine:  # atomic
             return
         again = aside(compute)  # now, before the caller goes on with the arguments
@@ -503,6 +632,26 @@ class Core:
         except Exception as fault:  # noqa: BLE001 - the hit is served all the same
             self._refreshing.pop(key, None)
             self.report("refresh", fault)
+
+
+class _Outcome:
+    """The one outcome of a call's lookup, until it is known and counted: maybe another's result.
+
+    Args:
+        request: What was looked up.
+        count: Counts it.
+    """
+
+    def __init__(self, request: Request, count: Callable[[Request, LookupResult], None]) -> None:
+        self.so_far: LookupResult | None = None
+        """The miss that it is if nothing better comes; None where it is counted, or was none."""
+        self._request, self._count = request, count
+
+    def settle(self, found: LookupResult | None = None) -> None:
+        """Count what was found, by default the miss; the first time."""
+        so_far, self.so_far = self.so_far, None
+        if so_far is not None:
+            self._count(self._request, found or so_far)
 
 
 class _Lead:

@@ -20,6 +20,7 @@ break the application around it.
     ├── EmbedderError (RuntimeError)
     │   └── DimensionMismatchError (ValueError)
     ├── JudgeError (RuntimeError)
+    ├── ReentryError (RuntimeError)
     ├── UnavailableError (RuntimeError)
     └── StoreError (OSError)
         ├── StorePathError
@@ -100,6 +101,10 @@ class DimensionMismatchError(EmbedderError, ValueError):
 
 class UnavailableError(MemoraError, RuntimeError):
     """A part of the cache has failed again and again, and is left alone for a while."""
+
+
+class ReentryError(MemoraError, RuntimeError):
+    """The cache was called by a signal handler or a finalizer that had interrupted it."""
 
 
 class JudgeError(MemoraError, RuntimeError):

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 from memora._durations import seconds
 from memora._fork import renew_after_fork
+from memora._reentry import inside
 from memora._show import fault_line
+from memora.calls._bridge import sleep, within
 from memora.calls._workers import Workers
 from memora.embedders.onnx import OnnxEmbedder
 from memora.errors import ArgumentError, DimensionMismatchError, EmbedderError
@@ -37,7 +39,7 @@ _ERRORS = 5
 # ready has no operations that could lower the rate.
 _ERROR_SECONDS = 60.0
 _TRIED = 3  # parts that may hang
-_ASKING = 4  # tasks that may ask at once; others wait for one of them
+_FIRST_LOOK_SECONDS, _LOOK_SECONDS = 0.001, 0.02  # of a task, whether the parts have answered
 
 
 class Looked(NamedTuple):
@@ -55,22 +57,38 @@ class _Try:
         self.ended: float | None = None
         self.fault: BaseException | None = None
         self.value: Any = None
-        self.done = threading.Event()
+        # Open when it is done. No event, whose own lock a signal handler could wait for in vain.
+        self._gate = threading.Lock()
+        self._gate.acquire()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is an answer."""
+        return self.ended is not None
+
+    def wait(self, seconds: float) -> None:
+        """Wait for the answer, so long at most."""
+        if self._gate.acquire(timeout=within(seconds)):
+            self._gate.release()
+
+    def end(self, fault: BaseException | None = None) -> None:
+        """Have an answer."""
+        self.fault, self.ended = fault, time.perf_counter()
+        self._gate.release()
 
     def run(self, function: Callable[[], Any]) -> None:
         """Try it."""
         try:
-            self.value = function()
+            self.value = inside.run(function)
         except BaseException as fault:  # noqa: BLE001 - a probe: the fault is the answer
-            self.fault = fault.with_traceback(None)
-        finally:
-            self.ended = time.perf_counter()
-            self.done.set()
+            self.end(fault.with_traceback(None))
+        else:
+            self.end()
 
     def answer(self) -> dict[str, Any]:
         """Return what is known by now."""
         took = (self.ended or time.perf_counter()) - self.started
-        if not self.done.is_set():
+        if not self.is_done:
             error: str | None = f"DeadlineError: no answer within {took:.1f} s"
         else:
             error = None if self.fault is None else fault_line(self.fault)
@@ -100,7 +118,6 @@ class Health:
     ) -> None:
         self._ports, self._metrics, self._calls = ports, metrics, workers
         self._workers = Workers(_TRIED, "memora-health")
-        self._askers = Workers(_ASKING, "memora-probe")
         self._parts: dict[str, Callable[[], Any]] = {
             "embedding": partial(_try_embedder, embedder),
             "database": partial(_try_store, ports.store),
@@ -110,7 +127,7 @@ class Health:
 
     def renew(self) -> None:
         """See `Renewable`."""
-        self._lock = threading.Lock()  # guards what follows
+        self._lock = threading.RLock()  # guards what follows; a signal handler may ask, too
         self._tries: dict[str, _Try] = {}
 
     def check(
@@ -123,7 +140,7 @@ class Health:
         """
         tries, deadline = self._begin(kind), time.monotonic() + seconds("timeout", timeout)
         for one in tries.values():
-            one.done.wait(max(deadline - time.monotonic(), 0.0))
+            one.wait(deadline - time.monotonic())
         return self._answer(kind, tries, closed=closed, scheduler=scheduler)
 
     async def acheck(
@@ -135,10 +152,21 @@ class Health:
         scheduler: Looked,
     ) -> dict[str, Any]:
         """Do as `check`, without blocking the event loop."""
-        # In threads of its own, which end in time: those of the application's calls may all hang.
-        ask = partial(self.check, kind, timeout=timeout, closed=closed, scheduler=scheduler)
-        return await self._askers.arun(ask, None)
+        tries, deadline = self._begin(kind), time.monotonic() + seconds("timeout", timeout)
+        # No thread waits, as there may be many who ask, and each has its own time.
+        delay = _FIRST_LOOK_SECONDS
+        while not all(one.is_done for one in tries.values()):
+            if (left := deadline - time.monotonic()) <= 0:
+                break
+            await sleep(min(delay, left))
+            delay = min(2 * delay, _LOOK_SECONDS)
+        return self._answer(kind, tries, closed=closed, scheduler=scheduler)
 
+    def close(self) -> None:
+        """End the threads."""
+        self._workers.close()
+
+    @inside
     def _begin(self, kind: Kind) -> dict[str, _Try]:
         if kind not in get_args(Kind):
             raise ArgumentError(f"kind={kind!r}: expected {' or '.join(get_args(Kind))}")
@@ -147,7 +175,7 @@ class Health:
         with self._lock:
             for name, function in self._parts.items():
                 known = self._tries.get(name)
-                if known is None or known.done.is_set():
+                if known is None or known.is_done:
                     self._tries[name] = self._start(function)
             return dict(self._tries)
 
@@ -156,10 +184,10 @@ class Health:
         try:
             self._workers.submit(partial(one.run, function))
         except Exception as fault:  # noqa: BLE001 - the system has no thread: that is the answer
-            one.fault = fault
-            one.done.set()
+            one.end(fault)
         return one
 
+    @inside
     def _answer(
         self, kind: Kind, tries: dict[str, _Try], *, closed: bool, scheduler: Looked
     ) -> dict[str, Any]:
@@ -179,7 +207,7 @@ class Health:
             error = "ClosedError: this cache has been closed"
             checks["cache"] = {"ok": False, "error": error, "duration_ms": 0.0}
         database = tries.get("database")
-        entries = database.value if database is not None and database.done.is_set() else None
+        entries = database.value if database is not None and database.is_done else None
         healthy = all(check["ok"] for check in checks.values())
         return {
             "status": "healthy" if healthy else "unhealthy",

@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from itertools import accumulate
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 import numpy as np
 
 from memora._fork import renew_after_fork
-from memora.model import Reason, Unkeyed
+from memora._reentry import inside
+from memora.model import FAULTS, Reason, Unkeyed
 from memora.reading import Distribution, Family, Reading
 
 if TYPE_CHECKING:
@@ -62,8 +64,9 @@ class Histogram:
 
     def clear(self) -> None:
         """Begin anew; also after a fork, which may have come in the midst of anything."""
-        self._lock = threading.Lock()  # guards counts and sum
-        self._new: list[float] = []  # adding, copying and deleting are atomic
+        # Guards counts and sum. Reentrant: a signal handler may look up, or read, at any time.
+        self._lock = threading.RLock()
+        self._new: list[float] = []  # adding and taking are atomic
         self._counts = np.zeros(len(BOUNDS), np.int64)
         self._sum = 0.0
 
@@ -81,12 +84,15 @@ class Histogram:
         return Distribution(BOUNDS, tuple(accumulate(counts)), total)
 
     def _sort(self) -> None:
-        with self._lock:
-            taken = self._new[:]
-            del self._new[: len(taken)]
-            buckets = np.searchsorted(_BOUNDS, taken)
-            self._counts += np.bincount(buckets, minlength=len(BOUNDS))
-            self._sum += sum(taken)
+        with inside, self._lock:
+            taken = []
+            with suppress(IndexError):  # whoever comes in between takes each once
+                while True:
+                    taken.append(self._new.pop())
+            counts = np.bincount(np.searchsorted(_BOUNDS, taken), minlength=len(BOUNDS))
+            total = sum(taken)
+            self._counts += counts
+            self._sum += total
 
 
 class Timings(NamedTuple):
@@ -170,7 +176,8 @@ class Vitals:
 
     def renew(self) -> None:
         """See `Renewable`."""
-        self._lock = threading.Lock()  # guards all counters
+        # Guards all counters; reentrant for the same reason.
+        self._lock = threading.RLock()
         self._faults: Counter[Operation] = Counter()
         self._unstored = 0
         self._uncacheable: Counter[Unkeyed] = Counter()
@@ -182,13 +189,16 @@ class Vitals:
     def leave_out(self, _seconds: float, /) -> None:
         """Count no latency for what has just taken so long."""
 
-    def count_lookup(self, _found: LookupResult, /) -> None:
-        """Record the outcome of a lookup that worked."""
+    def count_lookup(self, found: LookupResult, /) -> None:
+        """Record the outcome of a lookup; where the cache failed, beside `count_fault`."""
+        if found.reason not in FAULTS:
+            self.count_check()
+
+    @inside
+    def count_check(self) -> None:
+        """Record that the cache answered, whatever was asked."""
         with self._lock:
             self._note_success()
-
-    def count_miss(self, _reason: Reason, _times: int, /) -> None:
-        """Record lookups that were misses because the cache failed; beside `count_fault`."""
 
     def count_store(self) -> None:
         """Record a store that worked."""
@@ -220,6 +230,7 @@ class Vitals:
     def count_outdated(self) -> None:
         """Record that a tag was outdated."""
 
+    @inside
     def lately(self) -> Lately:
         """Return what happened in the last five minutes."""
         with self._lock:
@@ -230,6 +241,7 @@ class Vitals:
             operations = sum(self._worked) + sum(faults.values())
             return Lately(operations, faults, self._clock() - self._failed_at)
 
+    @inside
     def read(
         self, *, gauges: Mapping[str, float | None] | None = None, measures: Measures | None = None
     ) -> Reading:
@@ -316,23 +328,19 @@ class Metrics(Vitals):
             histogram.clear()
 
     def count_lookup(self, found: LookupResult, /) -> None:
-        """Record the outcome of a lookup that worked."""
+        """Record the outcome of a lookup; where the cache failed, beside `count_fault`."""
         reason = found.reason
         with self._lock:
-            self._note_success()
+            if reason not in FAULTS:
+                self._note_success()
             self._lookups[reason] += 1
-            if found.is_stale:
-                self._stale[reason] += 1
             if not found.is_hit:
                 if reason in _REFUSALS and found.evidence:
                     self._refusals[found.evidence[0].kind] += 1
+            elif found.is_stale:  # which is computed anew
+                self._stale[reason] += 1
             elif found.metadata:
                 self._save(found.metadata)
-
-    def count_miss(self, reason: Reason, times: int, /) -> None:
-        """Record lookups that were misses because the cache failed; beside `count_fault`."""
-        with self._lock:
-            self._lookups[reason] += times
 
     def leave_out(self, seconds: float, /) -> None:
         """Set back the clock by which latencies are taken, for all that are being taken."""
@@ -347,11 +355,13 @@ class Metrics(Vitals):
             self._note_success()
             self._stored += 1
 
+    @inside
     def count_left(self, why: Left, entries: int, /) -> None:
         """Record entries that left."""
         with self._lock:
             self._left[why] += entries
 
+    @inside
     def count_outdated(self) -> None:
         """Record that a tag was outdated."""
         with self._lock:
@@ -380,7 +390,9 @@ class Metrics(Vitals):
             totals["evictions"] = {(self._policy,): left.pop("evicted", 0)}
             totals["removals"] = {(why,): left[why] for why in _REMOVALS}
             totals["outdated_tags"] = {(): self._outdated}
-            totals["saved_calls"] = {(): sum(self._lookups[reason] for reason in _HITS)}
+            totals["saved_calls"] = {
+                (): sum(self._lookups[reason] - self._stale[reason] for reason in _HITS)
+            }
             for name, saved in self._saved.items():
                 totals[f"saved_{name}"] = {(): saved}
         return totals
@@ -410,7 +422,7 @@ COUNTERS: dict[str, tuple[str, Unit, tuple[str, ...]]] = {
     "evictions": ("Entries that left to keep to the limits.", "", ("policy",)),
     "removals": ("Entries that left for other reasons.", "", ("reason",)),
     "outdated_tags": ("Tags outdated.", "", ()),
-    "saved_calls": ("Calls that hits made unnecessary.", "", ()),
+    "saved_calls": ("Calls that hits made unnecessary, stale ones excepted.", "", ()),
     "saved_seconds": ("What computing the served results had taken.", "seconds", ()),
     "saved_tokens": ("Tokens of the served results, by their metadata.", "tokens", ()),
     "saved_cost": ("Cost of the served results, by their metadata.", "", ()),

@@ -21,6 +21,8 @@ Reason: TypeAlias = Literal[
     "timeout",  # miss: the cache took longer than `lookup_timeout_seconds`; the same
     "error",  # miss: the cache itself failed; logged, counted, visible in health
 ]
+FAULTS: tuple[Reason, ...] = ("timeout", "error")
+"""The reasons of misses that were no answer."""
 
 
 class _Shown:

@@ -68,12 +68,11 @@ class TracedCore(Core):
             explicit_bucket_boundaries_advisory=_SECONDS,
         )
 
-    async def lookup(
+    async def _find(
         self, lane: Lane, request: Request, *, threshold: float, max_age: float
     ) -> LookupResult:
-        """Look up, in a span."""
         with self._span("lookup") as said:
-            found = await super().lookup(lane, request, threshold=threshold, max_age=max_age)
+            found = await super()._find(lane, request, threshold=threshold, max_age=max_age)
             said.update(_outcome([found], threshold))
             return found
 

@@ -14,7 +14,7 @@ Every exporter goes through the same families, so that what they show agrees num
 | `evictions` | policy | entries that left to keep to the limits |
 | `removals` | reason | entries that left otherwise: expired, invalidated, cleared |
 | `outdated_tags` | | tags outdated |
-| `saved_calls`, `saved_seconds`, `saved_tokens`, `saved_cost` | | what hits saved |
+| `saved_calls`, `saved_seconds`, `saved_tokens`, `saved_cost` | | what fresh hits saved |
 
 | gauge | labels | |
 |---|---|---|

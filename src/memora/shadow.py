@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from memora._fork import renew_after_fork
+from memora._reentry import inside
 from memora.calls._workers import Workers
 from memora.errors import ArgumentError, ConfigError, DeadlineError
 
@@ -139,12 +140,13 @@ class Shadow:
         """Wait for what is being compared, for some seconds."""
         with suppress(DeadlineError, RuntimeError):  # of a thread at the end of the interpreter
             self._worker.run(lambda: None, _CLOSE_SECONDS)  # one thread: this comes last
+        self._worker.close()
 
     def _kept(self, payload: bytes) -> bytes:
         return hashlib.sha256(payload).digest() if self._same is None else payload
 
     def _let_go(self, held: int) -> None:
-        with self._lock:
+        with inside, self._lock:
             self._held -= held
 
     def _line(

@@ -96,6 +96,7 @@ ORDER = [
         "_fork",
         "_onnxruntime",
         "_names",
+        "_reentry",
         "_show",
         "_uris",
     ],

@@ -89,7 +89,7 @@ async def test_another_thread_ends_the_wait_of_a_task() -> None:
 def test_a_guest_and_its_host_are_told_apart() -> None:
     async def wait_in(seen: list[str]) -> None:
         wait, ring = alarm()
-        seen.append(wait.__self__.__class__.__module__.partition(".")[0])
+        seen.append(wait.__name__.removesuffix("_wait"))
         threading.Thread(target=ring).start()
         await wait()
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from doubles import WordEmbedder, threads_started, until
+from engine import by_another
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -420,7 +421,7 @@ def test_an_entry_that_is_replaced_while_it_is_found_is_served_anew(
     class Replacing(MemoryStore):
         def search(self, *arguments: Any, **options: Any) -> Any:
             found = super().search(*arguments, **options)
-            cache.store("total sales in march for all regions", SQL, "new")
+            by_another(cache.store)("total sales in march for all regions", SQL, "new")
             return found
 
     store = Replacing(dimension=embedder.dimension)

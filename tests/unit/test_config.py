@@ -49,6 +49,7 @@ def test_keywords_alone_are_read_not_the_environment(monkeypatch: pytest.MonkeyP
 def test_every_setting_has_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     given = {
         "MODEL_NAME": "other",
+        "SINGLE_FLIGHT_TIMEOUT_SECONDS": "30",
         "USE_ONNX": "no",
         "SIMILARITY_THRESHOLD": "0.9",
         "JUDGE": "Off",
@@ -117,6 +118,7 @@ def test_every_setting_has_its_variable(monkeypatch: pytest.MonkeyPatch) -> None
         durability="power",
         hot_index="off",
         lookup_timeout_seconds=None,
+        single_flight_timeout_seconds=30,
         breaker_failures=3,
         breaker_reset_seconds=60,
         fail_open=False,

@@ -21,7 +21,6 @@ import pytest
 from doubles import threads_started, until
 
 from memora.calls.flights import Flight, Flights
-from memora.errors import DeadlineError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -382,25 +381,36 @@ def test_a_task_does_not_become_the_leader_while_its_loop_is_blocked(
     assert work.values == [1, 1]
 
 
-def test_a_thread_does_not_wait_beyond_its_timeout(flights: Flights) -> None:
-    said: list[BaseException] = []
+@pytest.mark.parametrize("backend", ["threads", "asyncio", "trio"])
+def test_whoever_has_waited_for_long_enough_leads_beside(flights: Flights, backend: str) -> None:
+    led: list[tuple[bool, bool]] = []
 
     def wait(_: int) -> None:
-        try:
-            with flights.claim(KEY, timeout=0.01):
-                pass
-        except DeadlineError as error:
-            said.append(error)
+        with flights.claim(KEY, timeout=0.01) as flight:
+            led.append((flight.leads, flight.detached))
+            flight.land("for nobody")
 
-    with flights.claim(KEY) as flight:
-        with threads(wait, 2):
+    async def await_(_: int) -> None:
+        async with flights.aclaim(KEY, timeout=0.01) as flight:
+            led.append((flight.leads, flight.detached))
+            flight.land("for nobody")
+
+    def run(n: int) -> None:
+        if backend == "threads":
+            wait(n)
+        else:
+            anyio.run(await_, n, backend=backend)
+
+    work = Computation(flights)
+    with ExitStack() as stack, flights.claim(KEY) as flight:
+        stack.enter_context(threads(work.in_thread, 1))  # has the patience
+        assert until(lambda: waiting(flights) == 1)
+        with threads(run, 2):
             pass
-        assert waiting(flights) == 0
-        flight.land(1)
-    assert len(said) == 2
-    for error in said:
-        assert isinstance(error, TimeoutError)
-        assert str(error) == "somebody else has been computing this for 0.01 s"
+        assert waiting(flights) == 1
+        flight.land("for all")
+    assert led == [(True, True)] * 2
+    assert work.values == ["for all"]
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit])

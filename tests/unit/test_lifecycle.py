@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from doubles import FakeClock, WordEmbedder, until
+from engine import by_another
 
 from memora import AvailabilityCheck, CacheConfig, Memora
 from memora.errors import (
@@ -587,7 +588,7 @@ def test_what_is_stored_again_while_it_is_withdrawn_stays() -> None:
     class Replacing(MemoryStore):
         def discard(self, entries: Any, /) -> int:
             found = list(entries)
-            cache.store("q", SQL, "new")
+            by_another(cache.store)("q", SQL, "new")
             return super().discard(found)
 
     cache = Cache(store=Replacing(dimension=64))

@@ -203,7 +203,7 @@ def test_an_interrupted_caller_leaves_nothing_waiting(monkeypatch: pytest.Monkey
         raise KeyboardInterrupt
 
     with hung(workers, None):
-        monkeypatch.setattr(_workers, "_within", interrupt)
+        monkeypatch.setattr(_workers, "within", interrupt)
         with pytest.raises(KeyboardInterrupt):
             workers.run(lambda: 1, 20)
         assert not workers._waiting

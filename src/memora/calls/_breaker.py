@@ -50,7 +50,7 @@ class Breaker:
 
     def renew(self) -> None:
         """See `Renewable`."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # as a signal handler may ask for the health
         self._probed: float | None = None  # since when; the probe of a parent tells the parent
 
     @property

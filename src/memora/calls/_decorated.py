@@ -165,8 +165,11 @@ class Plan:
         self.forget()
 
     def renew(self) -> None:
-        """Make the lock: another thread may hold it when the process is forked."""
-        self._lock = threading.Lock()
+        """Make the lock: another thread may hold it when the process is forked.
+
+        Reentrant, as a signal handler may call the function at any time.
+        """
+        self._lock = threading.RLock()
 
     def count_hit(self) -> None:
         """Count a call that was answered without the function."""

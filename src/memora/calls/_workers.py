@@ -10,10 +10,9 @@ from contextvars import copy_context
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-import anyio
-
 from memora._fork import renew_after_fork
-from memora.calls._bridge import alarm
+from memora._reentry import inside, outside
+from memora.calls._bridge import alarm, within
 from memora.errors import ArgumentError, DeadlineError
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _IDLE_SECONDS = 10.0  # how long a thread waits for more to do
+_END_SECONDS = 1.0  # how long closing waits for a thread that has nothing to do
 _BACKLOG = 1000  # functions that nobody waits for, waiting for a thread
 
 
@@ -56,6 +56,8 @@ class _Job:
 class _Worker:
     """A thread: what it runs, and how it is told that there is more."""
 
+    thread: threading.Thread
+
     def __init__(self, job: _Job) -> None:
         self.job: _Job | None = job
         self.told = threading.Lock()
@@ -87,11 +89,13 @@ class Workers:
         if type(limit) is not int or limit < 1:
             raise ArgumentError(f"limit must be an integer of 1 or more, got {limit!r}")
         self._limit, self._name, self._report = limit, name, report
+        self._closed = False
         renew_after_fork(self)
 
     def renew(self) -> None:
         """See `Renewable`."""
-        self._lock = threading.Lock()  # guards what follows
+        # Guards what follows. Reentrant, as a signal handler may ask for the health.
+        self._lock = threading.RLock()
         self._crew: set[_Worker] = set()
         self._idle: list[_Worker] = []  # the last to become idle is the first to be told
         self._waiting: deque[_Job] = deque()
@@ -111,7 +115,8 @@ class Workers:
         self._begin(job)
         finished = False
         try:
-            finished = done.acquire(timeout=_within(timeout))
+            with outside:
+                finished = done.acquire(timeout=within(timeout))
         finally:
             if not finished:
                 self._give_up(job)
@@ -122,7 +127,7 @@ class Workers:
     async def arun(
         self,
         function: Callable[[], T],
-        timeout: float | None,  # noqa: ASYNC109 - it is the function's, as in `run`
+        timeout: float | None,
     ) -> T:
         """Do as `run` does, and suspend the task meanwhile; it may be cancelled at any time."""
         wait, ring = alarm()
@@ -135,9 +140,7 @@ class Workers:
         self._begin(job)
         finished = False
         try:
-            with anyio.move_on_after(timeout):
-                await wait()
-                finished = True
+            finished = await wait(timeout)
         finally:
             if not finished:
                 self._give_up(job)
@@ -161,11 +164,29 @@ class Workers:
 
         self._begin(_Job(reported, inf, None), backlog=_BACKLOG)
 
+    def close(self) -> None:
+        """End the threads that wait for more to do, and the others when they are done.
+
+        What is asked for after this is still done, in threads that end with it.
+        """
+        with inside, self._lock:
+            self._closed = True
+            ended, self._idle = self._idle, []
+            self._crew.difference_update(ended)
+            for worker in ended:
+                worker.job = None
+                worker.told.release()
+        for worker in ended:
+            if worker.thread is not threading.current_thread():
+                worker.thread.join(_END_SECONDS)
+
+    @inside
     def stuck(self) -> bool:
         """Tell whether every thread is at a function that should have ended: no call gets one."""
         with self._lock:
             return self._stuck()
 
+    @inside
     def _begin(self, job: _Job, *, backlog: float = inf) -> None:
         with self._lock:
             if self._idle:
@@ -182,16 +203,17 @@ class Workers:
     def _start(self, job: _Job) -> None:
         worker = _Worker(job)
         self._started += 1
-        thread = threading.Thread(
+        worker.thread = threading.Thread(
             target=self._work, args=(worker,), name=f"{self._name}-{self._started}", daemon=True
         )
         self._crew.add(worker)
         try:
-            thread.start()
+            worker.thread.start()
         except BaseException:
             self._crew.discard(worker)
             raise
 
+    @inside
     def _give_up(self, job: _Job) -> None:
         """Note that nobody waits for a job any more; nor for others, if no thread comes free."""
         refused: list[_Job] = []
@@ -220,16 +242,19 @@ class Workers:
         job = worker.job
         while job is not None:
             job.run()
-            with self._lock:
+            with inside, self._lock:
                 if worker not in self._crew:
                     return  # the function has forked, and this is the child's only thread
                 worker.job = following = self._waiting.popleft() if self._waiting else None
-                if following is None:
+                ends = following is None and self._closed
+                if ends:
+                    self._crew.discard(worker)
+                elif following is None:
                     self._idle.append(worker)
             if job.done is not None:
                 job.done()
             job = following  # at once: what the last one returned is not kept
-            if job is None:
+            if job is None and not ends:
                 job = self._more(worker)
 
     def _more(self, worker: _Worker) -> _Job | None:
@@ -246,8 +271,3 @@ class Workers:
 
 def _ends(timeout: float | None) -> float:
     return inf if timeout is None else time.monotonic() + timeout
-
-
-def _within(timeout: float | None) -> float:
-    """Return a timeout as locks take it, where -1 is for ever."""
-    return -1 if timeout is None else min(max(timeout, 0), threading.TIMEOUT_MAX)

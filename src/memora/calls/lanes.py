@@ -7,15 +7,17 @@ method drives them to their end; with a `TaskLane` they wait without blocking th
 from __future__ import annotations
 
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-import anyio
-
-from memora.calls._bridge import Stopped, drive, spawn
+from memora._reentry import inside
+from memora.calls._bridge import Stopped, alarm, drive, shield, sleep, spawn
+from memora.errors import DeadlineError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
     from contextlib import AbstractAsyncContextManager
 
     from memora.calls._workers import Workers
@@ -34,7 +36,7 @@ class Lane(Protocol):
         """The largest result that may be decoded where the caller is."""
         ...
 
-    async def run(self, function: Callable[[], T], /, *, timeout: float | None) -> T:  # noqa: ASYNC109 - a deadline for a thread
+    async def run(self, function: Callable[[], T], /, *, timeout: float | None) -> T:
         """Run a function of the cache's.
 
         Raises:
@@ -42,7 +44,7 @@ class Lane(Protocol):
         """
         ...
 
-    async def finish(self, function: Callable[[], object], /, *, timeout: float | None) -> None:  # noqa: ASYNC109 - a deadline for a thread
+    async def finish(self, function: Callable[[], object], /, *, timeout: float | None) -> None:
         """Do as `run`, also for a caller who is cancelled."""
         ...
 
@@ -50,8 +52,8 @@ class Lane(Protocol):
         """Call the application's function."""
         ...
 
-    def claim(self, key: bytes, /) -> AbstractAsyncContextManager[Flight]:
-        """Lead the flight of a key, or wait until it has landed."""
+    def claim(self, key: bytes, /, *, timeout: float | None) -> AbstractAsyncContextManager[Flight]:
+        """Lead the flight of a key, or wait until it has landed, or lead beside it in the end."""
         ...
 
     async def sleep(self, seconds: float, /) -> None:
@@ -72,11 +74,12 @@ class ThreadLane:
         # Not the same: what is done in the background waits for workers.
         self._workers, self._background, self._flights = workers, background, flights
 
-    async def run(self, function: Callable[[], T], /, *, timeout: float | None) -> T:  # noqa: ASYNC109 - a deadline for a thread
+    async def run(self, function: Callable[[], T], /, *, timeout: float | None) -> T:
         """Run it in a worker where there is a deadline, else here."""
-        return function() if timeout is None else self._workers.run(function, timeout)
+        marked = partial(inside.run, function)
+        return marked() if timeout is None else self._workers.run(marked, timeout)
 
-    async def finish(self, function: Callable[[], object], /, *, timeout: float | None) -> None:  # noqa: ASYNC109 - a deadline for a thread
+    async def finish(self, function: Callable[[], object], /, *, timeout: float | None) -> None:
         """Run it: no thread is cancelled."""
         await self.run(function, timeout=timeout)
 
@@ -88,9 +91,9 @@ class ThreadLane:
             raise Stopped(stop) from stop
 
     @asynccontextmanager
-    async def claim(self, key: bytes, /) -> AsyncIterator[Flight]:
+    async def claim(self, key: bytes, /, *, timeout: float | None) -> AsyncIterator[Flight]:
         """Claim it for this thread."""
-        with self._flights.claim(key) as flight:
+        with self._flights.claim(key, timeout=timeout) as flight:
             yield flight
 
     async def sleep(self, seconds: float, /) -> None:
@@ -111,28 +114,109 @@ class TaskLane:
         # Not the same: what has no deadline does not wait for what hangs.
         self._workers, self._patient, self._flights = workers, patient, flights
 
-    async def run(self, function: Callable[[], T], /, *, timeout: float | None) -> T:  # noqa: ASYNC109 - a deadline for a thread
+    async def run(self, function: Callable[[], T], /, *, timeout: float | None) -> T:
         """Run it in a worker, and wait for that."""
         workers = self._patient if timeout is None else self._workers
-        return await workers.arun(function, timeout)
+        return await workers.arun(partial(inside.run, function), timeout)
 
-    async def finish(self, function: Callable[[], object], /, *, timeout: float | None) -> None:  # noqa: ASYNC109 - a deadline for a thread
-        """Run it, and wait for that whatever happens."""
-        with anyio.CancelScope(shield=True):
-            await self.run(function, timeout=timeout)
+    async def finish(self, function: Callable[[], object], /, *, timeout: float | None) -> None:
+        """Have it run in a worker, also for a caller who is cancelled."""
+        wait, ring = alarm()
+
+        def run() -> None:
+            try:
+                inside.run(function)
+            finally:
+                with suppress(RuntimeError):  # the event loop has ended
+                    ring()
+
+        self._workers.submit(run)
+        with shield():
+            rung = await wait(timeout)
+        if not rung:
+            raise DeadlineError(f"not done within {timeout} s")
 
     async def call(self, compute: Callable[[], Any], /) -> Any:
         """Await what it returns."""
         return await compute()
 
-    def claim(self, key: bytes, /) -> AbstractAsyncContextManager[Flight]:
+    def claim(self, key: bytes, /, *, timeout: float | None) -> AbstractAsyncContextManager[Flight]:
         """Claim it for this task."""
-        return self._flights.aclaim(key)
+        return self._flights.aclaim(key, timeout=timeout)
 
     async def sleep(self, seconds: float, /) -> None:
         """Suspend."""
-        await anyio.sleep(seconds)
+        await sleep(seconds)
 
     def spawn(self, job: Callable[[], Coroutine[Any, Any, None]], /) -> None:
         """Do it in a task of its own."""
         spawn(job)
+
+
+class Budget:
+    """A lane of one call, which the cache keeps waiting no longer than agreed, all together.
+
+    Args:
+        lane: Does it.
+        seconds: For what is run with a deadline; None is without end.
+    """
+
+    def __init__(self, lane: Lane, seconds: float | None) -> None:
+        self._lane = lane
+        self._left = inf if seconds is None else seconds
+
+    @property
+    def glance_bytes(self) -> float:
+        """As of the lane."""
+        return self._lane.glance_bytes
+
+    async def run(self, function: Callable[[], T], /, *, timeout: float | None) -> T:
+        """Run it, no longer than is left."""
+        if timeout is None:
+            return await self._lane.run(function, timeout=None)
+        with self._spending():
+            return await self._lane.run(function, timeout=self._within(timeout))
+
+    async def finish(self, function: Callable[[], object], /, *, timeout: float | None) -> None:
+        """Run it, and wait no longer than is left."""
+        if timeout is None:
+            return await self._lane.finish(function, timeout=None)
+        with self._spending():
+            # Also where nothing is left: others wait for it.
+            return await self._lane.finish(function, timeout=min(timeout, max(self._left, 0.0)))
+
+    async def call(self, compute: Callable[[], Any], /) -> Any:
+        """Call the application's function, which takes the time that it takes."""
+        return await self._lane.call(compute)
+
+    def claim(self, key: bytes, /, *, timeout: float | None) -> AbstractAsyncContextManager[Flight]:
+        """Claim it."""
+        return self._lane.claim(key, timeout=timeout)
+
+    async def sleep(self, seconds: float, /) -> None:
+        """Wait for somebody else's computation, which is not the cache's doing."""
+        await self._lane.sleep(seconds)
+
+    def spawn(self, job: Callable[[], Coroutine[Any, Any, None]], /) -> None:
+        """Have something done in the background."""
+        self._lane.spawn(job)
+
+    @contextmanager
+    def free(self) -> Iterator[None]:
+        """Take nothing from the budget for a block that ends without a fault."""
+        left = self._left
+        yield
+        self._left = left
+
+    @contextmanager
+    def _spending(self) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self._left -= time.monotonic() - started
+
+    def _within(self, timeout: float) -> float:
+        if self._left <= 0:
+            raise DeadlineError("the time that this call may wait for the cache is used up")
+        return min(timeout, self._left)

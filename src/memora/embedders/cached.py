@@ -13,6 +13,7 @@ from cachetools import LRUCache
 
 from memora._characters import embeddable
 from memora._fork import renew_after_fork
+from memora._reentry import outside
 from memora.errors import ConfigError, DimensionMismatchError, EmbedderError
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class CachedEmbedder:
     def _embed(self, texts: list[str]) -> dict[str, Vector | None]:
         if not self._warm:
             self._warm_up()
-        with self._timer():
+        with self._timer(), outside:  # the application's own may use a cache
             vectors = self._inner.embed(texts)
         if len(vectors) != len(texts):
             raise EmbedderError(

@@ -173,13 +173,15 @@ def segment_names(folder: Path) -> set[str]:
     Raises:
         OSError: The folder is gone, or cannot be listed.
     """
-    return {path.name for path in _matching(folder, "*-*.log")}
+    return set(_matching(folder, ".log"))
 
 
-def _matching(folder: Path, pattern: str) -> list[Path]:
+def _matching(folder: Path, suffix: str) -> list[str]:
     # Not by glob, which finds nothing where the folder is gone or unreadable: every segment would
-    # be taken for deleted, and every member for gone.
-    return [path for path in folder.iterdir() if path.match(pattern)]
+    # be taken for deleted, and every member for gone. Nor by `Path`: an idle store looks all the
+    # time, and that takes five times as long.
+    names = os.listdir(folder)  # noqa: PTH208
+    return [name for name in names if name.endswith(suffix) and "-" in name]
 
 
 def living_members(folder: Path) -> set[str]:
@@ -189,7 +191,8 @@ def living_members(folder: Path) -> set[str]:
         OSError: The folder is gone, or cannot be listed.
     """
     alive = set()
-    for path in _matching(folder, "*-*.lock"):
+    for name in _matching(folder, ".lock"):
+        path = folder / name
         lock = filelock.FileLock(path)
         try:
             lock.acquire(blocking=False)

@@ -22,6 +22,7 @@ import pyarrow as pa
 from memora._clock import SteadyClock
 from memora._files import make_folder
 from memora._fork import renew_after_fork
+from memora._reentry import inside
 from memora.calls.flights import FileFlights
 from memora.errors import ClosedError, CorruptEntryError, StoreError
 from memora.model import Match, Measures
@@ -54,6 +55,8 @@ _SWEEP_ROWS = 1024  # outdated entries removed in a round
 # Entries that a process evicts for one that it puts, where another has the duty: more than it
 # adds, so that a burst of several threads is made good.
 _OWN_PLACES = 2
+# How long the thread that keeps the table waits where nothing has happened.
+_IDLE_SECONDS = 2.0
 _SETTLE_ROWS = 4  # moved to a graph under the lock: a millisecond
 _SETTLE_SECONDS = 0.2  # of a round
 # A backlog, in flushes, from which storing gives way to the thread that flushes; or the log would
@@ -183,6 +186,7 @@ class LanceStore:
         self._policy = policy
         self._clock = clock if isinstance(clock, SteadyClock) else SteadyClock(clock)
         self._use_interval = flush_interval_seconds
+        self._kept = 0  # the newest stamp when `_keep` was last begun
         self._uses_written_at = time.monotonic()
         self._faults: dict[str, BaseException] = {}  # by step: not told yet
         self._failing: dict[str, BaseException] = {}  # by step: as of its last run
@@ -256,7 +260,7 @@ class LanceStore:
         kind = type(self)  # which may follow and keep in its own way
         self._threads = [
             _repeat(self, kind._follow, self._stop, self._stop, self._interval),  # noqa: SLF001
-            _repeat(self, kind._keep, self._stop, self._wake, self._interval),  # noqa: SLF001
+            _repeat(self, kind._keep, self._stop, self._wake, _IDLE_SECONDS),  # noqa: SLF001
         ]
 
     def get(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
@@ -359,6 +363,8 @@ class LanceStore:
 
     def put_many(self, items: Sequence[tuple[Entry, Content, Vector | None]], /) -> None:
         self._check()
+        if self._flights is not None:  # what another has computed meanwhile is newer
+            items = [one for one in items if not self._flights.is_lost(one[0].key)]
         if not items:
             return
         with self._writing:
@@ -544,6 +550,8 @@ class LanceStore:
         self._wake.set()
         for thread in self._threads:
             thread.join(_PATIENCE_SECONDS)
+        if self._flights is not None:
+            self._flights.close()
         if self._member is None:
             return  # not used in this forked process
         try:
@@ -606,9 +614,14 @@ class LanceStore:
             current=self._writer.current,
         )
 
-    def _follow(self) -> None:
-        """Write what is held back, and read what others have written."""
+    def _follow(self) -> float | None:
+        """Write what is held back, and read what others have written.
+
+        Returns:
+            How long to wait for the next time, where that is longer than it mostly is.
+        """
         self._check()
+        known = self._view.newest
         try:
             with self._writing:
                 if time.monotonic() - self._uses_written_at >= self._use_interval:
@@ -616,6 +629,9 @@ class LanceStore:
                 self._writer.write_out()
         finally:
             self._look()
+        # Two looks a staleness are enough where nothing happens: a process may have many stores.
+        quiet = self._view.newest == known and self._durability != "memory"
+        return 2 * self._interval if quiet else None
 
     def _look(self) -> None:
         self._view.read()
@@ -624,10 +640,13 @@ class LanceStore:
             with self._upkeeping, self._writing:
                 self._load()
             self._wake.set()
+        if self._view.newest != self._kept:
+            self._wake.set()
 
     def _keep(self) -> None:
         """Do the slow work: graphs, vectors, the table."""
         self._wake.clear()
+        self._kept = self._view.newest
         self._check()
         if self._policy is None or self._alone():
             self._evict(self._limits, self._clock(), None)
@@ -842,22 +861,27 @@ class LanceStore:
 
 def _repeat(
     store: LanceStore,
-    step: Callable[[Any], None],
+    step: Callable[[Any], float | None],
     stop: threading.Event,
     wake: threading.Event,
     interval: float,
 ) -> threading.Thread:
-    """Run a step now and then in a thread, for as long as the store is there and open."""
+    """Run a step now and then in a thread, for as long as the store is there and open.
+
+    A step may return how long to wait for the next, instead of the interval.
+    """
     there = weakref.ref(store)
 
+    @inside
     def loop() -> None:
+        pause = interval
         while not stop.is_set():
-            wake.wait(interval)
+            wake.wait(pause)
             store = there()
             if store is None or stop.is_set():
                 return
             try:
-                step(store)
+                pause = step(store) or interval
             except BaseException as error:  # noqa: BLE001 - told by the next `maintain`; goes on
                 store.note(step.__name__, error)
                 stop.wait(interval)

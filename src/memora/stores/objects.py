@@ -236,7 +236,7 @@ class ObjectStore(LanceStore):
                     raise
         raise AssertionError
 
-    def _follow(self) -> None:
+    def _follow(self) -> float | None:
         """Write what is held back, and read what others have written."""
         self._check()
         with ExitStack() as steps:  # each also where one before it fails
@@ -247,6 +247,7 @@ class ObjectStore(LanceStore):
             if time.monotonic() - self._uses_written_at >= self._use_interval:
                 with self._writing:
                     self._write_uses()
+        return None
 
     def _look(self) -> None:
         self._view.lost |= self._writer.gave_up

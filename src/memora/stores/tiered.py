@@ -17,6 +17,7 @@ from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from memora._fork import renew_after_fork
+from memora._reentry import inside
 from memora.protocols import IndexedStore, MeasuredStore, SharedStore, WatchedStore
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 # What Python's objects take for an entry beside its texts, its result and its tags.
 _OBJECTS_BYTES = 1000
 _FOLLOW_SECONDS = 1.0  # between two questions what has changed, at most
+_END_SECONDS = 1.0  # how long closing waits for the thread
 _RETRY_SECONDS = 5.0  # where the shared store could not tell
 
 
@@ -93,6 +95,7 @@ class TieredStore:
         self._changes = 0  # of entries, as far as they are known here
         self._confirmed = -inf  # when all that is held was
         self._stop: threading.Event | None = None
+        self._thread: threading.Thread | None = None
 
     def get(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
         if (here := self._get(key, now)) is not None:
@@ -175,6 +178,8 @@ class TieredStore:
             self._stop.set()
         with self._changing(lambda _: True):  # then the shared store is asked, and says so
             self._shared.close()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(_END_SECONDS)
 
     def follow(self) -> bool:
         """Forget what others have changed, and confirm the rest; False where nobody tells."""
@@ -252,12 +257,15 @@ class TieredStore:
             with self._lock:
                 if self._stop is None:
                     self._stop = threading.Event()
-                    _repeat(self, self._stop, min(self._staleness / 3, _FOLLOW_SECONDS))
+                    self._thread = _repeat(
+                        self, self._stop, min(self._staleness / 3, _FOLLOW_SECONDS)
+                    )
 
 
-def _repeat(store: TieredStore, stop: threading.Event, seconds: float) -> None:
+def _repeat(store: TieredStore, stop: threading.Event, seconds: float) -> threading.Thread:
     there = weakref.ref(store)
 
+    @inside
     def loop() -> None:
         wait = 0.0
         while not stop.wait(wait):
@@ -267,4 +275,6 @@ def _repeat(store: TieredStore, stop: threading.Event, seconds: float) -> None:
             wait = seconds if store.follow() else _RETRY_SECONDS
             del store
 
-    threading.Thread(target=loop, name="memora-tier", daemon=True).start()
+    thread = threading.Thread(target=loop, name="memora-tier", daemon=True)
+    thread.start()
+    return thread

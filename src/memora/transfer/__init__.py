@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from memora._arguments import largest_payload
 from memora._clock import SteadyClock
 from memora._files import PRIVATE, opener
+from memora._reentry import alone
 from memora._uris import is_in_ram, is_on_disk, without_password
 from memora.codec import Codec
 from memora.embedders import CachedEmbedder, load_embedder
@@ -97,12 +98,13 @@ def export_entries(
     """
     path = _as_path(path)
     form = _format(path)
-    holdings = ports.store.select(Selection(), now=ports.clock())
+    holdings = alone(ports.store.select)(Selection(), now=ports.clock())
+    fetch = alone(ports.store.fetch)
     written, problems = 0, Problems()
     with _replacing(path) as file, _sink(form, file, ports) as sink:
         for done, holding in enumerate(holdings, start=1):
             try:
-                found = ports.store.fetch(holding.entry.key, now=ports.clock())
+                found = fetch(holding.entry.key, now=ports.clock())
                 # Else it has left, or been replaced, since.
                 if found is not None and found[0].id == holding.entry.id:
                     sink.write(holding, found[1], found[2])

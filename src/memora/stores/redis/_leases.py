@@ -23,7 +23,7 @@ class Leases:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector may end a leader's block at any time
         self._held: dict[bytes, str] = {}
 
     def add(self, key: bytes, fence: str, let_go: Callable[[bytes, str], None]) -> Lease:

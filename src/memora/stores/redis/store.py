@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from memora._clock import is_of_system
 from memora._fork import renew_after_fork
+from memora._reentry import inside
 from memora.errors import ArgumentError, ClosedError, CorruptEntryError, StoreError
 from memora.eviction import FIFO, POLICIES
 from memora.model import Match, Measures
@@ -35,6 +36,7 @@ _BATCH = 64  # entries of a call that removes: some milliseconds of the server
 _PAGE = 256  # entries of a call that lists
 _PENDING = 4096  # uses that wait at most
 _KEEP_SECONDS = 1.0
+_END_SECONDS = 1.0  # how long closing waits for the thread
 Limits = tuple[int | None, int | None]
 
 
@@ -111,6 +113,7 @@ class RedisStore:
         self._untold = 0  # of these, since the last `maintain`
         self._over = False  # whether a `put` left more to evict than it does at once
         self._stop: threading.Event | None = None
+        self._thread: threading.Thread | None = None
         self._told_at = time.monotonic()
         self._leases = _leases.Leases()
 
@@ -373,6 +376,8 @@ class RedisStore:
             if self._stop is not None:
                 self._stop.set()
             self._shards.close()
+            if self._thread is not None and self._thread is not threading.current_thread():
+                self._thread.join(_END_SECONDS)
 
     def _check(self) -> None:
         if self._closed:
@@ -392,7 +397,7 @@ class RedisStore:
             with self._lock:
                 if self._stop is None:
                     self._stop = threading.Event()
-                    _repeat(self, self._stop)
+                    self._thread = _repeat(self, self._stop)
 
     def keep(self) -> None:
         """Do what is due; its faults are those of the next call, too."""
@@ -405,9 +410,10 @@ class RedisStore:
                 self._shards.tell()
 
 
-def _repeat(store: RedisStore, stop: threading.Event) -> None:
+def _repeat(store: RedisStore, stop: threading.Event) -> threading.Thread:
     there = weakref.ref(store)
 
+    @inside
     def loop() -> None:
         while not stop.wait(_KEEP_SECONDS):
             store = there()
@@ -417,7 +423,9 @@ def _repeat(store: RedisStore, stop: threading.Event) -> None:
                 store.keep()
             del store
 
-    threading.Thread(target=loop, name="memora-redis", daemon=True).start()
+    thread = threading.Thread(target=loop, name="memora-redis", daemon=True)
+    thread.start()
+    return thread
 
 
 def _name_of(policy: EvictionPolicy | None) -> str:
