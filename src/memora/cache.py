@@ -26,7 +26,9 @@ from memora._arguments import (
 )
 from memora._clock import SteadyClock
 from memora._durations import seconds
+from memora._faults import contained
 from memora._log import make_logger
+from memora._show import one_line
 from memora._uris import is_bucket, is_on_server, without_password
 from memora.calls._breaker import Breaker
 from memora.calls._bridge import drive
@@ -40,7 +42,7 @@ from memora.config import CacheConfig
 from memora.context import canonical_context, canonical_query, exact_key
 from memora.core import Call, Core, said
 from memora.embedders import CachedEmbedder, as_embedder, load_embedder
-from memora.errors import ArgumentError, ClosedError, ConfigError, MemoraError
+from memora.errors import ArgumentError, ClosedError, ConfigError, MemoraError, StoreError
 from memora.health import Health, look_at_scheduler
 from memora.judge import Judge
 from memora.metrics import Metrics, Timed, Vitals, stats_of
@@ -321,7 +323,8 @@ class Memora:
         if self._config.mode == "shadow":
             return AvailabilityCheck(available=False)
         try:
-            return pipeline.check(self._ports, request, threshold=threshold, max_age=oldest)
+            with contained:
+                return pipeline.check(self._ports, request, threshold=threshold, max_age=oldest)
         except Exception as fault:  # noqa: BLE001 - as of a lookup
             self._core.report("lookup", fault)
             return AvailabilityCheck(available=False)
@@ -361,12 +364,13 @@ class Memora:
             others = (
                 lifecycle.elsewhere(self._ports, request, threshold=threshold) if elsewhere else ()
             )
-            return pipeline.explain(
-                self._ports,
-                request,
-                threshold=threshold,
-                elsewhere=tuple(one.shown() for one in others),
-            )
+            with contained:
+                return pipeline.explain(
+                    self._ports,
+                    request,
+                    threshold=threshold,
+                    elsewhere=tuple(one.shown() for one in others),
+                )
         except Exception as fault:  # noqa: BLE001 - as of a lookup
             self._core.log_fault("explain", fault)
             return Explanation(
@@ -672,7 +676,8 @@ class Memora:
         """
         self._check_open()
         for tag in tags_of(tags):
-            self._ports.store.outdate(tag)
+            with contained:
+                self._ports.store.outdate(tag)
             self._metrics.count_outdated()
             self._log.info("cache_outdate")
 
@@ -1019,16 +1024,27 @@ class Memora:
         return {"total_entries": self._count(), **stats}
 
     def close(self) -> None:
-        """Stop the scheduler, and release the store, its table up to date. Idempotent."""
-        if not self._closed:
-            self._closed = True
-            for server in self._servers:
-                server.close()
-            self.stop_scheduler()
-            if self._shadow is not None:
-                self._shadow.close()
-            self._ports.store.close()
-            self._log.debug("cache_close")
+        """Stop the scheduler, and release the store, its table up to date. Idempotent.
+
+        A fault of the disk, or of another part, is logged and counted, and not raised. What has
+        been acknowledged and could not be kept is named in the log.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        steps: list[Callable[[], object]] = [server.close for server in self._servers]
+        steps.append(self.stop_scheduler)
+        if self._shadow is not None:
+            steps.append(self._shadow.close)
+        for step in (*steps, self._ports.store.close):
+            try:
+                with contained:
+                    step()
+            except Exception as fault:  # noqa: BLE001 - the application is done with the cache
+                self._core.report("maintain", fault)
+                if isinstance(fault, StoreError):  # whose message holds no query
+                    self._log.error("cache_close_failed", reason=one_line(str(fault), 400))
+        self._log.debug("cache_close")
 
     acheck_availability = _twin(check_availability)
     aexplain = _twin(explain)
@@ -1223,20 +1239,23 @@ class Memora:
 
     def _count(self) -> int | None:
         try:
-            return self._ports.store.count()
+            with contained:
+                return self._ports.store.count()
         except Exception:  # noqa: BLE001 - statistics never fail
             return None
 
     def _measure(self) -> Measures | None:
         store = self._ports.store
         try:
-            return store.measure() if isinstance(store, MeasuredStore) else None
+            with contained:
+                return store.measure() if isinstance(store, MeasuredStore) else None
         except Exception:  # noqa: BLE001 - statistics never fail
             return None
 
     def _index_created(self) -> bool:
         try:
-            return bool(self.get_index_stats()["has_index"])
+            with contained:
+                return bool(self.get_index_stats()["has_index"])
         except Exception:  # noqa: BLE001 - statistics never fail
             return False
 

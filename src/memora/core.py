@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memora import pipeline
 from memora._arguments import largest_payload, metadata_json
+from memora._faults import contained
 from memora._fork import renew_after_fork
 from memora._show import fault_line
 from memora.calls.flights import delays
@@ -221,11 +222,13 @@ class Core:
         """Run something within the time that the application is kept waiting."""
         timeout = self._config.lookup_timeout_seconds
         if timeout is None:
-            return await lane.run(function, timeout=None)
+            with contained:
+                return await lane.run(function, timeout=None)
         wait = pipeline.Wait()
         token = pipeline.waiting.set(wait)
         try:
-            return await lane.run(function, timeout=timeout * -(-items // _BATCH))
+            with contained:
+                return await lane.run(function, timeout=timeout * -(-items // _BATCH))
         except DeadlineError:
             wait.give_up()
             raise
@@ -316,11 +319,12 @@ class Core:
 
     def _maintain(self) -> None:
         try:
-            evicted = self._ports.store.maintain(
-                max_entries=self._config.max_entries,
-                max_bytes=self._config.max_bytes,
-                now=self._ports.clock(),
-            )
+            with contained:
+                evicted = self._ports.store.maintain(
+                    max_entries=self._config.max_entries,
+                    max_bytes=self._config.max_bytes,
+                    now=self._ports.clock(),
+                )
         except Exception as fault:  # noqa: BLE001 - what was stored is stored all the same
             self.report("maintain", fault)
             return
@@ -344,7 +348,8 @@ class Core:
 
     def _is_wanted(self, call: Call, value: Any) -> bool:
         try:
-            return call.condition is None or bool(call.condition(value))
+            with contained:
+                return call.condition is None or bool(call.condition(value))
         except Exception as fault:  # noqa: BLE001 - the call has its result
             self.report("store", fault)
             return False
@@ -424,7 +429,8 @@ class Core:
     def _take(self, store: SharedStore, request: Request, lead: _Lead) -> None:
         """Take the lead, unless another has it, and take in what others have stored."""
         try:
-            lease = store.try_lead(request.key)
+            with contained:
+                lease = store.try_lead(request.key)
         except Exception as fault:  # noqa: BLE001 - then each process computes it
             self.report("lookup", fault)
             lease = _NO_LEASE
@@ -433,7 +439,8 @@ class Core:
 
     def _end(self, lead: _Lead) -> None:
         try:
-            lead.end()
+            with contained:
+                lead.end()
         except Exception as fault:  # noqa: BLE001 - the call has its result
             self.report("lookup", fault)
 

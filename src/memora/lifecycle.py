@@ -8,6 +8,7 @@ from __future__ import annotations
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, NamedTuple
 
+from memora._faults import contained
 from memora.errors import ArgumentError
 from memora.model import Selected
 from memora.protocols import ALL_TIMES
@@ -52,6 +53,7 @@ class Found(NamedTuple):
         )
 
 
+@contained
 def find(
     ports: Ports,
     selection: Selection,
@@ -94,6 +96,7 @@ def find(
     return sorted(found, key=lambda one: -(one.similarity or 0.0))
 
 
+@contained
 def elsewhere(ports: Ports, request: Request, *, threshold: float) -> list[Found]:
     """Return what a lookup would be served in other contexts: the best of each, and not many.
 
@@ -120,6 +123,7 @@ def elsewhere(ports: Ports, request: Request, *, threshold: float) -> list[Found
     return sorted(found, key=lambda one: -(one.similarity or 0.0))[:_CANDIDATES]
 
 
+@contained
 def withdraw(ports: Ports, found: list[Found]) -> int:
     """Delete entries, those that have been replaced meanwhile excepted; return how many."""
     return ports.store.discard(one.holding.entry for one in found)
@@ -130,6 +134,7 @@ def clear(ports: Ports) -> tuple[int, int]:
     return withdraw(ports, find(ports, Selection())), sweep(ports)
 
 
+@contained
 def sweep(ports: Ports) -> int:
     """Remove all entries that have ended; return how many."""
     removed = 0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import orjson
 
+from memora._faults import contained
 from memora.codec import _stdlib
 from memora.codec._envelope import seal, unseal
 from memora.codec._kind import Kind, UnsupportedError
@@ -136,7 +137,8 @@ class Codec:
             tree = orjson.loads(content.tree)
             if content.plain:
                 return tree
-            return Reader(self._kind_named, content.blobs).value(tree)
+            with contained:
+                return Reader(self._kind_named, content.blobs).value(tree)
         except UnsupportedError as error:
             raise CorruptEntryError("stored result holds what is never stored") from error
         except (MemoraError, MemoryError):

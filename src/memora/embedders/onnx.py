@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from memora._faults import contained
 from memora._fork import renew_after_fork
 from memora.embedders._unit import unit_vectors
 from memora.errors import ConfigError, EmbedderError, MemoraError
@@ -142,7 +143,8 @@ class OnnxEmbedder:
         """
         runtime = self._loaded()
         try:
-            return self._vectors(texts, runtime)
+            with contained:
+                return self._vectors(texts, runtime)
         except MemoraError:
             raise
         except Exception as error:  # onnxruntime and tokenizers have no base class to catch
@@ -182,7 +184,8 @@ class OnnxEmbedder:
         with self._lock:
             if self._runtime is None:
                 try:
-                    self._runtime = _load(self._layout)
+                    with contained:
+                        self._runtime = _load(self._layout)
                 except MemoraError:
                     raise
                 except Exception as error:  # a damaged file: each library has its own kind

@@ -84,5 +84,7 @@ def _is_locked(path: Path) -> bool:
         lock.acquire(blocking=False)
     except filelock.Timeout:
         return True
+    except OSError:  # a directory, or a link: nobody can hold it
+        return False
     lock.release()
     return False

@@ -212,7 +212,8 @@ class Writer:
         self._file: io.FileIO | None = None
         self._segment: Segment | None = None
         self._size = 0
-        self._pending_bytes = 0
+        self.pending_bytes = 0
+        """Bytes of records that durability "memory" holds back."""
         self.appended = 0
         """Bytes appended to all segments: after `append`, what to `sync` up to."""
         self._synced = 0
@@ -243,10 +244,10 @@ class Writer:
             offsets.append(at)
             at += len(record)
         if self._durability == "memory":
-            if self._pending_bytes > _PENDING_BYTES:
+            if self.pending_bytes > _PENDING_BYTES:
                 self.write_out()
             segment.pending.update(zip(offsets, records, strict=True))
-            self._pending_bytes += at - self._size
+            self.pending_bytes += at - self._size
         else:
             try:
                 self._write(self._size, b"".join(records))
@@ -268,7 +269,7 @@ class Writer:
         offset = next(iter(segment.pending))
         self._write(offset, b"".join(segment.pending.values()))
         segment.pending.clear()
-        self._pending_bytes = 0
+        self.pending_bytes = 0
 
     def sync(self, target: int) -> None:
         """Return once what was appended up to a target is on the disk; concurrent callers share.

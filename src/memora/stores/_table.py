@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from memora._faults import is_fault
 from memora.errors import (
     ArgumentError,
     MemoraError,
@@ -512,7 +513,7 @@ def faults(operation: str) -> Iterator[None]:
         raise StorePathError(
             f"{operation}: {error.strerror} on {error.filename!r}; check who owns db_uri's files"
         ) from error
-    except (KeyboardInterrupt, SystemExit, GeneratorExit):
-        raise
     except BaseException as error:  # a panic of LanceDB's is no Exception
+        if not is_fault(error):
+            raise
         raise StoreError(f"{operation}: {error}") from error

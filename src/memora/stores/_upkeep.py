@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import filelock
 
+from memora._faults import contained
+from memora.errors import StoreError
 from memora.stores import _records
 from memora.stores._journal import (
     CHECKPOINT,
@@ -127,6 +129,13 @@ class Upkeep:
             self._lock.acquire(blocking=False)
         except filelock.Timeout:
             return False
+        except OSError as error:
+            if isinstance(error, StoreError):
+                raise
+            raise StoreError(
+                f"cannot lock owner.lock in {str(self._folder)!r}: {error.strerror or error}; "
+                "expected a file of this store's, or none: remove what is there"
+            ) from error
         try:
             # What the last owner has written of the log, this one must have read before it writes.
             self.refresh()
@@ -200,7 +209,8 @@ class Upkeep:
         faults = []
         for part in (self._flush_if_due, self._compact, self._move_living, self._clear_away):
             try:
-                part()
+                with contained:
+                    part()
             except Exception as error:  # noqa: BLE001 - raised below
                 faults.append(error)
         if faults:

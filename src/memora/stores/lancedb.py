@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import islice
 from math import inf
 from pathlib import Path
@@ -544,16 +544,22 @@ class LanceStore:
             thread.join(_PATIENCE_SECONDS)
         if self._member is None:
             return  # not used in this forked process
-        try:
+        with faults("close"), ExitStack() as steps:  # each also where one before it fails
+            if self._upkeep is not None:
+                steps.callback(self._upkeep.release)
+            steps.callback(self._member.leave)
+            steps.callback(self._end_log)
             self.flush()
             if self._upkeep is not None and self._upkeep.owner:
                 self._upkeep.finish()
-            with self._writing:
+
+    def _end_log(self) -> None:
+        with self._writing:
+            try:
                 self._writer.close()
-        finally:
-            self._member.leave()
-            if self._upkeep is not None:
-                self._upkeep.release()
+            except StoreError as error:
+                lost = self._writer.pending_bytes
+                raise StoreError(f"{error}; {lost} bytes that were acknowledged are lost") from error
 
     def note(self, step: str, fault: BaseException | None) -> None:
         """Take down how a step in the background went."""
