@@ -33,6 +33,12 @@ MAGIC = b"MEMORA LOG 4\n\x00\x00\x00"
 CHECKPOINT = "checkpoint.json"
 """Name of the file that `write_checkpoint` replaces."""
 
+DELETIONS = "d"
+"""What follows a member's name in the names of those of its segments that hold deletions."""
+RESERVE = "reserve"
+"""Name of the file of `keep_reserve`."""
+_RESERVE_BYTES = 512 * 1024
+
 # Records held back by durability "memory", at most: beyond, a store waits for the file.
 _PENDING_BYTES = 64 * 1024 * 1024
 _PROBE = bytes(4096)  # of a full disk, a block: an empty file may still be made there
@@ -79,9 +85,14 @@ class Segment:
         return min(self.position, self.written)
 
     @property
+    def stream(self) -> str:
+        """Which segments follow each other: those of one `Writer`."""
+        return self.name.rpartition("-")[0]
+
+    @property
     def writer(self) -> str:
         """The member that writes, or wrote, this segment."""
-        return self.name.rpartition("-")[0]
+        return self.stream.removesuffix(DELETIONS)
 
     def size(self) -> int:
         """Return the length of the file."""
@@ -163,6 +174,30 @@ class Member:
         self._lock.release()
         with suppress(OSError):
             self._path.unlink()
+
+
+def keep_reserve(path: Path) -> None:
+    """Have a file that takes space, so that on a full disk deletions can be written.
+
+    They, and what the table notes of them, are what frees space.
+    """
+    with suppress(OSError):  # the disk is full; or another process makes it
+        if not path.exists():
+            fresh = path.with_suffix(f".{os.getpid()}")
+            try:
+                fresh.write_bytes(os.urandom(_RESERVE_BYTES))  # which no file system compresses
+                fresh.replace(path)
+            finally:
+                fresh.unlink(missing_ok=True)
+
+
+def release_reserve(path: Path) -> bool:
+    """Give its space free; False where there is none."""
+    try:
+        path.unlink()
+    except OSError:
+        return False
+    return True
 
 
 def segment_names(folder: Path) -> set[str]:

@@ -74,6 +74,13 @@ def pack_delete(stamp: int, key: bytes) -> bytes:
     return _plain(DELETE, stamp, key=key)
 
 
+def pack_deletion(record: Record) -> bytes:
+    """Return a record of either kind that takes something away."""
+    if record.kind == DELETE:
+        return pack_delete(record.stamp, record.key)
+    return pack_outdate(record.stamp, record.tag)
+
+
 def pack_uses(stamp: int, uses: Mapping[bytes, Uses]) -> bytes:
     """Return the record of how often and when last entries were served since the last such."""
     rows = np.array([(key, *one) for key, one in uses.items()], _USES)

@@ -184,10 +184,10 @@ class Upkeep:
         if looked:
             self._looked_at = now
             self._members = living_members(self._folder)
-        newest = {segment.writer: segment for segment in known}
+        newest = {segment.stream: segment for segment in known}
         ended = []
         for segment in known:
-            superseded = newest[segment.writer] is not segment
+            superseded = newest[segment.stream] is not segment
             gone = looked and segment.writer not in self._members
             if (superseded or gone) and segment.complete_since is None:
                 segment.complete_since = now

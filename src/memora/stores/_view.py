@@ -23,7 +23,7 @@ from memora.stores._usage import read_uses
 from memora.stores.hot import HotTable, Place, Rest, Uses
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from memora.index import GraphType
@@ -136,7 +136,7 @@ class LogView:
         graph: GraphType | None,
         content_bytes: int,
         late_seconds: float,
-        current: Segment | None = None,
+        current: Sequence[Segment] = (),
     ) -> LogView:
         """Return the table's entries, without their vectors, and the log applied to them.
 
@@ -146,7 +146,7 @@ class LogView:
             graph: As above.
             content_bytes: As above.
             late_seconds: As above.
-            current: The segment that this process writes, all of it written.
+            current: The segments that this process writes, all of them written.
 
         Raises:
             StoreError: The table or the log cannot be read.
@@ -160,8 +160,8 @@ class LogView:
                 late_seconds=late_seconds,
             )
             view._loading = True
-            if current is not None:
-                view.add_segment(current)
+            for segment in current:
+                view.add_segment(segment)
             view._list()  # opened before: a segment that is deleted meanwhile can be read
             found = view._read_checkpoint()
             view.checkpoint = view._base = found or view.checkpoint
@@ -238,6 +238,14 @@ class LogView:
             self.note_uses(segment, offset, end - offset)
             for key, uses in record.uses.items():
                 self._use(key, uses)
+
+    def withdraw(self, record: _records.Record) -> None:
+        """Do here what a record says that is not in the log yet."""
+        self.newest = max(self.newest, record.stamp)
+        if record.kind == _records.OUTDATE:
+            self.hot.outdate(record.tag, record.stamp)
+        else:
+            self._delete(record.key, record.stamp, "", 0)
 
     def _delete(self, key: bytes, stamp: int, segment: str, end: int) -> None:
         slot, known, place = self.hot.slot(key), self.deleted.pop(key, None), None

@@ -25,7 +25,14 @@ from memora.calls.flights import FileFlights
 from memora.errors import ClosedError, CorruptEntryError, StoreError
 from memora.model import Match, Measures
 from memora.stores import _guards, _records
-from memora.stores._journal import Member, Writer
+from memora.stores._journal import (
+    DELETIONS,
+    RESERVE,
+    Member,
+    Writer,
+    keep_reserve,
+    release_reserve,
+)
 from memora.stores._table import MIN_INDEX_ROWS, EntryTable, Stamp, faults
 from memora.stores._upkeep import Upkeep
 from memora.stores._view import GRACE_SECONDS, LogView
@@ -140,6 +147,7 @@ class LanceStore:
             late_seconds=self._late_seconds,
         )
         self._flights: FileFlights | None = None
+        self._reserve: Path | None = folder / RESERVE
         self._begin(
             table,
             durability=durability,
@@ -231,12 +239,21 @@ class LanceStore:
         self._upkeeping = threading.Lock()  # taken before `_writing`, and that before the view's
         self._stop, self._wake = threading.Event(), threading.Event()
         self._evicted = self._ended = 0  # by this process; under `_writing`
+        self._unlogged: list[_records.Record] = []  # withdrawn here, and not in the log yet
 
     def _join(self) -> Member:
         """Take a place among the processes on this store; the caller holds `_writing`, or all."""
         view = self._view
         member = Member(view.folder)
-        self._writer = Writer(view.folder, member.name, durability=self._durability)
+        self._writer = self._deletions = Writer(
+            view.folder, member.name, durability=self._durability
+        )
+        if self._durability != "memory":
+            # Apart: who withdraws an answer waits for the disk to have so much, not the results
+            # that others store meanwhile.
+            self._deletions = Writer(view.folder, member.name + DELETIONS, durability="power")
+        if self._reserve is not None:
+            keep_reserve(self._reserve)
         if self._table is not None and self._may_keep:
             self._upkeep = Upkeep(
                 view,
@@ -393,11 +410,11 @@ class LanceStore:
                 with view.lock:
                     keys = dict.fromkeys(e.key for e in batch if view.hot.stored_as(e))
                     found = view.hot.stamps(keys)
-                self._delete(found)
-                appended = self._writer.appended
+                self._delete(found, withdrawn=True)
+                appended = self._deletions.appended
             discarded += len(found)
         if discarded:
-            self._sync(appended)
+            self._sync_deletions(appended)
         return discarded
 
     def outdate(self, tag: str, /) -> None:
@@ -405,14 +422,10 @@ class LanceStore:
         with faults("outdate"):
             self._view.read()  # what others have put before is older than the stamp
         with self._writing:
-            view, stamp = self._view, self._stamp()
-            raw = _records.pack_outdate(stamp, tag)
-            number, (offset,) = self._append([raw])
-            record = _records.Record(_records.OUTDATE, stamp, bytes(16), tag=tag)
-            with view.lock:
-                view.apply(record, number, offset, len(raw))
-            appended = self._writer.appended
-        self._sync(appended)
+            record = _records.Record(_records.OUTDATE, self._stamp(), bytes(16), tag=tag)
+            self._log_deletions([record], withdrawn=True)
+            appended = self._deletions.appended
+        self._sync_deletions(appended)
 
     def sweep(self, *, now: float, limit: int) -> int:
         self._check()
@@ -556,10 +569,15 @@ class LanceStore:
     def _end_log(self) -> None:
         with self._writing:
             try:
+                if self._unlogged:
+                    self._log_deletions([])
+                self._deletions.close()
                 self._writer.close()
             except StoreError as error:
                 lost = self._writer.pending_bytes
-                raise StoreError(f"{error}; {lost} bytes that were acknowledged are lost") from error
+                raise StoreError(
+                    f"{error}; {lost} bytes that were acknowledged are lost"
+                ) from error
 
     def note(self, step: str, fault: BaseException | None) -> None:
         """Take down how a step in the background went."""
@@ -595,6 +613,9 @@ class LanceStore:
                     self._policy.remove(old.hot.key(slot))
                 old.hot.follow_policy(None)
             view.hot.follow_policy(self._policy)
+        with view.lock:
+            for record in self._unlogged:
+                view.withdraw(record)
         self._view = view
         if self._upkeep is not None:
             self._upkeep.view = view
@@ -607,7 +628,7 @@ class LanceStore:
             graph=old.graph,
             content_bytes=self._content_bytes,
             late_seconds=self._late_seconds,
-            current=self._writer.current,
+            current=[one for one in {self._writer.current, self._deletions.current} if one],
         )
 
     def _follow(self) -> None:
@@ -615,6 +636,8 @@ class LanceStore:
         self._check()
         try:
             with self._writing:
+                if self._unlogged:
+                    self._log_deletions([])
                 if time.monotonic() - self._uses_written_at >= self._use_interval:
                     self._write_uses()
                 self._writer.write_out()
@@ -649,6 +672,8 @@ class LanceStore:
             upkeep.look()
             if upkeep.acquire():
                 upkeep.run()
+                if self._reserve is not None:
+                    keep_reserve(self._reserve)
                 self._create_due_index()
         if view.graph is None:
             self._leave_to_table()
@@ -766,16 +791,47 @@ class LanceStore:
                 self._view.hot.keep(keys)
             raise
 
-    def _delete(self, keys: list[tuple[bytes, int]]) -> None:
+    def _delete(self, keys: list[tuple[bytes, int]], *, withdrawn: bool = False) -> None:
         """Delete what was put under keys up to stamps; the caller holds `_writing`."""
-        if not keys:
-            return
-        raw = [_records.pack_delete(stamp, key) for key, stamp in keys]
-        number, offsets = self._append(raw)
-        with self._view.lock:
-            for (key, stamp), offset, one in zip(keys, offsets, raw, strict=True):
-                record = _records.Record(_records.DELETE, stamp, key)
-                self._view.apply(record, number, offset, len(one))
+        if keys:
+            deletions = [_records.Record(_records.DELETE, stamp, key) for key, stamp in keys]
+            self._log_deletions(deletions, withdrawn=withdrawn)
+
+    def _log_deletions(self, records: list[_records.Record], *, withdrawn: bool = False) -> None:
+        """Log deletions, and do them here; the caller holds `_writing`.
+
+        Args:
+            records: Of entries, or of a tag.
+            withdrawn: Whether they are done here also where the log cannot be written; then they
+                are logged as soon as it can.
+
+        Raises:
+            StoreError: The disk is full, or the like.
+        """
+        view = self._view
+        waiting = [*self._unlogged, *records]
+        raw = [_records.pack_deletion(record) for record in waiting]
+        try:
+            try:
+                number, offsets = self._append(raw, self._deletions)
+            except StoreError:
+                if self._reserve is None or not release_reserve(self._reserve):
+                    raise
+                number, offsets = self._append(raw, self._deletions)
+        except StoreError as error:
+            if not withdrawn:
+                raise
+            with view.lock:
+                for record in records:
+                    view.withdraw(record)
+            self._unlogged = waiting
+            raise StoreError(
+                f"{error}; withdrawn in this process, and for all as soon as the log can be written"
+            ) from error
+        self._unlogged = []
+        with view.lock:
+            for record, offset, one in zip(waiting, offsets, raw, strict=True):
+                view.apply(record, number, offset, len(one))
 
     def _write_uses(self) -> None:
         """Log what has been used since the last time; the caller holds `_writing`, or all."""
@@ -825,11 +881,12 @@ class LanceStore:
             self._quarantined += 1
             self._delete([(key, stamp)])
 
-    def _append(self, records: list[bytes]) -> tuple[int, list[int]]:
+    def _append(self, records: list[bytes], writer: Any = None) -> tuple[int, list[int]]:
+        writer = writer or self._writer
         size = sum(map(len, records))
         limit = self._upkeep.segment_limit() if self._upkeep is not None else 16 * 1024 * 1024
-        segment = self._writer.segment(size, limit=limit)
-        offsets = self._writer.append(records)
+        segment = writer.segment(size, limit=limit)
+        offsets = writer.append(records)
         with self._view.lock:
             number = self._view.numbers.get(segment.name)
             if number is None:
@@ -839,6 +896,10 @@ class LanceStore:
     def _sync(self, appended: int) -> None:
         if self._durability == "power":
             self._writer.sync(appended)
+
+    def _sync_deletions(self, appended: int) -> None:
+        if self._durability != "memory":
+            self._deletions.sync(appended)
 
     def _stamp(self) -> int:
         return max(time.time_ns(), self._view.newest + 1)
