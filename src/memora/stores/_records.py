@@ -156,6 +156,11 @@ def content_of(data: bytes, key: bytes) -> Content | None:
     return Content(data[at + metadata + tags :], data[at : at + metadata].decode())
 
 
+def checksum_of(vector: Vector | None) -> int:
+    """Return the CRC-32 of a vector's bytes in a record; 0 where there is none."""
+    return 0 if vector is None else zlib.crc32(vector.astype("<f4", copy=False).tobytes())
+
+
 def vector_of(data: bytes, dimension: int) -> Vector:
     """Return the vector in the beginning of a record; its checksum is not looked at."""
     return np.frombuffer(data, "<f4", dimension, HEADER_BYTES)

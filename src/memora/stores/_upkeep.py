@@ -31,7 +31,7 @@ from memora.stores._view import GRACE_SECONDS
 from memora.stores.hot import Uses
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from memora.protocols import Clock
     from memora.stores._table import EntryTable
@@ -227,11 +227,14 @@ class Upkeep:
         if view.lost:
             return
         old = view.checkpoint
-        if all(old.done.get(name, len(MAGIC)) >= at for name, at in done.items()):
+        current = all(old.done.get(name, len(MAGIC)) >= at for name, at in done.items())
+        if current and not view.unsealed and not view.useless:
             return
         fresh: list[tuple[bytes, int, Place]] = []
         with view.lock:
             deleted = list(view.deleted.items())
+            unsealed, useless = dict(view.unsealed), set(view.useless)
+            fresh.extend(self._again(unsealed, old))
             for name, at in done.items():
                 if old.done.get(name, 0) < at:
                     fresh.extend(
@@ -249,6 +252,8 @@ class Upkeep:
             and self._may_be_stored(deletion, old)
             and not self._in_table(key, deletion.stamp)
         ]
+        with view.lock:
+            gone += [key for key in useless - kept if view.hot.slot(key) is None]
         for name, at in done.items():
             if old.done.get(name, 0) < at and (number := view.numbers.get(name)) is not None:
                 view.segments[number].sync()
@@ -267,7 +272,24 @@ class Upkeep:
                 old.dropped,
             )
         )
+        with view.lock:
+            for key in unsealed:
+                view.unsealed.pop(key, None)
+            view.useless -= useless
         self._flushed_at = time.monotonic()
+
+    def _again(
+        self, unsealed: Mapping[bytes, int], old: Checkpoint
+    ) -> Iterator[tuple[bytes, int, Place]]:
+        """Yield entries whose rows in the table lack a checksum."""
+        hot = self.view.hot
+        for key, stamp in hot.stamps(unsealed):
+            slot = hot.slot(key)
+            if slot is None or stamp != unsealed[key]:
+                continue
+            place = hot.place(slot)
+            if place.offset < old.done.get(self.view.segments[place.segment].name, 0):
+                yield key, stamp, place
 
     def _keep_uses(self, *, at_once: bool = False) -> None:
         """Write down how entries have been used, so that the log need not be kept for it.
@@ -363,7 +385,9 @@ class Upkeep:
     def _flush_if_due(self) -> None:
         waiting, since = self._waiting(), time.monotonic() - self._flushed_at
         enough = self._flush_bytes()
-        due = waiting >= enough or (waiting and since >= _FLUSH_SECONDS)
+        view = self.view
+        waits = waiting or view.unsealed or view.useless
+        due = waiting >= enough or (waits and since >= _FLUSH_SECONDS)
         if due and (not self._table.settling or waiting >= 4 * enough):
             self.flush()
 

@@ -16,9 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from cachetools import LRUCache
 
+from memora.errors import CorruptEntryError
 from memora.model import Context
 from memora.stores import _records
 from memora.stores._journal import MAGIC, Checkpoint, Segment, read_checkpoint, segment_names
+from memora.stores._table import Row, checksums, key_of
 from memora.stores._usage import read_uses
 from memora.stores.hot import HotTable, Place, Rest, Uses
 
@@ -39,6 +41,7 @@ has perhaps missed one that came and went, and must load anew."""
 _READ_BYTES = 1024 * 1024  # of a segment at once
 _APPLY_RECORDS = 32  # while the lock is held: lookups wait no longer than that takes
 _LOAD_ATTEMPTS = 3
+_SEAL_ROWS = 256  # whose records are read at once
 
 
 class Deletion(NamedTuple):
@@ -98,6 +101,14 @@ class LogView:
         """Whether this process stood still for so long that it may have missed something."""
         self.missing_entries = 0
         """Entries of the table whose segment was not there."""
+        self.damaged_entries = 0
+        """Rows of the table that were not what had been written, and are not served."""
+        self.suspects: dict[bytes, int] = {}
+        """Keys and stamps of entries that must not be served any more; the store drops them."""
+        self.unsealed: dict[bytes, int] = {}
+        """Keys and stamps of entries whose rows have no checksum yet."""
+        self.useless: set[bytes] = set()
+        """Keys of damaged rows, which the next flush deletes."""
         self.newest = 0
         """The highest stamp seen."""
         self.pending: dict[bytes, Uses] = {}
@@ -125,7 +136,12 @@ class LogView:
         """Return the vector of a slot, from its record."""
         segment, offset, _ = self.hot.place(slot)
         length = _records.HEADER_BYTES + 4 * self.dimension
-        return _records.vector_of(self.segments[segment].read(offset, length), self.dimension)
+        data = self.segments[segment].read(offset, length)
+        vector = _records.vector_of(data, self.dimension)
+        if _records.checksum_of(vector) != self.hot.check(slot):
+            self.suspects[self.hot.key(slot)] = self.hot.stamp(slot)
+            raise CorruptEntryError("the vector of an entry is damaged")
+        return vector
 
     @classmethod
     def load(  # noqa: PLR0913 - what makes a view
@@ -173,6 +189,7 @@ class LogView:
                 segment.position = view._base.settled.get(segment.name, len(MAGIC))
                 if segment.name in view._base.dropped:  # by an owner that was killed at it
                     del view.segments[number], view.numbers[segment.name]
+            rows = view._undamaged(rows, table)
             missing = view._astray = view._load_rows(rows)
             if found is None and len(rows):
                 # The checkpoint is lost. What the table does not hold, of the time it covers, may
@@ -214,7 +231,11 @@ class LogView:
         if (dead is not None and dead.stamp >= stamp) or (slot is None and stamp <= self._floor):
             return None
         fresh = self.hot.put(
-            record.entry, record.vector, stamp=stamp, place=Place(number, offset, length)
+            record.entry,
+            record.vector,
+            stamp=stamp,
+            place=Place(number, offset, length),
+            check=_records.checksum_of(record.vector),
         )
         if fresh is not None and slot is not None:
             self.contents.pop(slot, None)
@@ -421,6 +442,37 @@ class LogView:
             gone.vanished = True  # it is read to its end once more
         return fault
 
+    def _undamaged(self, rows: pa.Table, table: EntryTable) -> pa.Table:
+        """Return the rows that are what was written, by their checksums, and take note of others.
+
+        What has no checksum, as an older version has written it, is compared with its record.
+        """
+        found = checksums(rows)
+        recorded = rows.column("checksum").fill_null(0).to_numpy().astype(np.uint64)
+        for part in np.array_split(
+            np.flatnonzero(rows.column("checksum").is_null()), len(rows) // _SEAL_ROWS + 1
+        ):
+            sealing = [(i, row) for i in part.tolist() if (row := self._row_at(rows, i))]
+            if sealing:
+                recorded[[i for i, _ in sealing]] = table.sealed([row for _, row in sealing])
+            self.unsealed |= {row.record.key: row.record.stamp for _, row in sealing}
+        sound = (recorded & np.uint64(0xFFFFFFFF)) == found
+        bad = rows.filter(pa.array(~sound)).column("key").cast(pa.binary()).to_pylist()
+        self.damaged_entries = len(bad)
+        self.useless = {key for text in bad if (key := key_of(text))}
+        checks = pa.array((recorded >> np.uint64(32)).astype(np.int64))
+        at = rows.schema.get_field_index("checksum")
+        return rows.set_column(at, "checksum", checks).filter(pa.array(sound))
+
+    def _row_at(self, rows: pa.Table, i: int) -> Row | None:
+        """Return the row that the record says there should be, where a row says it is."""
+        name = rows.column("segment").cast(pa.binary())[i].as_py().decode(errors="replace")
+        offset, length = rows.column("offset")[i].as_py(), rows.column("length")[i].as_py()
+        if (number := self.numbers.get(name)) is None:
+            return None
+        record = _records.unpack(self.segments[number].read(offset, length))
+        return None if record is None or record.entry is None else Row(record, name, offset, length)
+
     def _load_rows(self, rows: pa.Table) -> set[bytes]:
         """Take in the table's rows; return the keys of those whose segments are not there."""
         if not len(rows):
@@ -457,6 +509,7 @@ class LogView:
             segments=np.array(numbers, np.int32)[places.indices.to_numpy()],
             offsets=rows.column("offset").to_numpy(),
             lengths=rows.column("length").to_numpy(),
+            checks=rows.column("checksum").to_numpy().astype(np.uint64),
         )
 
     def _forget(self) -> None:

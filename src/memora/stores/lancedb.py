@@ -22,7 +22,7 @@ import pyarrow as pa
 from memora._clock import SteadyClock
 from memora._fork import renew_after_fork
 from memora.calls.flights import FileFlights
-from memora.errors import ClosedError, CorruptEntryError, StoreError
+from memora.errors import ClosedError, CorruptEntryError, StoreError, StoreFormatError
 from memora.model import Match, Measures
 from memora.stores import _guards, _records
 from memora.stores._journal import (
@@ -31,6 +31,7 @@ from memora.stores._journal import (
     Member,
     Writer,
     keep_reserve,
+    living_members,
     release_reserve,
 )
 from memora.stores._table import MIN_INDEX_ROWS, EntryTable, Stamp, faults
@@ -130,6 +131,8 @@ class LanceStore:
         table: EntryTable | None = None
         if not create or EntryTable.exists(path, table_name):
             table = EntryTable(path, table_name, stamp, create=False)
+            if table.outdated:
+                table = _upgraded(path, table_name, stamp)
         with faults(f"make the log in {str(folder)!r}"):
             if table is None:
                 _guards.check_ours(path)
@@ -207,6 +210,9 @@ class LanceStore:
                 raise
         if lost := self._view.missing_entries:
             self.note("load", StoreError(f"{lost} entries are lost: their segments are missing"))
+        if damaged := self._view.damaged_entries + len(self._view.suspects):
+            self._faults["check"] = StoreError(f"{damaged} entries are damaged, and are dropped")
+            self._drop_suspects()
         self._opened = True
         self._begin_threads()
         _guards.open_stores.add(self)
@@ -516,7 +522,9 @@ class LanceStore:
             "total_entries": self.count(),
             "hot_index": self._view.graph or "off",
             "loaded": self._view.complete or self._view.graph is None,
-            "quarantined_entries": self._quarantined + self._view.missing_entries,
+            "quarantined_entries": self._quarantined
+            + self._view.missing_entries
+            + self._view.damaged_entries,
             "dropped_log_bytes": 0 if self._upkeep is None else self._upkeep.dropped_bytes,
         }
 
@@ -644,8 +652,22 @@ class LanceStore:
         finally:
             self._look()
 
+    def _drop_suspects(self) -> None:
+        """Delete what must not be served any more, here and for all."""
+        suspects = self._view.suspects
+        while suspects:
+            with self._writing:
+                batch = list(islice(suspects.items(), _BATCH))
+                with self._view.lock:
+                    found = [pair for pair in batch if pair in self._view.hot.stamps([pair[0]])]
+                self._quarantined += len(found)
+                for key, _ in batch:
+                    suspects.pop(key, None)
+                self._delete(found, withdrawn=True)
+
     def _look(self) -> None:
         self._view.read()
+        self._drop_suspects()
         if self._view.lost:
             # This process stood still, and a segment may have come and gone meanwhile.
             with self._upkeeping, self._writing:
@@ -705,9 +727,13 @@ class LanceStore:
                 with view.lock:
                     for row in range(start, min(start + _LOAD_ROWS, len(keys))):
                         slot = hot.slot(keys[row])
-                        if slot is not None and hot.stamp(slot) == stamps[row]:
+                        if slot is None or hot.stamp(slot) != stamps[row]:
+                            continue
+                        if _records.checksum_of(vectors[row]) == hot.check(slot):
                             rows.append(row)
                             slots.append(slot)
+                        else:
+                            view.suspects[keys[row]] = stamps[row]
                     hot.add_vectors(slots, vectors[rows])
                 time.sleep(0)
             if self._opened:
@@ -903,6 +929,23 @@ class LanceStore:
 
     def _stamp(self) -> int:
         return max(time.time_ns(), self._view.newest + 1)
+
+
+def _upgraded(path: Path, name: str, stamp: Stamp) -> EntryTable:
+    """Open a table of an older format, and bring it to this one."""
+    folder = path / f"{name}.log"
+    with _guards.opening(folder):
+        table = EntryTable(path, name, stamp, create=False)
+        if table.outdated:  # or another process has just done it
+            # All who have it open now are of an older version, and would write as it does.
+            if others := living_members(folder):
+                raise StoreFormatError(
+                    f"{table.where} is of an older format, and {len(others)} processes have it "
+                    "open with an older version of memora-cache: close it there first, then it is "
+                    "upgraded when it is opened here"
+                )
+            table.upgrade()
+    return table
 
 
 def _repeat(
