@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from memora._faults import is_fault
 from memora.errors import (
@@ -464,15 +465,18 @@ def checksums(rows: pa.Table) -> NDArray[np.uint64]:
     for i, name in enumerate(_NUMBERS):
         values = rows.column(name).fill_null(-1).to_numpy()
         numbers[:, i] = values if values.dtype == np.int64 else values.view(np.int64)
-    packed, width = numbers.tobytes(), numbers.shape[1] * 8
-    texts = [rows.column(name).cast(pa.binary()).to_pylist() for name in _TEXTS]
-    tags = rows.column("tags").cast(pa.list_(pa.binary())).to_pylist()
-    found = np.empty(len(rows), np.uint64)
-    for i, (labels, *parts) in enumerate(zip(tags, *texts, strict=True)):
-        number = zlib.crc32(packed[i * width : (i + 1) * width])
-        whole = [part or b"" for part in (*parts, *(labels or ()))]
-        found[i] = zlib.crc32(b"\0".join(whole), number)
-    return found
+    packed: Any = pa.binary(8 * len(_NUMBERS))
+    packed = pa.Array.from_buffers(packed, len(rows), [None, pa.py_buffer(numbers.tobytes())])
+    compute: Any = pc  # its stubs lack what is made when it is imported
+    tags = rows.column("tags").cast(pa.list_(pa.binary()))
+    whole = compute.binary_join_element_wise(
+        packed.cast(pa.binary()),
+        *(rows.column(name).cast(pa.binary()) for name in _TEXTS),
+        compute.binary_join(tags, b"\0"),
+        b"\0",
+        null_handling="replace",
+    )
+    return np.fromiter(map(zlib.crc32, whole.to_pylist()), np.uint64, len(rows))
 
 
 def key_of(text: bytes | None) -> bytes:
