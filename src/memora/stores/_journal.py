@@ -14,6 +14,7 @@ import os
 import sys
 import threading
 import time
+import zlib
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
@@ -41,6 +42,7 @@ _RESERVE_BYTES = 512 * 1024
 
 # Records held back by durability "memory", at most: beyond, a store waits for the file.
 _PENDING_BYTES = 64 * 1024 * 1024
+_COARSE_NS = 1_000_000_000  # how far the times of files may be behind the clock
 _PROBE = bytes(4096)  # of a full disk, a block: an empty file may still be made there
 _fdatasync = getattr(os, "fdatasync", os.fsync)  # not on macOS
 
@@ -64,7 +66,9 @@ class Segment:
         self.vanished = False
         """Whether its file has been deleted; it is still open here."""
         self.damaged_at: int | None = None
-        """Where an unreadable record begins; what follows it is lost."""
+        """Where its records end, and something else begins that is none."""
+        self.searched = 0
+        """The size up to which no record was found after one that is unreadable."""
         self.broken = False
         """Whether a write or a sync of it has failed: what joined it might be lost too."""
         self._descriptor = os.open(path, os.O_RDONLY)
@@ -94,9 +98,18 @@ class Segment:
         """The member that writes, or wrote, this segment."""
         return self.stream.removesuffix(DELETIONS)
 
+    @property
+    def holds_deletions(self) -> bool:
+        """Whether all that is in it takes something away."""
+        return self.stream.endswith(DELETIONS)
+
     def size(self) -> int:
         """Return the length of the file."""
         return os.fstat(self._descriptor).st_size
+
+    def written_at(self) -> int:
+        """Return a stamp that none of its operations is later than."""
+        return os.fstat(self._descriptor).st_mtime_ns + _COARSE_NS
 
     def read(self, offset: int, length: int) -> bytes:
         """Return up to `length` bytes."""
@@ -460,9 +473,21 @@ def checkpoint_of(found: Any) -> Checkpoint | None:
     try:
         parts = (found[name].items() for name in ("done", "settled", "dropped"))
         done, settled, dropped = ({str(k): int(v) for k, v in part} for part in parts)
-        return Checkpoint(done, settled, dropped, float(found["now"]))
+        checkpoint = Checkpoint(done, settled, dropped, float(found["now"]))
+        # Without one, as of a store of format 4.
+        sound = found.get("checksum") in {None, _checksum(checkpoint)}
+        return checkpoint if sound else None  # noqa: TRY300 - as above
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def said_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return a checkpoint as it is written, with its checksum."""
+    return {**checkpoint._asdict(), "checksum": _checksum(checkpoint)}
+
+
+def _checksum(checkpoint: Checkpoint) -> int:
+    return zlib.crc32(json.dumps(checkpoint._asdict()).encode())
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -472,7 +497,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         StoreError: The disk is full, or the like; the old one stays.
     """
     with disk_faults("write the checkpoint"), replacing(folder / CHECKPOINT) as file:
-        file.write(json.dumps(checkpoint._asdict()).encode())
+        file.write(json.dumps(said_of(checkpoint)).encode())
 
 
 @contextmanager

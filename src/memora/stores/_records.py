@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 import zlib
 from typing import TYPE_CHECKING, NamedTuple
@@ -31,6 +32,11 @@ _HEADER = struct.Struct("<I Bxxx IIIII Qq 16s16s dd ddd")
 _USES = np.dtype([("key", "V16"), ("times", "<u4"), ("last", "<f8"), ("last_fresh", "<f8")])
 _CHECKSUM = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size
+_KIND = re.compile(rb"(?=[\x01-\x04]\x00\x00\x00)")  # and the padding after it
+_KIND_AT = _CHECKSUM.size
+_STAMPS = range(2**60, 2**62)  # nanoseconds: the years 2006 to 2116
+# How large a record may be of which a flipped bit is looked for: everywhere, or in its header.
+_SMALL_BYTES, _LARGE_BYTES = 512, 64 * 1024
 
 
 class Record(NamedTuple):
@@ -98,7 +104,7 @@ def _plain(kind: int, stamp: int, *, key: bytes = bytes(16), payload: bytes = b"
     return _sealed(header + payload)
 
 
-def length_at(data: bytes | memoryview, at: int) -> int | None:
+def length_at(data: bytes | bytearray | memoryview, at: int) -> int | None:
     """Return how long the record at an offset says it is; None where its header is not whole."""
     if at + HEADER_BYTES > len(data):
         return None
@@ -106,7 +112,7 @@ def length_at(data: bytes | memoryview, at: int) -> int | None:
     return int(HEADER_BYTES + 4 * floats + context + query + metadata + tags + payload)
 
 
-def unpack(data: bytes | memoryview) -> Record | None:
+def unpack(data: bytes | bytearray | memoryview) -> Record | None:
     """Return the record that these bytes are; None where they are not one, or not whole."""
     view = memoryview(data)
     if length_at(view, 0) != len(view):
@@ -143,6 +149,46 @@ def unpack(data: bytes | memoryview) -> Record | None:
         cost=cost,
     )
     return Record(kind, stamp, key, entry, vector, Content(bytes(view[at:]), said))
+
+
+def next_record(data: bytes) -> int | None:
+    """Return where the first whole record begins after the beginning, which is none."""
+    view, patience = memoryview(data), 16 * len(data)
+    for found in _KIND.finditer(data, _KIND_AT + 1):
+        at = found.start() - _KIND_AT
+        length = length_at(view, at)
+        if length is None or at + length > len(data):
+            continue
+        if _HEADER.unpack_from(view, at)[8] not in _STAMPS:
+            continue
+        patience -= length
+        if patience < 0:
+            return None
+        if unpack(view[at : at + length]) is not None:
+            return at
+    return None
+
+
+def is_cut_short(data: bytes) -> bool:
+    """Tell whether bytes at the end of a segment are the beginning of a record, and no more."""
+    length = length_at(data, 0)
+    return length is None or length > len(data)
+
+
+def repaired(data: bytes) -> Record | None:
+    """Return the record that these bytes are but for one bit; None where that is not the fault.
+
+    For what has to be known of a lost record. Nothing that was repaired may be served.
+    """
+    if not HEADER_BYTES <= len(data) <= _LARGE_BYTES:
+        return None
+    raw = bytearray(data)
+    for bit in range(8 * (len(raw) if len(raw) <= _SMALL_BYTES else HEADER_BYTES)):
+        raw[bit // 8] ^= 1 << bit % 8
+        if (record := unpack(raw)) is not None:
+            return record
+        raw[bit // 8] ^= 1 << bit % 8
+    return None
 
 
 def content_of(data: bytes, key: bytes) -> Content | None:

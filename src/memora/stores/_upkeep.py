@@ -108,8 +108,6 @@ class Upkeep:
         self._members = {name}
         self._uses_at = time.monotonic()
         self._uses_size = 0
-        self.dropped_bytes = 0
-        """Bytes of the log that were no record: what a crash had left half written."""
 
     def _make_lock(self) -> OwnerLock:
         return filelock.FileLock(self._folder / "owner.lock", thread_local=False)
@@ -196,9 +194,8 @@ class Upkeep:
             return
         self.view.read()
         for segment in ended:
-            if segment.position < segment.size():  # what is there is no record
-                segment.damaged_at = segment.position
-                self.dropped_bytes += segment.size() - segment.position
+            self.view.finish(segment)
+        self.view.judge_lost()
 
     def run(self) -> None:
         """Do what is due; each part also where another fails.

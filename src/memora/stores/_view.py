@@ -19,7 +19,14 @@ from cachetools import LRUCache
 from memora.errors import CorruptEntryError
 from memora.model import Context
 from memora.stores import _records
-from memora.stores._journal import MAGIC, Checkpoint, Segment, read_checkpoint, segment_names
+from memora.stores._journal import (
+    MAGIC,
+    Checkpoint,
+    Segment,
+    living_members,
+    read_checkpoint,
+    segment_names,
+)
 from memora.stores._table import Row, checksums, key_of
 from memora.stores._usage import read_uses
 from memora.stores.hot import HotTable, Place, Rest, Uses
@@ -41,6 +48,7 @@ has perhaps missed one that came and went, and must load anew."""
 _READ_BYTES = 1024 * 1024  # of a segment at once
 _APPLY_RECORDS = 32  # while the lock is held: lookups wait no longer than that takes
 _LOAD_ATTEMPTS = 3
+_SEARCHED_BYTES = 4 * 1024 * 1024  # of lost bytes, for the keys in them
 _SEAL_ROWS = 256  # whose records are read at once
 
 
@@ -105,6 +113,9 @@ class LogView:
         """Rows of the table that were not what had been written, and are not served."""
         self.suspects: dict[bytes, int] = {}
         """Keys and stamps of entries that must not be served any more; the store drops them."""
+        self.dropped_bytes = 0
+        """Bytes of the log that were no record: damaged, or left half written by a crash."""
+        self._lost: list[tuple[bytes, int, bool]] = []  # see `judge_lost`
         self.unsealed: dict[bytes, int] = {}
         """Keys and stamps of entries whose rows have no checksum yet."""
         self.useless: set[bytes] = set()
@@ -200,6 +211,8 @@ class LogView:
             for key, uses in kept.uses.items():
                 view._use(key, uses)
             view._read_all(list(view.segments.items()))
+            view._finish_ended()
+            view.judge_lost()
             view._loading, view._early, view._astray = False, {}, set()
             view.missing_entries = sum(
                 view.hot.slot(key) is None and key not in view.deleted for key in missing
@@ -358,6 +371,7 @@ class LogView:
                     self._read(number, segment)
                 except OSError as error:
                     fault = error
+            self.judge_lost()
             self._forget()
             if fault is not None:
                 raise fault
@@ -402,8 +416,73 @@ class LogView:
                 if len(batch) == _APPLY_RECORDS:
                     self._apply_all(batch)
             self._apply_all(batch)
-            if segment.position == before:
+            if segment.position == before and not self._pass_damage(number, segment):
                 return
+
+    def _pass_damage(self, number: int, segment: Segment) -> bool:
+        """Go on after an unreadable record, if another follows; else it may be on its way."""
+        size, start = segment.size(), segment.position
+        if segment.searched == size:
+            return False
+        rest = segment.read(start, size - start)
+        at = _records.next_record(rest)
+        if at is None:
+            segment.searched = size
+            return False
+        self._lose(number, segment, rest[:at])
+        segment.position = start + at
+        return True
+
+    def finish(self, segment: Segment) -> None:
+        """Give up what is left of a segment that nobody writes any more: it is no record."""
+        if segment.position < segment.size() and segment.damaged_at != segment.position:
+            segment.damaged_at = start = segment.position
+            rest = segment.read(start, segment.size() - start)
+            self._lose(self.numbers[segment.name], segment, rest)
+
+    def _finish_ended(self) -> None:
+        left = [one for one in self.segments.values() if one.position < one.end and not one.own]
+        alive = living_members(self.folder) if left else set()
+        for segment in left:
+            if segment.writer not in alive:
+                self.finish(segment)
+
+    def _lose(self, number: int, segment: Segment, region: bytes) -> None:
+        """Take note of bytes of the log that are no record."""
+        self.dropped_bytes += len(region)
+        record = _records.repaired(region)
+        if record is not None and record.kind in {_records.DELETE, _records.OUTDATE}:
+            with self.lock:
+                self.apply(record, number, segment.position, len(region))
+        elif record is not None:
+            self._lost.append((record.key, segment.written_at(), False))
+        # Cut short by the end of its process, it was not acknowledged; nor if the system has ended
+        # before it wrote it out.
+        elif not _records.is_cut_short(region) and region.strip(b"\0"):
+            self._lost.append((region, segment.written_at(), segment.holds_deletions))
+
+    def judge_lost(self) -> None:
+        """Suspect every entry of which something lost may have said that it is not to be served.
+
+        A lost record of results may have replaced the entry of its key. One that took something
+        away, and does not name what, may have withdrawn any.
+        """
+        lost, self._lost = self._lost, []
+        for region, latest, of_deletions in lost:
+            with self.lock:
+                slot_of, stamp_of = self.hot.slot, self.hot.stamp
+                named = {
+                    key
+                    for at in range(min(len(region), _SEARCHED_BYTES) - 15)
+                    if slot_of(key := region[at : at + 16]) is not None
+                }
+                explained = named and len(region) == _records.HEADER_BYTES
+                if len(region) > _SEARCHED_BYTES or (of_deletions and not explained):
+                    named = {self.hot.key(slot) for slot in self.hot.slots()}
+                for key in named:
+                    slot = slot_of(key)
+                    if slot is not None and stamp_of(slot) <= latest:
+                        self.suspects[key] = stamp_of(slot)
 
     def _apply_all(self, batch: list[tuple[_records.Record, int, int, int]]) -> None:
         with self.lock:
@@ -431,8 +510,9 @@ class LogView:
                 fault = error
                 continue
             if len(MAGIC) <= segment.size():
-                if segment.read(0, len(MAGIC)) != MAGIC:
+                if segment.read(0, len(MAGIC)) != MAGIC and not any(segment.records(_READ_BYTES)):
                     segment.damaged_at = segment.position
+                    self.dropped_bytes += segment.size() - segment.position
                 self.add_segment(segment)
         for name in self.numbers.keys() - names:
             number = self.numbers[name]

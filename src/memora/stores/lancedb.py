@@ -525,7 +525,7 @@ class LanceStore:
             "quarantined_entries": self._quarantined
             + self._view.missing_entries
             + self._view.damaged_entries,
-            "dropped_log_bytes": 0 if self._upkeep is None else self._upkeep.dropped_bytes,
+            "dropped_log_bytes": self._view.dropped_bytes,
         }
 
     def flush(self) -> None:
