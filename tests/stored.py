@@ -6,7 +6,7 @@ version that wrote it, and is never made again: `tests/data/store-<format>.tar.g
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import decimal
 import hashlib
 import os
@@ -25,7 +25,7 @@ from memora.embedders import FunctionEmbedder
 SQL, FAQ = {"agent": "sql"}, {"agent": "faq", "tenant": "acme"}
 BEGAN = 1_700_000_000.0
 RESULTS: dict[str, Any] = {
-    "plain": {"rows": [1, 2.5, None], "day": datetime.date(2026, 7, 1)},
+    "plain": {"rows": [1, 2.5, None], "day": dt.date(2026, 7, 1)},
     "bytes": b"\x00\xff" * 20,
     "amount": decimal.Decimal("12.50"),
     "naïve Zürich 🍞": ("a tuple", {"a", "set"}),

@@ -34,8 +34,9 @@ MAGIC = b"MEMORA LOG 4\n\x00\x00\x00"
 CHECKPOINT = "checkpoint.json"
 """Name of the file that `write_checkpoint` replaces."""
 
-DELETIONS = "d"
-"""What follows a member's name in the names of those of its segments that hold deletions."""
+DELETIONS = "x"
+"""What follows a member's name, which ends with a hexadecimal digit, in the names of those of its
+segments that hold deletions."""
 RESERVE = "reserve"
 """Name of the file of `keep_reserve`."""
 _RESERVE_BYTES = 512 * 1024

@@ -169,10 +169,16 @@ def next_record(data: bytes) -> int | None:
     return None
 
 
-def is_cut_short(data: bytes) -> bool:
+def is_cut_short(data: bytes, *, of_deletions: bool) -> bool:
     """Tell whether bytes at the end of a segment are the beginning of a record, and no more."""
     length = length_at(data, 0)
-    return length is None or length > len(data)
+    if length is None or length <= len(data):
+        return length is None
+    if not of_deletions:
+        return True
+    # A deletion is a header, and ends with a tag at most: else it is the length that is damaged.
+    _, kind, *lengths, _ = _HEADER.unpack_from(data)[:8]
+    return bool(kind == OUTDATE) and not any(lengths)
 
 
 def repaired(data: bytes) -> Record | None:

@@ -458,8 +458,10 @@ class LogView:
             self._lost.append((record.key, segment.written_at(), False))
         # Cut short by the end of its process, it was not acknowledged; nor if the system has ended
         # before it wrote it out.
-        elif not _records.is_cut_short(region) and region.strip(b"\0"):
-            self._lost.append((region, segment.written_at(), segment.holds_deletions))
+        elif region.strip(b"\0"):
+            deletions = segment.holds_deletions
+            if not _records.is_cut_short(region, of_deletions=deletions):
+                self._lost.append((region, segment.written_at(), deletions))
 
     def judge_lost(self) -> None:
         """Suspect every entry of which something lost may have said that it is not to be served.
