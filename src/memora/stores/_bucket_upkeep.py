@@ -256,7 +256,6 @@ class BucketUpkeep(Upkeep):
                 taken_in = segment.written >= segment.size() and segment.position >= segment.end
                 if taken_in and segment.complete_since is None:
                     segment.complete_since = now
-                    self.dropped_bytes += segment.size() - segment.end
 
     def renew(self) -> None:
         """Keep the duties for longer."""

@@ -102,7 +102,7 @@ class Segment:
     @property
     def holds_deletions(self) -> bool:
         """Whether all that is in it takes something away."""
-        return self.stream.endswith(DELETIONS)
+        return holds_deletions(self.name)
 
     def size(self) -> int:
         """Return the length of the file."""
@@ -147,6 +147,11 @@ class Segment:
         except OSError:
             self.broken = True
             raise
+
+
+def holds_deletions(segment: str) -> bool:
+    """Tell by a segment's name whether all that is in it takes something away."""
+    return segment.rpartition("-")[0].endswith(DELETIONS)
 
 
 if hasattr(os, "pread"):

@@ -23,6 +23,7 @@ from memora.stores._journal import (
     MAGIC,
     Checkpoint,
     Segment,
+    holds_deletions,
     living_members,
     read_checkpoint,
     segment_names,
@@ -264,7 +265,8 @@ class LogView:
             self.outdates[record.tag] = (segment, offset)
         elif record.kind == _records.DELETE:
             key = record.key
-            if end > self._counted.get(segment, 0) and (self.hot.uses(key) or key in self._early):
+            counts = end > self._counted.get(segment, 0) and not holds_deletions(segment)
+            if counts and (self.hot.uses(key) or key in self._early):
                 # Needed as long as the uses of this entry are kept: another may come in its place.
                 self.note_uses(segment, offset, end - offset)
             self._delete(key, record.stamp, segment, end)
@@ -291,7 +293,11 @@ class LogView:
         self.deleted[key] = known
         if slot is not None and self.hot.stamp(slot) <= stamp:
             self.remove(key)
-        elif self._loading and end > self._counted.get(segment, 0):
+        elif (
+            self._loading
+            and end > self._counted.get(segment, 0)
+            and not holds_deletions(segment)  # whose order among the uses is not known
+        ):
             # What was read of its uses is of the deleted entry, not of the one that came later.
             self._early.pop(key, None)
             self.hot.forget_uses(key)

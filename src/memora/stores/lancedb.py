@@ -835,6 +835,8 @@ class LanceStore:
             StoreError: The disk is full, or the like.
         """
         view = self._view
+        if self._deletions is not self._writer:
+            self._end_uses(records)
         waiting = [*self._unlogged, *records]
         raw = [_records.pack_deletion(record) for record in waiting]
         try:
@@ -858,6 +860,19 @@ class LanceStore:
         with view.lock:
             for record, offset, one in zip(waiting, offsets, raw, strict=True):
                 view.apply(record, number, offset, len(one))
+
+    def _end_uses(self, records: Iterable[_records.Record]) -> None:
+        """Log among the uses which of them are of entries that leave, not of those that follow."""
+        view = self._view
+        with view.lock:
+            used = [record for record in records if view.hot.uses(record.key) is not None]
+        if used:
+            with suppress(StoreError):  # the disk is full: who is evicted may be chosen worse
+                raw = [_records.pack_deletion(record) for record in used]
+                number, offsets = self._append(raw)
+                with view.lock:
+                    for record, offset, one in zip(used, offsets, raw, strict=True):
+                        view.apply(record, number, offset, len(one))
 
     def _write_uses(self) -> None:
         """Log what has been used since the last time; the caller holds `_writing`, or all."""
