@@ -477,20 +477,17 @@ class LogView:
         """
         lost, self._lost = self._lost, []
         for region, latest, of_deletions in lost:
+            named = {  # without the lock, which a lookup may wait for
+                key
+                for at in range(min(len(region), _SEARCHED_BYTES) - 15)
+                if self.hot.slot(key := region[at : at + 16]) is not None
+            }
+            explained = named and len(region) == _records.HEADER_BYTES
             with self.lock:
-                slot_of, stamp_of = self.hot.slot, self.hot.stamp
-                named = {
-                    key
-                    for at in range(min(len(region), _SEARCHED_BYTES) - 15)
-                    if slot_of(key := region[at : at + 16]) is not None
-                }
-                explained = named and len(region) == _records.HEADER_BYTES
                 if len(region) > _SEARCHED_BYTES or (of_deletions and not explained):
                     named = {self.hot.key(slot) for slot in self.hot.slots()}
-                for key in named:
-                    slot = slot_of(key)
-                    if slot is not None and stamp_of(slot) <= latest:
-                        self.suspects[key] = stamp_of(slot)
+                found = self.hot.stamps(named)
+                self.suspects |= {key: stamp for key, stamp in found if stamp <= latest}
 
     def _apply_all(self, batch: list[tuple[_records.Record, int, int, int]]) -> None:
         with self.lock:
@@ -537,9 +534,8 @@ class LogView:
         """
         found = checksums(rows)
         recorded = rows.column("checksum").fill_null(0).to_numpy().astype(np.uint64)
-        for part in np.array_split(
-            np.flatnonzero(rows.column("checksum").is_null()), len(rows) // _SEAL_ROWS + 1
-        ):
+        unsealed = np.flatnonzero(rows.column("checksum").is_null())
+        for part in np.array_split(unsealed, len(unsealed) // _SEAL_ROWS + 1):
             sealing = [(i, row) for i in part.tolist() if (row := self._row_at(rows, i))]
             if sealing:
                 recorded[[i for i, _ in sealing]] = table.sealed([row for _, row in sealing])

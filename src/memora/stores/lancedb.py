@@ -212,7 +212,8 @@ class LanceStore:
             self.note("load", StoreError(f"{lost} entries are lost: their segments are missing"))
         if damaged := self._view.damaged_entries + len(self._view.suspects):
             self._faults["check"] = StoreError(f"{damaged} entries are damaged, and are dropped")
-            self._drop_suspects()
+            with suppress(StoreError):  # the disk is full: they are dropped here, and logged later
+                self._drop_suspects()
         self._opened = True
         self._begin_threads()
         _guards.open_stores.add(self)
@@ -230,7 +231,9 @@ class LanceStore:
             return
         # LanceDB hangs or crashes in a process forked from one that used it. The log and the
         # entries in RAM are all that answers need; another process keeps the table.
-        _guards.leave_to_parent(self._member, self._upkeep, self._writer, self._table)
+        _guards.leave_to_parent(
+            self._member, self._upkeep, self._writer, self._deletions, self._table
+        )
         self._member = self._upkeep = self._table = None
         view = self._view
         view.own = None
@@ -251,9 +254,8 @@ class LanceStore:
         """Take a place among the processes on this store; the caller holds `_writing`, or all."""
         view = self._view
         member = Member(view.folder)
-        self._writer = self._deletions = Writer(
-            view.folder, member.name, durability=self._durability
-        )
+        self._writer = Writer(view.folder, member.name, durability=self._durability)
+        self._deletions = self._writer
         if self._durability != "memory":
             # Apart: who withdraws an answer waits for the disk to have so much, not the results
             # that others store meanwhile.
@@ -657,12 +659,13 @@ class LanceStore:
         suspects = self._view.suspects
         while suspects:
             with self._writing:
-                batch = list(islice(suspects.items(), _BATCH))
                 with self._view.lock:
-                    found = [pair for pair in batch if pair in self._view.hot.stamps([pair[0]])]
+                    batch = dict(islice(suspects.items(), _BATCH))
+                    for key in batch:
+                        del suspects[key]
+                    known = self._view.hot.stamps(batch)
+                found = [(key, stamp) for key, stamp in known if batch[key] == stamp]
                 self._quarantined += len(found)
-                for key, _ in batch:
-                    suspects.pop(key, None)
                 self._delete(found, withdrawn=True)
 
     def _look(self) -> None:
@@ -949,6 +952,8 @@ class LanceStore:
 def _upgraded(path: Path, name: str, stamp: Stamp) -> EntryTable:
     """Open a table of an older format, and bring it to this one."""
     folder = path / f"{name}.log"
+    with faults(f"make the log in {str(folder)!r}"):
+        folder.mkdir(exist_ok=True)
     with _guards.opening(folder):
         table = EntryTable(path, name, stamp, create=False)
         if table.outdated:  # or another process has just done it

@@ -204,7 +204,7 @@ class ObjectStore(LanceStore):
     def _join(self) -> Any:
         view: Any = self._view
         self._writer: Any = BatchWriter(self._log, self._member_name)
-        self._deletions = self._writer
+        self._deletions: Any = self._writer
         if self._table is not None and self._may_keep:
             table: Any = self._table
             self._upkeep = BucketUpkeep(
