@@ -431,6 +431,9 @@ class LogView:
         if segment.searched == size:
             return False
         rest = segment.read(start, size - start)
+        length = _records.length_at(rest, 0)
+        if length is not None and _records.unpack(rest[:length]) is not None:
+            return True  # it has arrived meanwhile, and maybe others after it
         at = _records.next_record(rest)
         if at is None:
             segment.searched = size
