@@ -454,6 +454,7 @@ class LogView:
         alive = living_members(self.folder) if left else set()
         for segment in left:
             if segment.writer not in alive:
+                self._read(self.numbers[segment.name], segment)  # what it wrote before it ended
                 self.finish(segment)
 
     def _lose(self, number: int, segment: Segment, region: bytes) -> None:
