@@ -33,8 +33,10 @@ from memora._arguments import (
 )
 from memora._clock import SteadyClock
 from memora._durations import seconds
+from memora._faults import contained
 from memora._log import make_logger
 from memora._reentry import alone, busy, inside
+from memora._show import one_line
 from memora._uris import is_bucket, is_on_server, without_password
 from memora.calls._binding import UNKEYED, place_of, why_unkeyed
 from memora.calls._breaker import Breaker
@@ -49,7 +51,7 @@ from memora.config import CacheConfig, config_from, shown
 from memora.context import canonical_context, canonical_query, exact_key, is_large
 from memora.core import Call, Core, said
 from memora.embedders import CachedEmbedder, as_embedder, load_embedder
-from memora.errors import ArgumentError, ClosedError, MemoraError
+from memora.errors import ArgumentError, ClosedError, MemoraError, StoreError
 from memora.health import Health, look_at_scheduler
 from memora.judge import Judge
 from memora.metrics import Metrics, Timed, Vitals, stats_of
@@ -753,7 +755,8 @@ class Memora:
         """
         self._check_open()
         for tag in tags_of(tags):
-            alone(self._ports.store.outdate)(tag)
+            with contained:
+                alone(self._ports.store.outdate)(tag)
             self._metrics.count_outdated()
             self._log.info("cache_outdate")
 
@@ -1114,25 +1117,33 @@ class Memora:
     def close(self) -> None:
         """Stop the scheduler and all threads, and release the store, its table up to date.
 
-        Idempotent. In a signal handler or a finalizer that has interrupted the cache itself, this
-        is done in a thread, soon after.
+        Idempotent. A fault of the disk, or of another part, is logged and counted, and not raised.
+        What has been acknowledged and could not be kept is named in the log.
+
+        In a signal handler or a finalizer that has interrupted the cache itself, this is done in a
+        thread, soon after.
         """
         if busy():
             with suppress(RuntimeError):  # at exit, when stores are closed anyway
                 threading.Thread(target=self.close, name="memora-close").start()
             return
-        if not self._closed:
-            self._closed = True
-            for server in self._servers:
-                server.close()
-            self.stop_scheduler()
-            if self._shadow is not None:
-                self._shadow.close()
+        if self._closed:
+            return
+        self._closed = True
+        steps: list[Callable[[], object]] = [server.close for server in self._servers]
+        steps.append(self.stop_scheduler)
+        if self._shadow is not None:
+            steps.append(self._shadow.close)
+        steps += [partial(inside.run, self._ports.store.close), self._end_threads]
+        for step in steps:
             try:
-                inside.run(self._ports.store.close)
-            finally:
-                self._end_threads()
-            self._log.debug("cache_close")
+                with contained:
+                    step()
+            except Exception as fault:  # noqa: BLE001 - the application is done with the cache
+                self._core.report("maintain", fault)
+                if isinstance(fault, StoreError):  # whose message holds no query
+                    self._log.error("cache_close_failed", reason=one_line(str(fault), 400))
+        self._log.debug("cache_close")
 
     def _end_threads(self) -> None:
         self._health.close()

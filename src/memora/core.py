@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from memora import pipeline
 from memora._arguments import largest_payload, metadata_json
+from memora._faults import contained
 from memora._fork import renew_after_fork
 from memora._reentry import Inside, busy, inside, refusal, refuse
 from memora._show import excerpt, fault_line
@@ -211,7 +212,7 @@ class Core:
             ReentryError: See `memora._reentry`.
         """
         refuse()
-        found: T = await Inside(self._in_time(lane, function))
+        found: T = await Inside(self._in_time(lane, contained(function)))
         return found
 
     async def store(
@@ -344,11 +345,13 @@ class Core:
         """Run something within the time that the application is kept waiting."""
         timeout = self._config.lookup_timeout_seconds
         if timeout is None:
-            return await lane.run(function, timeout=None)
+            with contained:
+                return await lane.run(function, timeout=None)
         wait = pipeline.Wait()
         token = pipeline.waiting.set(wait)
         try:
-            return await lane.run(function, timeout=timeout * -(-items // _BATCH))
+            with contained:
+                return await lane.run(function, timeout=timeout * -(-items // _BATCH))
         except DeadlineError:
             with inside:
                 wait.give_up()
@@ -460,11 +463,12 @@ class Core:
 
     def _maintain(self) -> None:
         try:
-            evicted = self._ports.store.maintain(
-                max_entries=self._config.max_entries,
-                max_bytes=self._config.max_bytes,
-                now=self._ports.clock(),
-            )
+            with contained:
+                evicted = self._ports.store.maintain(
+                    max_entries=self._config.max_entries,
+                    max_bytes=self._config.max_bytes,
+                    now=self._ports.clock(),
+                )
         except Exception as fault:  # noqa: BLE001 - what was stored is stored all the same
             self.report("maintain", fault)
             return
@@ -488,7 +492,8 @@ class Core:
 
     def _is_wanted(self, call: Call, value: Any) -> bool:
         try:
-            return call.condition is None or bool(call.condition(value))
+            with contained:
+                return call.condition is None or bool(call.condition(value))
         except Exception as fault:  # noqa: BLE001 - the call has its result
             self.report("store", fault)
             return False
@@ -579,7 +584,8 @@ class Core:
     def _take(self, store: SharedStore, request: Request, lead: _Lead) -> None:
         """Take the lead, unless another has it, and take in what others have stored."""
         try:
-            lease = store.try_lead(request.key)
+            with contained:
+                lease = store.try_lead(request.key)
         except Exception as fault:  # noqa: BLE001 - then each process computes it
             self.report("lookup", fault)
             lease = _NO_LEASE
@@ -588,7 +594,8 @@ class Core:
 
     def _end(self, lead: _Lead) -> None:
         try:
-            lead.end()
+            with contained:
+                lead.end()
         except Exception as fault:  # noqa: BLE001 - the call has its result
             self.report("lookup", fault)
 

@@ -20,6 +20,7 @@ break the application around it.
     ├── EmbedderError (RuntimeError)
     │   └── DimensionMismatchError (ValueError)
     ├── JudgeError (RuntimeError)
+    ├── PartError (RuntimeError)
     ├── ReentryError (RuntimeError)
     ├── UnavailableError (RuntimeError)
     └── StoreError (OSError)
@@ -97,6 +98,10 @@ class EmbedderError(MemoraError, RuntimeError):
 
 class DimensionMismatchError(EmbedderError, ValueError):
     """The embedder's vectors have another dimension than it, or the store, said."""
+
+
+class PartError(MemoraError, RuntimeError):
+    """A part of the cache raised what is no `Exception`: a panic of a library, `SystemExit`."""
 
 
 class UnavailableError(MemoraError, RuntimeError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, NamedTuple
 
+from memora._faults import contained
 from memora._reentry import alone
 from memora.errors import ArgumentError
 from memora.model import Selected
@@ -54,6 +55,7 @@ class Found(NamedTuple):
 
 
 @alone
+@contained
 def find(
     ports: Ports,
     selection: Selection,
@@ -97,6 +99,7 @@ def find(
 
 
 @alone
+@contained
 def elsewhere(ports: Ports, request: Request, *, threshold: float) -> list[Found]:
     """Return what a lookup would be served in other contexts: the best of each, and not many.
 
@@ -124,6 +127,7 @@ def elsewhere(ports: Ports, request: Request, *, threshold: float) -> list[Found
 
 
 @alone
+@contained
 def withdraw(ports: Ports, found: list[Found]) -> int:
     """Delete entries, those that have been replaced meanwhile excepted; return how many."""
     return ports.store.discard(one.holding.entry for one in found)
@@ -135,6 +139,7 @@ def clear(ports: Ports) -> tuple[int, int]:
 
 
 @alone
+@contained
 def sweep(ports: Ports) -> int:
     """Remove all entries that have ended; return how many."""
     removed = 0

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from typing_extensions import ParamSpec
 
 from memora._characters import why_unreadable
+from memora._faults import contained
 from memora._show import fault_line
 from memora.calls._breaker import Breaker
 from memora.context import canonical_context, canonical_query, exact_key
@@ -152,6 +153,7 @@ def shadow(
     return found, Proposal(Match(stored[0], nearest.cosine), similarity, stored[1])
 
 
+@contained
 def glance(
     ports: Ports, request: Request, *, max_age: float = inf, largest: float = inf
 ) -> LookupResult | None:
@@ -237,7 +239,8 @@ def lookup_many(
 def caught(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Exception:
     """Return what it returns, or what it raises."""
     try:
-        return function(*args, **kwargs)
+        with contained:
+            return function(*args, **kwargs)
     except Exception as fault:  # noqa: BLE001 - the caller reports it
         return fault
 
@@ -374,6 +377,7 @@ def store(ports: Ports, drafts: Sequence[Draft]) -> list[str]:
     return [entry.id for entry in entries]
 
 
+@contained
 def encode(ports: Ports, result: Any, *, max_payload_bytes: int | None) -> bytes:
     """Return a result as it is stored.
 
@@ -426,7 +430,8 @@ def _near(ports: Ports, request: Request, vector: Vector, max_age: float) -> lis
 
 def _judge(ports: Ports, request: Request, matches: list[Match], threshold: float) -> Verdict:
     try:
-        return ports.judge.decide(request.text, matches, threshold=threshold)
+        with contained:
+            return ports.judge.decide(request.text, matches, threshold=threshold)
     except Exception as fault:
         raise JudgeError(fault_line(fault)) from fault
 
@@ -608,7 +613,8 @@ def _guarded(breaker: Breaker, function: Callable[P, T], /, *args: P.args, **kwa
         wait.begin(breaker)
     tell: Callable[[], None] | None = None
     try:
-        result = function(*args, **kwargs)
+        with contained:
+            result = function(*args, **kwargs)
     except CorruptEntryError:  # of one entry, which is dropped
         tell = breaker.succeeded
         raise

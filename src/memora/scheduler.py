@@ -14,6 +14,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from memora._durations import seconds
+from memora._faults import contained
 from memora._fork import renew_after_fork
 from memora.errors import ArgumentError
 
@@ -177,7 +178,8 @@ class CleanupScheduler:
     def _call(self, work: Work) -> None:
         deleted, fault = 0, None
         try:
-            deleted = work()
+            with contained:
+                deleted = work()
         except Exception as error:  # noqa: BLE001 - whatever it is, the next call may succeed
             fault = error
         with self._lock:

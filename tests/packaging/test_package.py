@@ -99,6 +99,7 @@ ORDER = [
         "_reentry",
         "_show",
         "_uris",
+        "_faults",
     ],
     [
         "calls",

@@ -142,7 +142,7 @@ def test_another_format_is_refused_and_untouched(
 
     with pytest.raises(
         StoreFormatError,
-        match=f"format {number}, and this version of Memora reads {_table.FORMAT}; {advice}",
+        match=f"format {number}, and this version of Memora reads 4 to {_table.FORMAT}; {advice}",
     ):
         opened(tmp_path, embedder)
 

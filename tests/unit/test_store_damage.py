@@ -374,7 +374,7 @@ def test_a_file_that_is_no_segment_is_left_alone(
         assert reasons(cache) == EXACT
 
 
-def test_bad_magic_costs_what_was_not_flushed_and_is_counted(
+def test_bad_magic_before_whole_records_costs_nothing(
     crashed: Callable[..., Path], embedder: WordEmbedder
 ) -> None:
     path = crashed(flushed=3)
@@ -382,7 +382,21 @@ def test_bad_magic_costs_what_was_not_flushed_and_is_counted(
     damage(file, 3)
 
     with opened(path, embedder) as cache:
-        assert reasons(cache)[:3] == EXACT[:3]
+        assert reasons(cache) == EXACT
+        look(cache)
+        assert cache.get_index_stats()["dropped_log_bytes"] == 0
+
+
+def test_bad_magic_and_a_bad_record_cost_what_was_not_flushed_and_are_counted(
+    crashed: Callable[..., Path], embedder: WordEmbedder
+) -> None:
+    path = crashed(flushed=3)
+    (file,) = segments(path)
+    damage(file, 3)
+    damage(file, len(MAGIC) + 50)
+
+    with opened(path, embedder) as cache:
+        assert reasons(cache)[1:3] == EXACT[1:3]
         assert not any(cache.lookup(word, SQL, 1.0).is_hit for word in WORDS[3:])
         look(cache)
         assert cache.get_index_stats()["dropped_log_bytes"] >= records(file)[3][1] * 3
@@ -390,6 +404,7 @@ def test_bad_magic_costs_what_was_not_flushed_and_is_counted(
             assert cache.store(word, SQL, "again") is not None
     with opened(path, embedder) as cache:
         assert reasons(cache) == EXACT
+        assert [cache.lookup(word, SQL).result for word in WORDS] == ["again"] * len(WORDS)
 
 
 def test_a_disk_that_refuses_to_be_read_is_a_counted_miss(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import orjson
 from typing_extensions import is_typeddict
 
+from memora._faults import contained
 from memora._fork import renew_after_fork
 from memora.codec import _stdlib
 from memora.codec._envelope import seal, unseal
@@ -205,7 +206,8 @@ class Codec:
             if content.plain:
                 return tree
             allowance = self._allowance(payload)
-            return Reader(self._kind_named, content.blobs, allowance=allowance).value(tree)
+            with contained:
+                return Reader(self._kind_named, content.blobs, allowance=allowance).value(tree)
         except UnsupportedError as error:
             raise CorruptEntryError("stored result holds what is never stored") from error
         except (MemoraError, MemoryError):

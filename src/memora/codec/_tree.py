@@ -12,6 +12,7 @@ from math import isfinite
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
+from memora._faults import contained
 from memora.codec._kind import Blob, Kind, UnsupportedError, at_index, at_value
 from memora.errors import CorruptEntryError
 
@@ -130,7 +131,8 @@ class Writer:
 
 def _parts(kind: Kind, value: Any) -> tuple[Any, ...]:
     try:
-        return tuple(kind.apart(value))
+        with contained:
+            return tuple(kind.apart(value))
     except (UnsupportedError, MemoryError, RecursionError):
         raise
     except Exception as error:  # whatever a library or the application's own function raises

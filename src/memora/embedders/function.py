@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from memora._faults import contained
 from memora.embedders._unit import unit_vectors
 from memora.embedders._window import MOST_CHARACTERS
 from memora.errors import ConfigError, EmbedderError
@@ -81,7 +82,8 @@ class FunctionEmbedder:
     def _rows(self, texts: list[str]) -> np.ndarray[Any, Any]:
         """Call the function; its answer as numbers of shape (texts, any)."""
         try:
-            rows = np.asarray(self._fn(texts))
+            with contained:
+                rows = np.asarray(self._fn(texts))
         except Exception as error:  # it is the application's
             raise EmbedderError(f"{self._identity} failed: {error!r}") from error
         if rows.dtype.kind not in "fiu" or rows.ndim != 2 or len(rows) != len(texts):  # noqa: PLR2004

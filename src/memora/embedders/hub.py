@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from memora._faults import contained
 from memora._show import one_line
 from memora.errors import ConfigError, EmbedderError
 
@@ -33,7 +34,8 @@ def download(model_name: str, *, meant: str | None = None) -> Path:
     hint = f"; did you mean {meant!r}, which is packaged and needs no network?" if meant else ""
     repository = model_name if "/" in model_name else f"sentence-transformers/{model_name}"
     try:
-        return Path(snapshot_download(repository, allow_patterns=_FILES))
+        with contained:
+            return Path(snapshot_download(repository, allow_patterns=_FILES))
     except (HFValidationError, RepositoryNotFoundError) as error:
         raise ConfigError(
             f"model_name={model_name!r} is neither a directory nor a model on the hub that can be "

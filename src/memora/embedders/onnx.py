@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from memora._faults import contained
 from memora._fork import renew_after_fork
 from memora._onnxruntime import import_onnxruntime
 from memora.embedders._unit import unit_vectors
@@ -159,7 +160,8 @@ class OnnxEmbedder:
         """
         runtime = self._loaded()
         try:
-            return self._vectors(texts, runtime)
+            with contained:
+                return self._vectors(texts, runtime)
         except MemoraError:
             raise
         except Exception as error:  # onnxruntime and tokenizers have no base class to catch
@@ -207,7 +209,8 @@ class OnnxEmbedder:
         with self._lock:
             if self._runtime is None:
                 try:
-                    self._runtime = _load(self._layout)
+                    with contained:
+                        self._runtime = _load(self._layout)
                 except MemoraError:
                     raise
                 except Exception as error:  # a damaged file: each library has its own kind

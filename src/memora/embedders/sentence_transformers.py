@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from memora._faults import contained
 from memora._fork import renew_after_fork
 from memora.embedders._unit import unit_vectors
 from memora.embedders._window import MOST_CHARACTERS, may_fit
@@ -37,8 +38,9 @@ class SentenceTransformersEmbedder:
         except ImportError as error:
             raise MissingExtraError("use_onnx=False", extra="sentence-transformers") from error
         try:
-            self._model = library.SentenceTransformer(model_name)
-            self._dimension = int(self._model.encode("How long is a vector?").shape[0])
+            with contained:
+                self._model = library.SentenceTransformer(model_name)
+                self._dimension = int(self._model.encode("How long is a vector?").shape[0])
         except Exception as error:  # the library's, the hub's and the network's
             raise EmbedderError(
                 f"{model_name!r} could not be loaded with sentence-transformers ({error}): name "
@@ -73,7 +75,7 @@ class SentenceTransformersEmbedder:
         """
         vectors: list[Vector | None] = [None] * len(texts)
         try:
-            with self._lock:
+            with contained, self._lock:
                 fitting = [index for index, text in enumerate(texts) if self._fits(text)]
                 rows = self._model.encode(
                     [texts[index] for index in fitting], show_progress_bar=False

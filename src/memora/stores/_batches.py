@@ -22,7 +22,7 @@ from cachetools import LRUCache
 
 from memora.errors import StoreError
 from memora.stores import _records
-from memora.stores._journal import MAGIC, Checkpoint, Segment, checkpoint_of
+from memora.stores._journal import MAGIC, Checkpoint, Segment, checkpoint_of, said_of
 from memora.stores._usage import USES, KeptUses, pack_uses, unpack_uses
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ class BatchLog:
         name = self.path(_head_name(head.number))
         data = json.dumps(
             {"owner": owner, "version": version, "token": head.token}
-            | {"checkpoint": checkpoint._asdict()}
+            | {"checkpoint": said_of(checkpoint)}
         ).encode()
         if not self.bucket.create(name, data):
             found = None
@@ -219,6 +219,7 @@ class Batch(Segment):
         """Whether it was seen to hold more than entries."""
         self.vanished = self.broken = False
         self.damaged_at: int | None = None
+        self.searched = 0
         self.upto = 0
         """Bytes that the writer has taken in with this batch and before."""
         self.copies = name.endswith(_COPIES)
@@ -273,11 +274,12 @@ class Batch(Segment):
         while data[: len(MAGIC)] == MAGIC and (length := _records.length_at(data, at)) is not None:
             record = _records.unpack(data[at : at + length])
             if record is None:
-                break
+                return
             yield at, length, record
             at += length
-        if at < self._size:  # what is there is no record
-            self.damaged_at = at
+
+    def written_at(self) -> int:
+        return _time_of(self.name) + int(1e9 * GRACE_SECONDS)
 
     def sync(self) -> None:
         """Do nothing: what is written is on disks."""

@@ -68,7 +68,7 @@ class BucketTable(EntryTable):
                 with suppress(ValueError):  # another process has just made it
                     _create(database, name, stamp)
                 table = database.open_table(name)
-            self._begin(table, where, stamp)
+            self._begin(database, name, where, stamp)
             self._source = database.open_table(name)
         self.version = int(table.version)
         """That this process builds upon: what others have committed since is undone."""
@@ -89,8 +89,9 @@ class BucketTable(EntryTable):
         if not rows and not deleted:
             return
         self._undo_others()
+        upgrades = self.outdated
         super().write(rows, deleted)
-        self._advance(bool(rows) + ceil(len(deleted) / DELETE_ROWS))
+        self._advance(upgrades + bool(rows) + ceil(len(deleted) / DELETE_ROWS))
 
     def maintain(self, *, alone: bool) -> None:
         if self._changed and self._compaction_is_due():
@@ -135,6 +136,8 @@ class BucketTable(EntryTable):
                     self._table.restore()
                 self._table.checkout_latest()
                 self.version = int(self._table.version)
+            self._schema = self._table.schema
+            self.outdated = "checksum" not in self._schema.names
 
     def _advance(self, commits: int) -> None:
         """Take note of commits, unless others have made some in between."""
@@ -253,7 +256,6 @@ class BucketUpkeep(Upkeep):
                 taken_in = segment.written >= segment.size() and segment.position >= segment.end
                 if taken_in and segment.complete_since is None:
                     segment.complete_since = now
-                    self.dropped_bytes += segment.size() - segment.end
 
     def renew(self) -> None:
         """Keep the duties for longer."""

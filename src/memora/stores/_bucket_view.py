@@ -54,6 +54,7 @@ class BucketView(LogView):
                         if not segment.own and segment.end > segment.position
                     ]
                 self._read_all(new)
+                self.judge_lost()
             except FileNotFoundError:  # it came and went since it was listed, which takes a while
                 self.lost = True
             self._forget()
@@ -131,6 +132,10 @@ class BucketView(LogView):
                     list(pool.map(_fetch, group))
                 for number, segment in group:
                     self._read(number, segment)
+                    self.finish(segment)  # a batch is whole
+
+    def _finish_ended(self) -> None:
+        """Do nothing: see `_read_all`."""
 
     def _positions(self) -> dict[str, int]:
         return {

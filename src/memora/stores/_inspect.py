@@ -11,7 +11,7 @@ import filelock
 from memora.errors import StoreFormatError
 from memora.stores import _guards
 from memora.stores._journal import living_members
-from memora.stores._table import FORMAT, faults, read_stamp
+from memora.stores._table import FORMAT, faults, read_stamp, unreadable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,10 +45,8 @@ def inspect(path: Path, table_name: str) -> Facts:
     _guards.check_directory(path, create=False)
     _guards.check_process()
     stamp = read_stamp(path, table_name)
-    if stamp.format != FORMAT:
-        raise StoreFormatError(
-            f"the table has format {stamp.format}, and this version of Memora reads {FORMAT}"
-        )
+    if refusal := unreadable(stamp.format):
+        raise StoreFormatError(f"the table {refusal}")
     folder = path / f"{table_name}.log"
     with faults(f"look at {str(folder)!r}"):
         table_bytes, log_bytes = sizes(path, table_name)
@@ -84,5 +82,7 @@ def _is_locked(path: Path) -> bool:
         lock.acquire(blocking=False)
     except filelock.Timeout:
         return True
+    except OSError:  # a directory, or a link: nobody can hold it
+        return False
     lock.release()
     return False

@@ -14,6 +14,7 @@ import os
 import sys
 import threading
 import time
+import zlib
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
@@ -34,8 +35,16 @@ MAGIC = b"MEMORA LOG 4\n\x00\x00\x00"
 CHECKPOINT = "checkpoint.json"
 """Name of the file that `write_checkpoint` replaces."""
 
+DELETIONS = "x"
+"""What follows a member's name, which ends with a hexadecimal digit, in the names of those of its
+segments that hold deletions."""
+RESERVE = "reserve"
+"""Name of the file of `keep_reserve`."""
+_RESERVE_BYTES = 512 * 1024
+
 # Records held back by durability "memory", at most: beyond, a store waits for the file.
 _PENDING_BYTES = 64 * 1024 * 1024
+_COARSE_NS = 1_000_000_000  # how far the times of files may be behind the clock
 _PROBE = bytes(4096)  # of a full disk, a block: an empty file may still be made there
 _fdatasync = getattr(os, "fdatasync", os.fsync)  # not on macOS
 
@@ -59,7 +68,9 @@ class Segment:
         self.vanished = False
         """Whether its file has been deleted; it is still open here."""
         self.damaged_at: int | None = None
-        """Where an unreadable record begins; what follows it is lost."""
+        """Where its records end, and something else begins that is none."""
+        self.searched = 0
+        """The size up to which no record was found after one that is unreadable."""
         self.broken = False
         """Whether a write or a sync of it has failed: what joined it might be lost too."""
         self._descriptor = os.open(path, os.O_RDONLY)
@@ -80,13 +91,27 @@ class Segment:
         return min(self.position, self.written)
 
     @property
+    def stream(self) -> str:
+        """Which segments follow each other: those of one `Writer`."""
+        return self.name.rpartition("-")[0]
+
+    @property
     def writer(self) -> str:
         """The member that writes, or wrote, this segment."""
-        return self.name.rpartition("-")[0]
+        return self.stream.removesuffix(DELETIONS)
+
+    @property
+    def holds_deletions(self) -> bool:
+        """Whether all that is in it takes something away."""
+        return holds_deletions(self.name)
 
     def size(self) -> int:
         """Return the length of the file."""
         return os.fstat(self._descriptor).st_size
+
+    def written_at(self) -> int:
+        """Return a stamp that none of its operations is later than."""
+        return os.fstat(self._descriptor).st_mtime_ns + _COARSE_NS
 
     def read(self, offset: int, length: int) -> bytes:
         """Return up to `length` bytes."""
@@ -123,6 +148,11 @@ class Segment:
         except OSError:
             self.broken = True
             raise
+
+
+def holds_deletions(segment: str) -> bool:
+    """Tell by a segment's name whether all that is in it takes something away."""
+    return segment.rpartition("-")[0].endswith(DELETIONS)
 
 
 if hasattr(os, "pread"):
@@ -165,6 +195,30 @@ class Member:
         self._lock.release()
         with suppress(OSError):
             self._path.unlink()
+
+
+def keep_reserve(path: Path) -> None:
+    """Have a file that takes space, so that on a full disk deletions can be written.
+
+    They, and what the table notes of them, are what frees space.
+    """
+    with suppress(OSError):  # the disk is full; or another process makes it
+        if not path.exists():
+            fresh = path.with_suffix(f".{os.getpid()}")
+            try:
+                fresh.write_bytes(os.urandom(_RESERVE_BYTES))  # which no file system compresses
+                fresh.replace(path)
+            finally:
+                fresh.unlink(missing_ok=True)
+
+
+def release_reserve(path: Path) -> bool:
+    """Give its space free; False where there is none."""
+    try:
+        path.unlink()
+    except OSError:
+        return False
+    return True
 
 
 def segment_names(folder: Path) -> set[str]:
@@ -217,7 +271,8 @@ class Writer:
         self._file: io.FileIO | None = None
         self._segment: Segment | None = None
         self._size = 0
-        self._pending_bytes = 0
+        self.pending_bytes = 0
+        """Bytes of records that durability "memory" holds back."""
         self.appended = 0
         """Bytes appended to all segments: after `append`, what to `sync` up to."""
         self._synced = 0
@@ -248,10 +303,10 @@ class Writer:
             offsets.append(at)
             at += len(record)
         if self._durability == "memory":
-            if self._pending_bytes > _PENDING_BYTES:
+            if self.pending_bytes > _PENDING_BYTES:
                 self.write_out()
             segment.pending.update(zip(offsets, records, strict=True))
-            self._pending_bytes += at - self._size
+            self.pending_bytes += at - self._size
         else:
             try:
                 self._write(self._size, b"".join(records))
@@ -273,7 +328,7 @@ class Writer:
         offset = next(iter(segment.pending))
         self._write(offset, b"".join(segment.pending.values()))
         segment.pending.clear()
-        self._pending_bytes = 0
+        self.pending_bytes = 0
 
     def sync(self, target: int) -> None:
         """Return once what was appended up to a target is on the disk; concurrent callers share.
@@ -429,9 +484,21 @@ def checkpoint_of(found: Any) -> Checkpoint | None:
     try:
         parts = (found[name].items() for name in ("done", "settled", "dropped"))
         done, settled, dropped = ({str(k): int(v) for k, v in part} for part in parts)
-        return Checkpoint(done, settled, dropped, float(found["now"]))
+        checkpoint = Checkpoint(done, settled, dropped, float(found["now"]))
+        # Without one, as of a store of format 4.
+        sound = found.get("checksum") in {None, _checksum(checkpoint)}
+        return checkpoint if sound else None  # noqa: TRY300 - as above
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def said_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return a checkpoint as it is written, with its checksum."""
+    return {**checkpoint._asdict(), "checksum": _checksum(checkpoint)}
+
+
+def _checksum(checkpoint: Checkpoint) -> int:
+    return zlib.crc32(json.dumps(checkpoint._asdict()).encode())
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -441,7 +508,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         StoreError: The disk is full, or the like; the old one stays.
     """
     with disk_faults("write the checkpoint"), replacing(folder / CHECKPOINT) as file:
-        file.write(json.dumps(checkpoint._asdict()).encode())
+        file.write(json.dumps(said_of(checkpoint)).encode())
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 import zlib
 from typing import TYPE_CHECKING, NamedTuple
@@ -31,6 +32,11 @@ _HEADER = struct.Struct("<I Bxxx IIIII Qq 16s16s dd ddd")
 _USES = np.dtype([("key", "V16"), ("times", "<u4"), ("last", "<f8"), ("last_fresh", "<f8")])
 _CHECKSUM = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size
+_KIND = re.compile(rb"(?=[\x01-\x04]\x00\x00\x00)")  # and the padding after it
+_KIND_AT = _CHECKSUM.size
+_STAMPS = range(2**60, 2**62)  # nanoseconds: the years 2006 to 2116
+# How large a record may be of which a flipped bit is looked for: everywhere, or in its header.
+_SMALL_BYTES, _LARGE_BYTES = 512, 64 * 1024
 
 
 class Record(NamedTuple):
@@ -74,6 +80,13 @@ def pack_delete(stamp: int, key: bytes) -> bytes:
     return _plain(DELETE, stamp, key=key)
 
 
+def pack_deletion(record: Record) -> bytes:
+    """Return a record of either kind that takes something away."""
+    if record.kind == DELETE:
+        return pack_delete(record.stamp, record.key)
+    return pack_outdate(record.stamp, record.tag)
+
+
 def pack_uses(stamp: int, uses: Mapping[bytes, Uses]) -> bytes:
     """Return the record of how often and when last entries were served since the last such."""
     rows = np.array([(key, *one) for key, one in uses.items()], _USES)
@@ -91,7 +104,7 @@ def _plain(kind: int, stamp: int, *, key: bytes = bytes(16), payload: bytes = b"
     return _sealed(header + payload)
 
 
-def length_at(data: bytes | memoryview, at: int) -> int | None:
+def length_at(data: bytes | bytearray | memoryview, at: int) -> int | None:
     """Return how long the record at an offset says it is; None where its header is not whole."""
     if at + HEADER_BYTES > len(data):
         return None
@@ -99,7 +112,7 @@ def length_at(data: bytes | memoryview, at: int) -> int | None:
     return int(HEADER_BYTES + 4 * floats + context + query + metadata + tags + payload)
 
 
-def unpack(data: bytes | memoryview) -> Record | None:
+def unpack(data: bytes | bytearray | memoryview) -> Record | None:
     """Return the record that these bytes are; None where they are not one, or not whole."""
     view = memoryview(data)
     if length_at(view, 0) != len(view):
@@ -138,6 +151,52 @@ def unpack(data: bytes | memoryview) -> Record | None:
     return Record(kind, stamp, key, entry, vector, Content(bytes(view[at:]), said))
 
 
+def next_record(data: bytes) -> int | None:
+    """Return where the first whole record begins after the beginning, which is none."""
+    view, patience = memoryview(data), 16 * len(data)
+    for found in _KIND.finditer(data, _KIND_AT + 1):
+        at = found.start() - _KIND_AT
+        length = length_at(view, at)
+        if length is None or at + length > len(data):
+            continue
+        if _HEADER.unpack_from(view, at)[8] not in _STAMPS:
+            continue
+        patience -= length
+        if patience < 0:
+            return None
+        if unpack(view[at : at + length]) is not None:
+            return at
+    return None
+
+
+def is_cut_short(data: bytes, *, of_deletions: bool) -> bool:
+    """Tell whether bytes at the end of a segment are the beginning of a record, and no more."""
+    length = length_at(data, 0)
+    if length is None or length <= len(data):
+        return length is None
+    if not of_deletions:
+        return True
+    # A deletion is a header, and ends with a tag at most: else it is the length that is damaged.
+    _, kind, *lengths, _ = _HEADER.unpack_from(data)[:8]
+    return bool(kind == OUTDATE) and not any(lengths)
+
+
+def repaired(data: bytes) -> Record | None:
+    """Return the record that these bytes are but for one bit; None where that is not the fault.
+
+    For what has to be known of a lost record. Nothing that was repaired may be served.
+    """
+    if not HEADER_BYTES <= len(data) <= _LARGE_BYTES:
+        return None
+    raw = bytearray(data)
+    for bit in range(8 * (len(raw) if len(raw) <= _SMALL_BYTES else HEADER_BYTES)):
+        raw[bit // 8] ^= 1 << bit % 8
+        if (record := unpack(raw)) is not None:
+            return record
+        raw[bit // 8] ^= 1 << bit % 8
+    return None
+
+
 def content_of(data: bytes, key: bytes) -> Content | None:
     """Return the content of the record of a key; None where it is damaged, or another's."""
     if length_at(data, 0) != len(data):
@@ -147,6 +206,11 @@ def content_of(data: bytes, key: bytes) -> Content | None:
         return None
     at = HEADER_BYTES + 4 * floats + context + query
     return Content(data[at + metadata + tags :], data[at : at + metadata].decode())
+
+
+def checksum_of(vector: Vector | None) -> int:
+    """Return the CRC-32 of a vector's bytes in a record; 0 where there is none."""
+    return 0 if vector is None else zlib.crc32(vector.astype("<f4", copy=False).tobytes())
 
 
 def vector_of(data: bytes, dimension: int) -> Vector:

@@ -10,6 +10,7 @@ import math
 import os
 import threading
 import time
+import zlib
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,7 +18,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from memora._faults import is_fault
 from memora.errors import (
     ArgumentError,
     MemoraError,
@@ -26,6 +29,7 @@ from memora.errors import (
     StoreFormatError,
     StorePathError,
 )
+from memora.stores import _records
 from memora.stores._journal import sync_path
 
 if TYPE_CHECKING:
@@ -38,8 +42,10 @@ if TYPE_CHECKING:
     from memora.protocols import Vector
     from memora.stores._records import Record
 
-FORMAT = 4
-"""Version of the table's and the log's layout, recorded in the schema."""
+FORMAT = 5
+"""Version of the table's layout, recorded in the schema."""
+OLDEST_FORMAT = 4
+"""The first that is still read: a table of it is brought to `FORMAT`, see `EntryTable.upgrade`."""
 
 # Fragments, deletion files or versions that make a compaction due: a flush leaves some. A search
 # pays some 70 us for each fragment, and every version lists them all.
@@ -68,6 +74,14 @@ INDEX_KINDS = {
 """Kinds of the table's index, and LanceDB's classes for them."""
 
 T = TypeVar("T")
+
+# What is loaded of a row, and covered by its checksum.
+_TEXTS = ("key", "id", "segment", "fingerprint", "context", "query")
+_NUMBERS = (
+    *("stamp", "offset", "length", "created_at", "expires_at"),
+    *("stale_seconds", "sliding_seconds", "cost"),
+)
+_CHECKED = (*_TEXTS, *_NUMBERS, "tags")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,17 +143,51 @@ class EntryTable:
                 if not create:
                     raise StorePathError(f"there is no {where}")
                 _create(database, name, stamp)
-            self._begin(database.open_table(name), where, stamp)
+            self._begin(database, name, where, stamp)
 
-    def _begin(self, table: Any, where: str, stamp: Stamp) -> None:
-        self._table, self.where = table, where
+    def _begin(self, database: Any, name: str, where: str, stamp: Stamp) -> None:
+        self._database, self._name, self.where = database, name, where
+        self._table = table = database.open_table(name)
         self._source = table  # what is read all through
         self._schema: pa.Schema = table.schema
-        self.dimension = stamp.dimension
+        self.dimension, self._stamp = stamp.dimension, stamp
         self._lock = threading.Lock()  # one commit at a time in this process
         self._compacted_at: float | None = None
         self._changed = True  # since `maintain` last looked
-        _check_stamp(Stamp.from_schema(self._schema.metadata), stamp, where)
+        found = Stamp.from_schema(self._schema.metadata)
+        _check_stamp(found, stamp, where)
+        self.outdated = found is not None and found.format < FORMAT
+        """Whether it has an older format, and can be read, and has to be upgraded first to write.
+        """
+
+    def upgrade(self) -> None:
+        """Bring a table of an older format to this version's, in one commit: wholly or not at all.
+
+        Its rows get their checksums when they are written again. Until then each is compared with
+        its record in the log. An index of the table is gone, and may be made anew.
+        """
+        with faults("upgrade"), self._lock:
+            names, schema = self._schema.names, _schema(self._stamp, self._schema)
+            missing = schema.names[len(names) :]
+
+            def rows() -> Iterator[pa.RecordBatch]:
+                for batch in self._table.search().limit(None).to_batches(4096):
+                    columns = [batch.column(name) for name in names]
+                    columns += [pa.nulls(len(batch), schema.field(name).type) for name in missing]
+                    yield pa.RecordBatch.from_arrays(columns, schema=schema)
+
+            table = self._database.create_table(
+                self._name,
+                data=pa.RecordBatchReader.from_batches(schema, rows()),
+                schema=schema,
+                mode="overwrite",
+                on_bad_vectors="null",
+                storage_options=_OPTIONS,
+            )
+            if self._source is self._table:
+                self._source = table
+            self._table, self._schema, self.outdated = table, table.schema, False
+            self._sync()
 
     @staticmethod
     def exists(path: Path, name: str) -> bool:
@@ -152,20 +200,26 @@ class EntryTable:
 
     def scan(self) -> pa.Table:
         """Return all rows without vectors, in the order of their stamps."""
-        columns = [name for name in self._schema.names if name not in {"vector", "metadata"}]
+        sealed = "checksum" in self._source.schema.names
+        columns = [*_CHECKED, *(["checksum"] if sealed else [])]
         rows: pa.Table = self._read(
             "scan", lambda: self._source.search().select(columns).limit(None).to_arrow()
         )
+        if not sealed:
+            rows = rows.append_column("checksum", pa.nulls(len(rows), pa.int64()))
         return rows.sort_by("stamp")
 
     def vectors(self) -> Iterator[tuple[list[bytes], list[int], NDArray[np.float32]]]:
-        """Yield keys, stamps and vectors, in batches, of the rows that have one."""
+        """Yield keys, stamps and vectors, in batches, of the rows that have one.
+
+        Nothing of it has been checked; a key that is none is empty.
+        """
         with faults("scan"):
             columns = ["key", "stamp", "vector"]
             query = self._source.search().where("vector IS NOT NULL").select(columns).limit(None)
             for batch in query.to_batches(4096):
                 yield (
-                    [bytes.fromhex(key) for key in batch.column("key").to_pylist()],
+                    [key_of(key) for key in batch.column("key").cast(pa.binary()).to_pylist()],
                     batch.column("stamp").to_pylist(),
                     batch.column("vector").flatten().to_numpy().reshape(-1, self.dimension),
                 )
@@ -201,6 +255,8 @@ class EntryTable:
         """Put rows in place of those with the same keys, and delete others; then have it synced."""
         if not rows and not deleted:
             return
+        if self.outdated:
+            self.upgrade()
         with faults("write"), self._lock:
             self._changed = True
             if rows:
@@ -208,7 +264,7 @@ class EntryTable:
                     self._table.merge_insert("key")
                     .when_matched_update_all()
                     .when_not_matched_insert_all()
-                    .execute(self._arrow(rows), on_bad_vectors="null")
+                    .execute(self._arrow(rows).cast(self._schema), on_bad_vectors="null")
                 )
             for at in range(0, len(deleted), DELETE_ROWS):
                 keys = ", ".join(_quoted(key.hex()) for key in deleted[at : at + DELETE_ROWS])
@@ -337,6 +393,11 @@ class EntryTable:
             sync_path(folder)
         self._synced = there
 
+    def sealed(self, rows: Sequence[Row]) -> NDArray[np.uint64]:
+        """Return the checksums of rows, as they would be written."""
+        found: NDArray[np.int64] = self._arrow(rows).column("checksum").to_numpy()
+        return found.astype(np.uint64)
+
     def _arrow(self, rows: Sequence[Row]) -> pa.Table:
         matrix = np.zeros((len(rows), self.dimension), np.float32)
         nulls = np.zeros(len(rows), bool)
@@ -373,7 +434,11 @@ class EntryTable:
             "offset": [row.offset for row in rows],
             "length": [row.length for row in rows],
         }
-        return pa.table(columns, schema=self._schema)
+        schema = _schema(self._stamp)
+        found = pa.table(columns, schema=pa.schema([schema.field(name) for name in columns]))
+        floats = np.array([_records.checksum_of(row.record.vector) for row in rows], np.uint64)
+        sums = (floats << np.uint64(32) | checksums(found)).astype(np.int64)
+        return found.append_column(schema.field("checksum"), pa.array(sums))
 
     def _read(self, operation: str, query: Callable[[], T]) -> T:
         with faults(operation):
@@ -385,6 +450,41 @@ class EntryTable:
                 # The version this handle was reading has been compacted away.
                 self._table.checkout_latest()
                 return query()
+
+
+def checksums(rows: pa.Table) -> NDArray[np.uint64]:
+    """Return the CRC-32 of each row's columns that `EntryTable.scan` returns, as they are.
+
+    The lower half of the column `checksum`. The upper half is that of the vector's bytes, 0 where
+    there is none. The column `metadata` is never read back: a content comes from its record, which
+    has a checksum of its own; and so does `ends_at`, which decides nothing but what a search of the
+    table proposes.
+    """
+    rows = rows.combine_chunks()
+    numbers = np.empty((len(rows), len(_NUMBERS)), np.int64)
+    for i, name in enumerate(_NUMBERS):
+        values = rows.column(name).fill_null(-1).to_numpy()
+        numbers[:, i] = values if values.dtype == np.int64 else values.view(np.int64)
+    packed: Any = pa.binary(8 * len(_NUMBERS))
+    packed = pa.Array.from_buffers(packed, len(rows), [None, pa.py_buffer(numbers.tobytes())])
+    compute: Any = pc  # its stubs lack what is made when it is imported
+    tags = rows.column("tags").cast(pa.list_(pa.binary()))
+    whole = compute.binary_join_element_wise(
+        packed.cast(pa.binary()),
+        *(rows.column(name).cast(pa.binary()) for name in _TEXTS),
+        compute.binary_join(tags, b"\0"),
+        b"\0",
+        null_handling="replace",
+    )
+    return np.fromiter(map(zlib.crc32, whole.to_pylist()), np.uint64, len(rows))
+
+
+def key_of(text: bytes | None) -> bytes:
+    """Return the key that a row says, unchecked; empty where it is none."""
+    try:
+        return bytes.fromhex((text or b"").decode("ascii"))
+    except ValueError:
+        return b""
 
 
 def stamp_of(table: Any, where: str) -> Stamp:
@@ -440,7 +540,17 @@ def connect(path: Path | str, *, storage_options: dict[str, str] | None = None) 
     )
 
 
+_OPTIONS = {"new_table_enable_stable_row_ids": "true"}
+
+
 def _create(database: Any, name: str, stamp: Stamp) -> None:
+    table = database.create_table(name, schema=_schema(stamp), storage_options=_OPTIONS)
+    # So that an upsert that runs twice ends in one row.
+    table.set_unenforced_primary_key("key")
+
+
+def _schema(stamp: Stamp, older: pa.Schema | None = None) -> pa.Schema:
+    """Return the schema of a table; with what LanceDB has noted of the fields of an older one."""
     text, number, whole = pa.string(), pa.float64(), pa.int64()
     schema = pa.schema(
         [
@@ -464,25 +574,22 @@ def _create(database: Any, name: str, stamp: Stamp) -> None:
             pa.field("segment", text, nullable=False),
             pa.field("offset", whole, nullable=False),
             pa.field("length", whole, nullable=False),
+            # See `checksums`; null in a row that a version before format 5 has written.
+            pa.field("checksum", whole),
         ],
         metadata=stamp.to_schema(),
     )
-    table = database.create_table(
-        name, schema=schema, storage_options={"new_table_enable_stable_row_ids": "true"}
-    )
-    # So that an upsert that runs twice ends in one row.
-    table.set_unenforced_primary_key("key")
+    if older is None:
+        return schema
+    return pa.schema([*older, *list(schema)[len(older) :]], metadata=schema.metadata)
 
 
 def _check_stamp(found: Stamp | None, expected: Stamp, where: str) -> None:
     if found is None:
         raise StoreFormatError(_not_ours(where))
-    if found.format != FORMAT:
+    if refusal := unreadable(found.format):
         advice = "upgrade memora-cache, or choose" if found.format > FORMAT else "choose"
-        raise StoreFormatError(
-            f"{where} has format {found.format}, and this version of Memora reads {FORMAT}; "
-            f"{advice} another table_name"
-        )
+        raise StoreFormatError(f"{where} {refusal}; {advice} another table_name")
     if (found.model, found.dimension) != (expected.model, expected.dimension):
         raise ModelMismatchError(
             f"{where} holds vectors of {found.model!r} ({found.dimension} dimensions), but this "
@@ -490,6 +597,13 @@ def _check_stamp(found: Stamp | None, expected: Stamp, where: str) -> None:
             "of two models cannot be compared; open it with the first model, or choose another "
             "table_name for the second"
         )
+
+
+def unreadable(version: int) -> str | None:
+    """Return why this version of Memora cannot read a format; None where it can."""
+    if OLDEST_FORMAT <= version <= FORMAT:
+        return None
+    return f"has format {version}, and this version of Memora reads {OLDEST_FORMAT} to {FORMAT}"
 
 
 def _divisor(dimension: int) -> int:
@@ -518,7 +632,7 @@ def faults(operation: str) -> Iterator[None]:
         raise StorePathError(
             f"{operation}: {error.strerror} on {error.filename!r}; check who owns db_uri's files"
         ) from error
-    except (KeyboardInterrupt, SystemExit, GeneratorExit):
-        raise
     except BaseException as error:  # a panic of LanceDB's is no Exception
+        if not is_fault(error):
+            raise
         raise StoreError(f"{operation}: {error}") from error

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import filelock
 
+from memora._faults import contained
 from memora._files import file_mode
+from memora.errors import StoreError
 from memora.stores import _records
 from memora.stores._journal import (
     CHECKPOINT,
@@ -30,7 +32,7 @@ from memora.stores._view import GRACE_SECONDS
 from memora.stores.hot import Uses
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from memora.protocols import Clock
     from memora.stores._table import EntryTable
@@ -107,8 +109,6 @@ class Upkeep:
         self._members = {name}
         self._uses_at = time.monotonic()
         self._uses_size = 0
-        self.dropped_bytes = 0
-        """Bytes of the log that were no record: what a crash had left half written."""
 
     def _make_lock(self) -> OwnerLock:
         return filelock.FileLock(
@@ -130,6 +130,13 @@ class Upkeep:
             self._lock.acquire(blocking=False)
         except filelock.Timeout:
             return False
+        except OSError as error:
+            if isinstance(error, StoreError):
+                raise
+            raise StoreError(
+                f"cannot lock owner.lock in {str(self._folder)!r}: {error.strerror or error}; "
+                "expected a file of this store's, or none: remove what is there"
+            ) from error
         try:
             # What the last owner has written of the log, this one must have read before it writes.
             self.refresh()
@@ -178,10 +185,10 @@ class Upkeep:
         if looked:
             self._looked_at = now
             self._members = living_members(self._folder)
-        newest = {segment.writer: segment for segment in known}
+        newest = {segment.stream: segment for segment in known}
         ended = []
         for segment in known:
-            superseded = newest[segment.writer] is not segment
+            superseded = newest[segment.stream] is not segment
             gone = looked and segment.writer not in self._members
             if (superseded or gone) and segment.complete_since is None:
                 segment.complete_since = now
@@ -190,9 +197,8 @@ class Upkeep:
             return
         self.view.read()
         for segment in ended:
-            if segment.position < segment.size():  # what is there is no record
-                segment.damaged_at = segment.position
-                self.dropped_bytes += segment.size() - segment.position
+            self.view.finish(segment)
+        self.view.judge_lost()
 
     def run(self) -> None:
         """Do what is due; each part also where another fails.
@@ -203,7 +209,8 @@ class Upkeep:
         faults = []
         for part in (self._flush_if_due, self._compact, self._move_living, self._clear_away):
             try:
-                part()
+                with contained:
+                    part()
             except Exception as error:  # noqa: BLE001 - raised below
                 faults.append(error)
         if faults:
@@ -220,11 +227,14 @@ class Upkeep:
         if view.lost:
             return
         old = view.checkpoint
-        if all(old.done.get(name, len(MAGIC)) >= at for name, at in done.items()):
+        current = all(old.done.get(name, len(MAGIC)) >= at for name, at in done.items())
+        if current and not view.unsealed and not view.useless:
             return
         fresh: list[tuple[bytes, int, Place]] = []
         with view.lock:
             deleted = list(view.deleted.items())
+            unsealed, useless = dict(view.unsealed), set(view.useless)
+            fresh.extend(self._again(unsealed, old))
             for name, at in done.items():
                 if old.done.get(name, 0) < at:
                     fresh.extend(
@@ -242,6 +252,8 @@ class Upkeep:
             and self._may_be_stored(deletion, old)
             and not self._in_table(key, deletion.stamp)
         ]
+        with view.lock:
+            gone += [key for key in useless - kept if view.hot.slot(key) is None]
         for name, at in done.items():
             if old.done.get(name, 0) < at and (number := view.numbers.get(name)) is not None:
                 view.segments[number].sync()
@@ -260,7 +272,24 @@ class Upkeep:
                 old.dropped,
             )
         )
+        with view.lock:
+            for key in unsealed:
+                view.unsealed.pop(key, None)
+            view.useless -= useless
         self._flushed_at = time.monotonic()
+
+    def _again(
+        self, unsealed: Mapping[bytes, int], old: Checkpoint
+    ) -> Iterator[tuple[bytes, int, Place]]:
+        """Yield entries whose rows in the table lack a checksum."""
+        hot = self.view.hot
+        for key, stamp in hot.stamps(unsealed):
+            slot = hot.slot(key)
+            if slot is None or stamp != unsealed[key]:
+                continue
+            place = hot.place(slot)
+            if place.offset < old.done.get(self.view.segments[place.segment].name, 0):
+                yield key, stamp, place
 
     def _keep_uses(self, *, at_once: bool = False) -> None:
         """Write down how entries have been used, so that the log need not be kept for it.
@@ -356,7 +385,9 @@ class Upkeep:
     def _flush_if_due(self) -> None:
         waiting, since = self._waiting(), time.monotonic() - self._flushed_at
         enough = self._flush_bytes()
-        due = waiting >= enough or (waiting and since >= _FLUSH_SECONDS)
+        view = self.view
+        waits = waiting or view.unsealed or view.useless
+        due = waiting >= enough or (waits and since >= _FLUSH_SECONDS)
         if due and (not self._table.settling or waiting >= 4 * enough):
             self.flush()
 

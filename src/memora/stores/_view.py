@@ -16,14 +16,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from cachetools import LRUCache
 
+from memora.errors import CorruptEntryError
 from memora.model import Context
 from memora.stores import _records
-from memora.stores._journal import MAGIC, Checkpoint, Segment, read_checkpoint, segment_names
+from memora.stores._journal import (
+    MAGIC,
+    Checkpoint,
+    Segment,
+    holds_deletions,
+    living_members,
+    read_checkpoint,
+    segment_names,
+)
+from memora.stores._table import Row, checksums, key_of
 from memora.stores._usage import read_uses
 from memora.stores.hot import HotTable, Place, Rest, Uses
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from memora.index import GraphType
@@ -39,6 +49,8 @@ has perhaps missed one that came and went, and must load anew."""
 _READ_BYTES = 1024 * 1024  # of a segment at once
 _APPLY_RECORDS = 32  # while the lock is held: lookups wait no longer than that takes
 _LOAD_ATTEMPTS = 3
+_SEARCHED_BYTES = 4 * 1024 * 1024  # of lost bytes, for the keys in them
+_SEAL_ROWS = 256  # whose records are read at once
 
 
 class Deletion(NamedTuple):
@@ -98,6 +110,17 @@ class LogView:
         """Whether this process stood still for so long that it may have missed something."""
         self.missing_entries = 0
         """Entries of the table whose segment was not there."""
+        self.damaged_entries = 0
+        """Rows of the table that were not what had been written, and are not served."""
+        self.suspects: dict[bytes, int] = {}
+        """Keys and stamps of entries that must not be served any more; the store drops them."""
+        self.dropped_bytes = 0
+        """Bytes of the log that were no record: damaged, or left half written by a crash."""
+        self._lost: list[tuple[bytes, int, bool]] = []  # see `judge_lost`
+        self.unsealed: dict[bytes, int] = {}
+        """Keys and stamps of entries whose rows have no checksum yet."""
+        self.useless: set[bytes] = set()
+        """Keys of damaged rows, which the next flush deletes."""
         self.newest = 0
         """The highest stamp seen."""
         self.pending: dict[bytes, Uses] = {}
@@ -125,7 +148,12 @@ class LogView:
         """Return the vector of a slot, from its record."""
         segment, offset, _ = self.hot.place(slot)
         length = _records.HEADER_BYTES + 4 * self.dimension
-        return _records.vector_of(self.segments[segment].read(offset, length), self.dimension)
+        data = self.segments[segment].read(offset, length)
+        vector = _records.vector_of(data, self.dimension)
+        if _records.checksum_of(vector) != self.hot.check(slot):
+            self.suspects[self.hot.key(slot)] = self.hot.stamp(slot)
+            raise CorruptEntryError("the vector of an entry is damaged")
+        return vector
 
     @classmethod
     def load(  # noqa: PLR0913 - what makes a view
@@ -136,7 +164,7 @@ class LogView:
         graph: GraphType | None,
         content_bytes: int,
         late_seconds: float,
-        current: Segment | None = None,
+        current: Sequence[Segment] = (),
     ) -> LogView:
         """Return the table's entries, without their vectors, and the log applied to them.
 
@@ -146,7 +174,7 @@ class LogView:
             graph: As above.
             content_bytes: As above.
             late_seconds: As above.
-            current: The segment that this process writes, all of it written.
+            current: The segments that this process writes, all of them written.
 
         Raises:
             StoreError: The table or the log cannot be read.
@@ -160,8 +188,8 @@ class LogView:
                 late_seconds=late_seconds,
             )
             view._loading = True
-            if current is not None:
-                view.add_segment(current)
+            for segment in current:
+                view.add_segment(segment)
             view._list()  # opened before: a segment that is deleted meanwhile can be read
             found = view._read_checkpoint()
             view.checkpoint = view._base = found or view.checkpoint
@@ -173,6 +201,7 @@ class LogView:
                 segment.position = view._base.settled.get(segment.name, len(MAGIC))
                 if segment.name in view._base.dropped:  # by an owner that was killed at it
                     del view.segments[number], view.numbers[segment.name]
+            rows = view._undamaged(rows, table)
             missing = view._astray = view._load_rows(rows)
             if found is None and len(rows):
                 # The checkpoint is lost. What the table does not hold, of the time it covers, may
@@ -183,6 +212,8 @@ class LogView:
             for key, uses in kept.uses.items():
                 view._use(key, uses)
             view._read_all(list(view.segments.items()))
+            view._finish_ended()
+            view.judge_lost()
             view._loading, view._early, view._astray = False, {}, set()
             view.missing_entries = sum(
                 view.hot.slot(key) is None and key not in view.deleted for key in missing
@@ -214,7 +245,11 @@ class LogView:
         if (dead is not None and dead.stamp >= stamp) or (slot is None and stamp <= self._floor):
             return None
         fresh = self.hot.put(
-            record.entry, record.vector, stamp=stamp, place=Place(number, offset, length)
+            record.entry,
+            record.vector,
+            stamp=stamp,
+            place=Place(number, offset, length),
+            check=_records.checksum_of(record.vector),
         )
         if fresh is not None and slot is not None:
             self.contents.pop(slot, None)
@@ -230,7 +265,8 @@ class LogView:
             self.outdates[record.tag] = (segment, offset)
         elif record.kind == _records.DELETE:
             key = record.key
-            if end > self._counted.get(segment, 0) and (self.hot.uses(key) or key in self._early):
+            counts = end > self._counted.get(segment, 0) and not holds_deletions(segment)
+            if counts and (self.hot.uses(key) or key in self._early):
                 # Needed as long as the uses of this entry are kept: another may come in its place.
                 self.note_uses(segment, offset, end - offset)
             self._delete(key, record.stamp, segment, end)
@@ -238,6 +274,14 @@ class LogView:
             self.note_uses(segment, offset, end - offset)
             for key, uses in record.uses.items():
                 self._use(key, uses)
+
+    def withdraw(self, record: _records.Record) -> None:
+        """Do here what a record says that is not in the log yet."""
+        self.newest = max(self.newest, record.stamp)
+        if record.kind == _records.OUTDATE:
+            self.hot.outdate(record.tag, record.stamp)
+        else:
+            self._delete(record.key, record.stamp, "", 0)
 
     def _delete(self, key: bytes, stamp: int, segment: str, end: int) -> None:
         slot, known, place = self.hot.slot(key), self.deleted.pop(key, None), None
@@ -249,7 +293,11 @@ class LogView:
         self.deleted[key] = known
         if slot is not None and self.hot.stamp(slot) <= stamp:
             self.remove(key)
-        elif self._loading and end > self._counted.get(segment, 0):
+        elif (
+            self._loading
+            and end > self._counted.get(segment, 0)
+            and not holds_deletions(segment)  # whose order among the uses is not known
+        ):
             # What was read of its uses is of the deleted entry, not of the one that came later.
             self._early.pop(key, None)
             self.hot.forget_uses(key)
@@ -329,6 +377,7 @@ class LogView:
                     self._read(number, segment)
                 except OSError as error:
                     fault = error
+            self.judge_lost()
             self._forget()
             if fault is not None:
                 raise fault
@@ -373,8 +422,76 @@ class LogView:
                 if len(batch) == _APPLY_RECORDS:
                     self._apply_all(batch)
             self._apply_all(batch)
-            if segment.position == before:
+            if segment.position == before and not self._pass_damage(number, segment):
                 return
+
+    def _pass_damage(self, number: int, segment: Segment) -> bool:
+        """Go on after an unreadable record, if another follows; else it may be on its way."""
+        size, start = segment.size(), segment.position
+        if segment.searched == size:
+            return False
+        rest = segment.read(start, size - start)
+        length = _records.length_at(rest, 0)
+        if length is not None and _records.unpack(rest[:length]) is not None:
+            return True  # it has arrived meanwhile, and maybe others after it
+        at = _records.next_record(rest)
+        if at is None:
+            segment.searched = size
+            return False
+        self._lose(number, segment, rest[:at])
+        segment.position = start + at
+        return True
+
+    def finish(self, segment: Segment) -> None:
+        """Give up what is left of a segment that nobody writes any more: it is no record."""
+        if segment.position < segment.size() and segment.damaged_at != segment.position:
+            segment.damaged_at = start = segment.position
+            rest = segment.read(start, segment.size() - start)
+            self._lose(self.numbers[segment.name], segment, rest)
+
+    def _finish_ended(self) -> None:
+        left = [one for one in self.segments.values() if one.position < one.end and not one.own]
+        alive = living_members(self.folder) if left else set()
+        for segment in left:
+            if segment.writer not in alive:
+                self._read(self.numbers[segment.name], segment)  # what it wrote before it ended
+                self.finish(segment)
+
+    def _lose(self, number: int, segment: Segment, region: bytes) -> None:
+        """Take note of bytes of the log that are no record."""
+        self.dropped_bytes += len(region)
+        record = _records.repaired(region)
+        if record is not None and record.kind in {_records.DELETE, _records.OUTDATE}:
+            with self.lock:
+                self.apply(record, number, segment.position, len(region))
+        elif record is not None:
+            self._lost.append((record.key, segment.written_at(), False))
+        # Cut short by the end of its process, it was not acknowledged; nor if the system has ended
+        # before it wrote it out.
+        elif region.strip(b"\0"):
+            deletions = segment.holds_deletions
+            if not _records.is_cut_short(region, of_deletions=deletions):
+                self._lost.append((region, segment.written_at(), deletions))
+
+    def judge_lost(self) -> None:
+        """Suspect every entry of which something lost may have said that it is not to be served.
+
+        A lost record of results may have replaced the entry of its key. One that took something
+        away, and does not name what, may have withdrawn any.
+        """
+        lost, self._lost = self._lost, []
+        for region, latest, of_deletions in lost:
+            named = {  # without the lock, which a lookup may wait for
+                key
+                for at in range(min(len(region), _SEARCHED_BYTES) - 15)
+                if self.hot.slot(key := region[at : at + 16]) is not None
+            }
+            explained = named and len(region) == _records.HEADER_BYTES
+            with self.lock:
+                if len(region) > _SEARCHED_BYTES or (of_deletions and not explained):
+                    named = {self.hot.key(slot) for slot in self.hot.slots()}
+                found = self.hot.stamps(named)
+                self.suspects |= {key: stamp for key, stamp in found if stamp <= latest}
 
     def _apply_all(self, batch: list[tuple[_records.Record, int, int, int]]) -> None:
         with self.lock:
@@ -402,8 +519,9 @@ class LogView:
                 fault = error
                 continue
             if len(MAGIC) <= segment.size():
-                if segment.read(0, len(MAGIC)) != MAGIC:
+                if segment.read(0, len(MAGIC)) != MAGIC and not any(segment.records(_READ_BYTES)):
                     segment.damaged_at = segment.position
+                    self.dropped_bytes += segment.size() - segment.position
                 self.add_segment(segment)
         for name in self.numbers.keys() - names:
             number = self.numbers[name]
@@ -412,6 +530,36 @@ class LogView:
                 del self.segments[number], self.numbers[name]
             gone.vanished = True  # it is read to its end once more
         return fault
+
+    def _undamaged(self, rows: pa.Table, table: EntryTable) -> pa.Table:
+        """Return the rows that are what was written, by their checksums, and take note of others.
+
+        What has no checksum, as an older version has written it, is compared with its record.
+        """
+        found = checksums(rows)
+        recorded = rows.column("checksum").fill_null(0).to_numpy().astype(np.uint64)
+        unsealed = np.flatnonzero(rows.column("checksum").is_null())
+        for part in np.array_split(unsealed, len(unsealed) // _SEAL_ROWS + 1):
+            sealing = [(i, row) for i in part.tolist() if (row := self._row_at(rows, i))]
+            if sealing:
+                recorded[[i for i, _ in sealing]] = table.sealed([row for _, row in sealing])
+            self.unsealed |= {row.record.key: row.record.stamp for _, row in sealing}
+        sound = (recorded & np.uint64(0xFFFFFFFF)) == found
+        bad = rows.filter(pa.array(~sound)).column("key").cast(pa.binary()).to_pylist()
+        self.damaged_entries = len(bad)
+        self.useless = {key for text in bad if (key := key_of(text))}
+        checks = pa.array((recorded >> np.uint64(32)).astype(np.int64))
+        at = rows.schema.get_field_index("checksum")
+        return rows.set_column(at, "checksum", checks).filter(pa.array(sound))
+
+    def _row_at(self, rows: pa.Table, i: int) -> Row | None:
+        """Return the row that the record says there should be, where a row says it is."""
+        name = rows.column("segment").cast(pa.binary())[i].as_py().decode(errors="replace")
+        offset, length = rows.column("offset")[i].as_py(), rows.column("length")[i].as_py()
+        if (number := self.numbers.get(name)) is None:
+            return None
+        record = _records.unpack(self.segments[number].read(offset, length))
+        return None if record is None or record.entry is None else Row(record, name, offset, length)
 
     def _load_rows(self, rows: pa.Table) -> set[bytes]:
         """Take in the table's rows; return the keys of those whose segments are not there."""
@@ -449,6 +597,7 @@ class LogView:
             segments=np.array(numbers, np.int32)[places.indices.to_numpy()],
             offsets=rows.column("offset").to_numpy(),
             lengths=rows.column("length").to_numpy(),
+            checks=rows.column("checksum").to_numpy().astype(np.uint64),
         )
 
     def _forget(self) -> None:

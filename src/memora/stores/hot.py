@@ -137,6 +137,7 @@ class HotTable:
         self._segment = array("i")  # -1 in a free slot
         self._offset = array("q")
         self._length = array("q")
+        self._check = array("Q")  # CRC-32 of the vector; 0 where there is none
         self.live: defaultdict[int, int] = defaultdict(int)  # bytes of live records, by segment
         self.live_bytes = 0  # of all
 
@@ -232,7 +233,19 @@ class HotTable:
         """Return where the record of the entry lies."""
         return Place(self._segment[slot], self._offset[slot], self._length[slot])
 
-    def put(self, entry: Entry, vector: Vector | None, *, stamp: int, place: Place) -> int | None:
+    def check(self, slot: int) -> int:
+        """Return the checksum of the vector of a slot, as it was stored."""
+        return self._check[slot]
+
+    def put(
+        self,
+        entry: Entry,
+        vector: Vector | None,
+        *,
+        stamp: int,
+        place: Place,
+        check: int = 0,
+    ) -> int | None:
         """Add an entry in place of an older one of its key; return its slot, None if not newer.
 
         The same entry again has only another place; two of one stamp are told apart by their ids.
@@ -264,6 +277,7 @@ class HotTable:
         if self._policy is not None:
             self._policy.admit(entry.key, cost=entry.cost)
         self._segment[slot], self._offset[slot], self._length[slot] = place
+        self._check[slot] = check
         self._count_live(place.segment, place.length)
         home.entries += 1
         if vector is not None:
@@ -584,6 +598,7 @@ class HotTable:
         segments: NDArray[np.int32],
         offsets: NDArray[np.int64],
         lengths: NDArray[np.int64],
+        checks: NDArray[np.uint64],
     ) -> None:
         """Fill an empty table, by column, in the order of storing; vectors come later.
 
@@ -600,6 +615,7 @@ class HotTable:
             segments: Where the records lie.
             offsets: The same.
             lengths: The same.
+            checks: See `check`.
         """
         for context in contexts:
             self._home_of(context)
@@ -617,6 +633,7 @@ class HotTable:
         self._segment.frombytes(segments.tobytes())
         self._offset.frombytes(offsets.tobytes())
         self._length.frombytes(lengths.tobytes())
+        self._check.frombytes(checks.tobytes())
         self._expiring = int(np.count_nonzero(np.isfinite(expires)))
         for slot, entry in rest.items():
             self._ends[slot] += entry.stale_seconds
@@ -663,7 +680,7 @@ class HotTable:
             return self._free.pop()
         for column in (self._home, self._stamp, self._created, self._expires, self._ends):
             column.append(0)
-        for column in (self._segment, self._offset, self._length):
+        for column in (self._segment, self._offset, self._length, self._check):
             column.append(0)
         self._ids += bytes(16)
         self._indexed.append(0)

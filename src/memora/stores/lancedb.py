@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import islice
 from math import inf
 from pathlib import Path
@@ -24,10 +24,18 @@ from memora._files import make_folder
 from memora._fork import renew_after_fork
 from memora._reentry import inside
 from memora.calls.flights import FileFlights
-from memora.errors import ClosedError, CorruptEntryError, StoreError
+from memora.errors import ClosedError, CorruptEntryError, StoreError, StoreFormatError
 from memora.model import Match, Measures
 from memora.stores import _guards, _records
-from memora.stores._journal import Member, Writer
+from memora.stores._journal import (
+    DELETIONS,
+    RESERVE,
+    Member,
+    Writer,
+    keep_reserve,
+    living_members,
+    release_reserve,
+)
 from memora.stores._table import MIN_INDEX_ROWS, EntryTable, Stamp, faults
 from memora.stores._upkeep import Upkeep
 from memora.stores._view import GRACE_SECONDS, LogView
@@ -127,6 +135,8 @@ class LanceStore:
         table: EntryTable | None = None
         if not create or EntryTable.exists(path, table_name):
             table = EntryTable(path, table_name, stamp, create=False)
+            if table.outdated:
+                table = _upgraded(path, table_name, stamp)
         with faults(f"make the log in {str(folder)!r}"):
             if table is None:
                 _guards.check_ours(path)
@@ -145,6 +155,7 @@ class LanceStore:
             late_seconds=self._late_seconds,
         )
         self._flights: FileFlights | None = None
+        self._reserve: Path | None = folder / RESERVE
         self._begin(
             table,
             durability=durability,
@@ -205,6 +216,10 @@ class LanceStore:
                 raise
         if lost := self._view.missing_entries:
             self.note("load", StoreError(f"{lost} entries are lost: their segments are missing"))
+        if damaged := self._view.damaged_entries + len(self._view.suspects):
+            self._faults["check"] = StoreError(f"{damaged} entries are damaged, and are dropped")
+            with suppress(StoreError):  # the disk is full: they are dropped here, and logged later
+                self._drop_suspects()
         self._opened = True
         self._begin_threads()
         _guards.open_stores.add(self)
@@ -222,7 +237,9 @@ class LanceStore:
             return
         # LanceDB hangs or crashes in a process forked from one that used it. The log and the
         # entries in RAM are all that answers need; another process keeps the table.
-        _guards.leave_to_parent(self._member, self._upkeep, self._writer, self._table)
+        _guards.leave_to_parent(
+            self._member, self._upkeep, self._writer, self._deletions, self._table
+        )
         self._member = self._upkeep = self._table = None
         view = self._view
         view.own = None
@@ -237,12 +254,20 @@ class LanceStore:
         self._upkeeping = threading.Lock()  # taken before `_writing`, and that before the view's
         self._stop, self._wake = threading.Event(), threading.Event()
         self._evicted = self._ended = 0  # by this process; under `_writing`
+        self._unlogged: list[_records.Record] = []  # withdrawn here, and not in the log yet
 
     def _join(self) -> Member:
         """Take a place among the processes on this store; the caller holds `_writing`, or all."""
         view = self._view
         member = Member(view.folder)
         self._writer = Writer(view.folder, member.name, durability=self._durability)
+        self._deletions = self._writer
+        if self._durability != "memory":
+            # Apart: who withdraws an answer waits for the disk to have so much, not the results
+            # that others store meanwhile.
+            self._deletions = Writer(view.folder, member.name + DELETIONS, durability="power")
+        if self._reserve is not None:
+            keep_reserve(self._reserve)
         if self._table is not None and self._may_keep:
             self._upkeep = Upkeep(
                 view,
@@ -401,11 +426,11 @@ class LanceStore:
                 with view.lock:
                     keys = dict.fromkeys(e.key for e in batch if view.hot.stored_as(e))
                     found = view.hot.stamps(keys)
-                self._delete(found)
-                appended = self._writer.appended
+                self._delete(found, withdrawn=True)
+                appended = self._deletions.appended
             discarded += len(found)
         if discarded:
-            self._sync(appended)
+            self._sync_deletions(appended)
         return discarded
 
     def outdate(self, tag: str, /) -> None:
@@ -413,14 +438,10 @@ class LanceStore:
         with faults("outdate"):
             self._view.read()  # what others have put before is older than the stamp
         with self._writing:
-            view, stamp = self._view, self._stamp()
-            raw = _records.pack_outdate(stamp, tag)
-            number, (offset,) = self._append([raw])
-            record = _records.Record(_records.OUTDATE, stamp, bytes(16), tag=tag)
-            with view.lock:
-                view.apply(record, number, offset, len(raw))
-            appended = self._writer.appended
-        self._sync(appended)
+            record = _records.Record(_records.OUTDATE, self._stamp(), bytes(16), tag=tag)
+            self._log_deletions([record], withdrawn=True)
+            appended = self._deletions.appended
+        self._sync_deletions(appended)
 
     def sweep(self, *, now: float, limit: int) -> int:
         self._check()
@@ -511,8 +532,10 @@ class LanceStore:
             "total_entries": self.count(),
             "hot_index": self._view.graph or "off",
             "loaded": self._view.complete or self._view.graph is None,
-            "quarantined_entries": self._quarantined + self._view.missing_entries,
-            "dropped_log_bytes": 0 if self._upkeep is None else self._upkeep.dropped_bytes,
+            "quarantined_entries": self._quarantined
+            + self._view.missing_entries
+            + self._view.damaged_entries,
+            "dropped_log_bytes": self._view.dropped_bytes,
         }
 
     def flush(self) -> None:
@@ -554,16 +577,27 @@ class LanceStore:
             self._flights.close()
         if self._member is None:
             return  # not used in this forked process
-        try:
+        with faults("close"), ExitStack() as steps:  # each also where one before it fails
+            if self._upkeep is not None:
+                steps.callback(self._upkeep.release)
+            steps.callback(self._member.leave)
+            steps.callback(self._end_log)
             self.flush()
             if self._upkeep is not None and self._upkeep.owner:
                 self._upkeep.finish()
-            with self._writing:
+
+    def _end_log(self) -> None:
+        with self._writing:
+            try:
+                if self._unlogged:
+                    self._log_deletions([])
+                self._deletions.close()
                 self._writer.close()
-        finally:
-            self._member.leave()
-            if self._upkeep is not None:
-                self._upkeep.release()
+            except StoreError as error:
+                lost = self._writer.pending_bytes
+                raise StoreError(
+                    f"{error}; {lost} bytes that were acknowledged are lost"
+                ) from error
 
     def note(self, step: str, fault: BaseException | None) -> None:
         """Take down how a step in the background went."""
@@ -599,6 +633,9 @@ class LanceStore:
                     self._policy.remove(old.hot.key(slot))
                 old.hot.follow_policy(None)
             view.hot.follow_policy(self._policy)
+        with view.lock:
+            for record in self._unlogged:
+                view.withdraw(record)
         self._view = view
         if self._upkeep is not None:
             self._upkeep.view = view
@@ -611,7 +648,7 @@ class LanceStore:
             graph=old.graph,
             content_bytes=self._content_bytes,
             late_seconds=self._late_seconds,
-            current=self._writer.current,
+            current=[one for one in {self._writer.current, self._deletions.current} if one],
         )
 
     def _follow(self) -> float | None:
@@ -624,6 +661,8 @@ class LanceStore:
         known = self._view.newest
         try:
             with self._writing:
+                if self._unlogged:
+                    self._log_deletions([])
                 if time.monotonic() - self._uses_written_at >= self._use_interval:
                     self._write_uses()
                 self._writer.write_out()
@@ -633,8 +672,23 @@ class LanceStore:
         quiet = self._view.newest == known and self._durability != "memory"
         return 2 * self._interval if quiet else None
 
+    def _drop_suspects(self) -> None:
+        """Delete what must not be served any more, here and for all."""
+        suspects = self._view.suspects
+        while suspects:
+            with self._writing:
+                with self._view.lock:
+                    batch = dict(islice(suspects.items(), _BATCH))
+                    for key in batch:
+                        del suspects[key]
+                    known = self._view.hot.stamps(batch)
+                found = [(key, stamp) for key, stamp in known if batch[key] == stamp]
+                self._quarantined += len(found)
+                self._delete(found, withdrawn=True)
+
     def _look(self) -> None:
         self._view.read()
+        self._drop_suspects()
         if self._view.lost:
             # This process stood still, and a segment may have come and gone meanwhile.
             with self._upkeeping, self._writing:
@@ -664,6 +718,8 @@ class LanceStore:
             upkeep.look()
             if upkeep.acquire():
                 upkeep.run()
+                if self._reserve is not None:
+                    keep_reserve(self._reserve)
                 self._create_due_index()
         if view.graph is None:
             self._leave_to_table()
@@ -695,9 +751,13 @@ class LanceStore:
                 with view.lock:
                     for row in range(start, min(start + _LOAD_ROWS, len(keys))):
                         slot = hot.slot(keys[row])
-                        if slot is not None and hot.stamp(slot) == stamps[row]:
+                        if slot is None or hot.stamp(slot) != stamps[row]:
+                            continue
+                        if _records.checksum_of(vectors[row]) == hot.check(slot):
                             rows.append(row)
                             slots.append(slot)
+                        else:
+                            view.suspects[keys[row]] = stamps[row]
                     hot.add_vectors(slots, vectors[rows])
                 time.sleep(0)
             if self._opened:
@@ -781,16 +841,62 @@ class LanceStore:
                 self._view.hot.keep(keys)
             raise
 
-    def _delete(self, keys: list[tuple[bytes, int]]) -> None:
+    def _delete(self, keys: list[tuple[bytes, int]], *, withdrawn: bool = False) -> None:
         """Delete what was put under keys up to stamps; the caller holds `_writing`."""
-        if not keys:
-            return
-        raw = [_records.pack_delete(stamp, key) for key, stamp in keys]
-        number, offsets = self._append(raw)
-        with self._view.lock:
-            for (key, stamp), offset, one in zip(keys, offsets, raw, strict=True):
-                record = _records.Record(_records.DELETE, stamp, key)
-                self._view.apply(record, number, offset, len(one))
+        if keys:
+            deletions = [_records.Record(_records.DELETE, stamp, key) for key, stamp in keys]
+            self._log_deletions(deletions, withdrawn=withdrawn)
+
+    def _log_deletions(self, records: list[_records.Record], *, withdrawn: bool = False) -> None:
+        """Log deletions, and do them here; the caller holds `_writing`.
+
+        Args:
+            records: Of entries, or of a tag.
+            withdrawn: Whether they are done here also where the log cannot be written; then they
+                are logged as soon as it can.
+
+        Raises:
+            StoreError: The disk is full, or the like.
+        """
+        view = self._view
+        if self._deletions is not self._writer:
+            self._end_uses(records)
+        waiting = [*self._unlogged, *records]
+        raw = [_records.pack_deletion(record) for record in waiting]
+        try:
+            try:
+                number, offsets = self._append(raw, self._deletions)
+            except StoreError:
+                if self._reserve is None or not release_reserve(self._reserve):
+                    raise
+                number, offsets = self._append(raw, self._deletions)
+        except StoreError as error:
+            if not withdrawn:
+                raise
+            with view.lock:
+                for record in records:
+                    view.withdraw(record)
+            self._unlogged = waiting
+            raise StoreError(
+                f"{error}; withdrawn in this process, and for all as soon as the log can be written"
+            ) from error
+        self._unlogged = []
+        with view.lock:
+            for record, offset, one in zip(waiting, offsets, raw, strict=True):
+                view.apply(record, number, offset, len(one))
+
+    def _end_uses(self, records: Iterable[_records.Record]) -> None:
+        """Log among the uses which of them are of entries that leave, not of those that follow."""
+        view = self._view
+        with view.lock:
+            used = [record for record in records if view.hot.uses(record.key) is not None]
+        if used:
+            with suppress(StoreError):  # the disk is full: who is evicted may be chosen worse
+                raw = [_records.pack_deletion(record) for record in used]
+                number, offsets = self._append(raw)
+                with view.lock:
+                    for record, offset, one in zip(used, offsets, raw, strict=True):
+                        view.apply(record, number, offset, len(one))
 
     def _write_uses(self) -> None:
         """Log what has been used since the last time; the caller holds `_writing`, or all."""
@@ -840,11 +946,12 @@ class LanceStore:
             self._quarantined += 1
             self._delete([(key, stamp)])
 
-    def _append(self, records: list[bytes]) -> tuple[int, list[int]]:
+    def _append(self, records: list[bytes], writer: Any = None) -> tuple[int, list[int]]:
+        writer = writer or self._writer
         size = sum(map(len, records))
         limit = self._upkeep.segment_limit() if self._upkeep is not None else 16 * 1024 * 1024
-        segment = self._writer.segment(size, limit=limit)
-        offsets = self._writer.append(records)
+        segment = writer.segment(size, limit=limit)
+        offsets = writer.append(records)
         with self._view.lock:
             number = self._view.numbers.get(segment.name)
             if number is None:
@@ -855,8 +962,31 @@ class LanceStore:
         if self._durability == "power":
             self._writer.sync(appended)
 
+    def _sync_deletions(self, appended: int) -> None:
+        if self._durability != "memory":
+            self._deletions.sync(appended)
+
     def _stamp(self) -> int:
         return max(time.time_ns(), self._view.newest + 1)
+
+
+def _upgraded(path: Path, name: str, stamp: Stamp) -> EntryTable:
+    """Open a table of an older format, and bring it to this one."""
+    folder = path / f"{name}.log"
+    with faults(f"make the log in {str(folder)!r}"):
+        folder.mkdir(exist_ok=True)
+    with _guards.opening(folder):
+        table = EntryTable(path, name, stamp, create=False)
+        if table.outdated:  # or another process has just done it
+            # All who have it open now are of an older version, and would write as it does.
+            if others := living_members(folder):
+                raise StoreFormatError(
+                    f"{table.where} is of an older format, and {len(others)} processes have it "
+                    "open with an older version of memora-cache: close it there first, then it is "
+                    "upgraded when it is opened here"
+                )
+            table.upgrade()
+    return table
 
 
 def _repeat(

@@ -96,7 +96,7 @@ class ObjectStore(LanceStore):
             content_bytes=hot_payload_bytes,
             late_seconds=self._late_seconds,
         )
-        self._flights = None
+        self._flights = self._reserve = None
         self._begin(
             table,
             durability=durability,
@@ -204,6 +204,7 @@ class ObjectStore(LanceStore):
     def _join(self) -> Any:
         view: Any = self._view
         self._writer: Any = BatchWriter(self._log, self._member_name)
+        self._deletions: Any = self._writer
         if self._table is not None and self._may_keep:
             table: Any = self._table
             self._upkeep = BucketUpkeep(
@@ -262,7 +263,8 @@ class ObjectStore(LanceStore):
         del args
         return []
 
-    def _append(self, records: list[bytes]) -> tuple[int, list[int]]:
+    def _append(self, records: list[bytes], writer: Any = None) -> tuple[int, list[int]]:
+        del writer  # all go to one batch
         batch, offsets = self._writer.append(records)
         return self._add(batch), offsets
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
+from memora._faults import contained
 from memora._fork import renew_after_fork
 from memora._reentry import inside
 from memora.protocols import IndexedStore, MeasuredStore, SharedStore, WatchedStore
@@ -185,7 +186,8 @@ class TieredStore:
         """Forget what others have changed, and confirm the rest; False where nobody tells."""
         asked = self._clock()
         try:
-            changes = self._shared.changes()  # type: ignore[attr-defined]
+            with contained:
+                changes = self._shared.changes()  # type: ignore[attr-defined]
         except Exception:  # noqa: BLE001 - whatever it is: each entry is confirmed by being read
             return False
 

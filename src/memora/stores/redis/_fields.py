@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -57,8 +58,20 @@ def pack(
         "w": entry.sliding_seconds,
         "t": entry.tags,
         "k": entry.cost,
+        # Of the other fields that are read back: what only the server changes is left out.
+        "r": None if entry.sliding_seconds is not None else entry.expires_at,
+        "p": zlib.crc32(content.payload),
+        "m": zlib.crc32(content.metadata.encode()),
+        "v": zlib.crc32(floats),
     }
-    fields: list[Any] = ["e", orjson.dumps(said), "i", entry.id, "a", repr(entry.created_at)]
+    fields: list[Any] = [
+        "e",
+        _sealed(orjson.dumps(said)),
+        "i",
+        entry.id,
+        "a",
+        repr(entry.created_at),
+    ]
     fields += ["r", "" if entry.expires_at is None else repr(entry.expires_at)]
     fields += ["p" if len(content.payload) <= _INLINE_BYTES else "P", content.payload]
     if content.metadata != "{}":
@@ -81,6 +94,33 @@ def pack(
     ]
 
 
+_SEAL = b',"z":'
+
+
+def _sealed(said: bytes) -> bytes:
+    """Return a JSON object with the checksum of all that comes before that."""
+    return b"%s%s%d}" % (said[:-1], _SEAL, zlib.crc32(said[:-1]))
+
+
+def _opened(said: bytes) -> dict[str, Any]:
+    """Read what was sealed; or as it is what an older version has written, without a seal."""
+    whole, seal, number = said.rpartition(_SEAL)
+    found: dict[str, Any] = orjson.loads(said)
+    if seal and zlib.crc32(whole) != int(number[:-1]):
+        raise ValueError("a checksum")
+    return found
+
+
+def _check(part: bytes, said: bytes, name: str) -> None:
+    """Refuse a field that is not what its entry says, with CorruptEntryError."""
+    try:
+        expected = _opened(said).get(name)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise CorruptEntryError(f"an entry is damaged: {type(error).__name__}") from error
+    if expected not in {None, zlib.crc32(part)}:
+        raise CorruptEntryError("a part of an entry is damaged")
+
+
 def entry_of(said: bytes, expires: bytes, ahead: float) -> Entry:
     """Read an entry of a server that is ahead.
 
@@ -88,15 +128,18 @@ def entry_of(said: bytes, expires: bytes, ahead: float) -> Entry:
         CorruptEntryError: It is damaged, or somebody else's.
     """
     try:
-        found = orjson.loads(said)
+        found = _opened(said)
         canonical = found["c"]
+        end = float(expires) if expires else None
+        if found["w"] is None and found.get("r", end) != end:
+            raise ValueError("its end")  # noqa: TRY301 - as what `loads` raises
         return Entry(
             id=found["i"],
             key=bytes.fromhex(found["n"]),
             query=found["q"],
             context=Context(canonical, fingerprint_of(canonical)),
             created_at=found["a"] - ahead,
-            expires_at=float(expires) - ahead if expires else None,
+            expires_at=None if end is None else end - ahead,
             stale_seconds=found["s"],
             sliding_seconds=found["w"],
             tags=tuple(found["t"]),
@@ -106,13 +149,25 @@ def entry_of(said: bytes, expires: bytes, ahead: float) -> Entry:
         raise CorruptEntryError(f"an entry is damaged: {type(error).__name__}") from error
 
 
-def content_of(payload: bytes, metadata: bytes | None) -> Content:
-    """Read a content."""
-    return Content(payload, "{}" if metadata is None else metadata.decode())
+def content_of(payload: bytes | None, metadata: bytes | None, said: bytes) -> Content:
+    """Read the content of an entry.
+
+    Raises:
+        CorruptEntryError: It is damaged.
+    """
+    told = b"{}" if metadata is None else metadata
+    _check(payload or b"", said, "p")
+    _check(told, said, "m")
+    return Content(payload or b"", told.decode())
 
 
-def vector_of(floats: bytes | None) -> Vector | None:
-    """Read a vector."""
+def vector_of(floats: bytes | None, said: bytes) -> Vector | None:
+    """Read the vector of an entry.
+
+    Raises:
+        CorruptEntryError: It is damaged.
+    """
+    _check(floats or b"", said, "v")
     return None if floats is None else np.frombuffer(floats, "<f4")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -109,7 +109,7 @@ class RedisStore:
     def renew(self) -> None:
         """Make what belongs to one process: locks, leases, the thread."""
         self._lock = threading.Lock()  # guards what follows
-        self._evicted = self._ended = 0
+        self._evicted = self._ended = self._quarantined = 0
         self._untold = 0  # of these, since the last `maintain`
         self._over = False  # whether a `put` left more to evict than it does at once
         self._stop: threading.Event | None = None
@@ -121,8 +121,9 @@ class RedisStore:
         found = self._read(key, '["m","p","P"]', now)
         if found is None:
             return None
-        entry, (metadata, small, large) = found
-        return entry, _fields.content_of(small if large is None else large, metadata)
+        entry, said, (metadata, small, large) = found
+        with self._dropping(key):
+            return entry, _fields.content_of(small if large is None else large, metadata, said)
 
     def glance(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:  # noqa: ARG002
         self._check()
@@ -136,19 +137,30 @@ class RedisStore:
         found = self._read(key, '["m","p","P","v"]', now)
         if found is None:
             return None
-        entry, (metadata, small, large, floats) = found
-        content = _fields.content_of(small if large is None else large, metadata)
-        return entry, content, _fields.vector_of(floats)
+        entry, said, (metadata, small, large, floats) = found
+        with self._dropping(key):
+            content = _fields.content_of(small if large is None else large, metadata, said)
+            return entry, content, _fields.vector_of(floats, said)
 
-    def _read(self, key: bytes, fields: str, now: float) -> tuple[Entry, list[Any]] | None:
+    def _read(self, key: bytes, fields: str, now: float) -> tuple[Entry, bytes, list[Any]] | None:
         shard = self._shards.of(key)
         found = self._run("read", shard, key.hex(), now, fields)
         if found is None:
             return None
         said, expires, *rest = found
+        with self._dropping(key):
+            entry = _fields.entry_of(said, expires, self._shards.ahead(shard))
+            if entry.key != key:
+                raise CorruptEntryError("an entry is damaged: it is another's")
+            return entry, said, rest
+
+    @contextmanager
+    def _dropping(self, key: bytes) -> Iterator[None]:
+        """Drop an entry that is found to be damaged."""
         try:
-            return _fields.entry_of(said, expires, self._shards.ahead(shard)), rest
+            yield
         except CorruptEntryError:
+            self._quarantined += 1
             self._drop(key)
             raise
 
@@ -163,17 +175,19 @@ class RedisStore:
         for shard, rows in enumerate(self._run_all("search", context, *asked)):
             ahead = self._shards.ahead(shard)
             for key, distance, said, expires, metadata, payload, floats in rows:
-                try:
+                name = bytes.fromhex(key.decode())
+                with suppress(CorruptEntryError), self._dropping(name):  # the rest serve
                     entry = _fields.entry_of(said, expires, ahead)
-                except CorruptEntryError:
-                    self._drop(bytes.fromhex(key.decode()))  # the rest serve
-                    continue
-                if entry.context.fingerprint != context:
-                    continue  # no engine's mistake may serve another context's answer
-                exact = _fields.vector_of(floats)
-                cosine = 1.0 - float(distance) if exact is None else float(exact @ vector)
-                content = None if payload is None else _fields.content_of(payload, metadata)
-                found.append(Match(entry, cosine, content))
+                    if entry.key != name:
+                        raise CorruptEntryError("an entry is damaged: it is another's")
+                    if entry.context.fingerprint != context or _has_ended(entry, now):
+                        continue  # no engine's mistake may serve another context's answer
+                    exact = None if floats is None else _fields.vector_of(floats, said)
+                    cosine = 1.0 - float(distance) if exact is None else float(exact @ vector)
+                    content = None
+                    if payload is not None:
+                        content = _fields.content_of(payload, metadata, said)
+                    found.append(Match(entry, cosine, content))
         return sorted(found, key=lambda match: -match.cosine)[:k]
 
     def select(self, selection: Selection, /, *, now: float) -> list[Holding]:
@@ -194,6 +208,7 @@ class RedisStore:
             try:
                 stamp, held = _fields.holding_of(row, self._shards.ahead(shard))
             except CorruptEntryError:
+                self._quarantined += 1
                 self._drop(bytes.fromhex(key.decode()))  # the rest are found
                 continue
             unique[held.entry.id] = stamp, held
@@ -363,6 +378,7 @@ class RedisStore:
             "engine": {"ft": "query engine", "vset": "vector sets"}[self._shards.engine],
             "total_entries": self.count(),
             "shards": len(self._shards),
+            "quarantined_entries": self._quarantined,
         }
 
     def close(self) -> None:
@@ -426,6 +442,10 @@ def _repeat(store: RedisStore, stop: threading.Event) -> threading.Thread:
     thread = threading.Thread(target=loop, name="memora-redis", daemon=True)
     thread.start()
     return thread
+
+
+def _has_ended(entry: Entry, now: float) -> bool:
+    return entry.expires_at is not None and entry.expires_at + entry.stale_seconds <= now
 
 
 def _name_of(policy: EvictionPolicy | None) -> str:
