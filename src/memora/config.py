@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -20,7 +20,6 @@ from pydantic import (
     field_serializer,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from typing_extensions import TypedDict
 
 from memora._durations import seconds
 from memora._log import make_logger
@@ -308,6 +307,7 @@ class Settings(TypedDict, total=False):
     local_tier_bytes: int
     max_staleness_seconds: float
     lookup_timeout_seconds: float | str | timedelta | None
+    single_flight_timeout_seconds: float | str | timedelta | None
     breaker_failures: int
     breaker_reset_seconds: float | str | timedelta
     fail_open: bool
@@ -315,6 +315,7 @@ class Settings(TypedDict, total=False):
     index_threshold_entries: int
     cleanup_interval_seconds: float | str | timedelta | None
     max_payload_bytes: int | None
+    max_expansion: int
     embedding_cache_size: int
 
 

@@ -681,7 +681,7 @@ def test_a_file_that_is_not_utf8_is_a_broken_line(clock: FakeClock, tmp_path: Pa
     path.write_bytes(b'\xef\xbb\xbf{"query": "q", "result": 1}\n{"query": "\xff", "result": 1}\n')
     cache = open_cache(clock)
 
-    with pytest.raises(TransferError, match="line 2: not JSON"):
+    with pytest.raises(TransferError, match="line 2: the byte 0xff is not UTF-8"):
         cache.warm(path)
     with pytest.raises(TransferError, match=r"missing\.jsonl cannot be read: No such file"):
         cache.warm(tmp_path / "missing.jsonl")
