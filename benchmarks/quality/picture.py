@@ -1,9 +1,10 @@
-"""Draws the pictures of docs/concepts.md; needs matplotlib, and nothing else.
+"""Draws the pictures of README.md and docs/concepts.md; needs matplotlib.
 
 python benchmarks/quality/picture.py [benchmarks/results/quality.json]
 
-The one shows what the shipped calibration takes off for each kind of evidence, the other the
-handwritten pairs that `run.py` scored: by their cosine, and by what the judge made of it.
+`questions` asks a cache some questions and shows what it served beside what a cosine threshold
+would have served. `weights` shows what the shipped calibration takes off for each kind of evidence.
+`pairs` shows the handwritten pairs that `run.py` scored: by their cosine, and by the judge.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from memora import CacheConfig, Memora
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "quality.json"
@@ -33,6 +36,49 @@ NAMES = {
     "question": "why / when",
     "quantifiers": "all / any / only",
 }
+
+
+# What is stored, and what is asked.
+QUESTIONS = (
+    ("What was our revenue in Q3 2024?", "How much revenue did we make in Q3 2024?"),
+    ("What was our revenue in Q3 2024?", "What was our revenue in Q4 2024?"),
+    ("Flights from Lyon to Zürich", "Show me flights from Lyon to Zürich"),
+    ("Flights from Lyon to Zürich", "Flights from Zürich to Lyon"),
+)
+
+
+def questions(plt: Any, default: float) -> Any:
+    """Ask a cache, and draw its decisions beside those of a cosine threshold of the same height."""
+    figure, axes = plt.subplots(figsize=(10, 2.9), layout="constrained")
+    axes.axis("off")
+    columns = [(0.0, "stored"), (0.29, "asked"), (0.66, f"cosine ≥ {default:g}"), (0.83, "Memora")]
+    for x, text in columns:
+        axes.text(x, 1.0, text, weight="bold", fontsize=11, va="center")
+    for row, (stored, asked) in enumerate(QUESTIONS):
+        cache = Memora(CacheConfig(similarity_threshold=default))
+        cache.store(stored, None, "the stored answer")
+        found = cache.lookup(asked)
+        nearest = found.nearest
+        cosine = found.cosine if nearest is None else nearest.cosine
+        similarity = found.similarity if nearest is None else nearest.similarity
+        y = 0.79 - 0.22 * row
+        axes.axhline(y + 0.11, color="#dddddd", lw=0.8)
+        axes.text(0.0, y, stored, fontsize=10, va="center")
+        axes.text(0.29, y, asked, fontsize=10, va="center")
+        right = row % 2 == 0  # of each two, the second has another answer
+        for x, score in ((0.66, cosine), (0.83, similarity)):
+            served = score is not None and score >= default
+            word = (
+                ("served" if right else "WRONG HIT") if served else "miss" if right else "refused"
+            )
+            word, colour = words[not served], SAME if served == right else OTHER
+            axes.text(x, y, f"{score:.2f}  {word}", color=colour, fontsize=10.5, va="center")
+        if found.evidence and not right:
+            said = found.evidence[0]
+            axes.text(0.83, y - 0.075, f"{said.kind}: {said.detail}", fontsize=7.5, va="center")
+    axes.set_xlim(0, 1.07)
+    axes.set_ylim(0, 1.08)
+    return figure
 
 
 def weights(plt: Any, calibration: dict[str, Any]) -> Any:
@@ -114,6 +160,7 @@ def main() -> None:
     plt = import_module("matplotlib.pyplot")
     IMAGES.mkdir(parents=True, exist_ok=True)
     figures = {
+        "questions": questions(plt, found["about"]["default"]),
         "weights": weights(plt, json.loads(WEIGHTS.read_text("utf-8"))),
         "pairs": pairs(
             plt, of["cosine"]["scores"], of["memora"]["scores"], found["about"]["default"]
