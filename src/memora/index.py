@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
+from memora._onnxruntime import import_onnxruntime
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -203,7 +205,7 @@ class _Graph:
         # usearch (its numkong 7.8), loaded before ONNX Runtime (1.32), ends the process at the
         # import of the latter: a segmentation fault. The other order works.
         with suppress(ImportError):
-            import onnxruntime  # noqa: F401, PLC0415 - see above
+            import_onnxruntime()
         from usearch.index import Index  # noqa: PLC0415 - most processes never need it
 
         self._index: Index = Index(

@@ -86,7 +86,18 @@ def test_data_is_shipped(name: str) -> None:
 
 # Lower rooms never import higher ones. A package stands for all its modules.
 ORDER = [
-    ["errors", "model", "selection", "protocols", "reading", "_log", "_fork", "_show", "_uris"],
+    [
+        "errors",
+        "model",
+        "selection",
+        "protocols",
+        "reading",
+        "_log",
+        "_fork",
+        "_onnxruntime",
+        "_show",
+        "_uris",
+    ],
     [
         "calls",
         "context",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import os
+import tempfile
+from contextlib import ExitStack
 from html import escape
 from typing import TYPE_CHECKING, Literal
 
@@ -11,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from memora.tuning import Curve, Of, Point, Recommendation
 
@@ -50,15 +54,28 @@ th, td {{ text-align: right; padding: 0.2rem 0.9rem; border-bottom: 1px solid #d
 
 def draw(found: Recommendation, curve: Curve, kind: Literal["png", "svg"]) -> bytes:
     """Draw hits against wrong answers, and wrong answers over the threshold, side by side."""
-    from matplotlib.figure import Figure  # noqa: PLC0415 - an extra, and slow to import
-
-    figure = Figure(figsize=(12.4, 5.0), layout="constrained")
+    figure = _figure_type()(figsize=(12.4, 5.0), layout="constrained")
     left, right = figure.subplots(1, 2)
     _against(left, found, curve)
     _over(right, found, curve)
     made = io.BytesIO()
     figure.savefig(made, format=kind, dpi=110)
     return made.getvalue()
+
+
+def _figure_type() -> type[Figure]:
+    """Import Matplotlib, which writes a list of the system's fonts when it is imported.
+
+    It writes the list under HOME, and here into a temporary directory, unless `MPLCONFIGDIR` names
+    another place.
+    """
+    with ExitStack() as stack:
+        if not os.environ.get("MPLCONFIGDIR"):
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="memora-fonts-"))
+            os.environ["MPLCONFIGDIR"] = folder
+            stack.callback(os.environ.pop, "MPLCONFIGDIR", None)
+        from matplotlib.figure import Figure  # noqa: PLC0415 - an extra, and slow to import
+    return Figure
 
 
 def page(title: str, told: Sequence[str], picture: bytes, table: Sequence[Sequence[str]]) -> bytes:

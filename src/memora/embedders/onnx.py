@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from memora._fork import renew_after_fork
+from memora._onnxruntime import import_onnxruntime
 from memora.embedders._unit import unit_vectors
 from memora.errors import ConfigError, EmbedderError, MemoraError
 
@@ -191,9 +192,9 @@ class OnnxEmbedder:
 
 
 def _load(layout: _Layout) -> _Runtime:
-    import onnxruntime  # noqa: PLC0415
     from tokenizers import Tokenizer  # noqa: PLC0415
 
+    onnxruntime = import_onnxruntime()
     tokenizer = Tokenizer.from_file(str(layout.tokenizer))
     tokenizer.no_truncation()
     tokenizer.no_padding()

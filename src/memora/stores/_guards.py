@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import filelock
 
 from memora.errors import StoreError, StorePathError
-from memora.stores._table import faults
+from memora.stores._table import faults, load_lancedb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +32,8 @@ open_stores: weakref.WeakSet[Store] = weakref.WeakSet()
 """Are closed when the process exits."""
 _users: set[int] = set()  # the process that uses LanceDB, and the one it was forked from
 _inherited: list[object] = []  # from parents: never to be finalised in a child
+_SHUTDOWN = "shutdown_runtime"  # LanceDB's function for the exit, which no module exports
+_at_exit: list[BuiltinFunctionType] = []  # that function, once LanceDB is loaded
 
 
 def check_directory(path: Path, *, create: bool) -> None:
@@ -66,12 +68,22 @@ def check_ours(path: Path) -> None:
 
 
 def check_process() -> None:
-    """Refuse to open LanceDB in a process forked from one that used it: it hangs or crashes."""
+    """Load LanceDB; refuse in a process forked from one that used it: it hangs or crashes."""
     _users.add(os.getpid())
     if len(_users) > 1:
         raise StoreError(
             "a store cannot be opened in this process, which was forked from one that uses "
             "LanceDB: open it before the fork, or start workers by spawn or forkserver"
+        )
+    if not _at_exit:
+        with faults("load LanceDB"):
+            load_lancedb()
+        # Looked for once, here: `gc.freeze` before a fork hides it, and a look in each child would
+        # copy the pages of every object.
+        _at_exit.extend(
+            function
+            for function in gc.get_objects()
+            if isinstance(function, BuiltinFunctionType) and function.__name__ == _SHUTDOWN
         )
 
 
@@ -89,14 +101,21 @@ def opening(folder: Path) -> Iterator[None]:
 
 
 def leave_to_parent(*parts: object) -> None:
-    """Keep what a forked child has of its parent's LanceDB, and let the child exit.
-
-    LanceDB would wait for threads that the fork did not copy.
-    """
-    for function in gc.get_objects():
-        if isinstance(function, BuiltinFunctionType) and function.__name__ == "shutdown_runtime":
-            atexit.unregister(function)
+    """Keep what a forked child has of its parent's LanceDB: never to be finalised there."""
     _inherited.append(parts)
+
+
+def _let_exit() -> None:
+    """Let a forked child exit: LanceDB would wait for threads that the fork did not copy.
+
+    It does so wherever its runtime has been used, also when every store is closed.
+    """
+    for function in _at_exit:
+        atexit.unregister(function)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_exit)
 
 
 @atexit.register

@@ -413,13 +413,19 @@ def _not_ours(where: str) -> str:
     return f"{where} was not made by Memora, or its schema is damaged; choose another table_name"
 
 
-def connect(path: Path | str, *, storage_options: dict[str, str] | None = None) -> Any:
-    """Open a LanceDB directory, of a disk or of a bucket."""
+def load_lancedb() -> Any:
+    """Import LanceDB."""
     # LanceDB prints warnings on stderr for what is normal here, such as a table to be created.
     os.environ.setdefault("LANCEDB_LOG", "error")
     # It takes a second to import: only who stores on disk pays for it.
     import lancedb  # noqa: PLC0415
 
+    return lancedb
+
+
+def connect(path: Path | str, *, storage_options: dict[str, str] | None = None) -> Any:
+    """Open a LanceDB directory, of a disk or of a bucket."""
+    lancedb = load_lancedb()
     open_directory: Any = lancedb.connect  # its types leave out what it returns
     # An interval of 0 checks for other processes' commits at each read. The table is read seldom:
     # with its own caches LanceDB would take a gigabyte in time.

@@ -1,0 +1,35 @@
+"""The one way to import ONNX Runtime: without its telemetry.
+
+From version 1.29 on, the import writes an identifier of the device and a database of events under
+HOME, and starts threads that send the events to its maker. Those threads also make a forked child
+abort when it exits.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from typing import Any
+
+_VARIABLE = "ORT_DISABLE_TELEMETRY"
+
+
+@cache
+def import_onnxruntime() -> Any:
+    """Import ONNX Runtime with `ORT_DISABLE_TELEMETRY=1`, unless the environment says 0.
+
+    Where the application has imported ONNX Runtime before, further events are suppressed. The
+    files, the threads and the first event of that import remain.
+
+    Raises:
+        ImportError: It is not installed, or has no build for this system.
+    """
+    wanted = os.environ.get(_VARIABLE, "").strip().lower() in {"0", "false", "no", "off"}
+    if not wanted:
+        os.environ[_VARIABLE] = "1"  # read once, by the import
+    import onnxruntime  # noqa: PLC0415 - takes longer than all of Memora
+
+    if not wanted:
+        # For an earlier import, and for builds that report to Windows and ignore the variable.
+        onnxruntime.disable_telemetry_events()
+    return onnxruntime
