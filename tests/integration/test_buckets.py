@@ -19,7 +19,7 @@ import pytest
 import servers
 from command import memora
 from doubles import FakeClock, WordEmbedder, until
-from processes import History, Process, held
+from processes import PATIENCE, History, Process, held
 from store_worker import CONTEXTS
 
 from memora import CacheConfig, Memora
@@ -340,6 +340,7 @@ def test_kill_9_of_the_server_loses_nothing() -> None:
                     server.kill()
                 if i == 40:
                     server.start()
+                    assert until(lambda: cache.store("again", CONTEXTS[0], 1))
                 if cache.store(f"q{i}", CONTEXTS[0], i) is not None:
                     acknowledged.append(i)
         assert {*range(30), *range(40, 60)} <= set(acknowledged)
@@ -415,7 +416,7 @@ def test_a_forked_child_misses_and_says_why(s3: StorageServer, uri: str) -> None
     done = subprocess.run(
         [sys.executable, "-c", FORKED, tests, uri, options],
         check=False,
-        timeout=60,
+        timeout=PATIENCE,
         capture_output=True,
         text=True,
     )
