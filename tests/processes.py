@@ -85,6 +85,8 @@ def _run(folder: str, channel: Connection, target: Callable[..., object], argume
     for number, stream in enumerate(["output", "errors"], 1):
         with Path(folder, stream).open("wb") as file:
             os.dup2(file.fileno(), number)
+    # A daemon to those who started it, so that none waits for it for ever, it may have children.
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
     target(channel, *arguments)
 
 
