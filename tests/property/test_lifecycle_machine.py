@@ -711,9 +711,9 @@ def test_in_a_bucket(s3: StorageServer) -> None:
     )
 
 
-InRam.TestCase.settings = settings(max_examples=100 * ROUNDS, stateful_step_count=40, deadline=None)
+InRam.TestCase.settings = settings(max_examples=250 * ROUNDS, stateful_step_count=40, deadline=None)
 test_in_ram = InRam.TestCase
-Tiered.TestCase.settings = settings(max_examples=50 * ROUNDS, stateful_step_count=40, deadline=None)
+Tiered.TestCase.settings = settings(max_examples=100 * ROUNDS, stateful_step_count=40, deadline=None)
 test_tiered = Tiered.TestCase
 OnEveryStore.TestCase.settings = settings(
     max_examples=20 * ROUNDS, stateful_step_count=25, deadline=None
@@ -751,10 +751,10 @@ def run_on(machine: type[LifecycleMachine], uri: str, examples: int) -> None:
 @pytest.mark.servers
 @pytest.mark.parametrize("kind", ["redis search", "redis", "valkey search"])
 def test_on_a_server(servers: Servers, kind: str) -> None:
-    run_on(OnAServer, servers.uri(kind), examples=20)
+    run_on(OnAServer, servers.uri(kind), examples=60)
 
 
 @pytest.mark.servers
 @pytest.mark.parametrize("kind", ["redis cluster search", "redis cluster", "valkey cluster search"])
 def test_in_a_cluster(servers: Servers, kind: str) -> None:
-    run_on(InACluster, servers.uri(kind), examples=4)
+    run_on(InACluster, servers.uri(kind), examples=8)
