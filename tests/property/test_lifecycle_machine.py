@@ -713,7 +713,9 @@ def test_in_a_bucket(s3: StorageServer) -> None:
 
 InRam.TestCase.settings = settings(max_examples=250 * ROUNDS, stateful_step_count=40, deadline=None)
 test_in_ram = InRam.TestCase
-Tiered.TestCase.settings = settings(max_examples=100 * ROUNDS, stateful_step_count=40, deadline=None)
+Tiered.TestCase.settings = settings(
+    max_examples=100 * ROUNDS, stateful_step_count=40, deadline=None
+)
 test_tiered = Tiered.TestCase
 OnEveryStore.TestCase.settings = settings(
     max_examples=20 * ROUNDS, stateful_step_count=25, deadline=None
