@@ -1,8 +1,8 @@
 # The verbs that people and CI share; `make` alone lists them. Needs Python 3.10 or newer, nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
-# One worker a processor; a file stays with one worker, so that it starts its servers once.
-PYTEST := $(BIN)/pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile
+# One worker a processor. Servers start in each: that costs less than a worker with nothing to do.
+PYTEST := $(BIN)/pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test setup fix check quick cover bench matrix lock build

@@ -225,7 +225,7 @@ POLICY_MODELS: dict[str, type[PolicyModel]] = {
 }
 
 
-def until(condition: Callable[[], object], *, seconds: float = 20.0) -> bool:
+def until(condition: Callable[[], object], *, seconds: float = 120.0) -> bool:
     """Look again and again until something is so; False where it does not become so in time."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -2,70 +2,129 @@
 
 from __future__ import annotations
 
-import json
+import multiprocessing
+import os
 import queue
-import signal
-import subprocess
 import sys
+import tempfile
 import threading
+from contextlib import suppress
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import store_worker
 from store_worker import CONTEXTS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from multiprocessing.connection import Connection
+
     from memora import Memora
 
-PATIENCE = 60.0  # of a process that does anything at all
+PATIENCE = 300.0  # of a process that does anything at all: a machine may be slow
+# A process is forked from one that has imported what they need, and used nothing of it: an
+# interpreter that imports LanceDB costs seconds.
+_CONTEXT = multiprocessing.get_context(
+    "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+)
+
+
+class Child:
+    """A process that runs `target(channel, *arguments)`, and its end of the channel.
+
+    What it prints goes to files. It ends without `atexit`.
+    """
+
+    def __init__(self, target: Callable[..., object], *arguments: object) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="memora-child-")
+        self.channel, far = _CONTEXT.Pipe()
+        self._process = _CONTEXT.Process(
+            target=_run, args=(self._folder.name, far, target, arguments), daemon=True
+        )
+        if hasattr(_CONTEXT, "set_forkserver_preload"):
+            _CONTEXT.set_forkserver_preload(["pytest", "store_worker", "lancedb"])
+        # The fork server of Python before 3.14 knows no other `sys.path`.
+        before = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
+        try:
+            self._process.start()
+        finally:
+            if before is None:
+                del os.environ["PYTHONPATH"]
+            else:
+                os.environ["PYTHONPATH"] = before
+        far.close()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def printed(self, stream: str = "output") -> str:
+        path = Path(self._folder.name, stream)
+        return path.read_text() if path.exists() else ""
+
+    def wait(self) -> None:
+        """Wait for its end, which has to be an orderly one."""
+        self._process.join(PATIENCE)
+        assert self._process.exitcode == 0, self.printed("errors")
+
+    def kill(self) -> None:
+        """End it as a crash does, if it has not ended."""
+        self._process.kill()
+        self._process.join(PATIENCE)
+
+    def end(self) -> None:
+        self.kill()
+        self.channel.close()
+        self._folder.cleanup()
+
+
+def _run(folder: str, channel: Connection, target: Callable[..., object], arguments: Any) -> None:
+    for number, stream in enumerate(["output", "errors"], 1):
+        with Path(folder, stream).open("wb") as file:
+            os.dup2(file.fileno(), number)
+    # A daemon to those who started it, so that none waits for it for ever, it may have children.
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
+    target(channel, *arguments)
+
+
+def run_script(channel: Connection, code: str, *arguments: str) -> None:
+    """Be a `target` that runs a script with these `sys.argv[1:]`, and the `channel` as a global."""
+    sys.argv[1:] = arguments
+    exec(code, {"__name__": "__main__", "channel": channel})  # noqa: S102 - of a test
 
 
 class Process:
     """A worker (see `store_worker`), and all that it has told."""
 
     def __init__(self, path: Path | str, name: str, **task: Any) -> None:
-        task = {"path": str(path), "name": name, **task}
-        self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("store_worker.py")), json.dumps(task)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        self._child = Child(store_worker.main, {"path": str(path), "name": name, **task})
+        self.pid = self._child.pid
         self.told: list[dict[str, Any]] = []
-        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self._errors: list[str] = []
-        self._readers = [
-            threading.Thread(target=self._read, daemon=True),
-            threading.Thread(target=self._read_errors, daemon=True),
-        ]
-        for reader in self._readers:
-            reader.start()
+        self._news: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._lines.put(line)
-        self._lines.put(None)
-
-    def _read_errors(self) -> None:
-        assert self._process.stderr is not None
-        self._errors.extend(self._process.stderr)
+        with suppress(EOFError, OSError):  # it has ended, maybe in the middle of a word
+            while True:
+                self._news.put(self._child.channel.recv())
+        self._news.put(None)
 
     def do(self, command: str, **arguments: Any) -> Process:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps([command, arguments]) + "\n")
-        self._process.stdin.flush()
+        self._child.channel.send((command, arguments))
         return self
 
     def wait_for(self, kind: str) -> dict[str, Any]:
-        """Return the next line of a kind."""
+        """Return the next that is told of a kind."""
         while True:
-            line = self._lines.get(timeout=PATIENCE)
-            assert line is not None, "".join(self._errors)
-            self.told.append(json.loads(line))
-            if self.told[-1]["kind"] == kind:
-                return self.told[-1]
+            one = self._news.get(timeout=PATIENCE)
+            assert one is not None, self._child.printed("errors")
+            self.told.append(one)
+            if one["kind"] == kind:
+                return one
 
     def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
         return self.do(command, **arguments).wait_for(
@@ -83,31 +142,21 @@ class Process:
 
     def kill(self) -> None:
         """End as a crash does; take in what it still told."""
-        self._process.send_signal(signal.SIGKILL)
-        self._process.wait(PATIENCE)
-        while (line := self._lines.get(timeout=PATIENCE)) is not None:
-            if line.endswith("\n"):
-                self.told.append(json.loads(line))
+        self._child.kill()
+        while (one := self._news.get(timeout=PATIENCE)) is not None:
+            self.told.append(one)
         self.end()
 
     def close(self) -> None:
         """End in an orderly way."""
-        if self._process.poll() is None:
-            self.do("close").wait_for("closed")
-            assert self._process.stdin is not None
-            self._process.stdin.close()
-            assert self._process.wait(PATIENCE) == 0, "".join(self._errors)
+        self.do("close").wait_for("closed")
+        self._child.wait()
         self.end()
 
     def end(self) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait(PATIENCE)
-        for reader in self._readers:
-            reader.join(PATIENCE)
-        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
-            if stream is not None:
-                stream.close()
+        self._child.kill()
+        self._reader.join(PATIENCE)
+        self._child.end()
 
 
 def held(cache: Memora, keys: list[str]) -> dict[str, str]:

@@ -1,19 +1,17 @@
-"""A process that works on a store as told by JSON lines, and tells what it did the same way.
+"""A process that works on a store as told through a channel, and tells what it did the same way.
 
-Run as a script by `tests/integration`. Its one argument: `path`, `name`, `settings` of the cache,
-`constants` of modules to be set (so that what takes minutes and megabytes takes a few entries),
-`clock` in seconds beside the true one. A line before each operation says what it is about to do,
-so that a killed worker's last operation is known too.
+Its task: `path`, `name`, `settings` of the cache, `constants` of modules to be set (so that what
+takes minutes and megabytes takes a few entries), `clock` in seconds beside the true one. It says
+before each operation what it is about to do, so that a killed worker's last one is known too.
 """
 
 from __future__ import annotations
 
 import importlib
-import json
 import random
-import sys
 import time
-from typing import Any
+import warnings
+from typing import TYPE_CHECKING, Any
 
 from doubles import WordEmbedder
 
@@ -22,19 +20,20 @@ from memora.pipeline import Request
 from memora.stores._records import content_of
 from memora.stores.lancedb import LanceStore
 
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+# Nothing of LanceDB has been used where processes are forked.
+warnings.filterwarnings("ignore", "lancedb fork support")
+
 CONTEXTS: list[dict[str, Any]] = [{"place": "a"}, {"place": "b"}]
-
-
-def tell(kind: str, **what: Any) -> None:
-    sys.stdout.write(json.dumps({"kind": kind, **what}) + "\n")
-    sys.stdout.flush()
 
 
 class Worker:
     """One open cache; each public method is a command."""
 
-    def __init__(self, path: str, name: str, settings: dict[str, Any]) -> None:
-        self.name = name
+    def __init__(self, channel: Connection, path: str, name: str, settings: Any) -> None:
+        self.channel, self.name = channel, name
         config = CacheConfig(**({"db_uri": path, "max_entries": None} | settings))
         self.cache = Memora(config, embedder=WordEmbedder())
         store = self.cache._ports.store
@@ -42,13 +41,16 @@ class Worker:
         self.disk = store
         self.stored = 0
 
+    def tell(self, kind: str, **what: Any) -> None:
+        self.channel.send({"kind": kind, **what})
+
     def store(self, key: str, place: int, size: int = 10, **lifetime: Any) -> None:
         self.stored += 1
         number = f"{self.name} {self.stored}"
         result = [key, place, number, "x" * size]
-        tell("storing", key=key, place=place, number=number, at=time.monotonic_ns())
+        self.tell("storing", key=key, place=place, number=number, at=time.monotonic_ns())
         entry_id = self.cache.store(key, CONTEXTS[place], result, **lifetime)
-        tell("stored", number=number, ok=entry_id is not None, at=time.monotonic_ns())
+        self.tell("stored", number=number, ok=entry_id is not None, at=time.monotonic_ns())
 
     def delete(self, key: str, place: int) -> None:
         """Delete what this process sees under a key, as an eviction does."""
@@ -64,14 +66,14 @@ class Worker:
             content = content_of(raw, stored)
             assert content is not None
             number = self.cache._ports.codec.decode(content.payload)[2]
-            tell("deleting", key=key, place=place, number=number)
+            self.tell("deleting", key=key, place=place, number=number)
             self.disk._delete([(stored, stamp)])
         self.disk._sync(self.disk._writer.appended)
-        tell("deleted", key=key, place=place, number=number)
+        self.tell("deleted", key=key, place=place, number=number)
 
     def look(self, key: str, place: int) -> None:
         found = self.cache.lookup(key, CONTEXTS[place], 1.0)
-        tell(
+        self.tell(
             "found",
             key=key,
             place=place,
@@ -81,7 +83,7 @@ class Worker:
 
     def search(self, query: str, place: int) -> None:
         found = self.cache.lookup(query, CONTEXTS[place], 0.5)
-        tell("answer", place=place, reason=found.reason, result=found.result)
+        self.tell("answer", place=place, reason=found.reason, result=found.result)
 
     def work(self, seed: int, steps: int, keys: list[str], size: int = 10) -> None:
         chance = random.Random(seed)  # noqa: S311 - a reproducible course of events
@@ -96,18 +98,18 @@ class Worker:
                 self.look(key, place)
             else:
                 self.search(f"{key} please", place)
-        tell("worked")
+        self.tell("worked")
 
     def withdraw(self, **criteria: Any) -> None:
-        tell("withdrawn", entries=self.cache.invalidate(**criteria))
+        self.tell("withdrawn", entries=self.cache.invalidate(**criteria))
 
     def outdate(self, tags: list[str]) -> None:
         self.cache.outdate(*tags)
-        tell("outdated")
+        self.tell("outdated")
 
     def uses(self) -> None:
         """Tell what is known of the uses of every entry."""
-        tell("used", uses={one.query: one.uses for one in self.cache.entries()})
+        self.tell("used", uses={one.query: one.uses for one in self.cache.entries()})
 
     def dump(self, keys: list[str]) -> None:
         """Tell what is stored under every key: its number."""
@@ -121,11 +123,11 @@ class Worker:
                     assert found.result[:2] == [key, place]
                     held[f"{key}/{place}"] = found.result[2]
         stats = self.cache.get_stats()
-        tell("dump", held=held, count=stats["total_entries"], errors=stats["errors"])
+        self.tell("dump", held=held, count=stats["total_entries"], errors=stats["errors"])
 
     def state(self) -> None:
         upkeep = self.disk._upkeep
-        tell(
+        self.tell(
             "state",
             owner=upkeep is not None and upkeep.owner,
             count=self.disk.count(),
@@ -142,27 +144,24 @@ class Worker:
         unlimited = resource.RLIM_INFINITY
         soft = unlimited if size is None else size
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, unlimited))
-        tell("limited")
+        self.tell("limited")
 
     def close(self) -> None:
         self.cache.close()
-        tell("closed")
+        self.tell("closed")
 
 
-def main() -> None:
-    task = json.loads(sys.argv[1])
+def main(channel: Connection, task: dict[str, Any]) -> None:
     for name, value in task.get("constants", {}).items():
         module, _, constant = name.rpartition(".")
         setattr(importlib.import_module(module), constant, value)
     if offset := task.get("clock", 0):
         real = time.time_ns
         time.time_ns = lambda: real() + int(offset * 1e9)
-    worker = Worker(task["path"], task["name"], task.get("settings", {}))
-    tell("ready")
-    for line in sys.stdin:
-        command, arguments = json.loads(line)
+    worker = Worker(channel, task["path"], task["name"], task.get("settings", {}))
+    worker.tell("ready")
+    while True:
+        command, arguments = channel.recv()
         getattr(worker, command)(**arguments)
-
-
-if __name__ == "__main__":
-    main()
+        if command == "close":
+            return

@@ -68,9 +68,7 @@ def questions(plt: Any, default: float) -> Any:
         right = row % 2 == 0  # of each two, the second has another answer
         for x, score in ((0.66, cosine), (0.83, similarity)):
             served = score is not None and score >= default
-            word = (
-                ("served" if right else "WRONG HIT") if served else "miss" if right else "refused"
-            )
+            words = ("served", "miss") if right else ("WRONG HIT", "refused")
             word, colour = words[not served], SAME if served == right else OTHER
             axes.text(x, y, f"{score:.2f}  {word}", color=colour, fontsize=10.5, va="center")
         if found.evidence and not right:

@@ -439,7 +439,7 @@ def test_many_contexts_of_few_entries_stay_apart(
     opener: Opener, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     mode = request.node.callspec.params["opener"]
-    slow = "power" in mode or "bucket" in mode
+    slow = "power" in mode or "bucket" in mode or mode in ON_SERVERS
     contexts = 20 if "flushed" in mode else 200 if slow else 2000
     store = opener(tmp_path)
     for i in range(contexts):
@@ -1024,7 +1024,7 @@ def test_reopening_gives_every_entry_its_own_vector(
     opener: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lance_module, "_LOAD_ROWS", 7)
-    vectors = np.random.default_rng(0).standard_normal((60, DIMENSION)).astype(np.float32)
+    vectors = np.random.default_rng(0).standard_normal((25, DIMENSION)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     store = opener(tmp_path)
     for i, vector in enumerate(vectors):

@@ -6,20 +6,17 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 import uuid
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import servers
 from command import memora
 from doubles import FakeClock, WordEmbedder, until
-from processes import History, Process, held
+from processes import Child, History, Process, held, run_script
 from store_worker import CONTEXTS
 
 from memora import CacheConfig, Memora
@@ -52,6 +49,8 @@ COMPACTING = FLUSHING | {
     "memora.stores._bucket_upkeep._COMPACT_AT": 4,
     "memora.stores._bucket_upkeep.GRACE_SECONDS": 1.0,  # less than others may stand still
 }
+# Of each of two processes.
+STORES = 500 if "STORE_KILL_ROUNDS" in os.environ else 200
 ROLES: dict[str, dict[str, Any]] = {"flushing": FLUSHING, "compacting": COMPACTING}
 
 
@@ -99,21 +98,21 @@ def test_two_processes_store_and_withdraw_and_the_counts_are_exact(
     start: Any, s3: StorageServer, uri: str, role: str
 ) -> None:
     first, second = (start(name, constants=ROLES[role]) for name in ("first", "second"))
-    keys = {name: [f"{name} {i}" for i in range(500)] for name in ("first", "second")}
+    keys = {name: [f"{name} {i}" for i in range(STORES)] for name in ("first", "second")}
     for process in (first, second):
         process.wait_for("ready")
-    for i in range(500):
+    for i in range(STORES):
         for process, name in ((first, "first"), (second, "second")):
             process.do("store", key=keys[name][i], place=0, tags=[f"tag {i % 10}"])
             if i % 5 == 4:  # one of its own, again and again while the other stores
                 process.do("withdraw", query=keys[name][i - 1])
     for process in (first, second):
-        for _ in range(500):
+        for _ in range(STORES):
             assert process.wait_for("stored")["ok"]
         withdrawn = [one["entries"] for one in process.told if one["kind"] == "withdrawn"]
-        while len(withdrawn) < 100:
+        while len(withdrawn) < STORES // 5:
             withdrawn.append(process.wait_for("withdrawn")["entries"])
-        assert withdrawn == [1] * 100
+        assert withdrawn == [1] * (STORES // 5)
     # What the other has stored, and all of a tag of both.
     first.do("withdraw", query="second 0")
     second.do("withdraw", query="first 0")
@@ -124,7 +123,7 @@ def test_two_processes_store_and_withdraw_and_the_counts_are_exact(
     expected = {
         f"{name} {i}/0"
         for name in keys
-        for i in range(500)
+        for i in range(STORES)
         if i % 5 != 3 and i != 0 and i % 10 != 7
     }
     both = [key for some in keys.values() for key in some]
@@ -340,6 +339,7 @@ def test_kill_9_of_the_server_loses_nothing() -> None:
                     server.kill()
                 if i == 40:
                     server.start()
+                    assert until(lambda: cache.store("again", CONTEXTS[0], 1))
                 if cache.store(f"q{i}", CONTEXTS[0], i) is not None:
                     acknowledged.append(i)
         assert {*range(30), *range(40, 60)} <= set(acknowledged)
@@ -387,12 +387,10 @@ def test_a_lookup_needs_no_request(s3: StorageServer, uri: str, monkeypatch: Any
 
 FORKED = """
 import json, os, sys, warnings
-warnings.filterwarnings("ignore", category=DeprecationWarning)
-warnings.filterwarnings("ignore", "lancedb fork support")
-sys.path.insert(0, sys.argv[1])
+warnings.filterwarnings("ignore")
 from doubles import WordEmbedder
 from memora import CacheConfig, Memora
-config = CacheConfig(db_uri=sys.argv[2], storage_options=json.loads(sys.argv[3]))
+config = CacheConfig(db_uri=sys.argv[1], storage_options=json.loads(sys.argv[2]))
 cache = Memora(config, embedder=WordEmbedder())
 cache.store("q", None, 1)
 child = os.fork()
@@ -411,15 +409,11 @@ cache.close()
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 def test_a_forked_child_misses_and_says_why(s3: StorageServer, uri: str) -> None:
-    tests, options = Path(__file__).parents[1], json.dumps(s3.storage_options)
-    done = subprocess.run(
-        [sys.executable, "-c", FORKED, tests, uri, options],
-        check=False,
-        timeout=60,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    child = Child(run_script, FORKED, uri, json.dumps(s3.storage_options))
+    try:
+        child.wait()
+    finally:
+        child.end()
     with opened(s3, uri) as cache:
         assert cache.get_stats()["total_entries"] == 2
 

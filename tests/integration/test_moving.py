@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from command import memora
 from doubles import WordEmbedder
+from processes import Child, run_script
 
 from memora import CacheConfig, Memora
 from memora.errors import (
@@ -28,8 +28,8 @@ from memora.transfer import Moved, reembed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-TESTS = Path(__file__).parents[1]
 ENTRIES = 300
 
 
@@ -74,9 +74,8 @@ def state(path: Path, **settings: Any) -> dict[str, Any]:
 
 
 WORKER = """
-import sys, time
+import time
 from pathlib import Path
-sys.path.insert(0, {tests!r})
 from doubles import WordEmbedder
 from memora import CacheConfig, Memora
 from memora.transfer import reembed
@@ -87,7 +86,7 @@ class Slow(WordEmbedder):
         return super().embed(texts)
 
 def tell(done, total):
-    print(done, flush=True)
+    channel.send(done)
     time.sleep(0.3)
 
 def config(path, **settings):
@@ -106,13 +105,12 @@ else:
 
 def run_until_killed(what: str, path: Path) -> int:
     """Start moving in a process, kill it when a part is done, and return how much that was."""
-    code = WORKER.format(tests=str(TESTS), path=str(path), what=what)
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    with process:
-        done = int(process.stdout.readline())
-        done = int(process.stdout.readline() or done)
-        process.send_signal(signal.SIGKILL)
+    child = Child(run_script, WORKER.format(path=str(path), what=what))
+    done = 0
+    with suppress(EOFError):  # it has ended
+        for _ in range(2):
+            done = child.channel.recv()
+    child.end()
     return done
 
 

@@ -371,10 +371,10 @@ def test_a_process_that_stood_still_agrees_again(start: Any, tmp_path: Path) -> 
     for round_number in range(4):
         sleeper.do("work", seed=round_number, steps=100, keys=keys, size=50)
         sleeper.wait_for("stored")
-        os.kill(sleeper._process.pid, signal.SIGSTOP)
+        os.kill(sleeper.pid, signal.SIGSTOP)
         other.do("work", seed=100 + round_number, steps=300, keys=keys, size=50)
         other.wait_for("worked")
-        os.kill(sleeper._process.pid, signal.SIGCONT)
+        os.kill(sleeper.pid, signal.SIGCONT)
         sleeper.wait_for("worked")
 
     def agree() -> bool:

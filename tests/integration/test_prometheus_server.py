@@ -8,16 +8,16 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import urllib.parse
 import urllib.request
 from contextlib import ExitStack, contextmanager
 from importlib.resources import as_file, files
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import prometheus_worker
 import pytest
 from doubles import WordEmbedder, until
+from processes import PATIENCE, Child
 from scrape import expressions, numbers_of_page, numbers_of_stats, scrape
 
 from memora import CacheConfig, Memora
@@ -26,8 +26,8 @@ from memora.cli.replay import Replay
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-TESTS = Path(__file__).parents[1]
 PROMETHEUS, PROMTOOL = shutil.which("prometheus"), shutil.which("promtool")
 needs_prometheus = pytest.mark.skipif(
     PROMETHEUS is None or PROMTOOL is None,
@@ -48,42 +48,31 @@ def free_ports(number: int) -> tuple[int, int]:
     raise AssertionError("no ports are free")
 
 
-def started(directory: Path, ports: tuple[int, int], hits: int, *more: str) -> Any:
-    return subprocess.Popen(
-        [
-            *(sys.executable, TESTS / "prometheus_worker.py", directory),
-            *map(str, (*ports, hits)),
-            *more,
-        ],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
 @contextmanager
-def workers(directory: Path, *hits: int, more: tuple[str, ...] = ()) -> Iterator[list[int]]:
+def workers(directory: Path, *hits: int, fork: bool = False) -> Iterator[list[int]]:
     """Start a process for each; yield the ports that they serve at."""
     with Memora(CacheConfig(db_uri=str(directory), judge="off"), embedder=WordEmbedder()) as cache:
         cache.store("q", None, 1)
-    ports = free_ports(len(hits) + 2)
-    processes = []
-    try:
-        processes = [started(directory, ports, number, *more) for number in hits]
-        yield [int(process.stdout.readline()) for process in processes]
-    finally:
-        for process in processes:
-            process.stdin.close()
-        assert [process.wait(60) for process in processes] == [0] * len(processes)
-        for process in processes:
-            process.stdout.close()
+    first, last = free_ports(len(hits) + 2)
+    ports = range(first, last + 1)
+    with ExitStack() as stack:
+        children = [
+            Child(prometheus_worker.main, str(directory), ports, number, fork) for number in hits
+        ]
+        for child in children:
+            stack.callback(child.end)
+        assert all(child.channel.poll(PATIENCE) for child in children)
+        yield [child.channel.recv() for child in children]
+        for child in children:
+            child.channel.send("end")
+            child.wait()
 
 
 def test_the_demo_s_page_agrees_with_its_statistics_number_by_number() -> None:
     with (
         as_file(files("memora") / "demo" / "queries.jsonl") as path,
         QueryLog(path, log_format=None, columns=Columns()) as log,
-        Memora(CacheConfig(max_entries=200)) as cache,
+        Memora(CacheConfig(max_entries=200, judge="off"), embedder=WordEmbedder()) as cache,
     ):
         server = cache.start_metrics_server(0)
         report = list(Replay(cache, examples=1).run(log))[-1]
@@ -110,7 +99,7 @@ def test_each_process_of_an_application_serves_a_page_of_its_own(tmp_path: Path)
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_forked_child_serves_its_own_page_and_not_its_parent_s(tmp_path: Path) -> None:
-    with workers(tmp_path / "db", 4, more=("--fork",)) as (port,):
+    with workers(tmp_path / "db", 4, fork=True) as (port,):
         assert scrape(port)("memora_lookups_total", reason="exact") == 4
 
 

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from doubles import WordEmbedder, until
+from processes import PATIENCE, Child, run_script
 
 from memora import CacheConfig, Memora
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 HEAD = """
 import os, sys, threading
 from functools import partial
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
 import anyio
 from doubles import WordEmbedder, until
 from memora import CacheConfig, Memora
-folder, arguments = Path(sys.argv[2]), sys.argv[3:]
+folder, arguments = Path(sys.argv[1]), sys.argv[2:]
 config = CacheConfig(
     db_uri=str(folder / "store"),
     judge="off",
@@ -42,8 +40,8 @@ def noted(name, count):
     assert until(lambda: path.exists() and path.stat().st_size >= count, seconds=60), name
 QUERY = "total sales in march for all regions"
 ALIKE = QUERY + " please"
-print("ready", flush=True)
-sys.stdin.readline()
+channel.send("ready")
+channel.recv()
 """
 
 
@@ -57,37 +55,23 @@ class Process:
     """A script that waits to be told to go."""
 
     def __init__(self, folder: Path, code: str, *arguments: object) -> None:
-        tests = str(Path(__file__).parents[1])
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", HEAD + code, tests, str(folder), *map(str, arguments)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        self.child = Child(run_script, HEAD + code, str(folder), *map(str, arguments))
 
     def begun(self) -> None:
         """Wait until it is ready to go."""
-        assert self.process.stdout is not None
-        if self.process.stdout.readline() != "ready\n":
+        if not self.child.channel.poll(PATIENCE) or self.child.channel.recv() != "ready":
             self.said()
 
     def go(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
+        self.child.channel.send("go")
 
     def said(self) -> str:
         """Return what it printed, once it has ended as it should."""
-        output, errors = self.process.communicate(timeout=90)
-        assert self.process.returncode == 0, errors
-        return output
+        self.child.wait()
+        return self.child.printed()
 
     def kill(self) -> None:
-        """End it, if it has not ended."""
-        self.process.kill()
-        with self.process:  # closes the pipes
-            pass
+        self.child.kill()
 
 
 @contextmanager
@@ -96,7 +80,7 @@ def started(folder: Path, code: str, *arguments: object) -> Iterator[Process]:
     try:
         yield one
     finally:
-        one.kill()
+        one.child.end()
 
 
 def go(*processes: Process) -> None:

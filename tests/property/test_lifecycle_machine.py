@@ -8,6 +8,7 @@ store at any time, and has to when there is no other room, or at a cleanup.
 
 from __future__ import annotations
 
+import os
 import tempfile
 import uuid
 from copy import deepcopy
@@ -78,6 +79,8 @@ ON_DISK: list[dict[str, Any]] = [
     {"durability": "memory", "hot_payload_bytes": 0},
     {"hot_index": "off", "hot_payload_bytes": 0},
 ]
+
+ROUNDS = int(os.environ.get("LIFECYCLE_ROUNDS", "1"))  # so many times the usual examples
 
 Place = tuple[str, str]  # a context and a text
 
@@ -704,15 +707,19 @@ def test_in_a_bucket(s3: StorageServer) -> None:
     InABucket.server = s3
     InABucket.modes = [IN_RAM, options, options | {"durability": "memory", "hot_payload_bytes": 0}]
     run_state_machine_as_test(
-        InABucket, settings=settings(max_examples=6, stateful_step_count=25, deadline=None)
+        InABucket, settings=settings(max_examples=6 * ROUNDS, stateful_step_count=25, deadline=None)
     )
 
 
-InRam.TestCase.settings = settings(max_examples=250, stateful_step_count=40, deadline=None)
+InRam.TestCase.settings = settings(max_examples=250 * ROUNDS, stateful_step_count=40, deadline=None)
 test_in_ram = InRam.TestCase
-Tiered.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+Tiered.TestCase.settings = settings(
+    max_examples=100 * ROUNDS, stateful_step_count=40, deadline=None
+)
 test_tiered = Tiered.TestCase
-OnEveryStore.TestCase.settings = settings(max_examples=20, stateful_step_count=25, deadline=None)
+OnEveryStore.TestCase.settings = settings(
+    max_examples=20 * ROUNDS, stateful_step_count=25, deadline=None
+)
 test_on_every_store = OnEveryStore.TestCase
 
 
@@ -738,7 +745,8 @@ def run_on(machine: type[LifecycleMachine], uri: str, examples: int) -> None:
         ]
 
     run_state_machine_as_test(
-        There, settings=settings(max_examples=examples, stateful_step_count=30, deadline=None)
+        There,
+        settings=settings(max_examples=examples * ROUNDS, stateful_step_count=30, deadline=None),
     )
 
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import stat
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -721,60 +717,6 @@ def test_a_fault_in_the_background_is_told(tmp_path: Path, embedder: WordEmbedde
 
         store._view.read = read  # type: ignore[method-assign]
         assert until(lambda: cache.health_check()["checks"]["database"]["ok"])
-
-
-CHILD = """
-import json, sys
-from memora import CacheConfig, Memora
-sys.path.insert(0, {tests!r})
-from doubles import WordEmbedder
-cache = Memora(CacheConfig(db_uri={path!r}, max_entries=None), embedder=WordEmbedder())
-for i in range({n}):
-    for query in (f"question {{i}} by {name}", "shared"):
-        entry_id = cache.store(query, {{"agent": "sql"}}, [{name!r}, i])
-        print(json.dumps([query, entry_id]), flush=True)
-"""
-
-
-def start(path: Path, name: str, n: int) -> subprocess.Popen[str]:
-    code = CHILD.format(tests=str(Path(__file__).parents[1]), path=str(path), name=name, n=n)
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-
-
-def test_processes_share_a_store_and_lose_nothing(tmp_path: Path, embedder: WordEmbedder) -> None:
-    children = [start(tmp_path, name, 12) for name in ("a", "b", "c")]
-    for child in children:
-        output, _ = child.communicate(timeout=120)
-        assert child.returncode == 0
-        assert all(entry_id for _, entry_id in map(json.loads, output.splitlines()))
-
-    with opened(tmp_path, embedder, max_entries=None) as cache:
-        for name in ("a", "b", "c"):
-            for i in range(12):
-                found = cache.lookup(f"question {i} by {name}", SQL, 1.0)
-                assert found.result == [name, i]
-        assert cache.get_stats()["total_entries"] == 3 * 12 + 1
-
-
-def test_a_reader_sees_what_another_process_stored(tmp_path: Path, embedder: WordEmbedder) -> None:
-    with opened(tmp_path, embedder) as cache:
-        assert cache.lookup("question 0 by other", SQL).is_miss
-        start(tmp_path, "other", 1).communicate(timeout=60)
-        assert until(lambda: served(cache, "question 0 by other") == ["other", 0])
-
-
-def test_what_store_acknowledged_survives_kill_9(tmp_path: Path, embedder: WordEmbedder) -> None:
-    child = start(tmp_path, "victim", 1000)
-    assert child.stdout is not None
-    acknowledged = [json.loads(child.stdout.readline()) for _ in range(30)]
-    child.send_signal(signal.SIGKILL)
-    rest, _ = child.communicate(timeout=60)
-    acknowledged += [json.loads(line) for line in rest.splitlines() if line.endswith("]")]
-
-    with opened(tmp_path, embedder, max_entries=None) as cache:
-        for query, _ in acknowledged:
-            assert cache.lookup(query, SQL, 1.0).is_hit
-        assert cache.store("after the crash", SQL, 1) is not None
 
 
 def test_others_that_open_for_ever_are_an_error_not_a_hang(

@@ -272,10 +272,12 @@ def test_the_api_alone_is_enough_and_a_cache_without_it_loads_none() -> None:
     said = run(
         "import json, sys\n"
         "from memora import CacheConfig, Memora\n"
-        "Memora(CacheConfig()).lookup('q')\n"
+        "from memora.embedders import FunctionEmbedder\n"
+        "embedder = FunctionEmbedder(lambda texts: [[1.0, 0.0] for _ in texts], identity='x')\n"
+        "Memora(CacheConfig(), embedder=embedder).lookup('q')\n"
         "before = 'opentelemetry' in sys.modules\n"
         "sys.modules['opentelemetry.sdk'] = None\n"
-        "cache = Memora(CacheConfig(opentelemetry=True))\n"
+        "cache = Memora(CacheConfig(opentelemetry=True), embedder=embedder)\n"
         "print(json.dumps([before, cache.lookup('q').reason]))\n"
     )
 

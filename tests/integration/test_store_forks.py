@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from processes import PATIENCE, Child, run_script
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 
@@ -26,7 +27,7 @@ def cache(**settings):
 def seen(cache, query, result):
     return until(lambda: cache.lookup(query).result == result)
 def ended(child):
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not (found := os.waitpid(child, os.WNOHANG))[0]:
         if time.monotonic() > deadline:
             os.kill(child, signal.SIGKILL)
@@ -37,11 +38,25 @@ def ended(child):
 """
 
 
+def script(path: Path, code: str) -> str:
+    return HEAD.format(tests=str(Path(__file__).parents[1]), path=str(path / "store")) + code
+
+
 def run(path: Path, code: str) -> None:
     """Run a script in a process of its own; one that hangs or fails is a failure."""
-    head = HEAD.format(tests=str(Path(__file__).parents[1]), path=str(path / "store"))
+    process = Child(run_script, "import os; os.setsid()\n" + script(path, code))
+    try:
+        process.wait()
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # what it forked ends with it
+        process.end()
+
+
+def run_anew(path: Path, code: str) -> None:
+    """Run it in an interpreter of its own, which ends as those do."""
     with subprocess.Popen(
-        [sys.executable, "-c", head + code],
+        [sys.executable, "-c", script(path, code)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -49,7 +64,7 @@ def run(path: Path, code: str) -> None:
         start_new_session=True,  # so that what it forked ends with it
     ) as process:
         try:
-            output, _ = process.communicate(timeout=60)
+            output, _ = process.communicate(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
             output = "it hangs"
         finally:
@@ -119,7 +134,7 @@ children = [context.Process(target=work, args=(n, errors)) for n in range(3)]
 for child in children:
     child.start()
 for child in children:
-    child.join(30)
+    child.join(120)
     assert child.exitcode == 0, (child.exitcode, errors.empty() or errors.get())
 for n in range(3):
     assert seen(parent, f"of child {n}", n)
@@ -128,24 +143,24 @@ parent.close()
     )
 
 
-@pytest.mark.parametrize("used", [True, False], ids=["used", "unused"])
-@pytest.mark.parametrize("closed", [True, False], ids=["closed", "left open"])
-def test_a_child_ends_as_any_process_does(tmp_path: Path, *, used: bool, closed: bool) -> None:
-    run(
+def test_a_child_ends_as_any_process_does(tmp_path: Path) -> None:
+    run_anew(
         tmp_path,
-        f"""
+        """
 parent = cache()
 parent.store("of the parent", None, 1)
-child = os.fork()
-if child == 0:
-    if {used}:
-        assert parent.store("of the child", None, 2) is not None
-    if {closed}:
-        parent.close()
-    sys.exit(7)
-assert os.waitstatus_to_exitcode(ended(child)) == 7
-if {used}:
-    assert seen(parent, "of the child", 2)
+for used in (True, False):
+    for closed in (True, False):
+        child = os.fork()
+        if child == 0:
+            if used:
+                assert parent.store(f"of a child {closed}", None, 2) is not None
+            if closed:
+                parent.close()
+            sys.exit(7)
+        assert os.waitstatus_to_exitcode(ended(child)) == 7, (used, closed)
+        if used:
+            assert seen(parent, f"of a child {closed}", 2)
 parent.close()
 """,
     )
@@ -177,45 +192,45 @@ with cache() as again:
 
 
 OTHER = """
-import json
-other = [sys.executable, "-c", '''
-import sys
-sys.path.insert(0, {tests!r})
-from doubles import WordEmbedder, until
-from memora import CacheConfig, Memora
-cache = Memora(CacheConfig(db_uri={path!r}, max_staleness_seconds=0.05), embedder=WordEmbedder())
-upkeep = cache._ports.store._upkeep
-print(until(lambda: upkeep.owner, seconds=float(sys.argv[1])), flush=True)
-cache.close()
-''']
-import subprocess
-def taken_over(seconds):
-    return subprocess.run(
-        [*other, str(seconds)], capture_output=True, text=True, timeout=60, check=True
-    ).stdout.strip() == "True"
+import lancedb
+def another():
+    # Forked before anything of LanceDB is used, it opens the store when it is asked.
+    asked, answered = os.pipe(), os.pipe()
+    if os.fork() == 0:
+        seconds = float(os.read(asked[0], 10))
+        with cache(max_staleness_seconds=0.05) as mine:
+            upkeep = mine._ports.store._upkeep
+            found = until(lambda: upkeep.owner, seconds=seconds)
+        os.write(answered[1], b"%d" % found)
+        os._exit(0)
+    def takes_over(seconds):
+        os.write(asked[1], b"%d" % seconds)
+        return os.read(answered[0], 1) == b"1"
+    return takes_over
 """
 
 
-@pytest.mark.parametrize("ending", ["os._exit(0)", "sys.exit(0)"])
-def test_the_parents_locks_stay_the_parents(tmp_path: Path, ending: str) -> None:
-    run(
+def test_the_parents_locks_stay_the_parents(tmp_path: Path) -> None:
+    run_anew(
         tmp_path,
-        OTHER.format(tests=str(Path(__file__).parents[1]), path=str(tmp_path / "store"))
-        + f"""
+        OTHER
+        + """
+others = [another() for _ in range(3)]
 parent = cache()
 store = parent._ports.store
 assert until(lambda: store._upkeep.owner)
-child = os.fork()
-if child == 0:
-    assert parent.store("of the child", None, 2) is not None
-    assert store._upkeep is None
-    parent.close()
-    {ending}
-assert ended(child) == 0
-assert not taken_over(1)
-assert store._upkeep.owner
+for end in (os._exit, sys.exit):
+    child = os.fork()
+    if child == 0:
+        assert parent.store("of the child", None, 2) is not None
+        assert store._upkeep is None
+        parent.close()
+        end(0)
+    assert ended(child) == 0
+    assert not others.pop()(1)
+    assert store._upkeep.owner
 parent.close()
-assert taken_over(20)
+assert others.pop()(60)
 """,
     )
 
@@ -223,8 +238,9 @@ assert taken_over(20)
 def test_another_takes_over_when_the_parent_is_dead_and_the_child_lives(tmp_path: Path) -> None:
     run(
         tmp_path,
-        OTHER.format(tests=str(Path(__file__).parents[1]), path=str(tmp_path / "store"))
+        OTHER
         + """
+taken_over = another()
 ready, go = os.pipe(), os.pipe()
 parent = os.fork()
 if parent == 0:
@@ -247,7 +263,7 @@ os.close(ready[1])
 assert os.read(ready[0], 100)
 os.kill(parent, signal.SIGKILL)
 os.waitpid(parent, 0)
-assert taken_over(20)
+assert taken_over(60)
 os.write(go[1], b"x")
 assert os.read(ready[0], 100) == b"done\\n"
 with cache() as again:
