@@ -1,7 +1,7 @@
-"""What lookups, stores and cached calls do, written once for threads and tasks.
+"""The logic of lookups, stores and cached calls, shared by threads and tasks.
 
-Coroutines over a lane (`calls.lanes`), which says how waiting is done. Here a fault of the cache
-becomes a miss; arguments have been checked at the door.
+Its coroutines take a lane (`calls.lanes`), which implements waiting. This module turns faults of
+the cache into misses; `memora.cache` has already checked the arguments.
 """
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ if TYPE_CHECKING:
     from memora.protocols import Lease
     from memora.shadow import Shadow
 
-# Requests of a batch that one deadline is for: they are embedded together, which takes longer.
+# A batch gets one deadline per so many requests, because embedding a batch takes longer.
 _BATCH = 32
-_WARNINGS = 10_000  # of those that are said once: names of functions and classes, not of data
+_WARNINGS = 10_000  # remembered to log each once; keyed by names of functions and classes
 T = TypeVar("T")
-# Results that are empty, or an error, for the second who reads them.
+# Results that can be consumed only once: a second reader gets nothing, or an error.
 _READ_ONCE = (Iterator, AsyncIterator, Awaitable)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """A cached call, its arguments checked."""
+    """A cached call with validated arguments."""
 
     request: Request
     threshold: float
@@ -69,7 +69,7 @@ class Call:
     lifetime: Lifetime
     metadata: str
     costs: bool
-    """Whether the lifetime says what the result cost; else it is what computing takes."""
+    """Whether the lifetime has a given cost; if not, the cost is the time that computing takes."""
     condition: Callable[[Any], bool] | None = None
     refresh_ahead: float = 0.0
     refresh: bool = False
@@ -77,7 +77,7 @@ class Call:
 
 
 class _Landed(NamedTuple):
-    """What a leader gives to those who wait."""
+    """The result that a leader passes to its followers."""
 
     value: Any
     stored: bool
@@ -104,13 +104,13 @@ class Core:
 
     def renew(self) -> None:
         """See `Renewable`."""
-        # By key; who refreshes in a parent does so for the parent.
+        # By key. Empty after a fork: the parent's refreshes run in the parent only.
         self._refreshing: dict[bytes, object] = {}
         self._warned: set[tuple[object, ...]] = set()
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """Only call, in this block."""
+        """Bypass the cache for cached calls in this block."""
         token = self._disabled.set(True)
         try:
             yield
@@ -119,13 +119,13 @@ class Core:
 
     @property
     def enabled(self) -> bool:
-        """Whether the caller is in no such block."""
+        """Whether the caller is outside of all `disabled` blocks."""
         return not self._disabled.get()
 
     async def lookup(
         self, lane: Lane, request: Request, *, threshold: float, max_age: float
     ) -> LookupResult:
-        """Look up, and count it; a fault is a miss, unless the settings say otherwise."""
+        """Look up and count the outcome; a fault is a miss, unless `fail_open` is False."""
         found = await self._find(lane, request, threshold=threshold, max_age=max_age)
         self._count(request, found)
         return found
@@ -133,7 +133,7 @@ class Core:
     async def _find(
         self, lane: Lane, request: Request, *, threshold: float, max_age: float
     ) -> LookupResult:
-        """Do as `lookup`, and leave it to the caller to count the outcome."""
+        """Look up as `lookup` does, but leave counting the outcome to the caller."""
         if busy():
             return self._failed(request, refusal())
         started = self._timings.now()
@@ -143,7 +143,7 @@ class Core:
             if found is None:
                 look = partial(self._look, request, threshold=threshold, max_age=max_age)
                 found = cast("LookupResult", await Inside(self._in_time(lane, look)))
-        except Exception as fault:  # noqa: BLE001 - whatever it is, it must not reach the application
+        except Exception as fault:  # noqa: BLE001 - no fault may reach the application
             return self._failed(request, fault)
         else:
             return found
@@ -153,7 +153,7 @@ class Core:
     async def lookup_many(
         self, lane: Lane, requests: Sequence[Request], *, threshold: float, max_age: float
     ) -> list[LookupResult]:
-        """Look up several, in one batch."""
+        """Look up several requests in one batch."""
         if not requests:
             return []
         found: list[LookupResult | Exception]
@@ -180,12 +180,12 @@ class Core:
                 found: list[LookupResult | Exception] = await self._in_time(
                     lane, look, items=len(requests)
                 )
-        except Exception as fault:  # noqa: BLE001 - as above
+        except Exception as fault:  # noqa: BLE001 - no fault may reach the application
             return [fault for _ in requests]
         return found
 
     def _reported(self, found: list[LookupResult | Exception]) -> list[LookupResult]:
-        """Report each fault once, and return misses in their place."""
+        """Report each distinct fault once, and return misses in their place."""
         faults = {id(one): one for one in found if isinstance(one, Exception)}
         times = Counter(map(id, found))
         missed = {of: self._missed(fault, times=times[of]) for of, fault in faults.items()}
@@ -194,21 +194,21 @@ class Core:
     async def check(
         self, lane: Lane, request: Request, *, threshold: float, max_age: float
     ) -> AvailabilityCheck:
-        """Tell whether a lookup would hit; it counts as an operation, but as no lookup."""
+        """Return whether a lookup would hit; counted as an operation, but not as a lookup."""
         look = partial(pipeline.check, self._ports, request, threshold=threshold, max_age=max_age)
         try:
             found: AvailabilityCheck = await self.ask(lane, look)
-        except Exception as fault:  # noqa: BLE001 - as of a lookup
+        except Exception as fault:  # noqa: BLE001 - no fault may reach the application
             self.report("lookup", fault)
             return AvailabilityCheck(available=False)
         self._metrics.count_check()
         return found
 
     async def ask(self, lane: Lane, function: Callable[[], T]) -> T:
-        """Return what a function says that asks parts of the cache, in the time of a lookup.
+        """Run a function that queries parts of the cache, within the deadline of a lookup.
 
         Raises:
-            DeadlineError: It takes longer.
+            DeadlineError: The function takes longer.
             ReentryError: See `memora._reentry`.
         """
         refuse()
@@ -218,14 +218,14 @@ class Core:
     async def store(
         self, lane: Lane, request: Request, result: Any, *, metadata: str, lifetime: Lifetime
     ) -> str | None:
-        """Store; return the id, or None where that failed."""
+        """Store a result; return the entry's id, or None if that failed."""
         (entry_id,) = await self.store_many(lane, [(request, result, metadata, lifetime)])
         return entry_id
 
     async def store_many(
         self, lane: Lane, items: Sequence[tuple[Request, Any, str, Lifetime]]
     ) -> list[str | None]:
-        """Store several, in one batch; return their ids, None for what cannot be stored."""
+        """Store several results in one batch; return their ids, None for those not stored."""
         if not items:
             return []
         if busy():
@@ -238,13 +238,13 @@ class Core:
         lost = len(items)
         try:
             with Timed(self._timings.now, self._timings.store):
-                # To its end, whatever happens: while the caller waits, nobody changes the results.
+                # No deadline: the results cannot change while the caller waits.
                 drafts = await lane.run(partial(self._encoded, items), timeout=None)
                 kept = [draft for draft in drafts if draft is not None]
                 lost = len(kept)
                 put = partial(self._put, kept)
                 ids = iter(await self._in_time(lane, put, items=len(items)))
-        except Exception as fault:  # noqa: BLE001 - as of a lookup
+        except Exception as fault:  # noqa: BLE001 - no fault may reach the application
             return self._not_stored(fault, lost=lost, items=len(items))
         return [None if draft is None else next(ids) for draft in drafts]
 
@@ -255,9 +255,9 @@ class Core:
         return [None] * items
 
     async def call(self, lane: Lane, call: Call, compute: Callable[[], Any]) -> Any:
-        """Return what is stored for a call, or else what it returns."""
+        """Return the stored result of a call, or else make the call."""
         if busy():
-            # Nothing but the call: to wait for another's might be to wait for this thread.
+            # Only make the call: waiting for a leader could mean waiting for this thread.
             if not call.refresh:
                 await self.lookup(
                     lane, call.request, threshold=call.threshold, max_age=call.max_age
@@ -282,7 +282,7 @@ class Core:
     async def _after_miss(
         self, lane: Budget, call: Call, compute: Callable[[], Any], outcome: _Outcome
     ) -> Any:
-        """Return what the call returns, or another's result of it."""
+        """Make the call, or wait for another leader's result of it."""
         if call.refresh or not call.single_flight or self._shadow is not None:
             outcome.settle()
             return (await self._computed(lane, call, compute)).value
@@ -293,9 +293,9 @@ class Core:
                 return await self._shared(lane, call, compute, landed, outcome)
             failed = outcome.so_far is not None and outcome.so_far.reason in FAULTS
             if failed or flight.detached:
-                # No second look, which would only take time; and no waiting for other processes:
-                # what cannot be stored would be computed by one after the other, and who leads
-                # among them may be this very process.
+                # No second lookup, which would only take time, and no waiting for other processes:
+                # if results cannot be stored, the processes would compute one after the other, and
+                # their leader may be this very process.
                 outcome.settle()
                 landed = await self._computed(lane, call, compute)
                 flight.land(landed)
@@ -312,12 +312,12 @@ class Core:
 
     @inside
     def report(self, operation: Operation, fault: BaseException, *, times: int = 1) -> None:
-        """Count a fault, once for each of a batch that it failed, and log it."""
+        """Log a fault and count it, `times` times if it failed that many items of a batch."""
         self._metrics.count_fault(operation, times)
         self.log_fault(operation, fault)
 
     def uncacheable(self, function: str, reason: Unkeyed, fault: Exception) -> None:
-        """Count a cached call that is only run, because it has no key; warn of the first."""
+        """Count a cached call that bypasses the cache for lack of a key; warn the first time."""
         self._metrics.count_uncacheable(reason)
         if self._is_new("call", function, reason):
             self._log.warning(
@@ -326,23 +326,23 @@ class Core:
         self._log.debug("call_not_cached_because", function=function, error=str(fault))
 
     def _is_new(self, *said: object) -> bool:
-        """Tell whether a warning has not been given yet; from now on it has."""
+        """Return whether a warning is new, and remember it."""
         if said in self._warned or len(self._warned) >= _WARNINGS:
             return False
         self._warned.add(said)
         return True
 
     def log_fault(self, operation: str, fault: BaseException) -> None:
-        """Log a fault; a foreign message may quote the query, so it is for DEBUG only."""
+        """Log a fault; its message goes to DEBUG only, as it may quote the query."""
         if isinstance(fault, ReentryError):
-            return  # what was interrupted may have been the writing of a log line
-        # Of a part that is left alone, the faults that led to it have been logged.
+            return  # the interrupted code may have been writing a log line
+        # The faults that opened the breaker have been logged.
         say = self._log.debug if isinstance(fault, UnavailableError) else self._log.error
         say("cache_error", operation=operation, error_type=type(fault).__name__)
         self._log.debug("cache_error_details", operation=operation, exc_info=fault)
 
     async def _in_time(self, lane: Lane, function: Callable[[], Any], *, items: int = 1) -> Any:
-        """Run something within the time that the application is kept waiting."""
+        """Run a function within the deadline of a lookup; longer for a large batch."""
         timeout = self._config.lookup_timeout_seconds
         if timeout is None:
             with contained:
@@ -359,7 +359,7 @@ class Core:
         finally:
             pipeline.waiting.reset(token)
 
-    # In shadow mode all is looked up, for what would have been served, and nothing is.
+    # Shadow mode looks everything up, to learn what would have been served, and serves nothing.
 
     def _glance(self, lane: Lane, request: Request, max_age: float) -> LookupResult | None:
         if self._shadow is not None:
@@ -384,7 +384,7 @@ class Core:
         return [pipeline.caught(look, request) for request in requests]
 
     def _failed(self, request: Request, fault: Exception) -> LookupResult:
-        """Return a fault as a miss, unless the settings say otherwise."""
+        """Return a fault as a miss, or raise it if `fail_open` is False."""
         missed = self._missed(fault)
         if not self._config.fail_open:
             self._count(request, missed)
@@ -392,17 +392,17 @@ class Core:
         return missed
 
     def _missed(self, fault: Exception, *, times: int = 1) -> LookupResult:
-        """Report a fault of so many lookups, and return it as a miss."""
+        """Report a fault that failed `times` lookups, and return it as a miss."""
         self.report("judge" if isinstance(fault, JudgeError) else "lookup", fault, times=times)
         reason: Reason = "timeout" if isinstance(fault, DeadlineError) else "error"
         return LookupResult(is_hit=False, reason=reason, explanation=said(fault))
 
     def _count(self, request: Request, found: LookupResult) -> None:
-        """Count, and log, the one outcome of a lookup."""
+        """Count and log the outcome of a lookup."""
         interrupted = busy()
         with inside:
             self._metrics.count_lookup(found)
-            if not interrupted:  # as above
+            if not interrupted:  # else the interrupted code may have been writing a log line
                 self._log_outcome(request, found)
 
     def _log_outcome(self, request: Request, found: LookupResult) -> None:
@@ -469,7 +469,7 @@ class Core:
                     max_bytes=self._config.max_bytes,
                     now=self._ports.clock(),
                 )
-        except Exception as fault:  # noqa: BLE001 - what was stored is stored all the same
+        except Exception as fault:  # noqa: BLE001 - the entries are stored all the same
             self.report("maintain", fault)
             return
         if evicted:
@@ -477,7 +477,7 @@ class Core:
             self._log.debug("cache_evict", entries=evicted)
 
     async def _computed(self, lane: Lane, call: Call, compute: Callable[[], Any]) -> _Landed:
-        """Call, and store what it returns; what it raises is the caller's."""
+        """Make the call and store its result; its exceptions pass through."""
         started = time.perf_counter()
         value = await lane.call(compute)
         took = time.perf_counter() - started
@@ -506,7 +506,7 @@ class Core:
         landed: _Landed,
         outcome: _Outcome,
     ) -> Any:
-        """Return the leader's result: a copy, as from any hit, where it was stored."""
+        """Return the leader's result: if it was stored, a copy, as from any hit."""
         if landed.stored:
             found = await self._exactly(lane, call)
             if found is not None:
@@ -517,7 +517,7 @@ class Core:
         return landed.value
 
     async def _exactly(self, lane: Lane, call: Call) -> LookupResult | None:
-        """Return what is stored by now under the very same query and context."""
+        """Return the hit stored by now under exactly this query and context."""
         look = partial(pipeline.exact, self._ports, call.request, max_age=call.max_age)
         try:
             found: LookupResult | None = await self._in_time(lane, look)
@@ -530,7 +530,7 @@ class Core:
     async def _lead(
         self, lane: Budget, call: Call, ends: float
     ) -> AsyncIterator[LookupResult | None]:
-        """Lead among all on the store; yield what another has stored since the lookup."""
+        """Lead among all processes on the store; yield a result stored since the lookup."""
         store = self._ports.store
         if not isinstance(store, SharedStore):
             yield await self._exactly(lane, call)
@@ -540,28 +540,28 @@ class Core:
 
     @asynccontextmanager
     async def _given_back(self, lane: Lane) -> AsyncIterator[_Lead]:
-        """Give back, at the end, what was taken in the block, or is still being taken."""
+        """Release the lease on exit, even if it is acquired only after that."""
         lead = _Lead()
         try:
             yield lead
-        except GeneratorExit:  # an event loop was closed over its tasks: nothing can be awaited
+        except GeneratorExit:  # the event loop was closed with tasks pending: no await is possible
             self._end(lead)
             raise
         finally:
             if not lead.held:
-                self._end(lead)  # a worker is still to get a lease, maybe
+                self._end(lead)  # a worker may still acquire a lease
             else:
                 end = partial(self._end, lead)
                 try:
                     await lane.finish(end, timeout=self._config.lookup_timeout_seconds)
                 except Exception as fault:  # noqa: BLE001 - the call has its result
                     self.report("lookup", fault)
-                    self._end(lead)  # where no worker does
+                    self._end(lead)  # as no worker did
 
     async def _wait(
         self, lane: Budget, call: Call, store: SharedStore, lead: _Lead, ends: float
     ) -> LookupResult | None:
-        """Wait for the lead, or for what another stores; until then, or a fault."""
+        """Wait until this process leads, another stores the result, `ends`, or a fault."""
 
         def look() -> LookupResult | None:
             self._take(store, call.request, lead)
@@ -582,7 +582,7 @@ class Core:
         return None
 
     def _take(self, store: SharedStore, request: Request, lead: _Lead) -> None:
-        """Take the lead, unless another has it, and take in what others have stored."""
+        """Try to acquire the lease, and load entries that other processes stored."""
         try:
             with contained:
                 lease = store.try_lead(request.key)
@@ -600,7 +600,7 @@ class Core:
             self.report("lookup", fault)
 
     def _is_due(self, call: Call, lead: _Lead) -> bool:
-        """Tell whether nobody else computes a result anew, or has done so since it was found."""
+        """Return whether the entry still needs a refresh and no other process is doing it."""
         store = self._ports.store
         if isinstance(store, SharedStore):
             self._take(store, call.request, lead)
@@ -611,7 +611,7 @@ class Core:
     def _look_ahead(
         self, lane: Lane, call: Call, compute: Callable[[], Any], found: LookupResult
     ) -> None:
-        """Have a result computed anew in the background, once, where its time is over or nearly."""
+        """Start one background refresh of a result that is stale or due for `refresh_ahead`."""
         left, key = found.ttl_remaining_seconds, call.request.key
         if left is None or (left > call.refresh_ahead and not found.is_stale):
             return
@@ -619,7 +619,7 @@ class Core:
         lane = Budget(lane, self._config.lookup_timeout_seconds)
         if self._refreshing.setdefault(key, mine) is not mine:  # atomic
             return
-        again = aside(compute)  # now, before the caller goes on with the arguments
+        again = aside(compute)  # copy the arguments now, before the caller can change them
         if again is None:
             self._refreshing.pop(key, None)
             return
@@ -629,7 +629,7 @@ class Core:
                 async with self._given_back(lane) as lead:
                     if await self._in_time(lane, partial(self._is_due, call, lead)):
                         await self._computed(lane, call, again)
-            except Exception as fault:  # noqa: BLE001 - nobody waits for it
+            except Exception as fault:  # noqa: BLE001 - there is no caller to raise to
                 self.report("refresh", fault)
             finally:
                 self._refreshing.pop(key, None)
@@ -642,27 +642,27 @@ class Core:
 
 
 class _Outcome:
-    """The one outcome of a call's lookup, until it is known and counted: maybe another's result.
+    """The outcome of a call's lookup, counted once: a miss, unless a leader's result replaces it.
 
     Args:
-        request: What was looked up.
-        count: Counts it.
+        request: The request that was looked up.
+        count: Function that counts the outcome.
     """
 
     def __init__(self, request: Request, count: Callable[[Request, LookupResult], None]) -> None:
         self.so_far: LookupResult | None = None
-        """The miss that it is if nothing better comes; None where it is counted, or was none."""
+        """The miss to count unless a hit replaces it; None if counted, or not a miss."""
         self._request, self._count = request, count
 
     def settle(self, found: LookupResult | None = None) -> None:
-        """Count what was found, by default the miss; the first time."""
+        """Count `found`, by default the miss. Later calls do nothing."""
         so_far, self.so_far = self.so_far, None
         if so_far is not None:
             self._count(self._request, found or so_far)
 
 
 class _Lead:
-    """A lease that a worker takes, and gives back if nobody waits for it by then."""
+    """A lease that a worker acquires, and releases at once if the call is over by then."""
 
     def __init__(self) -> None:
         self._leases: list[Lease] = []  # one, or none; `pop` is atomic
@@ -670,18 +670,18 @@ class _Lead:
 
     @property
     def held(self) -> bool:
-        """Whether there is a lease."""
+        """Whether a lease is held."""
         return bool(self._leases)
 
     def take(self, lease: Lease | None) -> None:
-        """Hold a lease, if it is one."""
+        """Hold a lease, unless it is None."""
         if lease is not None:
             self._leases.append(lease)
             if self._over:
                 self.end()
 
     def end(self) -> None:
-        """Give back what is held, and what will be taken; once is enough."""
+        """Release the lease, and any acquired later. Idempotent."""
         self._over = True
         try:
             lease = self._leases.pop()
@@ -691,21 +691,21 @@ class _Lead:
 
 
 class _NoLease:
-    """Stands for a lead that nobody could give."""
+    """A null lease, used if locking failed."""
 
     def release(self) -> None:
-        """There is nothing to release."""
+        """Do nothing."""
 
 
 _NO_LEASE = _NoLease()
 
 
 def _measured(metadata: str, seconds: float) -> str:
-    """Return metadata with how long computing took, which each hit saves."""
+    """Add to metadata the seconds that computing took, which each hit saves."""
     found: dict[str, Any] = json.loads(metadata)
     return metadata_json({"seconds": round(seconds, 6), **found})
 
 
 def said(fault: BaseException) -> str:
-    """Return what a miss says of a fault."""
+    """Return the explanation of a miss caused by a fault."""
     return f"the cache failed: {fault_line(fault)}"

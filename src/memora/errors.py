@@ -1,9 +1,9 @@
-"""The errors Memora raises, all of them.
+"""All errors that Memora raises.
 
-Two kinds meet a caller. An *argument* error is raised at the door, before anything has changed.
-A *fault* (store, embedder, codec, judge) is raised only while a cache is being opened; later on the
-cache turns it into a miss, logs it, counts it and shows it in health, because a cache must never
-break the application around it.
+There are two kinds. An *argument* error is raised before anything has changed. A *fault* (of the
+store, embedder, codec or judge) is raised only while a cache is being opened. Later, the cache
+turns it into a miss, logs it, counts it and shows it in health, because a cache must never break
+the application.
 
     MemoraError
     ├── ConfigError (ValueError)
@@ -32,18 +32,18 @@ break the application around it.
 
 
 class MemoraError(Exception):
-    """Anything Memora raises on purpose."""
+    """Base class of all errors that Memora raises on purpose."""
 
 
 class ConfigError(MemoraError, ValueError):
-    """A setting is wrong; the message names it, its value and what is accepted."""
+    """A setting is wrong; the message names it, its value and the accepted values."""
 
 
 class MissingExtraError(ConfigError, ImportError):
     """A setting needs an optional dependency that is not installed."""
 
     def __init__(self, needs: str, *, extra: str) -> None:
-        """Say what needs the extra, and the command that installs it."""
+        """Build the message: the setting, and the command that installs the extra."""
         super().__init__(
             f"{needs} needs an optional dependency: pip install 'memora-cache[{extra}]'"
         )
@@ -66,7 +66,7 @@ class ArgumentError(MemoraError, ValueError):
 
 
 class OptionError(ArgumentError, TypeError):
-    """A call was given a keyword that there is not; the message names the nearest one."""
+    """A call has an unknown keyword argument; the message names the nearest known one."""
 
 
 class TransferError(MemoraError, ValueError):
@@ -78,42 +78,42 @@ class ClosedError(MemoraError, RuntimeError):
 
 
 class DeadlineError(MemoraError, TimeoutError):
-    """Something has not been done in time."""
+    """An operation did not finish within its deadline."""
 
 
 class SerializationError(MemoraError, TypeError):
-    """A result cannot be stored, or stored bytes name a type nobody registered."""
+    """A result cannot be stored, or stored bytes name a type that is not registered."""
 
     path = ""
-    """Where in a result, such as `choices[0].message`; nothing of its data."""
+    """The place in the result, such as `choices[0].message`; contains none of its data."""
     type_name = ""
-    """The class, with its module, of what is there."""
+    """The class of the value at that place, with its module."""
     problem = ""
-    """What is wrong with that class, and what to do."""
+    """What is wrong with that class, and how to fix it."""
 
 
 class EmbedderError(MemoraError, RuntimeError):
-    """The embedder failed, or returned something that is not a vector per text."""
+    """The embedder failed, or did not return one vector per text."""
 
 
 class DimensionMismatchError(EmbedderError, ValueError):
-    """The embedder's vectors have another dimension than it, or the store, said."""
+    """The embedder's vectors have another dimension than it declared, or than the store has."""
 
 
 class PartError(MemoraError, RuntimeError):
-    """A part of the cache raised what is no `Exception`: a panic of a library, `SystemExit`."""
+    """A part of the cache raised a `BaseException`, such as a library's panic or `SystemExit`."""
 
 
 class UnavailableError(MemoraError, RuntimeError):
-    """A part of the cache has failed again and again, and is left alone for a while."""
+    """A part of the cache failed repeatedly, so its circuit breaker is open for a while."""
 
 
 class ReentryError(MemoraError, RuntimeError):
-    """The cache was called by a signal handler or a finalizer that had interrupted it."""
+    """A signal handler or finalizer called the cache while interrupting the cache itself."""
 
 
 class JudgeError(MemoraError, RuntimeError):
-    """The judge failed, which refuses the lookup."""
+    """The judge failed, so the lookup is refused."""
 
 
 class StoreError(MemoraError, OSError):

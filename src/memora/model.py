@@ -1,4 +1,4 @@
-"""The values that flow through Memora. Frozen, and without I/O."""
+"""The data classes of Memora. Frozen, and without I/O."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from memora._show import duration, one_line, preview, rounded
 Reason: TypeAlias = Literal[
     "exact",  # hit: the same text in the same context
     "semantic",  # hit: the stored answer is likely enough to be right
-    "no_candidate",  # miss: nothing in this context can be compared
+    "no_candidate",  # miss: no entry in this context can be compared
     "below_threshold",  # miss: no stored answer is likely enough to be right
-    "expired",  # miss: what is stored under the same text and context has ended
-    "other_language",  # miss: what is near is in another language, and cross_lingual is off
+    "expired",  # miss: the entry for the same text and context has ended
+    "other_language",  # miss: the near entries are in another language, and cross_lingual is off
     "shadow",  # miss: mode is "shadow"; otherwise it would have been a hit
-    # miss: the model may not read all of the text, which was not stored as it is, or of the nearest
+    # miss: there is no exact hit, and the model may not read all of the query or the nearest text
     "unreadable",
-    "timeout",  # miss: the cache took longer than `lookup_timeout_seconds`; the same
-    "error",  # miss: the cache itself failed; logged, counted, visible in health
+    # Misses because of faults: logged, counted, visible in health.
+    "timeout",  # miss: the cache took longer than `lookup_timeout_seconds`
+    "error",  # miss: the cache itself failed
 ]
 FAULTS: tuple[Reason, ...] = ("timeout", "error")
-"""The reasons of misses that were no answer."""
+"""The reasons of misses caused by faults."""
 
 
 class _Shown:
-    """Shows the fields that say something, each in short, however large its value is."""
+    """Mixin that shows the non-empty fields, with large values abbreviated."""
 
     __slots__ = ()
 
@@ -44,7 +45,7 @@ class _Shown:
         return f"<table><caption>{escape(type(self).__name__)}</caption>{rows}</table>"
 
     def _said(self) -> list[tuple[str, Any]]:
-        """Return the fields that are not empty; on a hit also a result that is."""
+        """Return the fields that are not empty; on a hit always the result."""
         always = ("result",) if getattr(self, "is_hit", False) else ()
         said = [(one.name, getattr(self, one.name)) for one in fields(self)]  # type: ignore[arg-type] # of dataclasses
         return [
@@ -60,12 +61,12 @@ class _Shown:
 
 
 Unkeyed: TypeAlias = Literal[
-    "query",  # it is blank, None, not a text, or has a lone surrogate; or key= failed
+    "query",  # the query is blank, None, not a text, or has a lone surrogate; or key= failed
     "context",  # a value has no canonical form; or context= failed
     "tags",  # a tag is blank, or its value has no obvious text
     "closed",  # the cache was closed
 ]
-"""Why a cached call was only run: it has no key to look up or to store."""
+"""Why a cached call has no key, and so bypassed the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +74,19 @@ class Context:
     """An exact context, in canonical form."""
 
     canonical: str
-    """JSON, readable; see `memora.context`."""
+    """Readable JSON; see `memora.context`."""
     fingerprint: str
     """SHA-256 of the canonical form, in hex."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A stored query, without its vector and content."""
+    """A stored query with its attributes, without vector and content."""
 
     id: str
     """32 hexadecimal digits."""
     key: bytes
-    """Identity: context and text, in 16 bytes. One entry a key."""
+    """Identifies context and text, in 16 bytes. There is one entry per key."""
     query: str
     context: Context
     created_at: float
@@ -93,18 +94,18 @@ class Entry:
     expires_at: float | None
     """Seconds since the epoch; None never expires."""
     stale_seconds: float = 0.0
-    """How long after `expires_at` it may still be served, as stale."""
+    """How long after `expires_at` the entry may still be served, as stale."""
     sliding_seconds: float | None = None
-    """Each hit moves `expires_at` to so long after it; None where that is fixed."""
+    """Each hit moves `expires_at` to this many seconds after the hit; None if it is fixed."""
     tags: tuple[str, ...] = ()
-    """Sorted, each once."""
+    """Sorted, without duplicates."""
     cost: float = 1.0
-    """What computing the result took, in any unit, the same for all."""
+    """Cost of computing the result, in any unit that all entries share."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lifetime:
-    """How long an entry lives, and what else decides when it goes."""
+    """The attributes that decide how long an entry lives."""
 
     ttl_seconds: float | None = None
     stale_seconds: float = 0.0
@@ -115,7 +116,7 @@ class Lifetime:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What was stored under a query."""
+    """The result and metadata stored under a query."""
 
     payload: bytes
     """The result, encoded by `memora.codec`."""
@@ -125,103 +126,103 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """An entry as a store holds it."""
+    """An entry with the store's statistics of it."""
 
     entry: Entry
     uses: int
-    """How often it has been served, as far as this process knows; also what it replaced."""
+    """How often the entry, or one it replaced, was served, as far as this process knows."""
     last_used_at: float | None
     """Seconds since the epoch."""
     bytes: int
-    """What it takes in the store: texts, vector, metadata and payload."""
+    """Size in the store: texts, vector, metadata and payload."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measures:
-    """How large a store is, and which entries have left it of its own accord."""
+    """The size of a store, and how many entries it removed on its own."""
 
     bytes: int
-    """What its entries take: texts, vectors, metadata and payloads."""
+    """Size of its entries: texts, vectors, metadata and payloads."""
     payload_bytes: int | None
-    """What of this are payloads; None where it does not know."""
+    """The share of payloads in `bytes`; None if the store does not know."""
     index_bytes: int
-    """What its indexes of vectors take in RAM."""
+    """Size of its vector indexes in RAM."""
     evicted: int
-    """Entries that this process has evicted, as the policy said, to keep to the limits."""
+    """Number of entries that this process evicted, by the policy, to keep to the limits."""
     ended: int
-    """Entries that this process has removed because they had ended or were outdated."""
+    """Number of entries that this process removed because they had ended or were outdated."""
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A candidate that a search found."""
+    """An entry found by a search."""
 
     entry: Entry
     cosine: float
     """Cosine similarity to the query, in [-1, 1]."""
     content: Content | None = None
-    """What was stored under it, where the search brought it along: for who serves it at once."""
+    """The entry's content, if the search returned it too, so that no second read is needed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Something in two texts that speaks against one answer for both."""
+    """A difference between two texts that speaks against one answer for both."""
 
     kind: str
     """What differs: "numbers", "dates", "names", "negation", ..."""
     detail: str
-    """How: the query's words / the stored query's words."""
+    """The words that differ: the query's / the stored query's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Candidate(_Shown):
-    """An entry that was judged, served or not."""
+    """An entry that was judged, whether served or not."""
 
     entry_id: str
     query: str
     similarity: float
-    """Probability that its answer is right for the query, in [0, 1]; 1 is the same text."""
+    """Probability that its answer is right for the query, in [0, 1]; 1 means the same text."""
     cosine: float
     """Raw cosine similarity of the two texts, in [-1, 1]."""
     age_seconds: float
     evidence: tuple[Evidence, ...] = ()
-    """What speaks against it."""
+    """The differences that speak against it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class LookupResult(_Shown):
     """The outcome of a lookup: a hit with its result, or a miss with its reason.
 
-    True in a boolean context when it is a hit, so `if (found := cache.lookup(...)):` reads right
-    even where the stored result is None or 0.
+    True in a boolean context if it is a hit, so `if (found := cache.lookup(...)):` is right even if
+    the stored result is None or 0.
     """
 
     is_hit: bool
     reason: Reason
-    """What decided; see `memora.model.Reason`."""
+    """The reason of the hit or miss; see `memora.model.Reason`."""
     explanation: str
     """The reason in words, with the numbers that decided."""
     result: Any = None
-    """What was stored, on a hit. A fresh object each time."""
+    """The stored result, on a hit. A new object each time."""
     similarity: float | None = None
-    """What the threshold was compared with: 1.0 on an exact hit; None on a miss."""
+    """The value compared with the threshold: 1.0 on an exact hit; None on a miss."""
     cosine: float | None = None
-    """Raw cosine similarity of the query and `nearest`'s, on hits and misses."""
+    """Raw cosine similarity of the query and that of `nearest`, on hits and misses."""
     evidence: tuple[Evidence, ...] = ()
-    """What speaks against `nearest`: on a miss, what refused it; few hits have any."""
+    """The differences that speak against `nearest`: on a miss, its refusal; few hits have any."""
     matched_query: str | None = None
-    """The query the served entry was stored under."""
+    """The query under which the served entry was stored."""
     age_seconds: float | None = None
     """How long ago the served entry was stored."""
     ttl_remaining_seconds: float | None = None
-    """How long the served entry still is fresh; None for ever, 0 where it is stale."""
+    """How long the served entry stays fresh; None if it never expires, 0 if it is stale."""
     is_stale: bool = False
-    """Whether the served entry has expired, and is in its `stale_ttl`: serve it, and refresh it."""
+    """Whether the served entry has expired but is within its `stale_ttl`: use it and refresh it."""
     entry_id: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
-    """What was given to `store` with the served entry."""
+    """The metadata stored with the served entry."""
     nearest: Candidate | None = None
-    """The entry whose answer is most likely right: on a hit the served one, on a miss refused."""
+    """The entry most likely to be right: served on a hit, refused on a miss."""
 
     @property
     def is_miss(self) -> bool:
@@ -238,9 +239,9 @@ class AvailabilityCheck(_Shown):
 
     available: bool
     age_seconds: float | None = None
-    """How long ago the entry was stored; None where there is none, as in the other fields."""
+    """How long ago the entry was stored; None, like the other fields, if there is no entry."""
     ttl_remaining_seconds: float | None = None
-    """How long it still is fresh; None also where it never expires, 0 where it is stale."""
+    """How long the entry stays fresh; None also if it never expires, 0 if it is stale."""
     similarity: float | None = None
 
     def __bool__(self) -> bool:
@@ -249,7 +250,7 @@ class AvailabilityCheck(_Shown):
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Selected(_Shown):
-    """An entry that an invalidation concerns, or that a listing shows."""
+    """An entry selected by an invalidation or a listing."""
 
     entry_id: str
     query: str
@@ -258,21 +259,21 @@ class Selected(_Shown):
     created_at: float
     """Seconds since the epoch."""
     expires_at: float | None
-    """Seconds since the epoch; None never."""
+    """Seconds since the epoch; None if it never expires."""
     tags: tuple[str, ...]
     uses: int
     last_used_at: float | None
     """Seconds since the epoch."""
     bytes: int
     similarity: float | None = None
-    """To the query that was asked for: probability that its answer is right for it, in [0, 1]."""
+    """Probability that its answer is right for the query of the call, in [0, 1]."""
     cosine: float | None = None
     """Raw cosine similarity to that query, in [-1, 1]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Explanation(_Shown):
-    """What a lookup would do, and why. `print` it, or read its fields."""
+    """The outcome that a lookup would have, and why. `print` it, or read its fields."""
 
     query: str
     is_hit: bool
@@ -281,11 +282,11 @@ class Explanation(_Shown):
     """The reason in words, with the numbers that decide."""
     threshold: float
     candidates: tuple[Candidate, ...] = ()
-    """What was judged, the most likely right first; one, the same text, for an exact hit."""
+    """The judged entries, most similar first; for an exact hit only the entry of the same text."""
     would_hit_at: float | None = None
-    """The highest threshold that would have made this miss a hit; None where none would."""
+    """The highest threshold at which this miss would have been a hit; None if there is none."""
     elsewhere: tuple[Selected, ...] = ()
-    """Where that was asked for: what would be served in other contexts, the most similar first."""
+    """If requested: entries that would be served in other contexts, most similar first."""
 
     @property
     def served(self) -> Candidate | None:

@@ -1,7 +1,7 @@
-"""The path of a query: key, exact, embed, search, judge, serve; of a result: encode, embed, put.
+"""The steps of a lookup (key, exact, embed, search, judge, serve) and a store (encode, embed, put).
 
-It orders the steps and decides nothing: `context` says what is the same, `judge` what may be
-served. Faults pass through; the cache at the door turns them into misses.
+This module orders the steps and decides nothing: `context` decides which queries are equal, and
+`judge` which entries may be served. Faults pass through; `memora.core` turns them into misses.
 """
 
 from __future__ import annotations
@@ -56,16 +56,17 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_CANDIDATES = 5  # how many the judge sees: the nearest is not always the one that is right
+_CANDIDATES = 5  # entries judged per lookup, as the nearest is not always the right one
 _BARRED = ("other_language", "unreadable")  # verdicts at any threshold
 _SAME_TEXT = "the same text in the same context"
 _UNREADABLE = "the model cannot read all of the text (too long, or characters it does not know)"
 
 
 class Breakers(NamedTuple):
-    """What is left alone for a while when it fails again and again.
+    """Circuit breakers, which stop calls for a while after repeated failures.
 
-    Of a store one for each thing it does: what works goes on, and does not speak for what fails.
+    The store has one per kind of operation: an operation that fails does not block those that
+    work, and their success does not close its breaker.
     """
 
     embedder: Breaker
@@ -76,7 +77,7 @@ class Breakers(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """What the pipeline needs from outside."""
+    """The pipeline's dependencies."""
 
     embedder: Embedder
     store: Store
@@ -99,7 +100,7 @@ class Request:
 
     @classmethod
     def of(cls, query: str, context: Mapping[str, Any] | None) -> Request:
-        """Validate; raises QueryError or ContextError."""
+        """Validate a query and its context; raises QueryError or ContextError."""
         text, canonical = canonical_query(query), canonical_context(context)
         return cls(text, canonical, exact_key(text, canonical))
 
@@ -107,7 +108,7 @@ class Request:
 def lookup(
     ports: Ports, request: Request, *, threshold: float, max_age: float = inf
 ) -> LookupResult:
-    """Find a stored result that may stand in for a fresh one.
+    """Find a stored result that may be served for the query.
 
     Raises:
         JudgeError: The judge failed.
@@ -124,10 +125,11 @@ def lookup(
 def shadow(
     ports: Ports, request: Request, *, threshold: float, max_age: float = inf
 ) -> tuple[LookupResult, Proposal | None]:
-    """Find as `lookup` does, and serve nothing; nothing is counted as used.
+    """Look up as `lookup` does, but serve nothing and count no use.
 
     Returns:
-        A miss; its reason is "shadow" where `lookup` would hit. And what is nearest, served or not.
+        A miss, with the reason "shadow" if `lookup` would hit; and the nearest entry, whether
+        `lookup` would serve it or not.
 
     Raises:
         JudgeError: The judge failed.
@@ -157,7 +159,7 @@ def shadow(
 def glance(
     ports: Ports, request: Request, *, max_age: float = inf, largest: float = inf
 ) -> LookupResult | None:
-    """Return an exact hit, if that takes nothing but RAM and no more than so many bytes decoded."""
+    """Return an exact hit if that takes only RAM and its payload has at most `largest` bytes."""
     now, started = ports.clock(), ports.timings.now()
     stored = ports.store.glance(request.key, now=now)
     if stored is None or len(stored[1].payload) > largest or _age(stored[0], now) > max_age:
@@ -166,12 +168,12 @@ def glance(
 
 
 def exact(ports: Ports, request: Request, *, max_age: float = inf) -> LookupResult | None:
-    """Return the hit of the very same text in the very same context, if there is one."""
+    """Return the hit for exactly this text and context, if there is one."""
     return _exactly(ports, request, max_age)[0]
 
 
 def _exactly(ports: Ports, request: Request, max_age: float) -> tuple[LookupResult | None, bool]:
-    """Return what `exact` does; and whether what is stored has ended."""
+    """Return the same as `exact`, and whether there is an entry that has ended."""
     now, started = ports.clock(), ports.timings.now()
     stored, has_ended = _stored(ports, request, now, max_age)
     if stored is None:
@@ -182,9 +184,9 @@ def _exactly(ports: Ports, request: Request, max_age: float) -> tuple[LookupResu
 def _stored(
     ports: Ports, request: Request, now: float, max_age: float
 ) -> tuple[tuple[Entry, Content] | None, bool]:
-    """Return what may be served of the very same text and context; and whether that has ended.
+    """Return the entry for exactly this text and context, and whether it has ended.
 
-    One question, which a store on a server takes a round trip to answer.
+    Takes one read, because a store on a server takes a round trip for each.
     """
     stored = _guarded(ports.breakers.reads, ports.store.get, request.key, now=ALL_TIMES)
     if stored is None:
@@ -196,7 +198,7 @@ def _stored(
 
 
 def fresh_for(ports: Ports, request: Request) -> float:
-    """Return for how many seconds yet the very same query is answered by what is not stale."""
+    """Return for how many more seconds the entry for exactly this query is fresh."""
     now = ports.clock()
     entry = _guarded(ports.breakers.reads, ports.store.peek, request.key, now=now)
     if entry is None:
@@ -208,9 +210,9 @@ def fresh_for(ports: Ports, request: Request) -> float:
 def lookup_many(
     ports: Ports, requests: Sequence[Request], *, threshold: float, max_age: float = inf
 ) -> list[LookupResult | Exception]:
-    """Do as `lookup` for each, and embed those together that no exact hit answers.
+    """Look up several requests; embed those without an exact hit in one batch.
 
-    A fault of one is its result, and leaves the others alone.
+    A fault of one request becomes its result and does not affect the others.
     """
     asked = [caught(_exactly, ports, request, max_age) for request in requests]
     found = [one if isinstance(one, Exception) else one[0] for one in asked]
@@ -237,7 +239,7 @@ def lookup_many(
 
 
 def caught(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Exception:
-    """Return what it returns, or what it raises."""
+    """Call a function; return its value, or the exception it raises."""
     try:
         with contained:
             return function(*args, **kwargs)
@@ -290,7 +292,7 @@ def _decide(  # noqa: PLR0913 - what is asked, and what is known of it
 def check(
     ports: Ports, request: Request, *, threshold: float, max_age: float = inf
 ) -> AvailabilityCheck:
-    """Tell whether `lookup` would hit; no content is read, and no use is counted.
+    """Return whether `lookup` would hit, without reading contents or counting a use.
 
     Raises:
         JudgeError: The judge failed.
@@ -317,13 +319,13 @@ def check(
 def explain(
     ports: Ports, request: Request, *, threshold: float, elsewhere: tuple[Selected, ...] = ()
 ) -> Explanation:
-    """Tell what `lookup` would do, with all that was judged; no result is decoded.
+    """Return what `lookup` would do, with all judged candidates, without decoding results.
 
     Args:
-        ports: What it uses.
+        ports: The pipeline's dependencies.
         request: The query and its context.
         threshold: As for `lookup`.
-        elsewhere: What has been found in other contexts, to be told with it.
+        elsewhere: Entries found in other contexts, to include in the explanation.
 
     Raises:
         JudgeError: The judge failed.
@@ -355,7 +357,7 @@ def explain(
 
 
 class Draft(NamedTuple):
-    """What is to be stored, its result encoded."""
+    """An encoded result that is to be stored."""
 
     request: Request
     content: Content
@@ -363,7 +365,7 @@ class Draft(NamedTuple):
 
 
 def store(ports: Ports, drafts: Sequence[Draft]) -> list[str]:
-    """Store results, each in place of any under the same text and context; return the ids."""
+    """Store results and return their ids; each replaces any entry of the same text and context."""
     timings, started = ports.timings, ports.timings.now()
     vectors = _embed_many(ports, [draft.request.text for draft in drafts])
     timings.store_embed(timings.now() - started)
@@ -379,10 +381,10 @@ def store(ports: Ports, drafts: Sequence[Draft]) -> list[str]:
 
 @contained
 def encode(ports: Ports, result: Any, *, max_payload_bytes: int | None) -> bytes:
-    """Return a result as it is stored.
+    """Encode a result for storage.
 
     Raises:
-        SerializationError: It has no exact form in bytes, or a larger one than allowed.
+        SerializationError: The result has no exact form in bytes, or the form is too large.
     """
     payload = ports.codec.encode(result)
     if max_payload_bytes is not None and len(payload) > max_payload_bytes:
@@ -394,7 +396,7 @@ def encode(ports: Ports, result: Any, *, max_payload_bytes: int | None) -> bytes
 
 
 def new_entry(request: Request, lifetime: Lifetime, *, now: float) -> Entry:
-    """Return the entry that stores a request's result now."""
+    """Return a new entry for a request, stored at `now`."""
     return Entry(
         id=uuid.uuid4().hex,
         key=request.key,
@@ -416,7 +418,7 @@ def _search(ports: Ports, request: Request, max_age: float = inf) -> list[Match]
 
 
 def _near(ports: Ports, request: Request, vector: Vector, max_age: float) -> list[Match]:
-    now = ports.clock()  # anew: what expired while the text was embedded is not served
+    now = ports.clock()  # read again: an entry may have expired while the text was embedded
     return _guarded(
         ports.breakers.searches,
         ports.store.search,
@@ -448,10 +450,10 @@ def _serve(  # noqa: PLR0913 - what is served, and when
     try:
         result = ports.codec.decode(content.payload)
     except CorruptEntryError:
-        with suppress(Exception):  # the damage is told of, by whoever catches it
+        with suppress(Exception):  # the damage itself is reported by the caller
             _guarded(ports.breakers.writes, ports.store.discard, [entry])
         raise
-    ports.store.touch(entry.key, now=now)  # only what is served counts as used
+    ports.store.touch(entry.key, now=now)  # only serving counts as a use
     ports.timings.lookup_payload(ports.timings.now() - started)
     remaining = _remaining(entry, now, used=True)
     return LookupResult(
@@ -538,12 +540,15 @@ def _candidate(
 
 
 def _age(entry: Entry, now: float) -> float:
-    # The clock of who stored it may be ahead.
+    # The clock of the process that stored the entry may be ahead.
     return max(now - entry.created_at, 0.0)
 
 
 def _remaining(entry: Entry, now: float, *, used: bool) -> float | None:
-    """Return how long an entry is fresh, used now or not; 0 where it is stale, None for ever."""
+    """Return how long an entry stays fresh; 0 if it is stale, None if it never expires.
+
+    With `used`, include the extension of a sliding TTL by a hit now.
+    """
     if entry.expires_at is None:
         return None
     left = max(entry.expires_at - now, 0.0)
@@ -556,54 +561,54 @@ def _embed_many(ports: Ports, texts: list[str]) -> list[Vector | None]:
 
 
 class Wait:
-    """Somebody waits for a function of the pipeline, and no longer than agreed."""
+    """A caller's wait with a deadline, checked before each call of a port."""
 
     def __init__(self) -> None:
-        self._calling: list[Breaker] = []  # of what is being called: one, or none
+        self._calling: list[Breaker] = []  # the breaker of the current call: one, or none
         self._over = False
 
     def check(self) -> None:
-        """Do nothing while somebody waits.
+        """Check that the deadline has not passed.
 
         Raises:
-            DeadlineError: Nobody does any more. What is stored so late might replace newer.
+            DeadlineError: The caller has given up. A store so late might replace a newer entry.
         """
         if self._over:
             raise DeadlineError("nobody waits for this any more")
 
     def begin(self, breaker: Breaker) -> None:
-        """Note that a part is being called."""
+        """Record that a call of a port begins."""
         self._calling.append(breaker)
 
     def end(self, breaker: Breaker) -> bool:
-        """Tell whether somebody still waits; else the breaker has been told of a failure."""
+        """Finish a call of a port; False if the caller gave up, which counts as a failure."""
         try:
-            self._calling.remove(breaker)  # atomic: either this or `give_up` has it
+            self._calling.remove(breaker)  # atomic: either this or `give_up` gets it
         except ValueError:
             return False
         return True
 
     def give_up(self) -> None:
-        """Wait no longer: what is being called has failed, whatever it returns yet."""
+        """Stop waiting, and count the current call as failed, whatever it returns later."""
         self._over = True
         with suppress(IndexError):
             self._calling.pop().failed()
 
 
 waiting: ContextVar[Wait | None] = ContextVar("waiting", default=None)
-"""Who waits for what runs in this context; None where it is awaited to its end."""
+"""The wait for the code that runs in this context; None if it has no deadline."""
 
 
 def _guarded(breaker: Breaker, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call a part of the cache, unless it has failed again and again.
+    """Call a part of the cache, unless its breaker is open.
 
     Raises:
-        UnavailableError: It has.
-        DeadlineError: Nobody waits for it any more.
+        UnavailableError: The breaker is open after repeated failures.
+        DeadlineError: The caller has given up.
     """
     wait = waiting.get()
     if wait is not None:
-        wait.check()  # first: a breaker that is half open allows one, who then has to call
+        wait.check()  # first: a half-open breaker allows one call, which then must be made
     if not breaker.allows():
         raise UnavailableError(
             f"{getattr(function, '__qualname__', function)} has failed again and again, and is "
@@ -615,7 +620,7 @@ def _guarded(breaker: Breaker, function: Callable[P, T], /, *args: P.args, **kwa
     try:
         with contained:
             result = function(*args, **kwargs)
-    except CorruptEntryError:  # of one entry, which is dropped
+    except CorruptEntryError:  # damage of one entry, which is dropped; the store works
         tell = breaker.succeeded
         raise
     except Exception:

@@ -1,6 +1,6 @@
-"""What users may implement: the ports of the pipeline, and the array types they speak.
+"""The ports of the pipeline, which applications may implement, and their array types.
 
-Protocols only; batch first; positional-only for the subject.
+Protocols only. Methods take batches; the subject is positional-only.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ Clock: TypeAlias = Callable[[], float]
 """Seconds since the epoch."""
 
 ALL_TIMES = 0.0
-"""As `now` of a store's reads: also what has ended, and is still held."""
+"""Pass as `now` to a store's reads to include ended entries that it still holds."""
 
 
 @runtime_checkable
 class Embedder(Protocol):
-    """Turns texts into unit vectors. Called from many threads at once."""
+    """A model that turns texts into unit vectors. Called from many threads at once."""
 
     @property
     def identity(self) -> str:
-        """What made the vectors, down to anything that changes them.
+        """Identifies the model and every setting that changes its vectors.
 
-        Recorded in the store; a store made under another identity is refused, never searched.
+        The store records it. A store with another identity is refused, never searched.
         """
         ...
 
@@ -44,11 +44,11 @@ class Embedder(Protocol):
         ...
 
     def embed(self, texts: Sequence[str], /) -> list[Vector | None]:
-        """Return one unit vector a text, in order.
+        """Return one unit vector per text, in order.
 
-        None stands for a text that the model cannot read in full: one beyond its window, or with
-        characters it does not know. Two texts that differ only in what is not read would get the
-        same vector, so such a text is matched exactly or not at all.
+        Return None for a text that the model cannot read in full: longer than its window, or with
+        characters it does not know. Two texts that differ only in the unread part would get the
+        same vector, so such a text is only matched exactly.
 
         Raises:
             EmbedderError: The model failed.
@@ -57,25 +57,25 @@ class Embedder(Protocol):
 
 
 class StoreReader(Protocol):
-    """What a store tells of its entries; nothing is changed by it, no use is counted."""
+    """The read operations of a store. They change nothing and count no use."""
 
     def get(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
-        """Return the entry stored under exactly this key, and its content, in one read."""
+        """Return the entry with this key and its content, in one read."""
         ...
 
     def glance(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
-        """Return what `get` does, if that needs nothing but RAM and microseconds; else None.
+        """Return the same as `get` if that takes only RAM and microseconds, else None.
 
-        The event loop calls it. A store that cannot tell returns None.
+        Called in the event loop's thread. A store that does not know returns None.
         """
         ...
 
     def peek(self, key: bytes, /, *, now: float) -> Entry | None:
-        """Return the entry stored under exactly this key; its content is not read."""
+        """Return the entry with this key, without reading its content."""
         ...
 
     def fetch(self, key: bytes, /, *, now: float) -> tuple[Entry, Content, Vector | None] | None:
-        """Return all that was put under exactly this key."""
+        """Return the entry with this key, its content and its vector."""
         ...
 
     def search(
@@ -85,10 +85,10 @@ class StoreReader(Protocol):
 
         Args:
             vector: The query's vector.
-            context: Fingerprint of the context; no other context's entries are considered.
-            k: How many at most.
+            context: Fingerprint of the context; entries of other contexts are not considered.
+            k: Maximum number of matches.
             now: Seconds since the epoch.
-            since: Entries stored earlier are passed over; seconds since the epoch.
+            since: Ignore entries stored earlier than this; seconds since the epoch.
 
         Returns:
             Matches with their exact cosine similarity, highest first.
@@ -96,144 +96,144 @@ class StoreReader(Protocol):
         ...
 
     def select(self, selection: Selection, /, *, now: float) -> list[Holding]:
-        """Return the entries that meet all criteria, the longest stored first.
+        """Return the entries that meet all criteria, oldest first.
 
-        Also what other processes had stored when the call began. With `now` 0, at the epoch, the
-        ended ones that are still held are among them.
+        Include entries that other processes stored before the call began and, if `now` is 0 (the
+        epoch), ended entries that are still held.
         """
         ...
 
 
 class Lease(Protocol):
-    """The lead of one key among all who share a store."""
+    """Leadership of one key among all processes that share a store."""
 
     def release(self) -> None:
-        """Let others lead. Idempotent; the end of the process does the same."""
+        """Release the leadership. Idempotent; the end of the process has the same effect."""
         ...
 
 
 @runtime_checkable
 class SharedStore(Protocol):
-    """What a store offers whose entries several processes share, beside all else."""
+    """Additional operations of a store that several processes share."""
 
     def try_lead(self, key: bytes, /) -> Lease | None:
-        """Lead a key, unless another does."""
+        """Become the leader of a key; None if another process leads it."""
         ...
 
     def refresh(self) -> None:
-        """Take in what others had put when the call began."""
+        """Load entries that other processes put before the call began."""
         ...
 
 
 class Changes(NamedTuple):
-    """What has become of a store's entries."""
+    """Changes to a store's entries."""
 
     keys: set[bytes]
-    """Of entries that were put, replaced or removed."""
+    """Keys of entries that were put, replaced or removed."""
     tags: bool
     """Whether entries were outdated by their tags."""
 
 
 @runtime_checkable
 class WatchedStore(Protocol):
-    """What a store offers that hears of what others do to its entries."""
+    """A store that reports changes made by other processes."""
 
     def changes(self) -> Changes | None:
-        """Return what has changed between the last call, of which there is one at a time, and this.
+        """Return the changes since the previous call; one caller at a time.
 
-        Complete for what was done before the call began. None where anything may have: at the first
-        call, and after what was missed.
+        The result is complete up to the start of the call. None means that anything may have
+        changed: at the first call, and after changes were missed.
 
         Raises:
-            StoreError: It cannot be told now, and the next call that can returns None.
+            StoreError: The changes cannot be read now; the next successful call returns None.
         """
         ...
 
 
 @runtime_checkable
 class MeasuredStore(Protocol):
-    """What a store offers that can tell how large it is, beside all else."""
+    """A store that can report its size."""
 
     def measure(self) -> Measures:
-        """Return its measures; no entry is read."""
+        """Return the store's measures, without reading entries."""
         ...
 
 
 class Store(StoreReader, Protocol):
-    """Entries, their vectors and contents, each under its exact key.
+    """Holds entries with their vectors and contents, by exact key.
 
-    Writes are atomic and visible to the next read of any thread. No read returns an entry that has
-    ended at `now` (expired, and its time as a stale one over), was replaced, outdated by its tags,
-    or has left. Called from many threads at once.
+    Writes are atomic and visible to the next read in any thread. No read returns an entry that has
+    ended at `now` (its TTL and its stale TTL are over), or was replaced, outdated by a tag, or
+    removed. Called from many threads at once.
     """
 
     def put(self, entry: Entry, content: Content, /, *, vector: Vector | None) -> None:
-        """Add an entry in place of any with the same key; a None vector is never searched.
+        """Add an entry, replacing any with the same key; without a vector it is never searched.
 
-        Returns once the entry is as durable as the store was asked to make it.
+        Return once the entry is as durable as configured.
         """
         ...
 
     def put_many(self, items: Sequence[tuple[Entry, Content, Vector | None]], /) -> None:
-        """Add entries as by `put`, all or none, in their order."""
+        """Add entries in order, as `put` does; all or none."""
         ...
 
     def touch(self, key: bytes, /, *, now: float, times: int = 1) -> None:
-        """Take note that an entry has been served: who is evicted, and sliding ends, follow."""
+        """Record that an entry was served, for eviction and sliding TTLs."""
         ...
 
     def discard(self, entries: Iterable[Entry], /) -> int:
-        """Delete entries, unless they have been replaced since; return how many.
+        """Delete entries that have not been replaced since; return how many were deleted.
 
-        Returns once that is as durable as a `put`.
+        Return once the deletion is as durable as a `put`.
         """
         ...
 
     def outdate(self, tag: str, /) -> None:
-        """Have all entries of a tag that were put before miss, at once; as durable as a `put`.
+        """Hide all entries put earlier with a tag from reads, at once; as durable as a `put`.
 
-        O(1), however many they are; they are removed in the background.
+        O(1) in the number of entries; they are removed in the background.
         """
         ...
 
     def maintain(self, *, max_entries: int | None, max_bytes: int | None = None, now: float) -> int:
-        """Evict what is beyond the limits, and do other due housekeeping.
+        """Evict entries beyond the limits and do other due housekeeping; return how many left.
 
-        Called after each `put`, so cheap where nothing is due. Ended entries leave before others.
-        Returns how many entries left.
+        Called after each `put`, so it must be cheap if nothing is due. Ended entries are removed
+        before others are evicted.
 
         Raises:
-            StoreError: Also for what has failed in the background since the last call.
+            StoreError: Housekeeping failed, now or in the background since the last call.
         """
         ...
 
     def sweep(self, *, now: float, limit: int) -> int:
-        """Remove up to so many entries that have ended, or been outdated; return how many."""
+        """Remove up to `limit` entries that have ended or are outdated; return how many."""
         ...
 
     def count(self) -> int:
-        """Return how many entries are held, ended ones included."""
+        """Return the number of entries held, including ended ones."""
         ...
 
     def check(self) -> None:
-        """Do nothing where all is well.
+        """Check that the store works; do nothing else.
 
         Raises:
-            StoreError: What does not work at present, in the background too.
+            StoreError: A part does not work at present, background work included.
         """
         ...
 
     def close(self) -> None:
-        """Release what was opened. Idempotent."""
+        """Release all resources. Idempotent."""
         ...
 
 
 @runtime_checkable
 class IndexedStore(Store, Protocol):
-    """A store with an index on its own medium, beside what it keeps in RAM."""
+    """A store with a persistent index, in addition to the one in RAM."""
 
     def create_index(self, **options: Any) -> bool:
-        """Build the index anew; False where there are too few entries for one.
+        """Rebuild the index; return False if there are too few entries for one.
 
         Raises:
             ArgumentError: An option is unknown or out of range.
@@ -241,5 +241,5 @@ class IndexedStore(Store, Protocol):
         ...
 
     def index_stats(self) -> dict[str, Any]:
-        """Return `has_index`, and what else is known of the index."""
+        """Return `has_index` and any other statistics of the index."""
         ...
