@@ -1,7 +1,7 @@
-"""The door: `Memora`.
+"""The public class `Memora`.
 
-Validates what the application passes, forwards to the pipeline, and keeps the cache's own faults
-away from the application.
+Validates arguments, forwards to the core, and keeps the cache's own faults away from the
+application.
 """
 
 from __future__ import annotations
@@ -89,15 +89,15 @@ if TYPE_CHECKING:
 S = TypeVar("S", bound="Memora")
 T = TypeVar("T")
 
-_WORKERS = 32  # threads that calls with a deadline may hang in, at most
-_REFRESHERS = 4  # threads that compute results anew in the background
-_CLEANUP_SECONDS = 300.0  # between two runs of the scheduler, where nobody says
+_WORKERS = 32  # maximum number of threads for calls with a deadline, hung ones included
+_REFRESHERS = 4  # threads that refresh results in the background
+_CLEANUP_SECONDS = 300.0  # default interval of the scheduler
 
 
 def _twin(
     method: Callable[Concatenate[S, P], T],
 ) -> Callable[Concatenate[S, P], Coroutine[Any, Any, T]]:
-    """Return the async twin of a method that is not called often: in a worker, to its end."""
+    """Return an async version of a rarely called method: it runs in a worker, without deadline."""
 
     async def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._chores.arun(partial(method, self, *args, **kwargs), None)
@@ -110,7 +110,7 @@ def _twin(
 
 @dataclass
 class _Held:
-    """What a store said that it holds."""
+    """What a store reported about its size."""
 
     entries: int | None = None
     measures: Measures | None = None
@@ -120,21 +120,22 @@ class _Held:
 class Memora:
     """A semantic cache. Every method may be called from any thread.
 
-    `Memora()` reads the environment; `Memora("./cache", ttl="1h")` changes some settings of it,
-    and `Memora(config, ttl="1h")` some of `config`, which is left as it is.
+    `Memora()` reads its settings from the environment; `Memora("./cache", ttl="1h")` overrides some
+    of them. `Memora(config, ttl="1h")` overrides settings of `config` without changing that object.
 
     Args:
-        config: Settings, or the `db_uri` or path of the store; without settings,
-            `CacheConfig.load()`.
-        embedder: An `Embedder`, or any callable from a list of texts to vectors, instead of the
-            model that the settings name.
-        store: A store instead of the one that the settings name; it evicts as it was told.
-        eviction_policy: The setting; or an empty policy instead of the one that it names.
-        same_answer: For `mode="shadow"`: given what would have been served and the fresh result,
-            whether they say the same; by default if they are equal.
-        clock: Seconds since the epoch. Time in the cache never goes back: see the guide. A store on
-            a server goes by the server's clock, for which one that is given is taken.
-        **settings: Of `CacheConfig`, in place of what `config` or the environment says; `ttl` is
+        config: Settings, or the `db_uri` or path of the store. Without settings,
+            `CacheConfig.load()` provides them.
+        embedder: An `Embedder`, or any callable from a list of texts to vectors; replaces the
+            model named in the settings.
+        store: A store that replaces the one named in the settings; it keeps its own eviction
+            policy.
+        eviction_policy: The setting; or an empty policy object that replaces the one it names.
+        same_answer: For `mode="shadow"`: called with the result that would have been served and
+            the fresh one; returns whether they agree. By default, results agree if they are equal.
+        clock: Returns seconds since the epoch. Time in the cache never goes backwards: see the
+            guide. A store on a server uses the server's clock, unless this argument is given.
+        **settings: Settings of `CacheConfig` that override `config` and the environment; `ttl` is
             short for `ttl_seconds`.
 
     Raises:
@@ -255,7 +256,7 @@ class Memora:
 
     @property
     def config(self) -> CacheConfig:
-        """The settings this cache was opened with."""
+        """The settings with which this cache was opened."""
         return self._config
 
     def lookup(
@@ -266,25 +267,25 @@ class Memora:
         *,
         max_age: float | str | timedelta | None = None,
     ) -> LookupResult:
-        """Find a stored result for a query that means the same, in exactly the same context.
+        """Find a stored result for a query with the same meaning, in exactly the same context.
 
         Args:
-            query: What is asked; not blank.
-            context: What has to be equal: any JSON-like nesting, dates, enums, UUIDs, paths, sets,
-                dataclasses, pydantic models. None and {} are the same.
-            similarity_threshold: Least probability, in [0, 1], that the stored result is right;
+            query: The query's text; not blank.
+            context: Values that must be equal for a hit: any JSON-like nesting, dates, enums,
+                UUIDs, paths, sets, dataclasses, pydantic models. None and {} are the same.
+            similarity_threshold: Minimum probability, in [0, 1], that the stored result is right;
                 by default the setting.
-            max_age: Only what was stored at most so long ago: seconds, a timedelta, or "10m".
+            max_age: Maximum age of the stored result: seconds, a timedelta, or "10m".
 
         Returns:
             A hit or a miss, with its reason. If the cache itself fails, a miss with the reason
             "error", or "timeout" after `lookup_timeout_seconds`.
 
         Raises:
-            QueryError: The query is not a text, or blank.
+            QueryError: The query is not a text, or is blank.
             ContextError: The context holds a value without canonical form.
             ArgumentError: The threshold or the age is out of range.
-            MemoraError: Any fault, with `fail_open=False`.
+            MemoraError: The cache failed, and `fail_open` is False.
         """
         return drive(self._lookup(self._threads, query, context, similarity_threshold, max_age))
 
@@ -307,19 +308,19 @@ class Memora:
         *,
         max_age: float | str | timedelta | None = None,
     ) -> list[LookupResult]:
-        """Look up several queries, embedded in one batch.
+        """Look up several queries and embed them in one batch.
 
         Args:
             queries: Texts, or pairs of a text and its own context.
-            context: Of the texts that come without one.
+            context: Context of the texts without their own.
             similarity_threshold: As for `lookup`.
             max_age: As for `lookup`.
 
         Returns:
-            One result a query, in order; as from `lookup`.
+            One result per query, in order; as from `lookup`.
 
         Raises:
-            MemoraError: As by `lookup`; nothing has been looked up then.
+            MemoraError: As by `lookup`. If an argument is wrong, nothing has been looked up.
         """
         return drive(
             self._lookup_many(self._threads, queries, context, similarity_threshold, max_age)
@@ -344,7 +345,7 @@ class Memora:
         *,
         max_age: float | str | timedelta | None = None,
     ) -> AvailabilityCheck:
-        """Tell whether a lookup would hit now; no result is read, nothing is counted as used.
+        """Return whether a lookup would hit now, without reading a result or counting a use.
 
         Args:
             query: As for `lookup`.
@@ -353,10 +354,10 @@ class Memora:
             max_age: As for `lookup`.
 
         Returns:
-            Available or not. If the cache itself fails, not.
+            Whether a result is available; not if the cache itself fails.
 
         Raises:
-            QueryError: The query is not a text, or blank.
+            QueryError: The query is not a text, or is blank.
             ContextError: The context holds a value without canonical form.
             ArgumentError: The threshold or the age is out of range.
         """
@@ -376,23 +377,23 @@ class Memora:
         *,
         elsewhere: bool = False,
     ) -> Explanation:
-        """Tell what a lookup would do now, and why: all candidates that it would judge.
+        """Explain what a lookup would do now, with all candidates that it would judge.
 
-        It is not counted as a lookup, and no result is decoded. `print` what it returns.
+        It is not counted as a lookup, and no result is decoded. `print` the returned explanation.
 
         Args:
             query: As for `lookup`.
             context: As for `lookup`.
             similarity_threshold: As for `lookup`.
-            elsewhere: Look also into all other contexts for what would be served there; this takes
-                time in a large cache.
+            elsewhere: Also search all other contexts for entries that would be served there; slow
+                in a large cache.
 
         Returns:
-            The decision, and up to five candidates; where asked for also what other contexts hold.
-            If the cache itself fails, the reason is "error".
+            The decision and up to five candidates; with `elsewhere`, also entries of other
+            contexts. If the cache itself fails, the reason is "error".
 
         Raises:
-            QueryError: The query is not a text, or blank.
+            QueryError: The query is not a text, or is blank.
             ContextError: The context holds a value without canonical form.
             ArgumentError: The threshold is out of range.
         """
@@ -411,7 +412,7 @@ class Memora:
                 elsewhere=tuple(one.shown() for one in others),
             )
             return drive(self._core.ask(self._threads, tell))
-        except Exception as fault:  # noqa: BLE001 - as of a lookup
+        except Exception as fault:  # noqa: BLE001 - no fault may reach the application
             self._core.log_fault("explain", fault)
             return Explanation(
                 query=request.text,
@@ -421,7 +422,7 @@ class Memora:
                 threshold=threshold,
             )
 
-    def store(  # noqa: PLR0913 - all that may be said of an entry
+    def store(  # noqa: PLR0913 - the attributes of an entry
         self,
         query: str,
         context: Mapping[str, Any] | None,
@@ -434,29 +435,32 @@ class Memora:
         tags: str | Iterable[str] | None = None,
         cost: float | None = None,
     ) -> str | None:
-        """Store a result for a query in its context, replacing what was stored for the same two.
+        """Store a result for a query in its context, replacing any entry for the same two.
 
         Args:
             query: As for `lookup`.
             context: As for `lookup`.
-            result: Any value that the codec can give back exactly; see `register_type`.
+            result: Any value that the codec can restore exactly; see `register_type`.
             metadata: JSON values, returned with each hit.
             ttl: How long the entry lives: seconds, a timedelta, or "10m"; by default the setting.
-            stale_ttl: How long after that it is still served, with `is_stale` set.
-            sliding: Whether the TTL counts from the last hit instead.
-            tags: What the result depends on, such as "doc:42"; see `invalidate` and `outdate`.
-            cost: What computing the result took, in any unit, the same for all; by default
-                `metadata["cost"]`, else 1. The eviction policy "cost" keeps what was dear.
+            stale_ttl: How long after its TTL the entry is still served, with `is_stale` set.
+            sliding: Whether the TTL restarts with each hit.
+            tags: Sources on which the result depends, such as "doc:42"; see `invalidate` and
+                `outdate`.
+            cost: Cost of computing the result, in any unit that all entries share; by default
+                `metadata["cost"]`, else 1. The eviction policy "cost" prefers to keep costly
+                results.
 
         Returns:
-            The entry's id; None where nothing was stored, because the result cannot be serialised
-            or is too large, or because the cache failed. That is logged and counted, not raised.
+            The entry's id. None if nothing was stored, because the result cannot be serialised or
+            is too large, or because the cache failed; that is logged and counted, not raised.
 
         Raises:
-            QueryError: The query is not a text, or blank.
+            QueryError: The query is not a text, or is blank.
             ContextError: The context holds a value without canonical form.
             ArgumentError: The metadata is not JSON, a duration is not above 0, a tag is not a text,
                 or the cost is below 0.
+            MemoraError: The cache failed, and `fail_open` is False.
         """
         item = self._item(
             query,
@@ -501,16 +505,17 @@ class Memora:
         return (await self._core.store_many(self._tasks, [item]))[0]
 
     def store_many(self, items: Iterable[Item]) -> list[str | None]:
-        """Store several results, embedded in one batch and written at once.
+        """Store several results; embed their queries in one batch and write them at once.
 
         Args:
             items: Tuples of query, context and result; or mappings of the arguments of `store`.
 
         Returns:
-            One id an item, in order; None as from `store`.
+            One id per item, in order; None as from `store`.
 
         Raises:
-            MemoraError: As by `store`, with the number of the item; nothing has been stored then.
+            MemoraError: As by `store`. If an argument is wrong, the message has the number of the
+                item, and nothing has been stored.
         """
         return drive(self._core.store_many(self._threads, self._items(items)))
 
@@ -527,21 +532,22 @@ class Memora:
         compute: Callable[[], T],
         **options: Unpack[CallOptions],
     ) -> T:
-        """Return a stored result, or else what `compute` returns, which is stored then.
+        """Return a stored result; on a miss, call `compute` and store its result.
 
-        Of those who miss on the very same query and context at one time, in all threads, tasks and
-        processes on the store, one computes, and the others get its result. If it fails, the next
-        computes. A stale result is returned, and computed anew in the background.
+        If several callers miss on exactly the same query and context at the same time, in any
+        thread, task or process on the store, one leader computes and the others get its result. If
+        the leader fails, the next one computes. A stale result is returned at once and refreshed in
+        the background.
 
         Args:
             query: As for `lookup`.
             context: As for `lookup`.
-            compute: Called without arguments; what it raises passes through, and is not stored.
-                An async function is for `aget_or_compute`.
+            compute: Called without arguments. Its exceptions pass through and are not stored. For
+                an async function, use `aget_or_compute`.
             **options: See `memora.calls.CallOptions`.
 
-        A query or context that has no key, and a closed cache, leave the call its value: it is
-        computed, counted in `get_stats()["uncacheable"]`, and logged once.
+        If the query or context has no key, or the cache is closed, `compute` is called without the
+        cache. This is counted in `get_stats()["uncacheable"]` and logged once.
 
         Raises:
             ArgumentError: An option is out of range, as of `lookup` and `store`.
@@ -561,16 +567,16 @@ class Memora:
         compute: Callable[[], Awaitable[T]],
         **options: Unpack[CallOptions],
     ) -> T:
-        """Do as `get_or_compute`, in a task; a cancelled one leaves the others undisturbed.
+        """Do as `get_or_compute`, in a task; cancelling it does not affect other callers.
 
         Args:
             query: As for `lookup`.
             context: As for `lookup`.
-            compute: An async function, or what else returns an awaitable.
+            compute: An async function, or another callable that returns an awaitable.
             **options: See `memora.calls.CallOptions`.
 
         Raises:
-            ArgumentError: `compute` returned something else, or as from `get_or_compute`.
+            ArgumentError: `compute` did not return an awaitable, or as by `get_or_compute`.
         """
         computing = async_function("compute", compute)
         check = partial(self._call, query, context, compute, options)
@@ -582,31 +588,31 @@ class Memora:
 
     @property
     def cached(self) -> Caching:
-        """Decorate functions, methods and generators, sync and async: see `Caching`."""
+        """A decorator for functions, methods and generators, sync and async: see `Caching`."""
         return Caching(self, log=self._log.debug, warn=self._log.warning)
 
     def disabled(self) -> AbstractContextManager[None]:
-        """Return a context manager: cached calls in its block are calls, and store nothing.
+        """Return a context manager; cached calls in its block bypass the cache and store nothing.
 
-        It holds for what the block calls, also in its tasks, and for no other thread.
+        It affects the code called in the block and tasks started there, but no other threads.
         """
         return self._core.disabled()
 
     def caching_enabled(self) -> bool:
-        """Tell whether the caller is outside of all such blocks."""
+        """Return whether the caller is outside of all `disabled()` blocks."""
         return self._core.enabled
 
     def accept_result(self, function: Callable[..., object], returns: Any = None) -> None:
-        """Register the classes that a function returns; decorated ones are accepted."""
+        """Register the classes that a function returns; called for decorated functions."""
         self._ports.codec.accept(function, returns)
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed."""
+        """Whether the cache is closed."""
         return self._closed
 
     def note_uncacheable(self, function: str, reason: Unkeyed, fault: Exception) -> None:
-        """Count and log a cached call of a function that is only run; decorated ones tell."""
+        """Count and log a call that bypassed the cache; called by decorated functions."""
         self._core.uncacheable(function, reason, fault)
 
     @overload
@@ -649,29 +655,29 @@ class Memora:
         similarity_threshold: float | None = None,
         dry_run: bool = False,
     ) -> int | list[Selected]:
-        """Delete the entries that meet all criteria; without any criterion, none, with a warning.
+        """Delete the entries that meet all criteria; without criteria, none, with a warning.
 
         Args:
-            query: The exact text; with `similarity_threshold` also what means the same.
+            query: The exact text; with `similarity_threshold`, also texts of the same meaning.
             context: The exact context; {} is the empty one.
-            older_than_seconds: Stored longer ago than this: seconds, a timedelta, or "10m".
-            context_contains: Part of the context: each of its keys, with an equal value, where a
-                mapping is equal to one that contains it.
-            tags: Stored with one of these tags, or more.
-            entry_id: As `store` returned it, and lookups do.
-            similarity_threshold: In [0, 1]. Entries go whose similarity to the query, as judged or
-                as a cosine, reaches it: rather one too many than one that stays.
-            dry_run: Delete nothing, and return what would go.
+            older_than_seconds: Minimum age of the entries: seconds, a timedelta, or "10m".
+            context_contains: Keys and values that the context must have; nested mappings may have
+                further keys too.
+            tags: The entry has at least one of these tags.
+            entry_id: An id returned by `store` or a lookup.
+            similarity_threshold: In [0, 1]. Entries match if their similarity to the query, or
+                their raw cosine, reaches it: deleting one too many is safer than keeping one.
+            dry_run: Delete nothing, and return the entries that would be deleted.
 
         Returns:
-            How many entries were deleted; with `dry_run` which would be, the most similar first,
-            else the oldest.
+            The number of deleted entries. With `dry_run`, the entries themselves: the most similar
+            first if there is a similarity, else the oldest first.
 
         Raises:
-            QueryError: The query is not a text, or blank.
+            QueryError: The query is not a text, or is blank.
             ContextError: A context holds a value without canonical form.
             ArgumentError: Another criterion is out of range, or the model cannot read the query.
-            StoreError: The store failed; what was to go may still be there.
+            StoreError: The store failed; some of the entries may still be there.
             EmbedderError: The model failed; nothing was deleted.
         """
         self._check_open()
@@ -679,7 +685,7 @@ class Memora:
         if all(one is None for one in criteria):
             if similarity_threshold is not None:
                 raise ArgumentError("similarity_threshold needs a query to compare with")
-            if not self._told_of_no_criterion:  # once: it may be in a loop
+            if not self._told_of_no_criterion:  # once, as the caller may be in a loop
                 self._told_of_no_criterion = True
                 self._log.warning(
                     "invalidate_without_criteria",
@@ -713,7 +719,7 @@ class Memora:
         entry_id: str | None = None,
         similarity_threshold: float | None = None,
     ) -> list[Selected]:
-        """Return the entries that meet all criteria and have not ended; without any, all.
+        """Return the entries that meet all criteria and have not ended; without criteria, all.
 
         Args:
             query: As for `invalidate`.
@@ -725,7 +731,7 @@ class Memora:
             similarity_threshold: As for `invalidate`.
 
         Returns:
-            The most similar first, else the oldest.
+            The entries, the most similar first if there is a similarity, else the oldest first.
 
         Raises:
             MemoraError: As by `invalidate`.
@@ -744,13 +750,13 @@ class Memora:
         return [one.shown() for one in found]
 
     def outdate(self, *tags: str) -> None:
-        """Have every entry that was stored with one of these tags before now miss, at once.
+        """Stop serving all entries stored so far with one of these tags, at once.
 
-        For sources that have changed: O(1) a tag, however many entries there are. They are removed
-        in the background. To learn how many, `invalidate` them.
+        Use it if a source has changed. It takes O(1) per tag, however many entries there are; they
+        are removed in the background. To get their number, use `invalidate`.
 
         Raises:
-            ArgumentError: A tag is not a text, or blank.
+            ArgumentError: A tag is not a text, or is blank.
             StoreError: The store failed; some of the entries may still be served.
         """
         self._check_open()
@@ -764,7 +770,7 @@ class Memora:
         """Delete all entries; return how many.
 
         Raises:
-            StoreError: The store failed; some may still be there.
+            StoreError: The store failed; some entries may still be there.
         """
         self._check_open()
         deleted, swept = lifecycle.clear(self._ports)
@@ -774,12 +780,12 @@ class Memora:
         return deleted + swept
 
     def cleanup_expired(self) -> int:
-        """Remove the entries that have expired, and the outdated; return how many.
+        """Remove the expired and the outdated entries; return how many.
 
-        None of them is served in any case: this makes room.
+        They are never served, so this only frees space.
 
         Raises:
-            StoreError: The store failed; some may still be there.
+            StoreError: The store failed; some entries may still be there.
         """
         self._check_open()
         removed = lifecycle.sweep(self._ports)
@@ -794,20 +800,20 @@ class Memora:
         skip_errors: bool = False,
         progress: Progress | None = None,
     ) -> Moved:
-        """Write all entries that have not ended to a file, which appears when it is complete.
+        """Write all entries that have not ended to a file, which appears once it is complete.
 
         Args:
-            path: `.parquet` has all there is to an entry, for `import_entries`; `.jsonl` is for
-                people: no vectors, and contexts and results as plain JSON.
-            skip_errors: Leave out, count and tell what cannot be written, rather than raise.
-            progress: Called with how many are done, and of how many.
+            path: A `.parquet` file has complete entries, for `import_entries`; a `.jsonl` file is
+                for people: without vectors, and with contexts and results as plain JSON.
+            skip_errors: Skip, count and report entries that cannot be written, instead of raising.
+            progress: Called with the number of entries done and the total.
 
         Returns:
-            How many were written.
+            How many entries were written.
 
         Raises:
             ArgumentError: The path has another suffix.
-            TransferError: The file cannot be written; or, as JSON, an entry.
+            TransferError: The file cannot be written, or an entry cannot be written as JSON.
             MemoraError: The store failed, or a result is damaged.
         """
         self._check_open()
@@ -825,27 +831,27 @@ class Memora:
         reembed: bool = False,
         progress: Progress | None = None,
     ) -> Moved:
-        """Put the entries of an export into this cache, as old as they were.
+        """Add the entries of an export to this cache, with their original age.
 
-        The whole file is checked first. An entry that is here already is left alone, and so is a
-        newer one of its query and context: an import that was interrupted is run again. What has
-        expired is left out; the limits of this cache hold.
+        The whole file is checked first. Entries that this cache already has, or has a newer version
+        of for the same query and context, are skipped, so an interrupted import can be repeated.
+        Expired entries are skipped too. The limits of this cache apply.
 
         Args:
-            path: `.parquet` from `export_entries`, or `.jsonl` as `warm` reads it.
-            skip_errors: Leave out, count and tell rows that are broken, rather than raise.
-            reembed: Embed the queries of a `.parquet` anew, where it is of another model.
-            progress: Called with how many rows are done, and of how many.
+            path: A `.parquet` file from `export_entries`, or a `.jsonl` file as for `warm`.
+            skip_errors: Skip, count and report broken rows, instead of raising.
+            reembed: Embed the queries of a `.parquet` file again if it is of another model.
+            progress: Called with the number of rows done and the total.
 
         Returns:
-            How many were written, were here already, had expired, are broken.
+            How many entries were written, were here already, had expired, or are broken.
 
         Raises:
             ArgumentError: The path has another suffix.
-            TransferError: The file cannot be read, lacks a column, or a row is broken: its number,
-                column and value, and what is expected. Nothing was imported.
-            ModelMismatchError: The file's vectors are another model's. Nothing was imported.
-            MemoraError: The store or the model failed meanwhile; import the file again.
+            TransferError: The file cannot be read, lacks a column, or has a broken row; the message
+                has the row's number, column and value, and what is expected. Nothing was imported.
+            ModelMismatchError: The file's vectors are of another model. Nothing was imported.
+            MemoraError: The store or the model failed during the import; repeat it.
         """
         self._check_open()
         moved = transfer.import_entries(
@@ -866,22 +872,22 @@ class Memora:
         *,
         progress: Progress | None = None,
     ) -> int:
-        """Store answers that are known, embedded in batches; return how many were stored.
+        """Store known answers, embedded in batches; return how many were stored.
 
-        A file and a sequence are checked to their end before the first is stored; of an iterator,
-        what comes before a broken item is.
+        A file or a sequence is checked completely before the first item is stored. Items of an
+        iterator are stored up to the first broken one.
 
         Args:
-            items: Mappings with `query` and `result`, and where wanted `context`, `metadata`,
-                `ttl`, `stale_ttl`, `sliding`, `tags` and `cost`, all as for `store`; tuples of
-                query, context and result; or the path of a `.jsonl` with such a mapping a line.
-            progress: Called with how many are done, and of how many, None where nobody knows.
+            items: Mappings with `query` and `result`, and optionally `context`, `metadata`, `ttl`,
+                `stale_ttl`, `sliding`, `tags` and `cost`, all as for `store`; tuples of query,
+                context and result; or the path of a `.jsonl` file with one such mapping per line.
+            progress: Called with the number of items done, and the total or None if unknown.
 
         Raises:
-            ArgumentError: It is no iterable, or a path with another suffix.
+            ArgumentError: `items` is not an iterable, or is a path with another suffix.
             TransferError: The file cannot be read, or an item is broken; the message has its
-                number, and how many are stored.
-            MemoraError: The store or the model failed meanwhile; what was stored stays.
+                number, and how many items were stored.
+            MemoraError: The store or the model failed; items stored before that stay.
         """
         self._check_open()
         moved = transfer.warm(self._ports, self._config, items, progress=progress)
@@ -894,15 +900,15 @@ class Memora:
         interval_seconds: float | str | timedelta | None = None,
         initial_delay_seconds: float = 60.0,
     ) -> None:
-        """Call `cleanup_expired` in the background from now on; a second start only warns.
+        """Call `cleanup_expired` periodically in the background; a second start only warns.
 
-        The thread does not keep the process alive, goes on when a cleanup fails, is started again
-        in a forked child, and ends with `close`.
+        The thread does not keep the process alive, continues if a cleanup fails, starts again in a
+        forked child, and ends with `close`.
 
         Args:
-            interval_seconds: Between two cleanups; by default `cleanup_interval_seconds`, or else
-                five minutes.
-            initial_delay_seconds: Before the first.
+            interval_seconds: Time between two cleanups; by default the setting
+                `cleanup_interval_seconds`, or five minutes.
+            initial_delay_seconds: Time before the first cleanup.
 
         Raises:
             ArgumentError: A number is out of range.
@@ -924,7 +930,7 @@ class Memora:
         self._scheduling = self._scheduler.start()
 
     def stop_scheduler(self, timeout: float = 5.0) -> None:
-        """Stop cleaning up in the background; wait so many seconds for what is under way."""
+        """Stop the background cleanup; wait up to `timeout` seconds for one that is running."""
         self._scheduling = False
         if self._scheduler is not None and not self._scheduler.stop(timeout):
             self._log.warning("scheduler_still_running", timeout=timeout)
@@ -932,7 +938,7 @@ class Memora:
     def get_scheduler_stats(self) -> dict[str, Any] | None:
         """Return running, interval_seconds, total_runs, total_deleted, last_run_time and errors.
 
-        None where it was never started. Also `last_error`: the type of the last one.
+        Also `last_error`, the type of the last error. None if the scheduler was never started.
         """
         return None if self._scheduler is None else self._scheduler.stats()
 
@@ -944,28 +950,28 @@ class Memora:
         encode: Callable[[T], Any] | None = None,
         decode: Callable[[Any], T] | None = None,
     ) -> None:
-        """Allow results of one of the application's classes: dataclass, pydantic model, enum, any.
+        """Allow results of an application's class: a dataclass, pydantic model, enum, or any other.
 
-        The types of its fields are registered with it, where they are such data too.
+        Dataclasses, models and enums among the types of its fields are registered with it.
 
-        A stored record names its class, and only registered names are ever looked up: nothing is
-        imported because a record says so. Register before the first lookup that may meet one.
+        A stored record names its class, and only registered names are resolved: a record never
+        causes an import. Register a class before the first lookup that may return an instance.
 
         Args:
             cls: The class.
-            name: What records call it; by default the class's module and name. Keep it when the
-                class moves.
-            encode: Turns an instance into a storable value, where its fields are not enough.
-            decode: Turns that value back into an instance.
+            name: Its name in stored records; by default the class's module and name. Keep the name
+                if the class moves.
+            encode: Converts an instance into a storable value, if its fields are not enough.
+            decode: Converts that value back into an instance.
         """
         self._ports.codec.register(cls, name=name, encode=encode, decode=decode)
 
     def get_stats(self) -> dict[str, Any]:
-        """Return the settings that matter, what is stored, and what has happened so far.
+        """Return the main settings, the size of the store, and the counters so far.
 
-        `total_entries` counts expired entries that are not removed yet; it is None where the store
-        cannot tell, and so are the sizes. All else that is counted is of this process alone, since
-        it opened the cache. docs/operations.md explains each key.
+        `total_entries` includes expired entries that are not removed yet. It and the sizes are None
+        if the store cannot report them. All other counters cover only this process, since it opened
+        the cache. docs/operations.md explains each key.
         """
         self._check_open()
         held = self._look_at_store(index=True)
@@ -988,7 +994,7 @@ class Memora:
         }
 
     def read_metrics(self) -> Reading:
-        """Return all that is measured, at one moment, for an exporter: see `memora.reading`.
+        """Return a snapshot of all metrics, for an exporter: see `memora.reading`.
 
         Raises:
             ClosedError: The cache was closed.
@@ -1014,14 +1020,15 @@ class Memora:
     ) -> MetricsServer:
         """Serve the metrics for Prometheus, over HTTP in a thread, until the cache is closed.
 
-        For several caches on one page, and for a page that the application has already, see
+        To serve several caches on one page, or on an existing page of the application, see
         `memora.prometheus`.
 
         Args:
-            port: 0 for any that is free: see `port` of what is returned. Of several, such as
-                `range(9464, 9472)`, the first that is free, for applications of many processes.
-            host: The address to listen at; "0.0.0.0" for a Prometheus on another machine.
-            name: The label `cache` of all metrics; by default the name of the table.
+            port: A port, or 0 for any free one, which the returned server's `port` names. For
+                applications with many processes, a sequence such as `range(9464, 9472)`, of which
+                the first free port is used.
+            host: The address to listen on; "0.0.0.0" for a Prometheus on another machine.
+            name: Value of the label `cache` of all metrics; by default the name of the table.
 
         Raises:
             MissingExtraError: The extra `prometheus` is not installed.
@@ -1036,20 +1043,20 @@ class Memora:
         return server
 
     def health_check(self, kind: Kind = "ready", *, timeout: float = 2.0) -> dict[str, Any]:
-        """Try every part of the cache that an answer needs; no fault raises, none is waited for.
+        """Check every part of the cache that a lookup needs; faults are reported, not raised.
 
         Args:
-            kind: "ready" asks whether everything works: embedding, database, index, error rate,
-                scheduler, breakers, threads. "live" asks for the last of these only: what a restart
-                of the process would repair, and a fault of the disk or the model is not.
-            timeout: Seconds after which a part without an answer is unhealthy.
+            kind: "ready" checks that everything works: embedding, database, index, error rate,
+                scheduler, breakers, threads. "live" checks only the threads, because a restart of
+                the process repairs those, but not a fault of the disk or the model.
+            timeout: Seconds after which a part that does not respond is unhealthy.
 
         Returns:
             `status`, "healthy" or "unhealthy"; `checks`, by part: `ok`, `error` or `details`, and
             `duration_ms`; `metrics`; `timestamp`, in milliseconds.
 
         Raises:
-            ArgumentError: The kind is unknown, or the timeout not above 0.
+            ArgumentError: The kind is unknown, or the timeout is not above 0.
         """
         return self._health.check(
             kind, timeout=timeout, closed=self._closed, scheduler=self._look_at_scheduler()
@@ -1073,15 +1080,16 @@ class Memora:
         num_sub_vectors: int | None = None,
         index_type: str = "IVF_PQ",
     ) -> bool:
-        """Index the LanceDB table, anew where it has an index.
+        """Create the index of the LanceDB table, replacing an existing one.
 
-        Lookups from RAM do not use it: it is for `hot_index="off"` and for other readers of the
-        table. Below 256 entries, or in RAM only, this logs a warning and does nothing.
+        Lookups from RAM do not use it; it serves `hot_index="off"` and other readers of the table.
+        With fewer than 256 entries, or a store in RAM only, this logs a warning and does nothing.
 
         Args:
-            num_partitions: By default the square root of the number of entries.
-            num_sub_vectors: Of the product quantisation, by default one for eight dimensions; a
-                divisor of the dimension.
+            num_partitions: Number of partitions; by default the square root of the number of
+                entries.
+            num_sub_vectors: Number of sub-vectors of the product quantisation, a divisor of the
+                dimension; by default one per eight dimensions.
             index_type: IVF_PQ, IVF_FLAT, IVF_SQ, IVF_HNSW_PQ or IVF_HNSW_SQ.
 
         Returns:
@@ -1089,7 +1097,7 @@ class Memora:
 
         Raises:
             ArgumentError: An argument is out of range.
-            StoreError: LanceDB refuses.
+            StoreError: LanceDB failed.
         """
         self._check_open()
         store = self._ports.store
@@ -1104,7 +1112,7 @@ class Memora:
         return created
 
     def get_index_stats(self) -> dict[str, Any]:
-        """Return `has_index`, `total_entries`, and what else the store tells of its index."""
+        """Return `has_index`, `total_entries`, and any other statistics of the store's index."""
         self._check_open()
         return drive(self._core.ask(self._threads, self._index_stats))
 
@@ -1115,16 +1123,16 @@ class Memora:
         return {"total_entries": store.count(), "has_index": False}
 
     def close(self) -> None:
-        """Stop the scheduler and all threads, and release the store, its table up to date.
+        """Stop the scheduler and all threads, bring the table up to date, and release the store.
 
-        Idempotent. A fault of the disk, or of another part, is logged and counted, and not raised.
-        What has been acknowledged and could not be kept is named in the log.
+        Idempotent. A fault of the disk, or of another part, is logged and counted, not raised. The
+        log names acknowledged writes that could not be kept.
 
-        In a signal handler or a finalizer that has interrupted the cache itself, this is done in a
-        thread, soon after.
+        If a signal handler or finalizer calls this while it interrupts the cache itself, a thread
+        closes the cache soon after.
         """
         if busy():
-            with suppress(RuntimeError):  # at exit, when stores are closed anyway
+            with suppress(RuntimeError):  # no new thread at exit, where stores are closed anyway
                 threading.Thread(target=self.close, name="memora-close").start()
             return
         if self._closed:
@@ -1141,7 +1149,7 @@ class Memora:
                     step()
             except Exception as fault:  # noqa: BLE001 - the application is done with the cache
                 self._core.report("maintain", fault)
-                if isinstance(fault, StoreError):  # whose message holds no query
+                if isinstance(fault, StoreError):  # its message contains no query
                     self._log.error("cache_close_failed", reason=one_line(str(fault), 400))
         self._log.debug("cache_close")
 
@@ -1225,7 +1233,7 @@ class Memora:
         )
 
     async def _aside(self, lane: Lane, check: Callable[[], T], *given: object) -> T:
-        """Check arguments; large ones that a task gives in a worker, as that takes a while."""
+        """Check arguments; large ones of a task in a worker, because that takes long."""
         if lane is self._tasks and is_large(*given):
             return await self._chores.arun(check, None)
         return check()
@@ -1238,7 +1246,7 @@ class Memora:
         metadata: Mapping[str, Any] | None = None,
         **life: Any,
     ) -> tuple[pipeline.Request, Any, str, Lifetime]:
-        """Check the arguments of a store."""
+        """Validate the arguments of `store`."""
         self._check_open()
         request = pipeline.Request.of(query, context)
         copied = metadata_json(metadata)
@@ -1260,7 +1268,7 @@ class Memora:
         compute: Callable[[], object],
         options: CallOptions,
     ) -> Call | None:
-        """Check the arguments of a cached call; None where it is only to be computed."""
+        """Validate the arguments of a cached call; None if it bypasses the cache."""
         if not self._core.enabled or options.get("bypass", False) is True:
             return None
         check_options("a call", options, CallOptions.__annotations__)
@@ -1283,7 +1291,7 @@ class Memora:
             single_flight=flag("single_flight", options.get("single_flight", True)),
         )
         if context is not None and not isinstance(context, Mapping):
-            canonical_context(context)  # refuses it
+            canonical_context(context)  # raises
         try:
             self._check_open()
             return call(request=pipeline.Request.of(query, context))
@@ -1303,7 +1311,7 @@ class Memora:
         similarity_threshold: float | None,
         now: float = ALL_TIMES,
     ) -> list[Found]:
-        """Validate criteria, and return what meets them."""
+        """Validate criteria, and return the entries that meet them."""
         threshold = (
             None
             if similarity_threshold is None
@@ -1335,7 +1343,7 @@ class Memora:
             tags=frozenset(wanted),
             before=before,
         )
-        if tags is not None and not wanted:  # one of none
+        if tags is not None and not wanted:  # no entry has one of no tags
             return []
         return lifecycle.find(
             self._ports,
@@ -1355,7 +1363,7 @@ class Memora:
         return look_at_scheduler(self.get_scheduler_stats(), wanted=self._scheduling)
 
     def _look_at_store(self, *, index: bool = False) -> _Held:
-        """Ask the store what it holds; what it does not say in time, or cannot, is None."""
+        """Read the store's size; values that it cannot report, or not in time, are None."""
         store, held = self._ports.store, _Held()
 
         def look() -> None:
@@ -1381,10 +1389,10 @@ class Memora:
         on_server = is_on_server(self._config.db_uri)
         off_disk = isinstance(self._ports.store, MemoryStore) or on_server
         ignored = {
-            # Nothing is on a disk of this machine.
+            # Without effect if no data is on a disk of this machine.
             "durability": off_disk and self._config.durability != "process",
             "hot_index": off_disk and self._config.hot_index == "off",
-            # All is in RAM anyway.
+            # Without effect if all entries are in RAM anyway.
             "local_tier_bytes": not on_server and self._config.local_tier_bytes > 0,
             "storage_options": self._config.storage_options and not is_bucket(self._config.db_uri),
         }
@@ -1393,5 +1401,5 @@ class Memora:
 
 
 def _age(name: str, value: float | str | timedelta) -> float:
-    # Also 0: everything that was stored before now.
+    # 0 is allowed: it selects all entries stored before now.
     return 0.0 if is_number(value) and value == 0 else seconds(name, value)
