@@ -1,4 +1,4 @@
-"""What a decorated function is: it calls the cache, which calls the function, if it has to."""
+"""Decorated functions: they call the cache, which calls the original function on a miss."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ A = TypeVar("A", bound=AsyncIterator[Any])
 
 
 class CacheInfo(NamedTuple):
-    """How the calls of a function went, in this process."""
+    """Counts of a function's calls in this process."""
 
     hits: int
-    """Calls that were answered without running the function."""
+    """Calls answered without running the function."""
     misses: int
-    """Calls that ran it, whatever became of its result."""
+    """Calls that ran the function, whether or not its result was stored."""
     uncacheable: Mapping[Unkeyed, int] = MappingProxyType({})
-    """Of these, calls that could not be looked up or stored, by what they lack."""
+    """The misses that could not be looked up or stored, by the missing part of the key."""
 
     def __repr__(self) -> str:
         said = f", uncacheable={dict(self.uncacheable)}" if self.uncacheable else ""
@@ -75,7 +75,7 @@ class CacheInfo(NamedTuple):
 
 
 class CallKey(NamedTuple):
-    """What a call is stored under."""
+    """The query and context under which a call's result is stored."""
 
     query: str
     context: dict[str, Any]
@@ -83,7 +83,7 @@ class CallKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Behaviour:
-    """What holds for all calls of a function. Durations are seconds."""
+    """The options that apply to all calls of a function. Durations are seconds."""
 
     similarity_threshold: float | None
     max_age: float | None
@@ -95,15 +95,15 @@ class Behaviour:
     single_flight: bool
 
     def of(self, *names: str) -> dict[str, Any]:
-        """Return the options of these names that say something."""
+        """Return the options with these names that are not None."""
         said = {name: getattr(self, name) for name in names}
         return {name: value for name, value in said.items() if value is not None}
 
 
 class Plan:
-    """What a decorated function and its bound forms share."""
+    """The state that a decorated function and its bound forms share."""
 
-    def __init__(  # noqa: PLR0913 - what the decorator was told
+    def __init__(  # noqa: PLR0913 - the decorator's options
         self,
         cache: Engine,
         function: Any,
@@ -119,7 +119,7 @@ class Plan:
         self.function: Callable[..., Any] = (
             function.__func__ if self.of_class or static else function
         )
-        # As a plain function does, and a bound method no longer.
+        # Like a plain function, and unlike a method that is already bound.
         self.binds = (
             hasattr(type(self.function), "__get__")
             and not isinstance(self.function, MethodType)
@@ -128,7 +128,7 @@ class Plan:
         self.bearer = named(self.function)
         self.name: str = self.bearer.__qualname__
         self.identity = identity_of(self.function) if namespace is None else namespace
-        # What a partial has been given is part of the call, like what the call gives.
+        # The arguments of a partial are part of each call, like the call's own arguments.
         inner: Any = self.function
         self.given: tuple[Any, ...] = ()
         self.given_by_name: dict[str, Any] = {}
@@ -149,7 +149,7 @@ class Plan:
         owned = first == "self" and not static
         if owned and not rules.settles("self"):
             raise ArgumentError(unsaid_owner(self.name, "self"))
-        # Nothing was said but which parameters count.
+        # No option but `strict_params` says whether the object counts.
         self.has_silent_owner = owned and not replace(rules, strict_params=None).settles("self")
         self._owned: Binding | None = None
         self.condition = behaviour.condition
@@ -165,35 +165,35 @@ class Plan:
         self.forget()
 
     def renew(self) -> None:
-        """Make the lock: another thread may hold it when the process is forked.
+        """Create a new lock, as another thread may have held the old one at a fork.
 
         Reentrant, as a signal handler may call the function at any time.
         """
         self._lock = threading.RLock()
 
     def count_hit(self) -> None:
-        """Count a call that was answered without the function."""
+        """Count a call that was answered without running the function."""
         with self._lock:
             self._hits += 1
 
     def count_miss(self) -> None:
-        """Count a call that runs it."""
+        """Count a call that runs the function."""
         with self._lock:
             self._misses += 1
 
     def info(self) -> CacheInfo:
-        """Return what was counted."""
+        """Return the counts."""
         with self._lock:
             return CacheInfo(self._hits, self._misses, dict(self._uncacheable))
 
     def forget(self) -> None:
-        """Count from 0."""
+        """Reset the counts to 0."""
         with self._lock:
             self._hits = self._misses = 0
             self._uncacheable: Counter[Unkeyed] = Counter()
 
     def key(self, binding: Binding, arguments: Arguments) -> Call | None:
-        """Return what a call is looked up and stored under; None where it is only to be run."""
+        """Return the key of a call; count a call without one, and return None."""
         try:
             call = binding.settled(arguments)
             if self.cache.closed:
@@ -208,22 +208,22 @@ class Plan:
         return call
 
     def annotated(self) -> Any:
-        """Return the function whose annotation says what is returned."""
+        """Return the function whose annotations declare the type of the result."""
         inner = inspect.unwrap(self.bearer)
         is_object = isinstance(inner, type) and inner is not self._inner
         return inspect.unwrap(inner.__call__) if is_object else inner
 
     def owned(self) -> Binding:
-        """Return the binding of a method, whatever its first parameter is called."""
+        """Return the binding of a method, whatever the name of its first parameter."""
         if self._owned is None:
             try:
                 self._owned = self._bind(owner=True)
-            except ArgumentError:  # it is no method, though it is reached through an instance
+            except ArgumentError:  # not a method, though accessed through an instance
                 self._owned = self.binding
         return self._owned
 
     def bound_signature(self) -> inspect.Signature:
-        """Return the signature of a method as it is called through an instance."""
+        """Return the signature of a method without its first parameter."""
         if self._bound_signature is None:
             signature = inspect.signature(self.function)
             parameters = list(signature.parameters.values())
@@ -233,7 +233,7 @@ class Plan:
         return self._bound_signature
 
     def _object(self, namespace: str | None) -> Any:
-        """Return the object of a bound method, or that is called, if it counts."""
+        """Return the object of a bound method, or the called object, if it is part of the key."""
         owner, rules = owner_of(self._inner), self._rules
         if owner is None or rules.instance is not None:
             return owner
@@ -265,7 +265,7 @@ class Plan:
 
 
 class _Computation(Computation):
-    """A call of the function, if the cache needs one."""
+    """A call of the function, made if the cache needs one."""
 
     __slots__ = ("_args", "_call", "_decorated", "_kwargs", "_thread", "counted")
 
@@ -279,17 +279,17 @@ class _Computation(Computation):
 
     def __call__(self) -> Any:
         decorated = self._decorated
-        if not self.counted and self._thread == threading.get_ident():  # not in the background
+        if not self.counted and self._thread == threading.get_ident():  # not a background refresh
             self.counted = True
             decorated._plan.count_miss()  # noqa: SLF001 - of this module
-        # Somebody may have changed an argument during the lookup.
+        # The application may have changed an argument during the lookup.
         self.faithful = decorated._is_still(self._call, self._args, self._kwargs)  # noqa: SLF001
         return decorated._plan.function(*self._args, **self._kwargs)  # noqa: SLF001
 
     def aside(self) -> _Computation | None:
-        """Return the same call with copies of what its caller, or the function, may change.
+        """Return the same call with copies of the arguments, which the application may change.
 
-        What could be no context, such as a client, is not copied: it is no data.
+        Arguments that cannot be context, such as a client, are not copied: they are not data.
         """
         owners = min(self._decorated._binding.owners, len(self._args))  # noqa: SLF001
         memo: dict[int, Any] = {}
@@ -299,14 +299,14 @@ class _Computation(Computation):
                 *(_copied(value, memo) for value in self._args[owners:]),
             )
             kwargs = {name: _copied(value, memo) for name, value in self._kwargs.items()}
-        except Exception:  # noqa: BLE001 - of an argument's own class
+        except Exception:  # noqa: BLE001 - raised by an argument's own class
             return None
         copied = _Computation(self._decorated, self._call, args, kwargs)
         copied.counted = True
         return copied
 
     def returned(self) -> None:
-        """Count the call, which has its result; what runs from now on is in the background."""
+        """Count the call, which has its result; later runs are in the background."""
         if not self.counted:
             self.counted = True
             self._decorated._plan.count_hit()  # noqa: SLF001 - of this module
@@ -321,21 +321,21 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
 
 
 class _Decorated(Generic[P]):
-    """A function with a cache; bound to an instance or class, if it has been reached through one.
+    """A function with a cache, bound to an instance or class if accessed through one.
 
-    It has the name, documentation and signature of the function, which is `__wrapped__`.
+    It has the name, documentation and signature of the original function, `__wrapped__`.
     """
 
     __wrapped__: Callable[P, Any]
-    __self__: object  # only of one that has been reached through an instance or class
-    __signature__: inspect.Signature  # only where the one of `__wrapped__` is not right
+    __self__: object  # only if accessed through an instance or class
+    __signature__: inspect.Signature  # only if it differs from that of `__wrapped__`
     __name__: str
     __qualname__: str
 
     def __init__(self, plan: Plan) -> None:
         is_function = inspect.isfunction(plan.bearer)
         functools.update_wrapper(
-            cast("Callable[..., Any]", self),  # its subclasses are called
+            cast("Callable[..., Any]", self),  # its subclasses are callable
             plan.bearer,
             updated=("__dict__",) if is_function else (),
         )
@@ -348,35 +348,35 @@ class _Decorated(Generic[P]):
         return f"<cached {self._plan.identity}>"
 
     def __reduce__(self) -> Any:
-        # By name, as functions are pickled: to another process, which has a cache of its own.
+        # By name, like functions: the other process has its own cache.
         return (getattr, (self._owner[0], self.__name__)) if self._owner else self.__qualname__
 
     def cache_info(self) -> CacheInfo:
-        """Return how many calls were answered with and without running the function."""
+        """Return the number of calls answered with and without running the function."""
         return self._plan.info()
 
     def cache_clear(self) -> int:
         """Delete the entries of this function, or of its namespace; return how many.
 
         Raises:
-            StoreError: The cache failed; some may still be there.
+            StoreError: The store failed; some entries may still be there.
         """
         self._plan.forget()
         return self._plan.cache.invalidate(context_contains={FUNCTION: self._plan.identity})
 
     def cache_key(self, *args: P.args, **kwargs: P.kwargs) -> CallKey:
-        """Return what a call with these arguments is stored under.
+        """Return the query and context under which a call with these arguments is stored.
 
         Raises:
-            TypeError: The function does not take them.
-            QueryError: As by the call itself, like what follows.
+            TypeError: The function does not accept the arguments.
+            QueryError: The query is not a text, or is blank.
             ContextError: A value has no canonical form.
         """
         call = self._call(args, kwargs)
         return CallKey(call.query, dict(call.context))
 
     def _get(self, instance: object, owner: type | None) -> Self:
-        """Bind, as functions and class methods are bound."""
+        """Bind to an instance or class, as functions and class methods do."""
         plan = self._plan
         if self._owner or not (plan.of_class or (plan.binds and instance is not None)):
             return self
@@ -417,7 +417,7 @@ class Cached(_Decorated[P], Generic[P, R]):
         return self._run(args, kwargs)
 
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call the function whatever is stored, and store its result."""
+        """Call the function without a lookup, and store its result."""
         return self._run(args, kwargs, refresh=True)
 
     def lookup(self, *args: P.args, **kwargs: P.kwargs) -> LookupResult:
@@ -426,7 +426,7 @@ class Cached(_Decorated[P], Generic[P, R]):
         return plan.cache.lookup(call.query, call.context, **plan.looking)
 
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> int:
-        """Delete what is stored for exactly this call; return how many entries that were."""
+        """Delete the entries stored for exactly this call; return how many."""
         call = self._call(args, kwargs)
         return self._plan.cache.invalidate(call.query, call.context)
 
@@ -460,7 +460,7 @@ class Cached(_Decorated[P], Generic[P, R]):
 
 
 class CachedStream(Cached[P, R]):
-    """A generator function whose items are kept when it has ended, and replayed."""
+    """A generator function whose items are stored when it has ended, and replayed later."""
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, refresh: bool = False) -> R:
         args = (*self._owner, *args)
@@ -472,7 +472,7 @@ class CachedStream(Cached[P, R]):
 
 
 class _AsyncDecorated(_Decorated[P]):
-    """What touches the cache is a coroutine."""
+    """A decorated function whose cache operations are coroutines."""
 
     async def lookup(self, *args: P.args, **kwargs: P.kwargs) -> LookupResult:
         """Look for the result of a call, without making it."""
@@ -480,7 +480,7 @@ class _AsyncDecorated(_Decorated[P]):
         return await plan.cache.alookup(call.query, call.context, **plan.looking)
 
     async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> int:
-        """Delete what is stored for exactly this call; return how many entries that were."""
+        """Delete the entries stored for exactly this call; return how many."""
         call = self._call(args, kwargs)
         return await self._plan.cache.ainvalidate(call.query, call.context)
 
@@ -501,7 +501,7 @@ class AsyncCached(_AsyncDecorated[P], Generic[P, R]):
         return await self._run(args, kwargs)
 
     async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call the function whatever is stored, and store its result."""
+        """Call the function without a lookup, and store its result."""
         return await self._run(args, kwargs, refresh=True)
 
     @overload
@@ -536,13 +536,13 @@ class AsyncCached(_AsyncDecorated[P], Generic[P, R]):
 
 
 class AsyncCachedStream(_AsyncDecorated[P], Generic[P, A]):
-    """An async generator function whose items are kept when it has ended, and replayed."""
+    """An async generator function whose items are stored when it has ended, and replayed later."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> A:
         return self._run(args, kwargs)
 
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> A:
-        """Call the function whatever is stored, and keep its items when it has ended."""
+        """Call the function without a lookup, and store its items when it has ended."""
         return self._run(args, kwargs, refresh=True)
 
     @overload
@@ -568,7 +568,7 @@ class AsyncCachedStream(_AsyncDecorated[P], Generic[P, A]):
 
 
 class _Stream:
-    """One call of a generator function: what is kept of it, and what will be."""
+    """One call of a generator function: its lookup, and the storing of its items."""
 
     def __init__(
         self, plan: Plan, binding: Binding, arguments: Arguments, *, refresh: bool
@@ -582,7 +582,7 @@ class _Stream:
     def find(self) -> Recording | None:
         found, call = None, self._begin()
         if call is not None and not self._refresh:
-            with suppress(ClosedError):  # just now
+            with suppress(ClosedError):  # the cache was closed just now
                 found = self._plan.cache.lookup(call.query, call.context, **self._plan.looking)
         return self._counted(found)
 
@@ -597,7 +597,7 @@ class _Stream:
 
     def keep(self, recording: Recording) -> None:
         call, cache = self._call, self._plan.cache
-        if call is None or cache.closed:  # meanwhile; the items are there all the same
+        if call is None or cache.closed:  # closed meanwhile; the caller has its items all the same
             return
         cache.get_or_compute(
             call.query, call.context, recording.as_result, **self._storing(call, recording)
@@ -617,7 +617,7 @@ class _Stream:
     def _storing(self, call: Call, recording: Recording) -> dict[str, Any]:
         wanted = self._plan.condition
         return {
-            "refresh": True,  # what is there has been looked for
+            "refresh": True,  # the lookup has been done
             "tags": call.tags,
             "cost": recording.seconds,
             "condition": None if wanted is None else lambda _: wanted(recording.items),
@@ -630,12 +630,12 @@ class _Stream:
         return self._call
 
     def _counted(self, found: LookupResult | None) -> Recording | None:
-        # What is stale is computed anew: nobody refreshes a stream in the background.
+        # A stale result is a miss, because streams are not refreshed in the background.
         usable = found is not None and found.is_hit and not found.is_stale
         recording = recording_of(found.result) if found is not None and usable else None
         if recording is None:
             self._plan.count_miss()
-            # Somebody may have changed an argument during the lookup.
+            # The application may have changed an argument during the lookup.
             if self._call is not None and not self._binding.is_still(self._arguments, self._call):
                 self._call = None
         else:
@@ -644,7 +644,7 @@ class _Stream:
 
 
 def kind_of(function: Callable[..., Any]) -> type[Any]:
-    """Return which of the classes above a function is to become."""
+    """Return the class above that wraps a function."""
     inner: Any = function.func if isinstance(function, functools.partial) else function
     if isinstance(inner, _Decorated):
         return type(inner)
@@ -659,10 +659,10 @@ def kind_of(function: Callable[..., Any]) -> type[Any]:
 
 
 def _mark_as_coroutine_function(function: Any) -> None:
-    # For frameworks that ask before they call. Before 3.12, only asyncio can be told.
+    # For frameworks that check before they call. Before Python 3.12, only asyncio has a mark.
     if sys.version_info >= (3, 12):
         inspect.markcoroutinefunction(function)
     else:
-        from asyncio import coroutines  # noqa: PLC0415 - heavy, and nobody else needs it
+        from asyncio import coroutines  # noqa: PLC0415 - heavy, and only needed here
 
         function._is_coroutine = coroutines._is_coroutine  # type: ignore[attr-defined]  # noqa: SLF001

@@ -1,4 +1,4 @@
-"""Functions run in threads of our own, so that nobody waits for one longer than agreed."""
+"""A pool of threads that run functions with a deadline for the caller."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ T = TypeVar("T")
 
 _IDLE_SECONDS = 10.0  # how long a thread waits for more to do
 _END_SECONDS = 1.0  # how long closing waits for a thread that has nothing to do
-_BACKLOG = 1000  # functions that nobody waits for, waiting for a thread
+_BACKLOG = 1000  # maximum number of background functions that wait for a thread
 
 
 class _Job:
-    """One function to run, and what became of it."""
+    """One function to run, and its outcome."""
 
     def __init__(
         self, function: Callable[[], Any], ends: float, done: Callable[[], object] | None
     ) -> None:
         self.function, self.ends = function, ends
-        self.done = done  # wakes who waits; None where nobody does
+        self.done = done  # wakes the caller; None for a background job
         self.context = copy_context()
         self.value: Any = None
         self.error: BaseException | None = None
@@ -40,21 +40,21 @@ class _Job:
     def run(self) -> None:
         try:
             self.value = self.context.run(self.function)
-        except BaseException as error:  # noqa: BLE001 - it is the caller's
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller
             self.error = error
 
     def result(self) -> Any:
-        """Return the value or raise the error; only once."""
+        """Return the value or raise the error. Call it only once."""
         try:
             if self.error is not None:
                 raise self.error
             return self.value
         finally:
-            self.error = None  # it refers to this frame: a ring
+            self.error = None  # it refers to this frame: a reference cycle
 
 
 class _Worker:
-    """A thread: what it runs, and how it is told that there is more."""
+    """A thread with its current job, and the lock that wakes it for the next."""
 
     thread: threading.Thread
 
@@ -64,20 +64,20 @@ class _Worker:
         self.told.acquire()
 
 
-# Our own: concurrent.futures joins its threads at exit, and so does anyio under asyncio, where a
-# function that was given up also no longer counts against the limiter.
+# Not concurrent.futures, which joins its threads at exit; nor anyio, which does the same under
+# asyncio, and whose limiter no longer counts an abandoned function.
 class Workers:
-    """Daemon threads, as many as are needed up to a limit, that run functions.
+    """Daemon threads that run functions, started on demand up to a limit.
 
-    A function that takes longer than its caller waits goes on, and what it returns is dropped; a
-    hung one keeps its thread, but not the interpreter. If all threads are at functions that are
-    overdue, a call fails at once. A function runs in a copy of the caller's context. It must not
-    wait for another that is run by the same workers.
+    A function that exceeds its deadline keeps running, and its result is dropped. A hung function
+    occupies its thread, but does not keep the interpreter from exiting. If all threads run overdue
+    functions, a call fails at once. A function runs in a copy of the caller's context. It must not
+    wait for another function of the same workers.
 
     Args:
-        limit: Of threads.
-        name: The threads' names begin with it.
-        report: Is told what a submitted function raised, in its thread.
+        limit: Maximum number of threads.
+        name: Prefix of the threads' names.
+        report: Called in the thread with an exception raised by a submitted function.
 
     Raises:
         ArgumentError: The limit is below 1.
@@ -94,19 +94,19 @@ class Workers:
 
     def renew(self) -> None:
         """See `Renewable`."""
-        # Guards what follows. Reentrant, as a signal handler may ask for the health.
+        # Guards the attributes below. Reentrant, as a signal handler may check the health.
         self._lock = threading.RLock()
         self._crew: set[_Worker] = set()
-        self._idle: list[_Worker] = []  # the last to become idle is the first to be told
+        self._idle: list[_Worker] = []  # a stack: the last to become idle is woken first
         self._waiting: deque[_Job] = deque()
         self._started = 0
 
     def run(self, function: Callable[[], T], timeout: float | None) -> T:
-        """Run a function; return what it returns, or raise what it raises.
+        """Run a function; return its value, or raise its exception.
 
         Raises:
-            DeadlineError: Not within `timeout` seconds, counting the wait for a thread; or all
-                threads are at overdue functions.
+            DeadlineError: It took longer than `timeout` seconds, including the wait for a thread;
+                or all threads run overdue functions.
             RuntimeError: The system has no more threads.
         """
         done = threading.Lock()
@@ -129,7 +129,7 @@ class Workers:
         function: Callable[[], T],
         timeout: float | None,
     ) -> T:
-        """Do as `run` does, and suspend the task meanwhile; it may be cancelled at any time."""
+        """Do as `run`, but suspend the task meanwhile; it may be cancelled at any time."""
         wait, ring = alarm()
 
         def done() -> None:
@@ -149,25 +149,25 @@ class Workers:
         return cast("T", job.result())
 
     def submit(self, function: Callable[[], object]) -> None:
-        """Run a function some time soon, when a thread is free; nobody waits for it.
+        """Run a function in the background, as soon as a thread is free.
 
         Raises:
-            DeadlineError: 1,000 are waiting already, or all threads are at overdue functions.
+            DeadlineError: 1,000 functions are waiting, or all threads run overdue functions.
         """
 
         def reported() -> None:
             try:
                 function()
-            except BaseException as error:  # noqa: BLE001 - the thread goes on
+            except BaseException as error:  # noqa: BLE001 - the thread keeps running
                 if self._report is not None:
                     self._report(error)
 
         self._begin(_Job(reported, inf, None), backlog=_BACKLOG)
 
     def close(self) -> None:
-        """End the threads that wait for more to do, and the others when they are done.
+        """End idle threads now, and the others after their current jobs.
 
-        What is asked for after this is still done, in threads that end with it.
+        Functions passed after this still run, in threads that end afterwards.
         """
         with inside, self._lock:
             self._closed = True
@@ -182,7 +182,7 @@ class Workers:
 
     @inside
     def stuck(self) -> bool:
-        """Tell whether every thread is at a function that should have ended: no call gets one."""
+        """Return whether all threads run overdue functions, so that new calls fail."""
         with self._lock:
             return self._stuck()
 
@@ -215,7 +215,7 @@ class Workers:
 
     @inside
     def _give_up(self, job: _Job) -> None:
-        """Note that nobody waits for a job any more; nor for others, if no thread comes free."""
+        """Abandon a job; fail queued jobs too if all threads run overdue functions."""
         refused: list[_Job] = []
         with self._lock:
             with suppress(ValueError):
@@ -229,7 +229,7 @@ class Workers:
                 other.done()
 
     def _stuck(self) -> bool:
-        """Tell whether every thread is at a function that should have ended."""
+        """Return whether all threads run overdue functions. Needs the lock."""
         now = time.monotonic()
         return len(self._crew) >= self._limit and all(
             worker.job is not None and worker.job.ends <= now for worker in self._crew
@@ -253,19 +253,19 @@ class Workers:
                     self._idle.append(worker)
             if job.done is not None:
                 job.done()
-            job = following  # at once: what the last one returned is not kept
+            job = following  # at once, to free the previous job's result
             if job is None and not ends:
                 job = self._more(worker)
 
     def _more(self, worker: _Worker) -> _Job | None:
-        """Wait for a job; None where the thread has to end."""
+        """Wait for a job; None if the thread must end."""
         if not worker.told.acquire(timeout=_IDLE_SECONDS):
             with self._lock:
                 if worker in self._idle:
                     self._idle.remove(worker)
                     self._crew.discard(worker)
                     return None
-            worker.told.acquire()  # it is being told just now
+            worker.told.acquire()  # a job is being assigned right now
         return worker.job
 
 

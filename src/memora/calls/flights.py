@@ -1,8 +1,8 @@
-"""Single flight: of those who need the same value at the same time, one computes it.
+"""Single flight: of several callers that need the same value at the same time, one computes it.
 
-`Flights` is for the threads and tasks of one process, `FileFlights` for processes that share a
-folder. Whoever crosses processes claims in `Flights` first, and asks `FileFlights` as its leader:
-then at most one thread or task of a process waits for the others.
+`Flights` coordinates the threads and tasks of one process, `FileFlights` processes that share a
+folder. To coordinate both, claim a key in `Flights` first, and let its leader use `FileFlights`:
+then at most one thread or task per process waits for other processes.
 """
 
 from __future__ import annotations
@@ -30,37 +30,36 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
 _SUFFIX = ".flight"
-_DELAYS = (0.02, 0.2)  # seconds: the first and the longest, before the jitter
+_DELAYS = (0.02, 0.2)  # seconds: the first and the longest delay, without jitter
 _GROWTH, _JITTER = 1.5, 0.25
 
 SECONDS = 6.0
-"""After which the lead of a process that stands still is another's."""
+"""Age at which the lease of a stalled process may be taken over."""
 _RENEW_SECONDS = 1.0
-_LOOK_SECONDS = 2.0  # between two looks at a lease; after more, the first does not count
-_LOOKS = 10  # at least: on a machine that is overloaded who looks is late as well
-_SEEN = 1024  # leases of others that are watched
+_LOOK_SECONDS = 2.0  # maximum gap between two looks at a lease; after a longer one, start over
+_LOOKS = 10  # minimum before a takeover: on an overloaded machine, the observer is late as well
+_SEEN = 1024  # maximum number of other processes' leases to watch
 _JOIN_SECONDS = 1.0
 
-# What this thread or task leads, and whatever it started with a copy of its context: the leader's
-# own computation must not wait for its end.
+# The flights led by this thread or task; code it started inherits them in a copy of its context. A
+# leader's own computation must not wait for that leader.
 _led: ContextVar[tuple[_Queue, ...]] = ContextVar("led", default=())
 
 
 class Flight:
-    """A claim of a key. In its block it either `leads`, or it has `landed` with a `value`."""
+    """A claim of a key. In its block, it either leads, or has landed with a value."""
 
     def __init__(self, land: Callable[[Flight, object], None]) -> None:
         self.leads = self.landed = False
-        # Leads beside another, whose end it must not wait for, among processes neither.
+        # Leads beside another leader, for which it must not wait; nor for other processes.
         self.detached = False
         self.value: Any = None
         self._land = land
 
     def land(self, value: object) -> None:
-        """Give the value to all who wait; the leader may, once.
+        """Pass the value to all followers; only the leader may, once.
 
-        Whoever claims the key after this leads another flight: put the value where they will look
-        first, before this.
+        A later claim of the key leads a new flight, so store the value before calling this.
         """
         if not self.leads or self.landed:
             raise RuntimeError("a flight is landed once, and by its leader")
@@ -68,7 +67,7 @@ class Flight:
 
 
 class _Claim(Flight):
-    """A flight, and how to reach who claims it."""
+    """A flight, and how to wake its claimant."""
 
     def __init__(
         self,
@@ -80,22 +79,22 @@ class _Claim(Flight):
     ) -> None:
         super().__init__(land)
         self.key, self.ring = key, ring
-        self.blocks = blocks  # its thread, while it waits
+        self.blocks = blocks  # whether waiting blocks its thread
         self.thread = threading.get_ident()
-        self.queue: _Queue | None = None  # None: leads, and lands for nobody
-        self.led = _led.get()  # what waits while this does
+        self.queue: _Queue | None = None  # None: leads without followers
+        self.led = _led.get()  # the flights that cannot land while this one waits
 
 
-_Queue = deque[_Claim]  # the first leads, the others wait
+_Queue = deque[_Claim]  # the first claim leads, the others wait
 
 
 class Flights:
     """The flights of one process, for its threads and the tasks of all its event loops.
 
-    A leader that leaves its block without landing, for whatever reason, leaves the flight to one of
-    those who wait. Nobody waits where that cannot end: if the leader is what made the claim, or
-    waits for what did, or is a task of the very thread that would block, the claim leads too, and
-    lands for nobody. So does who has waited for long enough.
+    If a leader leaves its block without landing, for whatever reason, a follower becomes the
+    leader. A claim that would wait forever leads too, without followers: if its own caller is the
+    leader, if the leader waits for its caller, or if the leader is a task of the thread that would
+    block. So does a claim whose timeout has passed.
     """
 
     def __init__(self) -> None:
@@ -105,22 +104,21 @@ class Flights:
         """See `Renewable`."""
         self._lock = threading.Lock()  # guards the queues
         self._queues: dict[bytes, _Queue] = {}
-        # Who has left without landing, until somebody has the lock: leaving does not wait for it,
-        # because the garbage collector may end a block at any time, in the thread that has it.
+        # Claims abandoned without landing, until they are removed under the lock. Abandoning does
+        # not wait for it, as the garbage collector may end a block in the thread that holds it.
         self._left: deque[_Claim] = deque()
 
     def __len__(self) -> int:
-        """Return how many keys are claimed."""
+        """Return the number of claimed keys."""
         return len(self._queues)
 
     @contextmanager
     def claim(self, key: bytes, *, timeout: float | None = None) -> Iterator[Flight]:
         """Lead the flight of a key, or block this thread until it has landed.
 
-        Where it has not after `timeout` seconds, lead beside it: whether the other computes or
-        hangs, nobody can tell.
+        After `timeout` seconds, lead beside the other leader, which may be computing or hung.
         """
-        # Not an event, whose own lock a signal handler of this thread could wait for in vain.
+        # Not an Event: a signal handler in this thread could deadlock on its internal lock.
         turn = threading.Lock()
         turn.acquire()
         claim = _Claim(self._land, key, turn.release, blocks=True)
@@ -134,7 +132,7 @@ class Flights:
 
     @asynccontextmanager
     async def aclaim(self, key: bytes, *, timeout: float | None = None) -> AsyncIterator[Flight]:
-        """Do as `claim`, and suspend this task; to lead at once does not."""
+        """Do as `claim`, but suspend this task to wait; leading at once does not suspend."""
         wait, ring = alarm()
         claim = _Claim(self._land, key, ring, blocks=False)
         try:
@@ -147,7 +145,7 @@ class Flights:
 
     @inside
     def _join(self, claim: _Claim) -> bool:
-        """Take a place in the queue; True where it leads."""
+        """Join the queue; return True if the claim leads."""
         with self._lock:
             queue = self._queues.get(claim.key)
             if queue is None:
@@ -165,7 +163,7 @@ class Flights:
 
     @inside
     def _detach(self, claim: _Claim) -> None:
-        """Leave the queue, and lead beside it, unless the wait has just ended otherwise."""
+        """Leave the queue and lead beside it, unless the claim has just landed or become leader."""
         with self._lock:
             if not (claim.landed or claim.leads):
                 self._let_go(claim)
@@ -173,8 +171,8 @@ class Flights:
         self._settle()
 
     def _waits_for(self, queue: _Queue, led: tuple[_Queue, ...]) -> bool:
-        """Tell whether a flight is one of those, or its leader waits for one, or that one's."""
-        known = [queue] if led else []  # nobody waits for who leads nothing
+        """Return whether a flight is in `led`, or its leader waits, also indirectly, for one."""
+        known = [queue] if led else []  # no flight waits for a caller that leads none
         for one in known:  # grows
             if any(one is other for other in led):
                 return True
@@ -206,7 +204,7 @@ class Flights:
             return
         with self._lock:
             if self._queues.get(claim.key) is not claim.queue:
-                return  # in a forked child: who waits is in the parent
+                return  # in a forked child: the followers are in the parent
             del self._queues[claim.key]
             claim.queue.popleft()
             waiting = [*claim.queue]
@@ -219,7 +217,7 @@ class Flights:
 
     @inside
     def _settle(self) -> None:
-        """Let go of who has left; whoever has the lock comes here after it."""
+        """Remove abandoned claims; called after each use of the lock."""
         while self._left and self._lock.acquire(blocking=False):
             try:
                 self._let_go(self._left.popleft())
@@ -233,7 +231,7 @@ class Flights:
         vacant = queue[0] is claim
         queue.remove(claim)
         while vacant and queue:
-            # The first; but a task cannot lead while somebody else blocks its thread.
+            # The first follower leads; but a task cannot while another claim blocks its thread.
             thread = queue[0].thread
             heir = next((one for one in queue if one.blocks and one.thread == thread), queue[0])
             queue.remove(heir)
@@ -249,7 +247,7 @@ class Flights:
 
 
 class Lease:
-    """The lead of a key among processes, until it is released or its process ends."""
+    """Leadership of a key among processes, until it is released or the process ends."""
 
     def __init__(
         self, lock: filelock.BaseFileLock, file: int, end: Callable[[Lease], None]
@@ -258,28 +256,28 @@ class Lease:
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """The lock file."""
         return Path(self._lock.lock_file)
 
     def is_lost(self) -> bool:
-        """Tell whether another process leads by now, or has led, as this one stood still."""
+        """Return whether another process took the lead because this one stalled."""
         try:
             return not os.path.samestat(os.fstat(self._file), self.path.stat())
         except OSError:
             return True
 
     def renew(self) -> None:
-        """Show that this process runs; nothing happens where the lead is no longer held."""
+        """Show that this process runs, by touching the file; nothing if the lease is not held."""
         if self._lock.is_locked:
             with suppress(OSError):
                 os.utime(self._file if os.utime in os.supports_fd else self._lock.lock_file)
 
     def release(self) -> None:
-        """Let others lead; once is enough, and in a forked child nothing happens."""
+        """Release the lease. Idempotent; does nothing in a forked child."""
         if self._lock.is_locked:  # never in a child
             self._end(self)
-            # Before the lock is released: whoever has opened the file meanwhile sees that its lock
-            # is of no use. Windows refuses; there filelock deletes it.
+            # Delete the file before unlocking, so that a process that has it open sees that a lock
+            # on it is void. Windows refuses this; there filelock deletes the file.
             with suppress(OSError):
                 if not self.is_lost():
                     self.path.unlink()
@@ -287,32 +285,32 @@ class Lease:
 
 
 class _Seen(NamedTuple):
-    """The lease of another process, as it was seen."""
+    """Observations of another process's lease since its last renewal."""
 
     file: int
     renewed: int
     since: float
-    """When it was first seen so; monotonic seconds."""
+    """Time of the first observation; monotonic seconds."""
     last: float
-    """When it was last seen so."""
+    """Time of the last observation."""
     looks: int
-    """How often."""
+    """Number of observations."""
 
     def is_of(self, found: os.stat_result) -> bool:
-        """Tell whether a file is the one that was seen, and has not been renewed since."""
+        """Return whether a file is the observed one and has not been renewed since."""
         return (self.file, self.renewed) == (found.st_ino, found.st_mtime_ns)
 
 
 class FileFlights:
-    """The flights of the processes that share a folder: a lock file for each key.
+    """The flights of the processes that share a folder: one lock file per key.
 
-    The system releases the lock of a process that ends, however it ends; the file it leaves is
-    deleted by the next who leads that key, or opens the folder. A process that stands still keeps
-    its lock, but renews the file's time no longer: after `SECONDS` another takes the lead. Within a
-    process, `Flights` is to be asked first.
+    The operating system releases the lock of a process that ends, however it ends. The file that
+    remains is deleted by the next leader of that key, or when a process opens the folder. A stalled
+    process keeps its lock, but stops renewing the file's time: after `SECONDS` another process
+    takes the lead. Within a process, claim in `Flights` first.
 
     Raises:
-        OSError: The folder cannot be made or read.
+        OSError: The folder cannot be created or read.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -326,8 +324,8 @@ class FileFlights:
 
     def renew(self) -> None:
         """See `Renewable`."""
-        # Guards what follows. Reentrant: the garbage collector may end the block of a leader, which
-        # releases its lease, at any time.
+        # Guards the attributes below. Reentrant, as the garbage collector may end a leader's block,
+        # and so release its lease, at any time.
         self._lock = threading.RLock()
         self._held: dict[Path, Lease] = {}
         self._seen: OrderedDict[Path, _Seen] = OrderedDict()
@@ -335,13 +333,13 @@ class FileFlights:
         self._wake: SimpleQueue[None] = SimpleQueue()
 
     def try_lead(self, key: bytes) -> Lease | None:
-        """Lead a key unless another process does; then ask again, after each of `delays()`.
+        """Acquire the lease of a key; None if another process leads. Retry after `delays()`.
 
-        Whoever gets a lease looks for the value once more: another may have led and landed since
-        this one looked last.
+        After getting a lease, look for the value once more: another process may have led and landed
+        since the last lookup.
 
         Raises:
-            OSError: The folder cannot be written, or its file system knows no locks.
+            OSError: The folder cannot be written, or its file system does not support locks.
         """
         path = self._path(key)
         lease = _take(path, self._let_go)
@@ -355,7 +353,7 @@ class FileFlights:
         return lease
 
     def is_lost(self, key: bytes) -> bool:
-        """Tell whether a key is led here, and another has taken the lead since."""
+        """Return whether this process led a key and another has taken the lead since."""
         lease = self._held.get(self._path(key))
         return lease is not None and lease.is_lost()
 
@@ -363,7 +361,7 @@ class FileFlights:
         return self._folder / f"{key.hex()}{_SUFFIX}"
 
     def close(self) -> None:
-        """End the thread; what is led stays so until it is released."""
+        """End the thread; leases stay held until they are released."""
         with self._lock:
             thread, self._thread = self._thread, None
         if thread is not None:
@@ -375,7 +373,7 @@ class FileFlights:
             self._held[lease.path] = lease
             if self._thread is None:
                 thread = threading.Thread(target=self._renew_all, name="memora-lease", daemon=True)
-                with suppress(RuntimeError):  # no more threads: others may compute it too
+                with suppress(RuntimeError):  # no more threads: another process may compute it too
                     thread.start()
                     self._thread = thread
 
@@ -386,7 +384,7 @@ class FileFlights:
 
     @inside
     def _renew_all(self) -> None:
-        """Renew what is held, for as long as something is."""
+        """Renew the held leases, until none is left."""
         while True:
             with suppress(Empty):
                 self._wake.get(timeout=_RENEW_SECONDS)
@@ -401,10 +399,10 @@ class FileFlights:
                 lease.renew()
 
     def _stands_still(self, path: Path) -> bool:
-        """Tell whether the process that leads has renewed nothing for so long, while this looked.
+        """Return whether the leader has not renewed its lease for `SECONDS` of observation.
 
-        By its own clock: those of two processes, or of a file system, need not agree. Whoever did
-        not look for a while may have stood still as well.
+        Measured by this process's own clock, because clocks of processes and file systems may
+        differ. After a gap in the observation it starts over, as this process may have stalled.
         """
         now = monotonic()
         try:
@@ -421,10 +419,10 @@ class FileFlights:
         return now - seen.since >= SECONDS and seen.looks >= _LOOKS
 
     def _remove(self, path: Path) -> None:
-        """Delete the file of a process that stands still; its lock then excludes nobody."""
-        # One at a time: two who saw the same old file must not delete each other's new one.
+        """Delete the file of a stalled process, which makes its lock void."""
+        # One at a time: two observers of the same old file must not delete each other's new one.
         guard = filelock.FileLock(self._folder / "takeover.lock", thread_local=False)
-        # A `filelock.Timeout` is an OSError: another is at it.
+        # A `filelock.Timeout` is an OSError: another process is removing a file.
         with suppress(OSError), self._lock, guard.acquire(blocking=False):
             seen = self._seen.pop(path, None)
             if seen is not None and seen.is_of(path.stat()):
@@ -432,10 +430,10 @@ class FileFlights:
 
 
 def delays(draw: Callable[[], float] = random.random) -> Iterator[float]:
-    """Yield the seconds to wait between attempts, from 0.02 growing to 0.25, for ever.
+    """Yield the seconds to wait between attempts, growing from 0.02 to 0.25, without end.
 
     Args:
-        draw: A number in [0, 1): so much of the jitter, that not all ask at once.
+        draw: Returns a number in [0, 1): the share of the jitter, which spreads the attempts.
     """
     delay, longest = _DELAYS
     while True:
@@ -452,7 +450,7 @@ def _take(path: Path, end: Callable[[Lease], None]) -> Lease | None:
         lock.acquire(blocking=False)
     except filelock.Timeout:
         return None
-    # A lock on a file that is no longer there, or is another by now, excludes nobody.
+    # A lock on a file that has been deleted or replaced is void.
     with suppress(FileNotFoundError):
         if os.path.samestat(os.fstat(opened[0]), path.stat()):
             lease = Lease(lock, opened[0], end)
@@ -463,4 +461,4 @@ def _take(path: Path, end: Callable[[Lease], None]) -> Lease | None:
 
 
 def _nothing(_: object) -> None:
-    """There is nothing to do."""
+    """Do nothing."""
