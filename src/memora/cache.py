@@ -952,7 +952,7 @@ class Memora:
     ) -> None:
         """Allow results of an application's class: a dataclass, pydantic model, enum, or any other.
 
-        Dataclasses, models and enums among the types of its fields are registered with it.
+        The types of its fields are registered too, if they declare fields themselves or are enums.
 
         A stored record names its class, and only registered names are resolved: a record never
         causes an import. Register a class before the first lookup that may return an instance.

@@ -1,7 +1,4 @@
-"""Functions whose calls are answered from a cache, and what a miss calls, done with care.
-
-Once for all who ask, in time, and not while it is down.
-"""
+"""Decorated functions, and the machinery of calls: single flight, deadlines, circuit breakers."""
 
 from memora.calls._binding import FUNCTION
 from memora.calls._decorated import (

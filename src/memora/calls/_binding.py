@@ -1,4 +1,4 @@
-"""A call to a query in a context: which argument is asked, which count, which do not. Pure."""
+"""Maps a call to its key: which arguments are query, context, tags, or ignored. Pure."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ if TYPE_CHECKING:
     from memora.model import Unkeyed
 
 FUNCTION = "memora.function"
-"""The key of a context that says which function's result it is."""
+"""The context key that identifies the function."""
 CODE = "memora.code"
-"""The key of a context that says which version of that function."""
+"""The context key that identifies the function's version."""
 
 UNKEYED = (QueryError, ContextError, ArgumentError, ClosedError)
-"""What is raised where a call has no key."""
+"""The errors raised if a call has no key."""
 
 Arguments: TypeAlias = "dict[str, Any]"
 """Parameters to values, as `inspect.BoundArguments.arguments` with defaults applied."""
 
-_OWNERS = ("self", "cls", "mcs")  # the first parameter, where only its name can tell
+_OWNERS = ("self", "cls", "mcs")  # names by which the first parameter is taken for the owner
 _EMPTY = inspect.Parameter.empty
 _FUNCTIONS = (FunctionType, BuiltinFunctionType, MethodType, type)
-_CONSTANT = frozenset({NoneType, bool, int, float, str, bytes})  # nobody changes one of these
+_CONSTANT = frozenset({NoneType, bool, int, float, str, bytes})  # immutable
 _HAS_DOCSTRING = 0x4000000  # CO_HAS_DOCSTRING, since Python 3.13
-# What has one obvious text. Not any object: its address would be a tag nobody can name.
+# Types with one obvious text. Not any object: its address would be a useless tag.
 _TAGGABLE = (str, int, float, Decimal, UUID, date, PurePath)
 
 
 class Call(NamedTuple):
-    """What identifies a call, and what its result depends on."""
+    """The key of a call: query and context; and the tags of its result."""
 
     query: str
     context: dict[str, Any]
@@ -58,7 +58,7 @@ class Call(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """Which arguments of a function are query, context and tags; see `memora.calls.cached`."""
+    """The decorator's options that map arguments to query, context and tags; see `Caching`."""
 
     query_param: str = "query"
     strict_params: tuple[str, ...] | None = None
@@ -71,28 +71,28 @@ class Rules:
     instance: Callable[[Any], Any] | None = None
 
     def settles(self, owner: str) -> bool:
-        """Tell whether something was said of the object that a method belongs to."""
+        """Return whether the options say how a method's object counts."""
         said = (self.context, self.instance, self.strict_params)
         return owner in self.ignore or any(one is not None for one in said)
 
 
 class Binding:
-    """How the calls of one function become queries in contexts.
+    """The mapping of one function's calls to queries in contexts.
 
     Args:
-        signature: The function's.
-        rules: What its decorator was told.
-        name: What to call the function in an error.
-        fixed: What is context of every call: which function it is.
+        signature: The function's signature.
+        rules: The decorator's options.
+        name: The function's name in errors.
+        fixed: Context of every call: identifies the function and its version.
         owner: Whether the first positional argument is a method's `self` or `cls`.
-        bound: The object that is called or whose method is, if it counts.
+        bound: The object that is called, or whose method is, if it is part of the key.
 
     Raises:
-        ArgumentError: A rule names what is no parameter, or contradicts another.
+        ArgumentError: A rule names a parameter that does not exist, or contradicts another.
         ContextError: The static context holds a value without canonical form.
     """
 
-    def __init__(  # noqa: PLR0913 - what the decorator was told
+    def __init__(  # noqa: PLR0913 - the decorator's options
         self,
         signature: inspect.Signature,
         rules: Rules,
@@ -120,19 +120,19 @@ class Binding:
 
     @property
     def owners(self) -> int:
-        """How many positional arguments come before the parameters: a method has one."""
+        """Number of positional arguments before the parameters: one for a method."""
         return 1 if self._owner is not None or self._skipped else 0
 
     @property
     def uncounted(self) -> list[str]:
-        """The parameters that a rule of the application leaves out; with `auto_strict`, as text."""
+        """Parameters that a rule leaves out of the key; with `auto_strict`, only as texts."""
         counted = {*self._counted, *self._counted_stars, *self._rules.ignore, self._query_param}
         return [name for name in self._names if name not in counted]
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments | None:
-        """Return the arguments of a call, defaults applied; None where the function refuses it.
+        """Return the arguments of a call with defaults applied; None if they do not fit.
 
-        As `Signature.bind` and `apply_defaults`, in a tenth of their time.
+        Equals `Signature.bind` and `apply_defaults`, in a tenth of their time.
         """
         positional = self._positional
         given = len(args)
@@ -159,11 +159,11 @@ class Binding:
         return arguments if len(arguments) == self._size else None
 
     def call(self, arguments: Arguments) -> Call:
-        """Return what identifies a call with these arguments.
+        """Return the key of a call with these arguments.
 
         Raises:
-            QueryError: The query is not a text, or blank.
-            ContextError: What `context` returned is no mapping.
+            QueryError: The query is not a text, or is blank.
+            ContextError: `context` did not return a mapping.
             ArgumentError: A tag would be blank, or a value in it has no obvious text.
         """
         query = self._query(arguments)
@@ -187,10 +187,10 @@ class Binding:
         return Call(query, context, tuple(self._tags_of(arguments)) if self._tags else ())
 
     def settled(self, arguments: Arguments) -> Call:
-        """Return what identifies a call, checked, and as it is now: whatever becomes of the values.
+        """Return the validated key of a call, as a snapshot that later changes do not affect.
 
         Raises:
-            MemoraError: One of `UNKEYED`: as `call`, or the query or a value has no exact form.
+            MemoraError: One of `UNKEYED`: as by `call`, or the query or a value has no exact form.
         """
         query, context, tags = self.call(arguments)
         query = canonical_query(query)
@@ -201,7 +201,7 @@ class Binding:
             raise
 
     def is_still(self, arguments: Arguments, call: Call) -> bool:
-        """Tell whether a call with these arguments is the one that they were."""
+        """Return whether the arguments still have the same key, that is, have not been changed."""
         if all(type(value) in _CONSTANT for value in arguments.values()):
             return True
         try:
@@ -212,11 +212,11 @@ class Binding:
         return same and (query, tags) == (call.query, call.tags)
 
     def _owner_in(self, arguments: Arguments) -> dict[str, object]:
-        """Return what identifies the object that a method belongs to, if it counts."""
+        """Return the context that identifies a method's object, if it is part of the key."""
         instance = self._rules.instance
         if self._owner_named is not None:
             given = arguments[self._owner or self._star or ""]
-            if self._owner is None:  # among any arguments
+            if self._owner is None:  # the owner is the first of `*args`
                 given = given[0] if given else None
             return {self._owner_named: owner_form(given, instance)}
         if self._bound is not None and (instance is not None or has_state(self._bound)):
@@ -224,7 +224,7 @@ class Binding:
         return {}
 
     def _explain(self, context: Mapping[str, Any]) -> None:
-        """Raise a ContextError that says which argument cannot be context, if one cannot."""
+        """Raise a ContextError that names the argument that cannot be context, if there is one."""
         for name, value in context.items():
             try:
                 canonical_context({name: value})
@@ -244,7 +244,7 @@ class Binding:
                 ) from None
 
     def _read_signature(self, *, owner: bool) -> None:
-        """Note what `bind` needs, and the parameters that may be context."""
+        """Precompute the data that `bind` needs, and the parameters that may be context."""
         kinds = inspect.Parameter
         parameters = self._signature.parameters.values()
         self._size = len(parameters)
@@ -270,9 +270,9 @@ class Binding:
         if self._double_star is not None:
             self._defaults[self._double_star] = {}
         self._owner = self._positional[0] if owner and self._positional else None
-        # `def method(*args)`: its first one is the owner.
+        # In `def method(*args)`, the first argument is the owner.
         self._skipped = 1 if owner and not self._positional else 0
-        # What the context calls the owner, where it counts.
+        # The owner's key in the context, if it counts.
         self._owner_named: str | None = None
         first = (self._owner or self._star) if owner else None
         if first and (self._rules.instance is not None or not self._rules.settles(first)):
@@ -283,7 +283,7 @@ class Binding:
     def _check_names(self) -> None:
         rules = self._rules
         plain = [name for name in self._names if name not in self._stars]
-        # Where `key` makes the query, nobody need have said which parameter it is.
+        # If `key` makes the query, no parameter needs to be named "query".
         free = rules.key is not None and rules.query_param == "query"
         if rules.query_param not in plain and not free:
             self._refuse(f"query_param {rules.query_param!r} is not one of them", plain)
@@ -356,7 +356,7 @@ class Binding:
         return made
 
     def _from_arguments(self, option: str, make: Callable[..., Any]) -> Callable[[Arguments], Any]:
-        """Return what calls an application's callable with those parameters that it names."""
+        """Return a function that calls an application's callable with the parameters it names."""
         as_called = partial(self._call_alike, make)
         try:
             wanted = inspect.signature(make).parameters.values()
@@ -384,11 +384,11 @@ class Binding:
         return call
 
     def _made(self, option: str, make: Callable[[Arguments], Any], arguments: Arguments) -> Any:
-        """Return what an application's function makes of a call.
+        """Call an application's `key` or `context` function for a call.
 
         Raises:
-            QueryError: It failed, and was to make the query.
-            ContextError: It failed, and was to make the context.
+            QueryError: `key` failed.
+            ContextError: `context` failed.
         """
         try:
             return make(arguments)
@@ -402,7 +402,7 @@ class Binding:
         return make(*bound.args, **bound.kwargs)
 
     def _template(self, tag: str) -> tuple[tuple[str, str | None], ...]:
-        """Return a tag's parts: text, and the parameter that follows it."""
+        """Return the parts of a tag template: a text, and the parameter that follows it."""
         plain = [name for name in self._names if name not in self._stars]
         try:
             parts = list(Formatter().parse(tag))
@@ -424,7 +424,7 @@ class Binding:
     def _tags_of(self, arguments: Arguments) -> Iterable[str]:
         for template, parts in zip(self._rules.tags, self._tags, strict=True):
             if any(name is not None and arguments[name] is None for _, name in parts):
-                continue  # depends on nothing
+                continue  # None: the result does not depend on such a source
             tag = "".join(
                 text if name is None else text + self._text(template, name, arguments[name])
                 for text, name in parts
@@ -449,7 +449,7 @@ class Binding:
             )
         try:
             return str(value)
-        except ValueError as error:  # an integer of more digits than Python writes
+        except ValueError as error:  # an integer with more digits than Python converts
             raise ArgumentError(f"{self._name}(): the tag {template!r}: {error}") from None
 
     def _refuse(self, why: str, names: Iterable[str]) -> NoReturn:
@@ -457,7 +457,7 @@ class Binding:
 
 
 def why_unkeyed(fault: Exception) -> Unkeyed:
-    """Return which part of a key a call lacks, by one of `UNKEYED`."""
+    """Return the missing part of a call's key, for an error of `UNKEYED`."""
     if isinstance(fault, QueryError):
         return "query"
     if isinstance(fault, ContextError):
@@ -466,7 +466,7 @@ def why_unkeyed(fault: Exception) -> Unkeyed:
 
 
 def unsaid_owner(name: str, owner: str) -> str:
-    """Return what is wrong with a method that says nothing of its object."""
+    """Return the error message for a method whose options do not cover its object."""
     return (
         f"{name}() is a method, and nothing says whether the answers of two objects may differ: "
         f"ignore=[{owner!r}] where they never do, instance=lambda {owner}: {owner}.tenant where "
@@ -476,7 +476,7 @@ def unsaid_owner(name: str, owner: str) -> str:
 
 
 def owner_form(owner: Any, instance: Callable[[Any], Any] | None) -> object:
-    """Return what identifies the object of a method: a class by its name, another as is said.
+    """Return a value that identifies a method's object: a class's name, or by `instance`.
 
     Raises:
         ContextError: `instance` failed.
@@ -490,7 +490,7 @@ def owner_form(owner: Any, instance: Callable[[Any], Any] | None) -> object:
 
 
 def owner_of(function: Any) -> Any:
-    """Return the object that a bound method belongs to, or that is called; None of functions."""
+    """Return the object of a bound method, or the called object; None for a function."""
     owner = getattr(function, "__self__", None)
     if owner is not None and not isinstance(owner, ModuleType):
         return owner
@@ -498,7 +498,7 @@ def owner_of(function: Any) -> Any:
 
 
 def has_state(owner: object) -> bool:
-    """Tell whether objects of one class may differ; each class is another object."""
+    """Return whether an object is a class, or has state that may differ from others of its class."""
     if isinstance(owner, type):
         return True
     slots = (getattr(kind, "__slots__", ()) for kind in type(owner).__mro__)
@@ -512,29 +512,29 @@ def place_of(function: Callable[..., Any]) -> str:
 
 
 def named(function: Callable[..., Any]) -> Any:
-    """Return what bears the name of a callable: a function, or the class of an object."""
+    """Return the object with the name of a callable: a function, or the class of an object."""
     while isinstance(function, partial):
         function = function.func
-    function = getattr(function, "__func__", function)  # of a bound method
+    function = getattr(function, "__func__", function)  # the function of a bound method
     return function if hasattr(function, "__qualname__") else type(function)
 
 
 def identity_of(function: Callable[..., Any]) -> str:
-    """Return what tells a function from others, after a restart too: its place and name.
+    """Return a function's identity, stable across restarts: its module or file, and its name.
 
-    A function that is made again and again, with other values around it, is as many functions: what
-    it has captured belongs to the name, if it is a function or could be context; of another object
-    its class. Two objects of one class cannot be told apart from one run to the next; `namespace`
-    is for those. A lambda has no name, so what it does is its own.
+    A closure created several times with different captured values counts as several functions. So
+    the identity includes captured functions and values that could be context, and the classes of
+    other captured objects. Two objects of one class cannot be distinguished across runs: use
+    `namespace` for those. The identity of a lambda, which has no name, includes its code.
     """
     return _identity(function, set())
 
 
 def code_of(function: Callable[..., Any]) -> str:
-    """Return a digest of what a function does, as this minor version of Python compiles it.
+    """Return a digest of a function's code, as compiled by this minor version of Python.
 
-    Of the function and those that it wraps: instructions, constants and names; not where it stands,
-    and not its documentation. "" where there are no instructions to read.
+    It covers instructions, constants and names of the function and those it wraps, but not its
+    place in the source or its docstring. "" if there is no bytecode to read.
     """
     codes = [repr(_code_form(code)) for code in _codes(function)]
     return _digest("\n".join(codes)) if codes else ""
@@ -547,11 +547,11 @@ def _identity(function: Any, seen: set[int]) -> str:
         name = f"{name}:{code_of(bearer)}"
     captured: list[tuple[str, object]] = []
     for one in _layers(bearer):
-        if id(one) in seen:  # functions may capture each other, and themselves
+        if id(one) in seen:  # functions may capture each other or themselves
             continue
         seen.add(id(one))
         captured += _captured(one, seen)
-    # Nothing to read: a captured text may be a secret, and the name is stored and logged.
+    # A digest, because a captured text may be a secret, and the name is stored and logged.
     return f"{name}[{_digest(repr(captured))}]" if captured else name
 
 
@@ -567,7 +567,7 @@ def _layers(function: Any) -> list[Any]:
 
 def _codes(function: Any) -> Iterable[CodeType]:
     for one in _layers(named(function)):
-        # A class is what makes its objects, and the class of an object what is called.
+        # The code of a class is that which creates or calls its objects.
         inside = ("__new__", "__init__", "__call__") if isinstance(one, type) else ()
         for part in (one, *(getattr(one, name, None) for name in inside)):
             if isinstance(code := getattr(part, "__code__", None), CodeType):
@@ -575,7 +575,7 @@ def _codes(function: Any) -> Iterable[CodeType]:
 
 
 def is_method(function: Callable[..., Any]) -> str | None:
-    """Return the first parameter of a function that was defined in a class, if it is its owner."""
+    """Return the first parameter of a function defined in a class, if it is named like an owner."""
     if not inspect.isfunction(inspect.unwrap(function)):
         return None
     place, _, _ = getattr(function, "__qualname__", "").rpartition(".")
@@ -586,7 +586,7 @@ def is_method(function: Callable[..., Any]) -> str | None:
 
 
 def _module_of(bearer: Any) -> str:
-    """Return the name of a module in a package, or else its file: any folder may have an `app`."""
+    """Return a module's name if it is in a package, else its file, as names are ambiguous."""
     inner = inspect.unwrap(bearer)
     module: str = getattr(inner, "__module__", None) or "?"
     space: Mapping[str, Any] = getattr(inner, "__globals__", None) or vars(
@@ -597,19 +597,19 @@ def _module_of(bearer: Any) -> str:
     file = space.get("__file__")
     if "." in module or "__path__" in space or module in sys.stdlib_module_names:
         return module
-    if file and "site-packages" not in (path := Path(os.path.abspath(file))).parts:  # noqa: PTH100 - links are kept: what they lead to may change with each release
+    if file and "site-packages" not in (path := Path(os.path.abspath(file))).parts:  # noqa: PTH100 - keeps links, whose targets may change with each release
         return path.with_suffix("").as_posix()
     if file or module != "__main__":
         return module
-    # A notebook, of which its server tells the file; a console has only its folder.
+    # A notebook: its server provides the file's name. A console has only its folder.
     session = space.get("__vsc_ipynb_file__") or os.environ.get("JPY_SESSION_NAME") or ""
     return f"__main__:{Path(os.path.abspath(session)).as_posix()}"  # noqa: PTH100 - as above
 
 
 def _code_form(code: CodeType) -> tuple[Any, ...]:
-    """Return what code does, wherever it stands."""
+    """Return the parts of a code object that define its behaviour, without its position."""
     constants = list(code.co_consts)
-    # The documentation comes first, if there is some; of what is no function, the first is another.
+    # A function's docstring is its first constant; in other code, that is another constant.
     if code.co_flags & inspect.CO_OPTIMIZED and not code.co_name.startswith("<"):
         documented = sys.version_info < (3, 13) or code.co_flags & _HAS_DOCSTRING
         if documented and constants and isinstance(constants[0], str):
@@ -627,7 +627,7 @@ def _code_form(code: CodeType) -> tuple[Any, ...]:
 def _constant_form(constant: Any) -> Any:
     if isinstance(constant, CodeType):
         return _code_form(constant)
-    if isinstance(constant, frozenset):  # in each process in another order
+    if isinstance(constant, frozenset):  # its order differs between processes
         return sorted(repr(_constant_form(one)) for one in constant)
     if isinstance(constant, tuple):
         return tuple(map(_constant_form, constant))
@@ -642,12 +642,12 @@ def _captured(inner: Any, seen: set[int]) -> Iterable[tuple[str, object]]:
     cells = getattr(inner, "__closure__", None) or ()
     names = inner.__code__.co_freevars if cells else ()
     for name, cell in zip(names, cells, strict=True):
-        with suppress(ValueError):  # it may be empty: not assigned yet
+        with suppress(ValueError):  # the cell may be empty: not assigned yet
             yield name, _form(cell.cell_contents, seen)
 
 
 def _form(value: Any, seen: set[int]) -> object:
-    """Return what tells a value from others, in each run the same."""
+    """Return a value's identity, which is the same in each run."""
     if isinstance(value, partial):
         given = [_form(one, seen) for one in value.args]
         named_ones = {name: _form(one, seen) for name, one in value.keywords.items()}

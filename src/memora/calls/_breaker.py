@@ -1,4 +1,4 @@
-"""A circuit breaker: what has failed again and again is left alone for a while."""
+"""A circuit breaker: after repeated failures, calls are stopped for a while."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 State = Literal["closed", "open", "half_open"]
 
 
-# Our own: circuitbreaker has no lock, pybreaker waits by the wall clock, hyx is for async only and
-# purgatory has a breaker for each side; none takes a clock.
+# Our own, because circuitbreaker has no lock, pybreaker uses the wall clock, hyx is async only and
+# purgatory has separate sync and async breakers; none accepts a clock.
 class Breaker:
-    """Says whether to call something; is told how that went. For threads and tasks alike.
+    """Decides whether to call a part, by the outcomes of earlier calls. For threads and tasks.
 
-    - closed: all may call, until so many calls in a row have failed;
-    - open: nobody may, for `reset_seconds`;
-    - half open: one may, the probe. If it succeeds, closed; if it fails, open again. A probe that
-      has told nothing after `reset_seconds` is given up, and another may try.
+    - closed: all calls are allowed, until `failures` calls in a row have failed;
+    - open: no call is allowed, for `reset_seconds`;
+    - half open: one call is allowed, the probe. If it succeeds, the breaker closes; if it fails,
+      the breaker opens again. After `reset_seconds` without an outcome, another probe is allowed.
 
-    What a call tells that began before the breaker opened is ignored until there is a probe.
+    The outcome of a call that began before the breaker opened is ignored until there is a probe.
 
     Raises:
-        ArgumentError: `failures` is below 1, or `reset_seconds` not above 0 and finite.
+        ArgumentError: `failures` is below 1, or `reset_seconds` is not above 0 and finite.
     """
 
     def __init__(
@@ -50,22 +50,22 @@ class Breaker:
 
     def renew(self) -> None:
         """See `Renewable`."""
-        self._lock = threading.RLock()  # as a signal handler may ask for the health
-        self._probed: float | None = None  # since when; the probe of a parent tells the parent
+        self._lock = threading.RLock()  # reentrant, as a signal handler may check the health
+        self._probed: float | None = None  # start of the probe; after a fork, it is the parent's
 
     @property
     def opened_at(self) -> float | None:
-        """When it opened last, by the clock; None while it is closed."""
+        """Time when the breaker last opened, by its clock; None while it is closed."""
         return self._opened
 
     @property
     def state(self) -> State:
-        """What it is now."""
+        """The current state."""
         with self._lock:
             return self._state()
 
     def allows(self) -> bool:
-        """Tell whether to call now. Whoever is told so, tells how it went."""
+        """Return whether a call may proceed; the caller must report its outcome."""
         with self._lock:
             state, now = self._state(), self._clock()
             if state == "half_open":
@@ -75,13 +75,13 @@ class Breaker:
             return state != "open"
 
     def succeeded(self) -> None:
-        """Note that a call succeeded."""
+        """Report that a call succeeded."""
         with self._lock:
             if self._opened is None or self._probed is not None:
                 self._failed, self._opened, self._probed = 0, None, None
 
     def failed(self) -> None:
-        """Note that a call failed."""
+        """Report that a call failed."""
         with self._lock:
             if self._opened is None:
                 self._failed += 1

@@ -1,4 +1,4 @@
-"""How one core, written as `async def`, serves threads and the tasks of any event loop."""
+"""Functions that let one core, written as `async def`, serve threads and any event loop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Stopped(Exception):  # noqa: N818 - nobody sees it
+class Stopped(Exception):  # noqa: N818 - internal
     """Carries the StopIteration of an application through coroutines, which cannot raise one."""
 
     def __init__(self, stop: StopIteration) -> None:
@@ -29,7 +29,7 @@ def drive(coroutine: Coroutine[Any, Any, T], /) -> T:
     """Run a coroutine whose awaits never suspend, without an event loop.
 
     Raises:
-        RuntimeError: It suspended, as an awaited port of the async side does.
+        RuntimeError: The coroutine suspended, as awaiting an async-only function does.
     """
     stopped: StopIteration | None = None
     try:
@@ -41,7 +41,7 @@ def drive(coroutine: Coroutine[Any, Any, T], /) -> T:
         stopped = carrier.stop
     finally:
         coroutine.close()
-    if stopped is not None:  # here, where nothing else becomes its context
+    if stopped is not None:  # outside of the handler, so that it gets no `__context__`
         raise stopped
     raise RuntimeError(
         f"{coroutine!r} waits for an event loop, and there is none here: "
@@ -50,22 +50,21 @@ def drive(coroutine: Coroutine[Any, Any, T], /) -> T:
 
 
 def _trio() -> Any:
-    """Return Trio where the caller is a task of it, else None."""
-    # Whoever runs under Trio has imported it. Asked first: Trio may be a guest of asyncio.
+    """Return the module `trio` if the caller is a Trio task, else None."""
+    # A Trio program has imported Trio. Checked before asyncio, of which Trio may be a guest.
     if (trio := sys.modules.get("trio")) is not None:
-        with suppress(AttributeError, RuntimeError):  # it is being imported; this is no task of it
+        with suppress(AttributeError, RuntimeError):  # still being imported; not a Trio task
             trio.lowlevel.current_task()
             return trio
     return None
 
 
-# Our own: the first await of a process would otherwise import a library's side of the event loop,
-# 29 modules, while all other tasks wait.
+# Not anyio: a process's first await would import its backend, 29 modules, and block all tasks.
 def alarm() -> tuple[Callable[..., Coroutine[Any, Any, bool]], Callable[[], object]]:
-    """Return what the running task waits for, and what ends the wait: once, from any thread.
+    """Return `wait` for the running task, and `ring`, which ends the wait once, from any thread.
 
-    The wait takes a number of seconds, and returns False where nobody has rung by then. Ringing
-    raises RuntimeError where the event loop has ended meanwhile.
+    `wait` takes a timeout in seconds, and returns False if it passes. `ring` raises RuntimeError if
+    the event loop has ended.
     """
     return _alarm() if (trio := _trio()) is None else _trio_alarm(trio)
 
@@ -88,7 +87,7 @@ def _alarm() -> tuple[Callable[..., Coroutine[Any, Any, bool]], Callable[[], obj
     rung: asyncio.Future[bool] = loop.create_future()
 
     def end(how: bool) -> None:  # noqa: FBT001 - a callback of the event loop
-        if not rung.done():  # it may be cancelled, and the time may be over
+        if not rung.done():  # the task may be cancelled, or the timeout over
             rung.set_result(how)
 
     async def asyncio_wait(seconds: float | None = None) -> bool:
@@ -104,9 +103,9 @@ def _alarm() -> tuple[Callable[..., Coroutine[Any, Any, bool]], Callable[[], obj
 
 
 def shield() -> AbstractContextManager[Any]:
-    """Keep the scopes of Trio, and of anyio where the application uses it, from ending a block.
+    """Shield a block from the cancel scopes of Trio, and of anyio if the application uses it.
 
-    A task that asyncio itself cancels is cancelled all the same.
+    Cancellation of a task by asyncio itself is not prevented.
     """
     if (trio := _trio()) is not None:
         shielded: AbstractContextManager[Any] = trio.CancelScope(shield=True)
@@ -125,17 +124,17 @@ async def sleep(seconds: float) -> None:
 
 
 def within(seconds: float | None) -> float:
-    """Return a number of seconds as locks take it, where -1 is for ever."""
+    """Return a timeout in the form that locks take, where -1 means no limit."""
     return -1 if seconds is None else min(max(seconds, 0), threading.TIMEOUT_MAX)
 
 
-_jobs: set[asyncio.Task[None]] = set()  # or the event loop would forget them
+_jobs: set[asyncio.Task[None]] = set()  # strong references: the event loop has only weak ones
 
 
 def spawn(job: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Start a task that nobody waits for, and that raises nothing; it ends with its event loop."""
+    """Start a background task, which must not raise; it ends with its event loop."""
     if (trio := _trio()) is not None:
-        # In the context of the caller, as a task of asyncio is.
+        # In the caller's context, like an asyncio task.
         trio.lowlevel.spawn_system_task(job, context=copy_context())
         return
     task = asyncio.get_running_loop().create_task(job())

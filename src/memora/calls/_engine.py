@@ -1,4 +1,4 @@
-"""What decorated functions need of a cache, and what may be said of a call."""
+"""The interface of a cache that decorated functions need, and the options of a call."""
 
 from __future__ import annotations
 
@@ -18,71 +18,71 @@ T = TypeVar("T")
 
 
 class CallOptions(TypedDict, total=False):
-    """What may be said of a cached call, beside its query and context."""
+    """Options of a cached call, in addition to its query and context."""
 
     similarity_threshold: float | None
-    """As for `lookup`; and the next."""
+    """As for `lookup`, like `max_age`."""
     max_age: float | str | timedelta | None
     ttl: float | str | timedelta | None
-    """As for `store`; and the next five. The cost is by default the seconds that it took."""
+    """As for `store`, like the next five. The default cost is the seconds of computing."""
     stale_ttl: float | str | timedelta | None
     sliding: bool | None
     tags: str | Iterable[str] | None
     metadata: Mapping[str, Any] | None
     cost: float | None
     condition: Callable[[Any], bool] | None
-    """Is given the result, and says whether to store it."""
+    """Called with the result; returns whether to store it."""
     refresh_ahead: float | str | timedelta | None
-    """Compute anew, in the background, what a hit finds with less than so long to live."""
+    """Refresh a result in the background if a hit has less than this time left to live."""
     refresh: bool
-    """Compute anew now, and store; no lookup."""
+    """Skip the lookup: compute now, and store."""
     bypass: bool
-    """Only call."""
+    """Skip the cache: only compute."""
     single_flight: bool
-    """Whether those who miss on the very same query and context wait for one of them."""
+    """Whether simultaneous misses on exactly the same query and context compute only once."""
 
 
 class Computation:
-    """What computes the result of a call whose arguments somebody may change meanwhile."""
+    """Computes the result of a call whose arguments the application may change meanwhile."""
 
     __slots__ = ("faithful",)
 
     faithful: bool
-    """Whether the last result is of the arguments that the call is stored under."""
+    """Whether the last result belongs to the arguments in the call's key."""
 
     def __call__(self) -> Any:
-        """Compute it."""
+        """Compute the result."""
         raise NotImplementedError
 
     def aside(self) -> Computation | None:
-        """Return what computes the same later, of copies; None where there are none."""
+        """Return the same computation on copied arguments; None if they cannot be copied."""
         raise NotImplementedError
 
 
 def is_faithful(compute: object) -> bool:
-    """Tell whether what was just computed may be stored."""
+    """Return whether the last computed result may be stored."""
     return not isinstance(compute, Computation) or compute.faithful
 
 
 def aside(compute: Callable[[], Any]) -> Callable[[], Any] | None:
-    """Return what may compute a result in the background, after the call has returned."""
+    """Return a function that can compute a result in the background after the call; or None."""
     return compute.aside() if isinstance(compute, Computation) else compute
 
 
 class Engine(Protocol):
-    """A cache, as `Memora` is one. Each method may be called from any thread."""
+    """The interface of a cache such as `Memora`. Each method may be called from any thread."""
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed."""
+        """Whether the cache is closed."""
         ...
 
     def accept_result(self, function: Callable[..., object], returns: Any = None) -> None:
-        """Take the classes that a function returns for registered."""
+        """Register the classes that a function returns."""
         ...
 
     def note_uncacheable(self, function: str, reason: Unkeyed, fault: Exception) -> None:
-        """Count a call of a function that is only run, because it has no key."""
+        """Count a call that bypassed the cache, because it has no key."""
         ...
 
     def get_or_compute(
@@ -92,7 +92,7 @@ class Engine(Protocol):
         compute: Callable[[], T],
         **options: Unpack[CallOptions],
     ) -> T:
-        """Return what is stored for a query, or else compute it and store that."""
+        """Return the stored result for a query; on a miss, compute and store it."""
         ...
 
     def aget_or_compute(
@@ -102,7 +102,7 @@ class Engine(Protocol):
         compute: Callable[[], Awaitable[T]],
         **options: Unpack[CallOptions],
     ) -> Awaitable[T]:
-        """Do as `get_or_compute`, without blocking the event loop; so do the other twins."""
+        """Do as `get_or_compute`, without blocking the event loop."""
         ...
 
     def lookup(
@@ -113,7 +113,7 @@ class Engine(Protocol):
         *,
         max_age: float | None = None,
     ) -> LookupResult:
-        """Find what is stored for a query."""
+        """Find the stored result for a query."""
         ...
 
     def alookup(
@@ -124,7 +124,7 @@ class Engine(Protocol):
         *,
         max_age: float | None = None,
     ) -> Awaitable[LookupResult]:
-        """Do as `lookup`."""
+        """Do as `lookup`, without blocking the event loop."""
         ...
 
     def invalidate(
@@ -144,9 +144,9 @@ class Engine(Protocol):
         *,
         context_contains: Mapping[str, Any] | None = None,
     ) -> Awaitable[int]:
-        """Do as `invalidate`."""
+        """Do as `invalidate`, without blocking the event loop."""
         ...
 
     def caching_enabled(self) -> bool:
-        """Tell whether this thread or task uses the cache now."""
+        """Return whether caching is enabled for this thread or task."""
         ...

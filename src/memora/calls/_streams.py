@@ -1,7 +1,7 @@
-"""Generators that are recorded while they pass, and replayed.
+"""Generators that are recorded during iteration, and replayed later.
 
-Whoever iterates cannot tell which: items come one by one, and what is sent or thrown reaches the
-function. A replay that is spoken to wakes the function, which is run up to the same item.
+A replay behaves like the function: items come one by one, and `send` and `throw` reach the
+function. For these, the replay starts the function and runs it up to the same item.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ class Recording(NamedTuple):
     items: list[Any]
     returned: Any = None
     seconds: float = 0.0
-    """That the function took, without whoever iterated."""
+    """Time that the function took, without that of the consumer."""
 
     def as_result(self) -> Any:
-        """Return what is stored: the items, and what was returned if it is not None."""
+        """Return the result to store: the items, and the return value if it is not None."""
         if self.returned is None:
             return self.items
         return {"items": self.items, "returned": self.returned}
 
 
 def recording_of(result: Any) -> Recording | None:
-    """Return what was stored as a stream again; None for another function's result."""
+    """Return the recording of a stored result; None if it was not stored by a stream."""
     if type(result) is list:
         return Recording(result)
     if type(result) is dict and result.keys() == {"items", "returned"}:
@@ -45,12 +45,12 @@ def relay(
     find: Callable[[], Recording | None],
     keep: Callable[[Recording], object],
 ) -> Generator[Any, Any, Any]:
-    """Yield a function's items, or those that were kept of it.
+    """Yield a function's items, or its stored ones.
 
     Args:
         start: Calls the function.
-        find: Looks for what was kept, at the first `next`.
-        keep: Is given what is to be kept, where the function ended normally.
+        find: Returns a stored recording, if any; called at the first `next`.
+        keep: Called with the recording if the function ended normally.
     """
     kept = find()
     source = start() if kept is None else _Replay(kept, start)
@@ -70,7 +70,7 @@ def relay(
         except GeneratorExit:
             source.close()
             raise
-        except BaseException as thrown:  # noqa: BLE001 - it is for the function
+        except BaseException as thrown:  # noqa: BLE001 - passed on to the function
             tape.spoil()
             step = partial(source.throw, thrown)
         else:
@@ -84,7 +84,7 @@ async def arelay(
     find: Callable[[], Awaitable[Recording | None]],
     keep: Callable[[Recording], Awaitable[object]],
 ) -> AsyncGenerator[Any, Any]:
-    """Yield as `relay` does, of an async generator."""
+    """Do as `relay`, for an async generator."""
     kept = await find()
     source = start() if kept is None else _AsyncReplay(kept, start)
     tape = _Tape(spoilt=kept is not None)
@@ -103,7 +103,7 @@ async def arelay(
         except GeneratorExit:
             await source.aclose()
             raise
-        except BaseException as thrown:  # noqa: BLE001 - it is for the function
+        except BaseException as thrown:  # noqa: BLE001 - passed on to the function
             tape.spoil()
             step = partial(source.athrow, thrown)
         else:
@@ -113,7 +113,7 @@ async def arelay(
 
 
 class _Tape:
-    """The items so far, unless they are not what the arguments alone lead to."""
+    """The items so far; dropped if they depend on more than the arguments."""
 
     def __init__(self, *, spoilt: bool) -> None:
         self._items: list[Any] | None = None if spoilt else []
@@ -124,9 +124,9 @@ class _Tape:
             return
         self._seconds += seconds
         try:
-            # Whoever gets the item may change it before the stream ends.
+            # The consumer may change the item before the stream ends.
             self._items.append(item if type(item) is str else copy.deepcopy(item))
-        except Exception:  # noqa: BLE001 - of an item's own class: then it cannot be stored either
+        except Exception:  # noqa: BLE001 - an item that cannot be copied cannot be stored either
             self.spoil()
 
     def spoil(self) -> None:
@@ -165,7 +165,7 @@ class _Replay:
     def _wake(self) -> Generator[Any, Any, Any]:
         if self._awake is None:
             self._awake = self._start()
-            with suppress(StopIteration):  # it is shorter now, and will say so
+            with suppress(StopIteration):  # the stream is shorter now; the next step raises again
                 for _ in range(self._taken):
                     next(self._awake)
         return self._awake
@@ -198,7 +198,7 @@ class _AsyncReplay:
     async def _wake(self) -> AsyncGenerator[Any, Any]:
         if self._awake is None:
             self._awake = self._start()
-            with suppress(StopAsyncIteration):  # it is shorter now, and will say so
+            with suppress(StopAsyncIteration):  # shorter now; the next step raises again
                 for _ in range(self._taken):
                     await self._awake.__anext__()
         return self._awake

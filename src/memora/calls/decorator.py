@@ -1,7 +1,7 @@
-"""The decorator: its options, and what is wrong with them."""
+"""The decorator `cached`, and the validation of its options."""
 
 # mypy: disable-error-code="overload-overlap"
-# A coroutine function is a function as well; the first overload that fits is meant.
+# The overloads overlap, as a coroutine function is also a function; the first match is meant.
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ A = TypeVar("A", bound=AsyncIterator[Any])
 
 
 class Decorator:
-    """`cached`, with its options given."""
+    """The decorator `cached` with its options applied."""
 
     def __init__(self, decorate: Callable[[Any], Any]) -> None:
         self._decorate = decorate
@@ -42,20 +42,20 @@ class Decorator:
     def __call__(self, function: Callable[P, R], /) -> Cached[P, R]: ...
 
     def __call__(self, function: Any, /) -> Any:
-        """Return the function decorated."""
+        """Return the decorated function."""
         return self._decorate(function)
 
 
 class Caching:
     """`cache.cached`: decorates functions, so that their calls are answered from the cache.
 
-    Used bare, `@cache.cached`, or with options, `@cache.cached(query_param="prompt")`; or called,
-    `cache.cached(function, query_param="prompt")`. See there.
+    Use it without options, `@cache.cached`; with options, `@cache.cached(query_param="prompt")`; or
+    as a function, `cache.cached(function, query_param="prompt")`. `__call__` explains the options.
 
     Args:
-        cache: Where results are stored.
-        log: Is told, with an event's name and fields, which parameters do not count.
-        warn: Is told so of a method whose object does not count, and nobody said that it need not.
+        cache: The cache that stores the results.
+        log: Called with an event's name and fields if parameters are not part of the key.
+        warn: Called likewise if a method's object is not part of the key and no option says so.
     """
 
     def __init__(
@@ -132,38 +132,41 @@ class Caching:
         query_param: str | None = None,
         **unknown: Any,
     ) -> Any:
-        """Return the function decorated, or what decorates one.
+        """Return the decorated function, or a decorator.
 
         Args:
-            given: The function; or the next, by position.
+            given: The function; or `query_param`, by position.
             query_param: The parameter that is compared by meaning, "query" by default.
             strict_params: The parameters that must be equal; by default all others.
             static_context: More context, the same for every call. Without `strict_params` and
-                `auto_strict` it is all the context there is.
+                `auto_strict` it is the whole context.
             auto_strict: Parameters must be equal if their value is not a text.
             ignore: Parameters that do not change the result.
-            key: Makes the query, of those parameters that it names.
-            context: Makes the context, of those parameters that it names, `self` included; in
-                place of the parameters.
-            instance: Makes what identifies the object that a method belongs to, of that object.
-            namespace: Functions with the same one share entries; by default none do.
-            version: In place of the function's code: entries of another version are not served.
-            returns: The class of the result, or any type that is made of classes, beside what the
-                function's return annotation says: these classes are registered.
+            key: Returns the query, given the parameters that its own parameters name.
+            context: Returns the context, given the parameters that its own parameters name, `self`
+                included; replaces the context made of the parameters.
+            instance: Called with a method's object; returns a value that identifies it.
+            namespace: Functions with the same namespace share entries; by default none do.
+            version: Replaces the digest of the function's code in the key: entries of another
+                version are not served.
+            returns: The class of the result, or any type that contains classes. They are
+                registered, in addition to those in the function's return annotation.
             similarity_threshold: As for `lookup`.
             max_age: As for `lookup`.
             ttl: As for `store`.
             stale_ttl: As for `store`.
             sliding: As for `store`.
-            refresh_ahead: Run the function again, in the background, where a call is answered by
-                what has less than so long to live. Not of streams.
-            tags: As for `store`; "doc:{doc_id}" stands for the parameter's value.
-            condition: Told a result, says whether to store it; told a stream's items as a list.
-            single_flight: Let equal calls at the same time run the function once. Not of streams.
-            **unknown: Is refused.
+            refresh_ahead: Refresh a result in the background if a hit has less than this time left
+                to live. Not for streams.
+            tags: As for `store`; "{doc_id}" in "doc:{doc_id}" stands for the parameter's value.
+            condition: Called with a result, or the list of a stream's items; returns whether to
+                store it.
+            single_flight: Whether equal calls at the same time run the function only once. Not for
+                streams.
+            **unknown: Raises an error.
 
         Raises:
-            ArgumentError: An option is wrong, unknown, or names what is no parameter.
+            ArgumentError: An option is wrong, unknown, or names a parameter that does not exist.
             ContextError: The static context holds a value without canonical form.
         """
         check_options("cached", unknown, _OPTIONS)
@@ -210,7 +213,7 @@ class Caching:
         return Decorator(decorate) if function is None else decorate(function)
 
     def _tell(self, plan: Plan, rules: Rules) -> None:
-        """Log once, at decoration, which parameters do not count."""
+        """Log once, at decoration, which parameters are not part of the key."""
         if self._warn is not None and plan.has_silent_owner:
             self._warn("method_without_its_object", function=plan.identity)
         chosen = {
@@ -242,7 +245,7 @@ def create_cached_decorator(cache: Engine, **options: Any) -> Decorator: ...
 
 
 def create_cached_decorator(cache: Engine, **options: Any) -> Caching | Decorator:
-    """Return `cache.cached` for any cache, or what that returns for these options."""
+    """Return the decorator `cached` of any cache, with these options applied if there are any."""
     return Caching(cache)(**options) if options else Caching(cache)
 
 

@@ -1,7 +1,7 @@
-"""Where the waiting of one core is done: in a thread, or in a task of an event loop.
+"""Lanes, which implement waiting for the core: in a thread, or in a task of an event loop.
 
-The core is written once, as coroutines over a lane. A `ThreadLane` never suspends them, so a sync
-method drives them to their end; with a `TaskLane` they wait without blocking the event loop.
+The core is written once, as coroutines that take a lane. A `ThreadLane` never suspends them, so a
+sync method drives them to their end; with a `TaskLane` they wait without blocking the event loop.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_GLANCE_BYTES = 64 * 1024  # decoded within microseconds: what may be done in the event loop
+_GLANCE_BYTES = 64 * 1024  # decoded within microseconds, so allowed in the event loop's thread
 
 
 class Lane(Protocol):
-    """How one side waits."""
+    """The operations of the core that wait, for threads or for tasks."""
 
     @property
     def glance_bytes(self) -> float:
-        """The largest result that may be decoded where the caller is."""
+        """The largest payload that may be decoded in the caller's thread."""
         ...
 
     async def run(self, function: Callable[[], T], /, *, timeout: float | None) -> T:
-        """Run a function of the cache's.
+        """Run a function of the cache.
 
         Raises:
-            DeadlineError: It has not ended in time; it goes on.
+            DeadlineError: The function did not end in time; it keeps running.
         """
         ...
 
     async def finish(self, function: Callable[[], object], /, *, timeout: float | None) -> None:
-        """Do as `run`, also for a caller who is cancelled."""
+        """Do as `run`, even if the caller is cancelled."""
         ...
 
     async def call(self, compute: Callable[[], Any], /) -> Any:
@@ -53,7 +53,7 @@ class Lane(Protocol):
         ...
 
     def claim(self, key: bytes, /, *, timeout: float | None) -> AbstractAsyncContextManager[Flight]:
-        """Lead the flight of a key, or wait until it has landed, or lead beside it in the end."""
+        """Lead the flight of a key, or wait until it lands; after the timeout, lead beside it."""
         ...
 
     async def sleep(self, seconds: float, /) -> None:
@@ -61,30 +61,30 @@ class Lane(Protocol):
         ...
 
     def spawn(self, job: Callable[[], Coroutine[Any, Any, None]], /) -> None:
-        """Have something done in the background; it raises nothing."""
+        """Run a job in the background; it must not raise."""
         ...
 
 
 class ThreadLane:
-    """The side of threads: nothing here suspends."""
+    """The lane of threads; none of its coroutines suspends."""
 
     glance_bytes = float("inf")
 
     def __init__(self, workers: Workers, background: Workers, flights: Flights) -> None:
-        # Not the same: what is done in the background waits for workers.
+        # Two pools, because background jobs wait for workers.
         self._workers, self._background, self._flights = workers, background, flights
 
     async def run(self, function: Callable[[], T], /, *, timeout: float | None) -> T:
-        """Run it in a worker where there is a deadline, else here."""
+        """Run a function: in a worker if there is a deadline, else in this thread."""
         marked = partial(inside.run, function)
         return marked() if timeout is None else self._workers.run(marked, timeout)
 
     async def finish(self, function: Callable[[], object], /, *, timeout: float | None) -> None:
-        """Run it: no thread is cancelled."""
+        """Do as `run`, because threads are not cancelled."""
         await self.run(function, timeout=timeout)
 
     async def call(self, compute: Callable[[], Any], /) -> Any:
-        """Call it."""
+        """Call the application's function."""
         try:
             return compute()
         except StopIteration as stop:
@@ -92,35 +92,35 @@ class ThreadLane:
 
     @asynccontextmanager
     async def claim(self, key: bytes, /, *, timeout: float | None) -> AsyncIterator[Flight]:
-        """Claim it for this thread."""
+        """Claim a key for this thread."""
         with self._flights.claim(key, timeout=timeout) as flight:
             yield flight
 
     async def sleep(self, seconds: float, /) -> None:
-        """Block."""
+        """Block this thread."""
         time.sleep(seconds)  # noqa: ASYNC251 - nothing else runs in this lane
 
     def spawn(self, job: Callable[[], Coroutine[Any, Any, None]], /) -> None:
-        """Do it in a worker."""
+        """Run a job in a background worker."""
         self._background.submit(lambda: drive(job()))
 
 
 class TaskLane:
-    """The side of tasks, on asyncio or Trio."""
+    """The lane of tasks, on asyncio or Trio."""
 
     glance_bytes = float(_GLANCE_BYTES)
 
     def __init__(self, workers: Workers, patient: Workers, flights: Flights) -> None:
-        # Not the same: what has no deadline does not wait for what hangs.
+        # Two pools, so that functions without a deadline do not wait for hung ones.
         self._workers, self._patient, self._flights = workers, patient, flights
 
     async def run(self, function: Callable[[], T], /, *, timeout: float | None) -> T:
-        """Run it in a worker, and wait for that."""
+        """Run a function in a worker, and wait for it."""
         workers = self._patient if timeout is None else self._workers
         return await workers.arun(partial(inside.run, function), timeout)
 
     async def finish(self, function: Callable[[], object], /, *, timeout: float | None) -> None:
-        """Have it run in a worker, also for a caller who is cancelled."""
+        """Run a function in a worker, even if the caller is cancelled."""
         wait, ring = alarm()
 
         def run() -> None:
@@ -137,28 +137,28 @@ class TaskLane:
             raise DeadlineError(f"not done within {timeout} s")
 
     async def call(self, compute: Callable[[], Any], /) -> Any:
-        """Await what it returns."""
+        """Call the application's function, and await its result."""
         return await compute()
 
     def claim(self, key: bytes, /, *, timeout: float | None) -> AbstractAsyncContextManager[Flight]:
-        """Claim it for this task."""
+        """Claim a key for this task."""
         return self._flights.aclaim(key, timeout=timeout)
 
     async def sleep(self, seconds: float, /) -> None:
-        """Suspend."""
+        """Suspend this task."""
         await sleep(seconds)
 
     def spawn(self, job: Callable[[], Coroutine[Any, Any, None]], /) -> None:
-        """Do it in a task of its own."""
+        """Run a job in a new task."""
         spawn(job)
 
 
 class Budget:
-    """A lane of one call, which the cache keeps waiting no longer than agreed, all together.
+    """A lane for one call, with one time limit for all its waiting for the cache.
 
     Args:
-        lane: Does it.
-        seconds: For what is run with a deadline; None is without end.
+        lane: The lane that does the work.
+        seconds: Total time for functions that have a deadline; None is unlimited.
     """
 
     def __init__(self, lane: Lane, seconds: float | None) -> None:
@@ -167,43 +167,43 @@ class Budget:
 
     @property
     def glance_bytes(self) -> float:
-        """As of the lane."""
+        """The lane's limit."""
         return self._lane.glance_bytes
 
     async def run(self, function: Callable[[], T], /, *, timeout: float | None) -> T:
-        """Run it, no longer than is left."""
+        """Run a function within the remaining time."""
         if timeout is None:
             return await self._lane.run(function, timeout=None)
         with self._spending():
             return await self._lane.run(function, timeout=self._within(timeout))
 
     async def finish(self, function: Callable[[], object], /, *, timeout: float | None) -> None:
-        """Run it, and wait no longer than is left."""
+        """Run a function even if the caller is cancelled; wait only for the remaining time."""
         if timeout is None:
             return await self._lane.finish(function, timeout=None)
         with self._spending():
-            # Also where nothing is left: others wait for it.
+            # Also if no time is left: other processes wait for it.
             return await self._lane.finish(function, timeout=min(timeout, max(self._left, 0.0)))
 
     async def call(self, compute: Callable[[], Any], /) -> Any:
-        """Call the application's function, which takes the time that it takes."""
+        """Call the application's function, without a limit."""
         return await self._lane.call(compute)
 
     def claim(self, key: bytes, /, *, timeout: float | None) -> AbstractAsyncContextManager[Flight]:
-        """Claim it."""
+        """Claim a key."""
         return self._lane.claim(key, timeout=timeout)
 
     async def sleep(self, seconds: float, /) -> None:
-        """Wait for somebody else's computation, which is not the cache's doing."""
+        """Wait for another leader's computation, which does not count as waiting for the cache."""
         await self._lane.sleep(seconds)
 
     def spawn(self, job: Callable[[], Coroutine[Any, Any, None]], /) -> None:
-        """Have something done in the background."""
+        """Run a job in the background."""
         self._lane.spawn(job)
 
     @contextmanager
     def free(self) -> Iterator[None]:
-        """Take nothing from the budget for a block that ends without a fault."""
+        """Do not count the time of a block, unless it raises."""
         left = self._left
         yield
         self._left = left
