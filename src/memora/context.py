@@ -1,10 +1,10 @@
-"""Context and query text to exact identity. Pure: no I/O, no clock.
+"""Canonical forms and exact keys of contexts and queries. Pure: no I/O, no clock.
 
-A context is exact: two contexts are the same if and only if their canonical forms are, and the
-canonical form is JSON that a person can read. Key order does not matter, list order does; 1, 1.0,
-True and "1" are four values, as they are in JSON. A value JSON does not have is written as an
-object with one "$" key; a key of the application's that begins with "$" is escaped by doubling it.
-What has no stable form is an error, never `repr`: an address in memory is not an identity.
+Two contexts are the same if and only if their canonical forms are equal. The canonical form is
+readable JSON. Key order does not matter, list order does; 1, 1.0, True and "1" are four different
+values, as in JSON. A value that JSON lacks is written as an object with one "$" key; an application
+key that begins with "$" is escaped by doubling it. A value without a stable form is an error; its
+`repr` is never used, because a memory address is not an identity.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from memora.errors import ContextError, QueryError, QueryTypeError
 from memora.model import Context
 
 MOST_VALUES = 100_000
-"""Values of one context, nested ones too: it takes a microsecond and more to write each."""
+"""Maximum number of values in a context, nested ones included: each takes over a microsecond."""
 MOST_CHARACTERS = 16 * 1024 * 1024
-"""Characters of all the texts of one context."""
+"""Maximum number of characters in all texts of a context."""
 
 _MANY_CHARACTERS, _MANY_VALUES = 16_384, 500  # see `is_large`
-_CHARACTERS_A_VALUE = 32  # of a number, with what separates it
+_CHARACTERS_A_VALUE = 32  # of a number, with separators
 _QUOTED = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
-_CACHED = 10_000  # characters of a context that is remembered
-_STEPS, _STEP = 16, 40  # of the way to a value, and characters of one, that an error shows
-_PIECE = 4096  # characters that are normalised at once
-_MOST_MARKS = 64  # in a row, that are sorted
-_SHORT = 65_536  # characters that are normalised at once where there are no such rows
+_CACHED = 10_000  # maximum characters of a context whose canonical form is cached
+_STEPS, _STEP = 16, 40  # maximum steps of a value's path in an error, and characters of a step
+_PIECE = 4096  # characters normalised at once
+_MOST_MARKS = 64  # maximum length of a run of combining marks that is sorted
+_SHORT = 65_536  # characters normalised at once if there are no long runs of marks
 _PARTS = (0x1160, 0x11FF)  # vowels and finals of Hangul
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
@@ -49,7 +49,7 @@ JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | Non
 
 _SPACE = "".join(
     one
-    for one in map(chr, range(0x3001))  # no white space beyond
+    for one in map(chr, range(0x3001))  # there is no white space above
     if one.isspace() and not "\x1c" <= one <= "\x1f"
 )
 
@@ -58,8 +58,8 @@ def canonical_context(context: Mapping[str, object] | None, /) -> Context:
     """Return the canonical form of a context; None is the empty context.
 
     Raises:
-        ContextError: Not a mapping, or it holds something that has no canonical form: a NaN, a
-            cycle, an object of a type that is not listed in the documentation; or it is too large.
+        ContextError: The context is not a mapping, is too large, or holds a value without canonical
+            form: a NaN, a cycle, or an object of a type that the documentation does not list.
     """
     if context is None:
         context = {}
@@ -89,7 +89,7 @@ def canonical_context(context: Mapping[str, object] | None, /) -> Context:
 
 
 class Settled(dict[str, Any]):
-    """A context whose canonical form is made once: what changes in its values later is no matter.
+    """A context whose canonical form is made once, so that later changes of its values are ignored.
 
     Raises:
         ContextError: As by `canonical_context`.
@@ -105,19 +105,18 @@ def _context_of_items(items: tuple[tuple[str, str], ...]) -> Context:
     return Context(canonical=text, fingerprint=fingerprint_of(text))
 
 
-# Most contexts are a few texts, and the same few again and again. (Only texts: 1 and True would
-# be one key.)
+# Most contexts are a few texts, which recur. (Only texts are cached: 1 and True would be one key.)
 _context_of_texts = lru_cache(maxsize=1024)(_context_of_items)
 
 
 def context_of_canonical(text: str, /) -> Context:
-    """Return the context whose canonical form this is, as an entry holds it.
+    """Return the context that has a given canonical form, as stored in an entry.
 
     Raises:
-        ContextError: It is no canonical form.
+        ContextError: The text is not a canonical form.
     """
     try:
-        # Of what is not text: a list of lists takes twenty times the memory of its JSON.
+        # Count values outside of texts: a list of lists takes twenty times the memory of its JSON.
         if (
             len(text) > MOST_VALUES
             and len(_QUOTED.sub("", text)) > _CHARACTERS_A_VALUE * MOST_VALUES
@@ -133,16 +132,16 @@ def context_of_canonical(text: str, /) -> Context:
 
 
 def canonical_query(query: str, /) -> str:
-    """Return the text that the exact tier compares and the embedder reads.
+    """Return the normalised query, used for exact matches and embedding.
 
-    Only what cannot change meaning goes: outer white space, and the Unicode form (NFC; NFKC would
-    turn "5²" into "52"). Four control characters that Python also takes for white space stay, and
-    so do marks on one character where there are 64 or more, which no script has: to sort them takes
-    quadratic time.
+    Normalisation keeps the meaning: it strips outer white space and applies the Unicode form NFC
+    (NFKC would turn "5²" into "52"). It keeps four control characters that Python also counts as
+    white space, and the order of 64 or more marks on one character, which occurs in no script and
+    takes quadratic time to sort.
 
     Raises:
-        QueryTypeError: Not a string.
-        QueryError: Empty or blank, or not encodable as UTF-8 (a lone surrogate).
+        QueryTypeError: The query is not a string.
+        QueryError: The query is blank, or cannot be encoded as UTF-8 (a lone surrogate).
     """
     if not isinstance(query, str):
         raise QueryTypeError(f"query must be a string, got {type(query).__name__}")
@@ -161,7 +160,7 @@ def canonical_query(query: str, /) -> str:
 
 
 def is_large(*given: object) -> bool:
-    """Tell whether queries and contexts take more than a millisecond or so to be made canonical."""
+    """Return whether canonicalising queries and contexts takes more than about a millisecond."""
     left, characters, values = list(given), _MANY_CHARACTERS, _MANY_VALUES
     while left:
         value = left.pop()
@@ -177,7 +176,7 @@ def is_large(*given: object) -> bool:
 
 
 def _composed(text: str) -> str:
-    """Normalise piece by piece, so that others run meanwhile; the whole comes out the same."""
+    """Normalise piece by piece, so that other threads can run; the result is the same."""
     if text.isascii():
         return text
     written: list[str] = []
@@ -213,7 +212,7 @@ def _composed_carefully(text: str) -> str:
 
 
 class _Joins(dict[int, str]):
-    """Tells of each character whether one before it can change it: "M" for those, else "."."""
+    """Maps a character to "M" if it may join with the one before it, else to "."."""
 
     def __missing__(self, code: int) -> str:
         is_mark = unicodedata.category(chr(code))[0] == "M"
@@ -224,7 +223,7 @@ class _Joins(dict[int, str]):
 _JOINS = _Joins()
 _RUN = re.compile(f".M{{{_MOST_MARKS},}}")
 _WHOLE = re.compile(f".{{1,{_PIECE}}}(?!M)")
-# A long run of what is neither Latin, Greek, Cyrillic, Chinese, Japanese nor Korean, nor a symbol.
+# A long run of characters other than Latin, Greek, Cyrillic, Chinese, Japanese, Korean and symbols.
 _COMMON = (
     "\0-\u02ff\u0370-\u0482\u048a-\u052f\u2000-\u20cf\u2100-\u2bff\u3030-\u3098"
     "\u30a0-\u9fff\uac00-\ud7a3\uff00-\uffef\U0001f300-\U0001faff"
@@ -238,16 +237,16 @@ def fingerprint_of(canonical: str, /) -> str:
 
 
 def exact_key(text: str, context: Context, /) -> bytes:
-    """Return the identity of an entry: this text (as `canonical_query` returns it), here.
+    """Return the key of an entry, given its text (from `canonical_query`) and context.
 
-    The first half of a SHA-256: 16 bytes, of which no two will be equal by chance (2**64 entries
-    make it likely), and half the memory an entry.
+    The key is the first half of a SHA-256. 16 bytes suffice: an accidental collision becomes likely
+    only at 2**64 entries. This halves the memory per entry.
     """
     return hashlib.sha256(f"{context.fingerprint}\n{text}".encode()).digest()[:16]
 
 
 class _Budget:
-    """How much of a context may yet be written."""
+    """The remaining size that a context may have."""
 
     def __init__(self) -> None:
         self.values, self.characters = MOST_VALUES, MOST_CHARACTERS
@@ -263,7 +262,7 @@ class _Budget:
 
 
 class _Place:
-    """Where a value stands in a context; written out only if there is something wrong with it."""
+    """The path of a value in a context; formatted only for an error."""
 
     __slots__ = ("above", "budget", "step")
 
@@ -281,12 +280,12 @@ class _Place:
         return "".join(["context", *steps[:_STEPS], "…" if len(steps) > _STEPS else ""])
 
     def at(self, step: object) -> _Place:
-        """Return the place of an item; a `_Step` is shown as it is."""
+        """Return the path of an item; a `_Step` is shown unquoted."""
         return _Place(self.budget, self, step)
 
 
 class _Step(str):
-    """A step that is no key."""
+    """A step of a path that is not a key."""
 
     __slots__ = ()
 
@@ -303,13 +302,13 @@ _KEY, _ELEMENT = _Step(" key"), _Step("{...}")
 def _canonical(value: object, path: _Place) -> JSON:  # noqa: PLR0911 - a table of types
     path.budget.take(1, 0)
     kind: type = type(value)
-    if kind is str:  # most values are; the rest would only find that out later
+    if kind is str:  # first, as most values are texts
         return _text(value, path)  # type: ignore[arg-type]
     if value is None or kind is bool:
         return value  # type: ignore[return-value]
-    # Before its base type: an IntEnum is also an int, a dataclass may also be a dict.
+    # Before the base types: an IntEnum is also an int, and a dataclass may also be a dict.
     if isinstance(value, enum.Flag):
-        return {"$flag": [_name(type(value)), int(value.value)]}  # combined ones have no one name
+        return {"$flag": [_name(type(value)), int(value.value)]}  # combined flags have no name
     if isinstance(value, enum.Enum):
         return {"$enum": f"{_name(type(value))}.{value.name}"}
     if dataclasses.is_dataclass(value) or _is_pydantic(value):
@@ -341,13 +340,13 @@ def _mapping(value: Mapping[object, object], path: _Place) -> JSON:
 
 
 def _text(value: str, path: _Place) -> str:
-    text = str.__str__(value)  # not a subclass's own idea of itself
+    text = str.__str__(value)  # bypasses a subclass's `__str__`
     path.budget.take(0, len(text))
     if not text.isascii():
         try:
             text.encode()
         except UnicodeEncodeError:
-            # In JSON, two halves of a pair would read like the character they make.
+            # In JSON, two lone surrogates could read like one character.
             raise ContextError(f"{path} has text with a lone surrogate") from None
     return text
 
@@ -357,18 +356,18 @@ def _escape(key: str) -> str:
 
 
 def _sequence(value: Sequence[object], path: _Place) -> JSON:
-    if hasattr(value, "_fields"):  # a named tuple: its field names are part of what it says
+    if hasattr(value, "_fields"):  # a named tuple: its field names are part of its identity
         return _record(value, path)
     return [_canonical(item, path.at(i)) for i, item in enumerate(value)]
 
 
 def _set(value: AbstractSet[object], path: _Place) -> JSON:
-    # Sorted by their canonical text: elements of mixed types have no order of their own.
+    # Sorted by canonical text, as elements of mixed types have no order of their own.
     return {"$set": _sorted([_canonical(item, path.at(_ELEMENT)) for item in value], path)}
 
 
 def _sorted(values: list[JSON], path: _Place) -> list[JSON]:
-    """Sort by canonical text, which counts: of sets in sets the inner ones are written often."""
+    """Sort by canonical text; charged to the budget, as nested sets are written repeatedly."""
 
     def written(value: JSON) -> str:
         text = _dump(value)
@@ -392,7 +391,7 @@ def _decimal(value: decimal.Decimal, path: _Place) -> JSON:
     if value.is_infinite() or not value:
         return {"$decimal": "0" if not value else str(value)}
     path.budget.take(0, len(str(value)))
-    # Not normalize(), which rounds to the precision of the thread's decimal context.
+    # Not `normalize()`, which rounds to the precision of the thread's decimal context.
     sign, digits, exponent = value.as_tuple()
     text = "".join(map(str, digits)).lstrip("0")
     stripped = text.rstrip("0")
@@ -407,7 +406,7 @@ def _bytes(value: bytes | bytearray, path: _Place) -> JSON:
 def _datetime(value: dt.datetime, path: _Place) -> JSON:
     if value != value:  # noqa: PLR0124 - pandas' NaT is a datetime
         raise ContextError(f"{path} is NaT, which is not equal to itself; use None or a string")
-    # One instant has one form, whatever zone it is written in.
+    # An instant has the same form in every time zone.
     moment = value if value.tzinfo is None else value.astimezone(dt.timezone.utc)
     return {"$datetime": moment.isoformat()}
 
@@ -418,7 +417,7 @@ def _time(value: dt.time, path: _Place) -> JSON:
     offset = value.utcoffset()
     if offset is None:
         raise ContextError(f"{path} is a time in a zone without a fixed offset; use a datetime")
-    # As Python compares them: 12:00 UTC is 13:00+01:00.
+    # Equal times have one form, as Python compares them: 12:00 UTC equals 13:00+01:00.
     local = dt.timedelta(
         hours=value.hour,
         minutes=value.minute,
@@ -434,7 +433,7 @@ def _timedelta(value: dt.timedelta, path: _Place) -> JSON:
     return {"$timedelta": [value.days, value.seconds, value.microseconds]}
 
 
-# In order: a datetime is also a date.
+# The order matters: a datetime is also a date.
 _FORMS: tuple[tuple[type, Callable[[Any, _Place], JSON]], ...] = (
     (str, _text),
     (int, lambda value, _: int.__int__(value)),
@@ -448,7 +447,7 @@ _FORMS: tuple[tuple[type, Callable[[Any, _Place], JSON]], ...] = (
     (dt.time, _time),
     (dt.timedelta, _timedelta),
     (uuid.UUID, lambda value, _: {"$uuid": str(value)}),
-    # Windows' paths are the same in any case.
+    # Windows paths are case-insensitive.
     (pathlib.PureWindowsPath, lambda value, _: {"$windows_path": value.as_posix().lower()}),
     (pathlib.PurePath, lambda value, _: {"$path": value.as_posix()}),
     (decimal.Decimal, _decimal),
@@ -458,7 +457,7 @@ _FORMS: tuple[tuple[type, Callable[[Any, _Place], JSON]], ...] = (
 
 
 def _record(value: object, path: _Place) -> JSON:
-    """Write an object whose fields are its identity, or refuse it."""
+    """Return the form of an object that is identified by its fields; raise for other objects."""
     kind = type(value)
     fields: Mapping[str, object]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

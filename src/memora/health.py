@@ -1,8 +1,8 @@
-"""Whether a cache works: each part is tried, timed, and waited for no longer than agreed.
+"""Health checks: each part of a cache is tried and timed, with a timeout.
 
-Two questions, because an orchestrator acts on them differently. *Ready*: does everything that an
-answer needs work now? Else traffic goes elsewhere until it does. *Live*: can this process still do
-its work at all? Else only a restart helps; a fault of a disk or a model is none of those.
+There are two checks, because an orchestrator reacts to them differently. *Ready*: does everything
+that a lookup needs work now? If not, traffic goes elsewhere until it does. *Live*: can this process
+work at all? If not, only a restart helps; a fault of the disk or the model does not count here.
 """
 
 from __future__ import annotations
@@ -31,62 +31,62 @@ if TYPE_CHECKING:
 
 Kind: TypeAlias = Literal["ready", "live"]
 
-# Bad when more than a tenth of the operations of the last minutes failed, and no earlier than at
-# the fifth failure: one fault in a young cache is not an outage.
+# Unhealthy if more than a tenth of the operations of the last minutes failed, and at least five:
+# one fault in a young cache is not an outage.
 _ERROR_RATE = 0.1
 _ERRORS = 5
-# Nor later than so long after the last failure: a cache that is sent no traffic because it is not
+# Healthy again this long after the last failure: a cache that gets no traffic because it is not
 # ready has no operations that could lower the rate.
 _ERROR_SECONDS = 60.0
-_TRIED = 3  # parts that may hang
-_FIRST_LOOK_SECONDS, _LOOK_SECONDS = 0.001, 0.02  # of a task, whether the parts have answered
+_TRIED = 3  # number of parts that may hang
+_FIRST_LOOK_SECONDS, _LOOK_SECONDS = 0.001, 0.02  # a task's first and longest polling interval
 
 
 class Looked(NamedTuple):
-    """What a part says of itself, at once."""
+    """The state of a part that needs no try."""
 
     ok: bool
     details: str
 
 
 class _Try:
-    """A part that is being tried in a thread."""
+    """A try of one part, which runs in a thread."""
 
     def __init__(self) -> None:
         self.started = time.perf_counter()
         self.ended: float | None = None
         self.fault: BaseException | None = None
         self.value: Any = None
-        # Open when it is done. No event, whose own lock a signal handler could wait for in vain.
+        # Released when done. Not an Event: a signal handler could deadlock on its internal lock.
         self._gate = threading.Lock()
         self._gate.acquire()
 
     @property
     def is_done(self) -> bool:
-        """Whether there is an answer."""
+        """Whether the try has ended."""
         return self.ended is not None
 
     def wait(self, seconds: float) -> None:
-        """Wait for the answer, so long at most."""
+        """Wait up to `seconds` for the end of the try."""
         if self._gate.acquire(timeout=within(seconds)):
             self._gate.release()
 
     def end(self, fault: BaseException | None = None) -> None:
-        """Have an answer."""
+        """End the try, with a fault if there was one."""
         self.fault, self.ended = fault, time.perf_counter()
         self._gate.release()
 
     def run(self, function: Callable[[], Any]) -> None:
-        """Try it."""
+        """Run the try."""
         try:
             self.value = inside.run(function)
-        except BaseException as fault:  # noqa: BLE001 - a probe: the fault is the answer
+        except BaseException as fault:  # noqa: BLE001 - the fault is the result of the try
             self.end(fault.with_traceback(None))
         else:
             self.end()
 
     def answer(self) -> dict[str, Any]:
-        """Return what is known by now."""
+        """Return the result so far."""
         took = (self.ended or time.perf_counter()) - self.started
         if not self.is_done:
             error: str | None = f"DeadlineError: no answer within {took:.1f} s"
@@ -97,16 +97,16 @@ class _Try:
 
 
 class Health:
-    """Tries the parts of one cache.
+    """The health checks of one cache.
 
-    A part that hangs keeps one thread, however often it is asked for: as long as a try is under
-    way, no other begins.
+    A hanging part occupies only one thread, however often the health is checked, because no new try
+    begins while one is running.
 
     Args:
-        ports: What the cache uses.
+        ports: The cache's dependencies.
         embedder: The model itself, without the cache of its vectors.
-        metrics: Has the recent faults.
-        workers: Whose threads the calls of the application need.
+        metrics: Provides the recent faults.
+        workers: The workers that run the application's calls.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Health:
 
     def renew(self) -> None:
         """See `Renewable`."""
-        self._lock = threading.RLock()  # guards what follows; a signal handler may ask, too
+        self._lock = threading.RLock()  # guards `_tries`; reentrant for signal handlers
         self._tries: dict[str, _Try] = {}
 
     def check(
@@ -153,7 +153,7 @@ class Health:
     ) -> dict[str, Any]:
         """Do as `check`, without blocking the event loop."""
         tries, deadline = self._begin(kind), time.monotonic() + seconds("timeout", timeout)
-        # No thread waits, as there may be many who ask, and each has its own time.
+        # Polls instead of blocking a thread, as there may be many checks with different timeouts.
         delay = _FIRST_LOOK_SECONDS
         while not all(one.is_done for one in tries.values()):
             if (left := deadline - time.monotonic()) <= 0:
@@ -183,7 +183,7 @@ class Health:
         one = _Try()
         try:
             self._workers.submit(partial(one.run, function))
-        except Exception as fault:  # noqa: BLE001 - the system has no thread: that is the answer
+        except Exception as fault:  # noqa: BLE001 - no thread was free, which is the result
             one.end(fault)
         return one
 
@@ -227,13 +227,13 @@ class Health:
 
     def _breakers(self) -> Looked:
         states = {name: one.state for name, one in self._ports.breakers._asdict().items()}
-        # Half open is good: the next call is let through. Traffic has to come for it to close.
+        # Half open counts as healthy: the next call is allowed, and only traffic can close it.
         ok = all(state != "open" for state in states.values())
         return Looked(ok, ", ".join(f"{name} {state}" for name, state in states.items()))
 
 
 def look_at_scheduler(stats: dict[str, Any] | None, *, wanted: bool) -> Looked:
-    """Tell whether the scheduler runs where it should; a fault of its work is in the error rate."""
+    """Return whether the scheduler runs if it should; faults of its work are in the error rate."""
     if stats is None:
         return Looked(ok=True, details="not started")
     running = bool(stats["running"])
@@ -253,7 +253,7 @@ def _try_embedder(embedder: Embedder) -> None:
         raise DimensionMismatchError(
             f"{embedder.identity} returned {len(vector)} numbers instead of {embedder.dimension}"
         )
-    # What is loaded works on; the next process would not start.
+    # The loaded model keeps working, but the next process could not load its files.
     missing = embedder.missing() if isinstance(embedder, OnnxEmbedder) else None
     if missing is not None:
         raise EmbedderError(f"{missing} is gone: no other process can load the model")

@@ -1,6 +1,6 @@
-"""What becomes of entries: which are listed, withdrawn, outdated or removed.
+"""Operations on stored entries: list, invalidate, clear and sweep.
 
-Faults are raised: who withdraws an answer has to know if it was not withdrawn.
+Faults are raised, because the caller has to know if an answer was not deleted.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
     from memora.pipeline import Ports, Request
     from memora.protocols import Vector
 
-_SEARCHED = 256  # entries of a context that are compared at first; four times as many if all fit
-# Of a context, those that are judged: the judge also accepts what the cosine alone would not.
+_SEARCHED = 256  # entries of a context compared at first; four times as many if all are similar
+# Entries of a context that are judged, as the judge also accepts some below the cosine threshold.
 _JUDGED = 64
-_CANDIDATES = 5  # as of a lookup; and contexts that are told
+_CANDIDATES = 5  # judged per context, as in a lookup; also the number of contexts reported
 _SWEPT = 4096  # entries removed in one go
 
 
 class Found(NamedTuple):
-    """An entry that meets the criteria; with its similarity, where a meaning was among them."""
+    """An entry that meets the criteria, with its similarity if a meaning was one of them."""
 
     holding: Holding
     similarity: float | None = None
     cosine: float | None = None
 
     def shown(self) -> Selected:
-        """Return it as the application sees it."""
+        """Return the entry in the form that the application gets."""
         entry = self.holding.entry
         return Selected(
             entry_id=entry.id,
@@ -67,11 +67,11 @@ def find(
     """Return the entries that meet all criteria: the most similar first, else the oldest.
 
     Args:
-        ports: Where they are.
-        selection: The criteria but one.
-        meaning: A text that their queries have to be similar to, by the judge or by the cosine.
-        threshold: How similar.
-        now: Without what has ended then.
+        ports: The pipeline's dependencies.
+        selection: All criteria except the meaning.
+        meaning: A text to which the entries' queries must be similar, by the judge or the cosine.
+        threshold: Minimum similarity.
+        now: Exclude entries that have ended at this time.
 
     Raises:
         ArgumentError: The model cannot read the meaning.
@@ -101,9 +101,9 @@ def find(
 @alone
 @contained
 def elsewhere(ports: Ports, request: Request, *, threshold: float) -> list[Found]:
-    """Return what a lookup would be served in other contexts: the best of each, and not many.
+    """Return entries that a lookup would serve in other contexts: the best of each, and only a few.
 
-    Looks at every entry: for a person who asks why there was no hit.
+    Reads every entry, so use it only to explain to a person why there was no hit.
     """
     vector = ports.embedder.embed([request.text])[0]
     contexts: dict[str, dict[str, Holding]] = {}
@@ -129,12 +129,12 @@ def elsewhere(ports: Ports, request: Request, *, threshold: float) -> list[Found
 @alone
 @contained
 def withdraw(ports: Ports, found: list[Found]) -> int:
-    """Delete entries, those that have been replaced meanwhile excepted; return how many."""
+    """Delete entries, except those replaced meanwhile; return how many."""
     return ports.store.discard(one.holding.entry for one in found)
 
 
 def clear(ports: Ports) -> tuple[int, int]:
-    """Delete all entries; return how many, and how many more had been outdated."""
+    """Delete all entries; return how many, and how many more were already ended or outdated."""
     return withdraw(ports, find(ports, Selection())), sweep(ports)
 
 
@@ -151,11 +151,10 @@ def sweep(ports: Ports) -> int:
 def _similar(  # noqa: PLR0913 - what a search needs
     ports: Ports, text: str, vector: Vector, *, context: str, threshold: float, now: float
 ) -> Iterator[tuple[str, float, float]]:
-    """Yield ids of a context's entries that are similar, with the similarity and the cosine.
+    """Yield the ids of a context's similar entries, with similarity and cosine.
 
-    Similar is what either the judge or the cosine says is: what a lookup of the text could be
-    served, and what is as near to it as that. An answer that stays by mistake is worse than one
-    that has to be computed again.
+    An entry is similar if the judge's probability or the cosine reaches the threshold. Keeping a
+    wrong answer is worse than having to compute a deleted one again.
     """
     asked = _SEARCHED
     while True:

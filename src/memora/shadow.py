@@ -1,8 +1,8 @@
-"""Shadow mode: what would have been served, beside what came instead; one JSON line each.
+"""Shadow mode: logs the result that would have been served against the fresh one, as JSON lines.
 
-A lookup leaves here what it would have served at any threshold; the store that follows, of the
-same query in the same context, brings the fresh result. `memora calibrate --from-log` reads it.
-Results are compared and written in a thread of their own: the application waits for neither.
+A lookup records the result that it would have served at any threshold. The following store, of the
+same query in the same context, provides the fresh result. `memora calibrate --from-log` reads the
+log. A separate thread compares and writes the results, so that the application does not wait.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from memora.config import CacheConfig
     from memora.model import Content, Match
 
-_PENDING = 1024  # lookups that wait for their result; the oldest is forgotten
-_HELD_BYTES = 64 * 1024 * 1024  # of results that wait, or are being compared
+_PENDING = 1024  # maximum number of lookups that wait for a result; the oldest is dropped
+_HELD_BYTES = 64 * 1024 * 1024  # maximum size of results that wait or are being compared
 _CLOSE_SECONDS = 5.0
 
 
 class Proposal(NamedTuple):
-    """What a lookup would have served, were the threshold low enough."""
+    """The result that a lookup would have served at a low enough threshold."""
 
     match: Match
     similarity: float
@@ -43,7 +43,7 @@ class Proposal(NamedTuple):
 
 
 class _Waiting(NamedTuple):
-    """A proposal, with what is compared of it."""
+    """A proposal that waits for the fresh result, with the data to compare."""
 
     match: Match
     similarity: float
@@ -51,17 +51,17 @@ class _Waiting(NamedTuple):
 
 
 class Shadow:
-    """Compares proposals with fresh results, and appends what it finds to a file.
+    """Compares proposals with fresh results, and appends the outcomes to a file.
 
-    Several processes may share the file. It never raises once it is made, and where more comes than
-    it can compare, it leaves some out.
+    Several processes may share the file. After construction, it never raises, and it drops
+    comparisons under overload.
 
     Args:
-        config: Of a cache in shadow mode.
-        model: Identity of the embedder, which similarities depend on.
-        codec: Gives results back to `same`.
-        same: Whether two results say the same; by default if their bytes are equal.
-        report: Is told of faults.
+        config: The settings of a cache in shadow mode.
+        model: Identity of the embedder, on which similarities depend.
+        codec: Decodes results for `same`.
+        same: Returns whether two results agree; by default they agree if their bytes are equal.
+        report: Called with faults.
 
     Raises:
         ArgumentError: `same` is not callable.
@@ -95,12 +95,12 @@ class Shadow:
 
     def renew(self) -> None:
         """See `Renewable`."""
-        self._lock = threading.Lock()  # guards what follows
+        self._lock = threading.Lock()  # guards the attributes below
         self._waiting: OrderedDict[bytes, _Waiting | None] = OrderedDict()
         self._held = 0
 
     def looked_up(self, key: bytes, proposal: Proposal | None) -> None:
-        """Remember what a lookup would have served, until its result is stored."""
+        """Remember the proposal of a lookup until the fresh result is stored."""
         waiting = None
         if proposal is not None:
             payload = self._kept(proposal.content.payload)
@@ -112,7 +112,7 @@ class Shadow:
                 self._held -= _size(self._waiting.popitem(last=False)[1])
 
     def stored(self, key: bytes, query: str, payload: bytes, *, now: float) -> None:
-        """Have a fresh result compared with what was remembered of its lookup, if there was one."""
+        """Start the comparison of a fresh result with the proposal of its lookup, if any."""
         fresh = self._kept(payload)
         with self._lock:
             if key not in self._waiting:
@@ -132,14 +132,14 @@ class Shadow:
 
         try:
             self._worker.submit(compare)
-        except Exception as fault:  # noqa: BLE001 - nothing is served by it
+        except Exception as fault:  # noqa: BLE001 - no fault may reach the application
             self._let_go(held)
             self._report(fault)
 
     def close(self) -> None:
-        """Wait for what is being compared, for some seconds."""
-        with suppress(DeadlineError, RuntimeError):  # of a thread at the end of the interpreter
-            self._worker.run(lambda: None, _CLOSE_SECONDS)  # one thread: this comes last
+        """Wait a few seconds for pending comparisons."""
+        with suppress(DeadlineError, RuntimeError):  # no new thread at interpreter exit
+            self._worker.run(lambda: None, _CLOSE_SECONDS)  # one thread, so this runs last
         self._worker.close()
 
     def _kept(self, payload: bytes) -> bytes:
@@ -169,8 +169,8 @@ class Shadow:
         return bool(self._same(self._codec.decode(stored), self._codec.decode(fresh)))
 
     def _append(self, line: bytes) -> None:
-        # Opened anew for each line, and written at once: so processes can share it, a forked child
-        # too, and whoever moves it away gets a new one.
+        # Opened for each line, and written at once, so that processes, forked children included,
+        # can share the file, and a log rotation that moves it leads to a new one.
         file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
             if os.fstat(file).st_size + len(line) <= self._max_bytes:

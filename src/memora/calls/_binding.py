@@ -498,7 +498,7 @@ def owner_of(function: Any) -> Any:
 
 
 def has_state(owner: object) -> bool:
-    """Return whether an object is a class, or has state that may differ from others of its class."""
+    """Return whether an object is a class, or has state that may differ within its class."""
     if isinstance(owner, type):
         return True
     slots = (getattr(kind, "__slots__", ()) for kind in type(owner).__mro__)
