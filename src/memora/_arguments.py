@@ -1,4 +1,4 @@
-"""What an application passes beside queries and contexts, checked."""
+"""Validation of arguments other than queries and contexts."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _FUNCTIONS = (FunctionType, MethodType, partial)
 
 _PAIRED = ("query", "context", "result")
 STORED_WITH = ("metadata", "ttl", "stale_ttl", "sliding", "tags", "cost")
-"""What may be said of a result that is stored, beside its query and context."""
+"""The optional arguments of a store."""
 
 
-def lifetime_of(  # noqa: PLR0913 - what `Memora.store` takes
+def lifetime_of(  # noqa: PLR0913 - the arguments of `Memora.store`
     config: CacheConfig,
     *,
     ttl: float | str | timedelta | None = None,
@@ -43,10 +43,10 @@ def lifetime_of(  # noqa: PLR0913 - what `Memora.store` takes
     cost: float | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Lifetime:
-    """Return how long an entry lives: as its arguments say, else as the settings do.
+    """Return the lifetime of an entry, from the arguments or else the settings.
 
     Raises:
-        ArgumentError: One of them is out of range.
+        ArgumentError: An argument is out of range.
     """
     return Lifetime(
         ttl_seconds=_with_jitter(
@@ -62,7 +62,7 @@ def lifetime_of(  # noqa: PLR0913 - what `Memora.store` takes
 
 
 def check_options(where: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Refuse options that are not known; raises OptionError, which names what was meant."""
+    """Raise OptionError for unknown options; its message suggests the nearest known name."""
     options = sorted(known)
     for name in sorted(set(given) - set(options)):
         meant = nearest(name, options)
@@ -74,7 +74,7 @@ def fields_of(item: object, known: Iterable[str]) -> Mapping[str, Any]:
     """Return the fields of an item to store: a mapping, or a tuple of query, context and result.
 
     Raises:
-        ArgumentError: It is neither, lacks query or result, or has a field that is not known.
+        ArgumentError: The item is neither, lacks query or result, or has an unknown field.
     """
     if isinstance(item, tuple) and len(item) == len(_PAIRED):
         return dict(zip(_PAIRED, item, strict=True))
@@ -93,7 +93,7 @@ def fields_of(item: object, known: Iterable[str]) -> Mapping[str, Any]:
 
 
 def largest_payload(config: CacheConfig) -> int | None:
-    """Return how many bytes one encoded result may take; None for any number."""
+    """Return the maximum size of an encoded result in bytes; None if unlimited."""
     limits = (config.max_payload_bytes, config.max_bytes)
     return min((limit for limit in limits if limit is not None), default=None)
 
@@ -105,7 +105,7 @@ def share(name: str, value: float) -> float:
     return float(value)
 
 
-def flag(name: str, value: bool) -> bool:  # noqa: FBT001 - it is the value
+def flag(name: str, value: bool) -> bool:  # noqa: FBT001 - the value to check
     """Return True or False; raises ArgumentError for anything else."""
     if not isinstance(value, bool):
         raise ArgumentError(f"{name} must be True or False, got {value!r}")
@@ -122,22 +122,23 @@ def plain_function(name: str, value: F | None) -> F | None:
 
 
 def sync_function(name: str, value: Callable[[], T]) -> Callable[[], T]:
-    """Return a function that is not async, called without arguments.
+    """Return a checked sync function that takes no arguments.
 
     Raises:
-        ArgumentError: It is async, or none; also when it is called, if it returns a coroutine.
+        ArgumentError: The value is async or not a function. The returned function raises it too, if
+            the value returns a coroutine.
     """
     help_ = f"{name} is async: await aget_or_compute(...) instead, or pass a plain function"
     if inspect.iscoroutinefunction(_called(name, value)):
         raise ArgumentError(f"{help_}; got {value!r}")
     given: object = value
-    if not isinstance(given, _FUNCTIONS):  # of a decorator, which passes on whatever it gets
+    if not isinstance(given, _FUNCTIONS):  # a decorated function's call, which returns any value
         return value
 
     def call() -> T:
         result = value()
         returned: object = result
-        if inspect.iscoroutine(returned):  # of a lambda
+        if inspect.iscoroutine(returned):  # e.g. from a lambda
             returned.close()
             raise ArgumentError(f"{help_}; {value!r} returned a coroutine")
         return result
@@ -146,10 +147,11 @@ def sync_function(name: str, value: Callable[[], T]) -> Callable[[], T]:
 
 
 def async_function(name: str, value: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
-    """Return a function that returns an awaitable, called without arguments.
+    """Return a checked function that takes no arguments and returns an awaitable.
 
     Raises:
-        ArgumentError: It is no function; also when it is called, if it returns no awaitable.
+        ArgumentError: The value is not a function. The returned function raises it too, if the
+            value does not return an awaitable.
     """
     if inspect.iscoroutinefunction(_called(name, value)):
         return value
@@ -167,9 +169,9 @@ def async_function(name: str, value: Callable[[], Awaitable[T]]) -> Callable[[],
 
 
 def _called(name: str, value: Any) -> Any:
-    """Return what runs when a value is called; raises ArgumentError for what cannot be."""
+    """Return the function that runs when a value is called; ArgumentError if not callable."""
     if inspect.iscoroutine(value):
-        value.close()  # nobody will await it
+        value.close()  # it will not be awaited
     if not callable(value):
         raise ArgumentError(
             f"{name} must be a function, called without arguments, got {value!r}: pass the "
@@ -179,13 +181,13 @@ def _called(name: str, value: Any) -> Any:
 
 
 def tags_of(tags: str | Iterable[str] | None) -> tuple[str, ...]:
-    """Return tags sorted, each once; a text is one tag. Raises ArgumentError for other things."""
+    """Return tags sorted and without duplicates; a text is one tag. May raise ArgumentError."""
     expected = "tags must be texts that are not blank, such as 'doc:42'"
     if tags is None:
         return ()
     if isinstance(tags, str):
         tags = (tags,)
-    listed: object = tags  # whatever the application passed
+    listed: object = tags  # the application may have passed anything
     if isinstance(listed, Mapping) or not isinstance(listed, Iterable):
         raise ArgumentError(f"{expected}; got {tags!r}")
     found: list[Any] = list(listed)
@@ -200,10 +202,10 @@ def tags_of(tags: str | Iterable[str] | None) -> tuple[str, ...]:
 
 
 def cost_of(cost: float | None, metadata: Mapping[str, Any] | None) -> float:
-    """Return the cost, or else the metadata's, or else 1; raises ArgumentError below 0."""
+    """Return the cost, else that in the metadata, else 1; raises ArgumentError below 0."""
     if cost is None:
         said: Any = (metadata or {}).get("cost")
-        # Somebody's own metadata may mean something else by it.
+        # The application may use this key of its metadata for something else.
         return float(said) if _is_cost(said) else 1.0
     if not _is_cost(cost):
         raise ArgumentError(f"cost must be a finite number, 0 or more, got {cost!r}")
@@ -211,16 +213,16 @@ def cost_of(cost: float | None, metadata: Mapping[str, Any] | None) -> float:
 
 
 def _is_cost(value: Any) -> bool:
-    return is_number(value) and 0 <= value <= sys.float_info.max  # an int may be larger, NaN not
+    return is_number(value) and 0 <= value <= sys.float_info.max  # excludes larger ints, and NaN
 
 
 def is_number(value: object) -> bool:
-    """Tell whether it is a real number, and not True or False."""
+    """Return whether a value is a real number other than True and False."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def metadata_json(metadata: Mapping[str, Any] | None) -> str:
-    """Return metadata as JSON, which nobody can change afterwards; raises ArgumentError."""
+    """Return metadata as JSON, which later changes do not affect; raises ArgumentError."""
     expected = "metadata must be a mapping of JSON values"
     if metadata is None:
         return "{}"
@@ -241,5 +243,5 @@ def metadata_json(metadata: Mapping[str, Any] | None) -> str:
 def _with_jitter(ttl_seconds: float | None, jitter: float) -> float | None:
     if ttl_seconds is None or not jitter:
         return ttl_seconds
-    # Never later than the TTL, and not at once.
-    return ttl_seconds * (1 - min(jitter * random.random(), 0.999))  # noqa: S311 - no secret
+    # Never longer than the TTL, and above 0.
+    return ttl_seconds * (1 - min(jitter * random.random(), 0.999))  # noqa: S311 - not a secret

@@ -1,21 +1,21 @@
-"""Which characters of a text nobody sees, and which count although an embedder may drop them. Pure.
+"""Rules for invisible characters, and for those that an embedder may drop. Pure.
 
-A language model reads the bytes of a text. An embedding model's normaliser drops some characters
-and folds others, each model's in its own way; a text with a hidden instruction then has the vector
-of the text without it. So what follows holds whatever the embedder is:
+A language model reads all bytes of a text. An embedding model's normaliser drops some characters
+and folds others, which differs by model; so a text with a hidden instruction may have the vector of
+the text without it. The following rules therefore hold for every embedder:
 
-- A text with *invisible* characters matches nothing but itself: controls, format characters (tags,
-  zero-width characters, soft hyphens, directional marks), variation selectors, fillers, private
-  use, and what this Python's Unicode does not know. Exceptions are the characters that scripts and
-  emoji need where they need them: see `_NEEDED`.
-- *Literal* characters have to be the same, in the same order, in two texts that match: emoji and
-  their like, marks that are no part of a letter of their script, negated signs (NFD makes
-  "a = b" of "a ≠ b"), powers, and words of letters of two scripts (a Cyrillic "a" in "paypal").
-- Words that differ in nothing but their marks are other words, except where one text leaves the
-  marks out, as people do in Latin, Greek, Hebrew and Arabic script.
+- A text with *invisible* characters matches only itself. These are controls, format characters
+  (tags, zero-width characters, soft hyphens, directional marks), variation selectors, fillers,
+  private use, and characters unknown to this Python's Unicode version. Exceptions are characters
+  that scripts and emoji need, in the places where they need them: see `_NEEDED`.
+- *Literal* characters must be the same, in the same order, in two matching texts. These are emoji
+  and similar symbols, marks that are not part of a letter of their script, negated signs (NFD turns
+  "a ≠ b" into "a = b"), powers, and words with letters of two scripts (a Cyrillic "a" in "paypal").
+- Words that differ only in their marks are different words, unless one text omits the marks
+  throughout, as people do in Latin, Greek, Hebrew and Arabic script.
 
-Full-width, mathematical and circled letters and digits, "½", and subscripts ("H₂O") are not among
-them: a language model reads what the judge reads.
+Full-width, mathematical and circled letters and digits, "½", and subscripts ("H₂O") are neither,
+because a language model reads them as the judge does.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ from functools import lru_cache
 from itertools import zip_longest
 from typing import NamedTuple, TypeAlias
 
-# Default_Ignorable_Code_Point of Unicode 16.0 (DerivedCoreProperties.txt), as far as the general
-# category does not tell: letters, marks. And two symbols without ink: a blank Braille pattern, a
-# musical null note head.
+# Those Default_Ignorable_Code_Point characters of Unicode 16.0 (DerivedCoreProperties.txt) that the
+# general category does not reveal: letters and marks. And two blank symbols: a Braille pattern and
+# a musical null note head.
 _BLANK = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\ufe00-\ufe0f\uffa0"
     "\U0001d159\U000e0100-\U000e01ef]"
 )
-_SEEN = bytes([*range(9, 14), *range(32, 127)])  # of ASCII, with white space
+_SEEN = bytes([*range(9, 14), *range(32, 127)])  # visible ASCII and white space
 _WHITE_CONTROLS = "\t\n\v\f\r\x85"
 _OTHER = frozenset(("Cc", "Cf", "Cn", "Co", "Cs"))
 
 _PRESENTED = (
     "\u00a9\u00ae\u203c\u2049\u2122\u2139\u2190-\u21ff\u2460-\u24ff\u2900-\u297f\u3030\u303d"
     "\u3297\u3299"
-)  # signs that are emoji with a variation selector behind them
+)  # signs that become emoji by a variation selector after them
 _PICTURES = "\u2300-\u23ff\u25a0-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff"
 _PICTURE = re.compile(f"[{_PICTURES}\u20e3]")
 _SKIN = "\U0001f3fb-\U0001f3ff"
 _DRESSED = f"[\ufe0e\ufe0f{_SKIN}]?"
 _FLAGS = "|".join(
     "\U0001f3f4" + "".join(chr(0xE0000 + ord(letter)) for letter in region) + "\U000e007f"
-    for region in ("gbeng", "gbsct", "gbwls")  # the only ones that are in general use
+    for region in ("gbeng", "gbsct", "gbwls")  # the only ones in general use
 )
 _EMOJI = re.compile(
     f"{_FLAGS}|[0-9#*]\ufe0f?\u20e3|[{_PRESENTED}][\ufe0e\ufe0f]"
@@ -55,18 +55,18 @@ _EMOJI = re.compile(
 )
 _ARABIC = "\u0620-\u065f\u066e-\u06d3\u06d5\u06ee\u06ef\u06fa-\u06ff\u0710-\u077f\u08a0-\u08ff"
 _VIRAMA = "\u094d\u09cd\u0a4d\u0acd\u0b4d\u0bcd\u0c4d\u0ccd\u0d4d\u0dca"
-# A byte order mark, what joins and divides letters in Persian and Indic words (see RFC 5892, A.1
-# and A.2), and what makes an emoji.
+# A byte order mark, joiners and non-joiners in Persian and Indic words (see RFC 5892, A.1 and A.2),
+# and the parts of an emoji.
 _NEEDED = re.compile(
     f"\\A\ufeff|(?<=[{_ARABIC}])\u200c(?=[{_ARABIC}])|(?<=[{_VIRAMA}])[\u200c\u200d]"
     f"|\u200d(?=[{_VIRAMA}])|{_EMOJI.pattern}"
 )
-_MOST = 1 << 16  # characters, not all of ASCII: what is longer takes long to look through
+_MOST = 1 << 16  # maximum characters of a text that is not ASCII, as a longer one is slow to check
 
 _MARKS = (
     "\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20e2\u20e4-\u20ff"
     "\u2de0-\u2dff\ufe20-\ufe2f"
-)  # that belong to no script; those that NFC has not made a part of a letter
+)  # marks that belong to no script and that NFC has not combined with a letter
 _NEGATED = (
     "\u219a\u219b\u21ae\u21cd-\u21cf\u2204\u2209\u220c\u2224\u2226\u2241\u2244\u2247\u2249\u2260"
     "\u226d-\u2271\u2274\u2275\u2278\u2279\u2280\u2281\u2284\u2285\u2288\u2289\u22ac-\u22af"
@@ -75,7 +75,7 @@ _NEGATED = (
 _POWERS = "\u00b2\u00b3\u00b9\u2070-\u207f"
 _SIGNS = re.compile(
     f"[{_MARKS}{_NEGATED}\ufffc\ufffd]+"
-    # Not of a unit: "m²" is also written "m2".
+    # Except after a unit: "m²" is also written "m2".
     rf"|(?<!(?<![A-Za-z])m)(?<!(?<![A-Za-z])[kcdm]m)(?<!(?<![A-Za-z])(?:ft|in|yd|mi))[{_POWERS}]+"
     r"|(?<![A-Za-z\u2080-\u2089)\]])[\u2080-\u2089]+"
 )
@@ -85,8 +85,8 @@ _LATIN = "A-Za-z\u00c0-\u024f"
 _ALIKE = "\u00b5\u0370-\u03ff\u0400-\u052f\u0531-\u0587\u13a0-\u13fd"
 _MIXED = re.compile(f"[{_LATIN}][{_ALIKE}]|[{_ALIKE}][{_LATIN}]")
 
-# At the end of a question these say nothing: faces that smile or laugh, folded hands, a hand that
-# waves, a thinking face, hearts, sparkles.
+# Emoji without meaning at the end of a question: smiling or laughing faces, folded hands, a waving
+# hand, a thinking face, hearts, sparkles.
 _FRIENDLY = re.compile(
     "(?:\\s*[\u2665\u2728\u2764\U0001f389\U0001f44b\U0001f499-\U0001f49c\U0001f600-\U0001f60a"
     f"\U0001f642\U0001f64c\U0001f64f\U0001f914\U0001f917][\ufe0f{_SKIN}]?)+\\s*\\Z"
@@ -96,8 +96,8 @@ _QUESTION = re.compile(
     r"(?:how|what|which|where|when|why|who|is|are|can|could|do|does|did|will|would|should)\b",
     re.IGNORECASE,
 )
-# Where a question is about what is written, an emoji may be what it is about; and a sentence does
-# not end with one of the second.
+# A question about writing may be about the emoji itself; and a sentence does not end with one of
+# the second kind.
 _OF_WRITING = re.compile(
     r"\b(?:emoj|emotic|smil|symbol|icon|charact|mean|typ|writ|draw|say|spell|send|insert|call|react"
     r"|sentiment|mood|tone|sarcas|translat|classif|unicode)",
@@ -109,34 +109,34 @@ _UNFINISHED = re.compile(
 )
 
 MOST_CHARACTERS = 8_000
-"""How much of a text is compared word by word."""
-_LONGEST_WORD = 100  # beyond, as in scripts without spaces, marks are not compared
+"""Maximum number of characters of a text that is compared word by word."""
+_LONGEST_WORD = 100  # marks of longer words, as in scripts without spaces, are not compared
 _BETWEEN_WORDS = re.compile(
     r"[\s!-/:-@\[-`{-~\u00a1\u00ab\u00bb\u00bf\u060c\u061b\u061f\u06d4\u0964\u0965\u2010-\u2027"
     r"\u3000-\u303f\uff01-\uff0f\uff1a-\uff20]+"
 )
-# Words whose marks people leave out: accents, and the vowels of Hebrew and Arabic.
+# Words with marks that people may omit: accents, and the vowels of Hebrew and Arabic.
 _OPTIONAL = re.compile(
     "[0-9A-Za-z\u00c0-\u024f\u0370-\u03ff\u1e00-\u1fff]+"
     "|(?:[\u05d0-\u05ea][\u05b0-\u05bc\u05c1\u05c2]{0,3})+"
     "|(?:[\u0620-\u064a\u0671-\u06d3][\u064b-\u0655\u0670]{0,3})+"
 )
-_SHOWN = 8  # characters, by their codes
-_SHORT = 1_000  # characters of a text whose traits are kept
+_SHOWN = 8  # maximum characters shown by their codes
+_SHORT = 1_000  # maximum characters of a text whose traits are cached
 
-_Words: TypeAlias = "dict[str, set[str]]"  # without marks: as they stand in the text
+_Words: TypeAlias = "dict[str, set[str]]"  # word without marks -> its spellings in the text
 
 
 class _Traits(NamedTuple):
-    """What is compared of a text."""
+    """The parts of a text that are compared."""
 
     literals: tuple[str, ...]
-    """What has to stand in the other text, too."""
+    """Characters and words that the other text must contain too."""
     words: _Words
 
 
 def invisible(text: str) -> str:
-    """Return the characters of a text that nobody sees and a language model may read, each once."""
+    """Return the distinct characters of a text that are invisible but readable for a model."""
     if text.isascii():
         return bytes(sorted(set(text.encode().translate(None, _SEEN)))).decode()
     if not _unseen(text):
@@ -154,7 +154,7 @@ def _unseen(text: str) -> set[str]:
 
 
 def why_unreadable(text: str) -> str:
-    """Return why a text is not compared with others, as a clause; nothing where it is."""
+    """Return the reason why a text is not compared with others, as a clause; else ""."""
     if _is_long(text):
         return f"the text has more than {_MOST:,} characters, and others than those of ASCII"
     found = invisible(text)
@@ -166,17 +166,17 @@ def _is_long(text: str) -> bool:
 
 
 def embeddable(text: str) -> str | None:
-    """Return a text as embedders get it, without emoji; None where it is not to be embedded."""
+    """Return the text to embed, without emoji; None if it must not be embedded."""
     if _is_long(text) or invisible(text):
         return None
     plain = without_emoji(text)
     if plain != text and not any(map(str.isalnum, plain)):
-        return None  # nothing but emoji
+        return None  # only emoji
     return plain
 
 
 def without_emoji(text: str) -> str:
-    """Return a text with a space for each emoji, and without a byte order mark."""
+    """Return a text with each emoji replaced by a space, and without a byte order mark."""
     if text.isascii():
         return text
     plain = _EMOJI.sub(_spaced, text.removeprefix("\ufeff"))
@@ -184,14 +184,14 @@ def without_emoji(text: str) -> str:
 
 
 def difference(one: str, other: str) -> str:
-    """Return in which characters two texts differ so that one may not answer for the other.
+    """Return the difference in characters by which one answer must not serve both texts.
 
     Args:
         one: A text, in NFC.
-        other: Another.
+        other: The other text, in NFC.
 
     Returns:
-        A text for people; nothing where the judge may compare them.
+        A readable description; "" if the judge may compare the texts.
     """
     if why := why_unreadable(one) or why_unreadable(other):
         return why
@@ -212,7 +212,7 @@ def _codes(characters: str) -> str:
 
 
 def _named(literal: str) -> str:
-    """Return what can be read of a literal; a mark alone is drawn over what stands before it."""
+    """Return a readable form of a literal; a mark alone would be drawn over the text before it."""
     is_mark = unicodedata.category(literal[0])[0] == "M"
     return literal[:_LONGEST_WORD] if literal.isprintable() and not is_mark else _codes(literal)
 
@@ -254,7 +254,7 @@ def _literals(text: str) -> tuple[str, ...]:
 
 
 def _stray_marks(text: str) -> list[str]:
-    """Return marks of scripts that stand on letters of other scripts, or are more than four."""
+    """Return marks of a script on letters of another script, or runs of more than four marks."""
     distinct = sorted(one for one in set(text) if unicodedata.category(one)[0] == "M")
     if not distinct:
         return []
@@ -264,7 +264,7 @@ def _stray_marks(text: str) -> list[str]:
 
 def _undecorated(text: str) -> str:
     """Return a question without the friendly emoji at its end."""
-    # Not the pattern on the whole text: it would try each white space of it.
+    # Search only the end, as the pattern would try each white space of the text.
     tail = _FRIENDLY.search(text, max(0, len(text) - _LONGEST_WORD))
     if tail is None or _OF_WRITING.search(text):
         return text
@@ -276,9 +276,9 @@ def _undecorated(text: str) -> str:
 
 
 def _respelt(here: _Words, there: _Words) -> str:
-    """Return two words, of texts whose words are the same without their marks, and not with them.
+    """Return two words that differ only in their marks; "" if there are none.
 
-    Nothing of texts of which one leaves the marks out.
+    Also "" if one of the texts omits the marks.
     """
     if here.keys() != there.keys():
         return ""

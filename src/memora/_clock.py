@@ -1,4 +1,4 @@
-"""Time that never goes back, in seconds since the epoch."""
+"""A clock that never goes backwards, in seconds since the epoch."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 
     from memora.protocols import Clock
 
-_DAMAGED_AHEAD = 10 * 365.25 * 86_400  # a mark so far ahead of the wall is no time that ever was
+_DAMAGED_AHEAD = 10 * 365.25 * 86_400  # a time mark this far ahead of the wall clock is damage
 
 
 class SteadyClock:
-    """The wall clock, except that it goes on by a steady clock where the wall has been set back.
+    """The wall clock, continued by a steady clock after the wall clock has been set back.
 
-    - Set back an hour: time goes on at its pace, an hour ahead of the wall from then on, until the
-      wall has caught up or the process ends.
-    - Set forward: time goes forward with it, at once, and stays there when that is corrected.
-    - Suspended: the wall counts that. Not where it is behind, on systems whose steady clock stands
-      still meanwhile (Linux, macOS).
+    - Wall clock set back an hour: time continues at its pace, an hour ahead, until the wall clock
+      has caught up or the process ends.
+    - Wall clock set forward: time jumps forward with it, and stays ahead when that is corrected.
+    - System suspended: the wall clock includes the suspension. While time is ahead of it, the
+      suspension is not counted if the steady clock stops meanwhile (Linux, macOS).
 
-    A wall other than `time.time` has no steady clock unless one is given: behind, time stands
-    still. Threads may share a clock.
+    A wall clock other than `time.time` has no steady clock unless one is given; time then stands
+    still while the wall clock is behind. Threads may share a clock.
     """
 
     def __init__(
@@ -39,30 +39,30 @@ class SteadyClock:
         if steady is None:
             steady = time.monotonic if wall is time.time else _still
         self.wall, self._steady = wall, steady
-        self._last = self._ahead = -inf  # ahead: what the steady clock lacks to the time
+        self._last = self._ahead = -inf  # ahead: the difference of the time and the steady clock
         renew_after_fork(self)
 
     def renew(self) -> None:
-        # Guards last and ahead; reentrant, as a signal handler may ask, too. A fork may come amid
-        # their change: time is then not behind.
+        # Guards last and ahead. Reentrant, as a signal handler may read the clock. A fork amid a
+        # change of both does not set time back.
         self._lock = threading.RLock()
 
     def __call__(self) -> float:
-        """Return the time: never less than any call before."""
+        """Return the time, which is never less than in an earlier call."""
         with self._lock:
-            # The wall first: a thread that waits between the two makes time late, never early.
+            # The wall clock first: a pause between the two reads makes time late, never early.
             wall = self.wall()
             steady = self._steady()
             if wall > self._ahead + steady:
                 self._ahead = wall - steady
-            # Rounding may cost the sum what was gained, hence last. NaN is never the larger.
+            # `last` is included because the sum is rounded. A NaN is never the maximum.
             self._last = max(self._last, wall, self._ahead + steady)
             return self._last
 
     def advance(self, to: float) -> None:
-        """Never be earlier than this from now on, such as a time that was seen before a restart.
+        """Advance the time to at least `to`, such as a time that was seen before a restart.
 
-        What is not finite, or more than ten years ahead of the wall, is damage and is ignored.
+        A time that is not finite, or over ten years ahead of the wall clock, is ignored as damaged.
         """
         with self._lock:
             if to <= self.wall() + _DAMAGED_AHEAD:
@@ -71,7 +71,7 @@ class SteadyClock:
 
 
 def is_of_system(clock: Clock) -> bool:
-    """Tell whether a clock is the system's, made steady or not; else it is the application's."""
+    """Return whether a clock is the system's, steady or not, rather than the application's."""
     return (clock.wall if isinstance(clock, SteadyClock) else clock) is time.time
 
 

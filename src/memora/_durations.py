@@ -1,4 +1,4 @@
-"""Durations as people and programs write them."""
+"""Parsing of durations."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from numbers import Real
 
 from memora.errors import ArgumentError
 
-# Our own: timelength reads "10M" as months and "-5m" as five minutes, pytimeparse has no types and
-# no "500ms", and pydantic reads ISO 8601 only.
+# Our own, because timelength reads "10M" as months and "-5m" as five minutes, pytimeparse has no
+# types and no "500ms", and pydantic reads only ISO 8601.
 _SECONDS = {"w": 604_800.0, "d": 86_400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _NUMBER = r"\d+(?:\.\d+)?"
 _PARTS = "".join(rf"(?:(?P<{unit}>{_NUMBER})\s*{unit}\s*)?" for unit in _SECONDS)
@@ -24,12 +24,12 @@ def seconds(name: str, value: float | str | timedelta) -> float:
     """Return a duration in seconds: above 0 and finite.
 
     Args:
-        name: What to call it in an error.
-        value: Seconds, a timedelta, or text: "90" is seconds, "1h30m" and "1 H 30 M" are amounts of
-            w, d, h, m, s and ms, the largest first. Months and years have no fixed length.
+        name: Name of the value in an error.
+        value: Seconds, a timedelta, or a text: "90" means seconds; "1h30m" and "1 H 30 M" are
+            amounts of w, d, h, m, s and ms, largest first. Months and years have no fixed length.
 
     Raises:
-        ArgumentError: It is anything else.
+        ArgumentError: The value is anything else.
     """
     try:
         found = _read(value)
@@ -44,14 +44,14 @@ def seconds(name: str, value: float | str | timedelta) -> float:
 
 
 def _read(value: object) -> float:
-    """Return seconds; 0 for what is no duration."""
+    """Return seconds; 0 if the value is not a duration."""
     if isinstance(value, timedelta):
         return value.total_seconds()
     if isinstance(value, str):
         return _read_text(value)
     if isinstance(value, Decimal):
         return float(value) if value.is_finite() else 0.0
-    # Counted as an integer by numpy, in whatever unit it has.
+    # numpy converts a timedelta64 to a number in its own unit, which need not be seconds.
     if isinstance(value, bool) or type(value).__name__ == "timedelta64":
         return 0.0
     return float(value) if isinstance(value, Real) else 0.0

@@ -1,7 +1,8 @@
-"""What counts as a fault of a part: a store, an embedder, a codec, a judge, a function of the user.
+"""Faults of a part: a store, an embedder, a codec, a judge, or a function of the application.
 
-A part may raise what is no `Exception`: a panic of a library written in Rust, `SystemExit`. That
-is a fault like any other. What stops the application, or one of its tasks, is none.
+A part may raise a `BaseException` other than `Exception`, such as a panic of a Rust library, or
+`SystemExit`. That is a fault too. An exception that stops the application, or one of its tasks, is
+not a fault.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ _STOPS = (KeyboardInterrupt, GeneratorExit)
 
 
 def is_fault(error: BaseException) -> bool:
-    """Tell whether a part has failed, rather than that somebody stops what is running."""
+    """Return whether an exception is a fault, rather than a request to stop."""
     if isinstance(error, Exception):
         return True
     if isinstance(error, _STOPS):
         return False
-    # Not imported for this: a task of a library that nobody has imported cannot be cancelled.
+    # Without imports: a task of a library that is not imported cannot have been cancelled.
     for library, name in (("asyncio", "CancelledError"), ("trio", "Cancelled")):
         cancelled = getattr(sys.modules.get(library), name, None)
         if cancelled is not None and isinstance(error, cancelled):
@@ -36,7 +37,7 @@ def is_fault(error: BaseException) -> bool:
 
 
 def _is_of_a_signal(error: BaseException) -> bool:
-    """Tell whether a handler of a signal has raised it, which may come in the midst of a call."""
+    """Return whether a signal handler raised an exception, which may interrupt any call."""
     if threading.current_thread() is not threading.main_thread():
         return False
     handlers = (signal.getsignal(number) for number in signal.valid_signals())
@@ -52,13 +53,13 @@ def _is_of_a_signal(error: BaseException) -> bool:
 
 
 class _Contained(ContextDecorator):
-    """Has every fault in a block, or a function, be an `Exception`: others raise `PartError`.
+    """Convert faults in a block or function that are not an `Exception` into `PartError`.
 
-    Who guards a part then needs `except Exception` and nothing else.
+    A caller that guards a part then needs only `except Exception`.
     """
 
     def __enter__(self) -> None:
-        """There is nothing to prepare."""
+        """Do nothing."""
 
     def __exit__(
         self,

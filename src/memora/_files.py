@@ -1,9 +1,8 @@
-"""Who may read what Memora writes: the user alone, or the group too where a directory is shared.
+"""Access rights of files: for the user only, or also for the group if a directory is shared.
 
-A directory that Memora makes has the mode 0700, and files have 0600, whatever the umask is. One
-that is there already keeps its mode. If the group may write to it, what Memora makes in it is for
-the group too: 0770 and 0660. Others never get access. Windows has lists of rights instead, which
-are inherited.
+Memora creates directories with mode 0700 and files with 0600, whatever the umask. An existing
+directory keeps its mode. If the group may write to it, Memora creates files in it for the group
+too: 0770 and 0660. Others never get access. Windows has inherited access lists instead.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ if TYPE_CHECKING:
 
 PRIVATE = 0o600
 _SHARED = 0o660
-_SPECIAL = 0o7000  # such as the bit that lets what is made in a directory have its group
+_SPECIAL = 0o7000  # such as the setgid bit, by which new files inherit a directory's group
 
 
 def file_mode(folder: Path) -> int:
-    """Return the mode of files in a directory; 0600 where it cannot be looked at."""
+    """Return the mode for new files in a directory; 0600 if the directory cannot be read."""
     try:
         shared = folder.stat().st_mode & stat.S_IWGRP
     except OSError:
@@ -33,20 +32,20 @@ def file_mode(folder: Path) -> int:
 
 
 def make_store_folder(path: Path) -> None:
-    """Make a store's directory, for the user alone, unless it is there; its parents as usual.
+    """Create a store's directory, for the user only, if missing; its parents with default modes.
 
     Raises:
-        OSError: It cannot be made.
+        OSError: The directory cannot be created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.mkdir(mode=0o700, exist_ok=True)
 
 
 def make_folder(path: Path) -> None:
-    """Make a directory in a store's, for those who may use that one, unless it is there.
+    """Create a directory in a store's directory, with the same access, if missing.
 
     Raises:
-        OSError: It cannot be made.
+        OSError: The directory cannot be created.
     """
     try:
         path.mkdir(mode=0o700)
@@ -59,13 +58,13 @@ def make_folder(path: Path) -> None:
 
 
 def opener(mode: int) -> Callable[[str, int], int]:
-    """Return an `opener` for `open`, for a file that has a mode from the moment it is made."""
+    """Return an `opener` for `open` that creates a file with the given mode at once."""
     return partial(_open, mode)
 
 
 def _open(mode: int, path: str, flags: int) -> int:
     descriptor = os.open(path, flags, mode)
-    if mode != PRIVATE and os.name == "posix":  # the umask has taken from it
-        with suppress(PermissionError):  # it was there, and is another's of the group
+    if mode != PRIVATE and os.name == "posix":  # undo the umask
+        with suppress(PermissionError):  # the file exists, and belongs to another group member
             os.fchmod(descriptor, mode)
     return descriptor

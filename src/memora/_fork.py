@@ -1,7 +1,7 @@
-"""What a fork must not cut in half, and what a forked child must make anew.
+"""Fork safety: state that is locked during a fork, and parts that a child recreates.
 
-A fork copies memory at one instant: what another thread is just changing is copied half changed,
-and the locks it holds are held in the child for ever.
+A fork copies memory at one instant: state that another thread is changing is copied half-changed,
+and locks that another thread holds stay locked in the child forever.
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ from typing import Protocol, runtime_checkable
 
 
 class Renewable(Protocol):
-    """Has parts that belong to one process."""
+    """An object with parts that belong to one process."""
 
     def renew(self) -> None:
-        """Make those parts: at the beginning, and in every forked child."""
+        """Create those parts: at construction, and in every forked child."""
         ...
 
 
 @runtime_checkable
 class Holdable(Renewable, Protocol):
-    """Has state that must be whole when a fork copies it."""
+    """An object with state that must be consistent when a fork copies it."""
 
     def hold(self, timeout: float, /) -> bool:
-        """Take the lock of that state, before a fork; False where it cannot be had in time."""
+        """Acquire the lock of that state before a fork; return False on timeout."""
         ...
 
     def release(self) -> None:
-        """Give it back: after the fork, in the parent."""
+        """Release the lock after the fork, in the parent."""
         ...
 
 
 _HOLD_SECONDS = 1.0
 _living: weakref.WeakSet[Renewable] = weakref.WeakSet()
-_held: list[Holdable] = []  # by the fork that is under way
+_held: list[Holdable] = []  # for the current fork
 
 
 def renew_after_fork(owner: Renewable, /) -> None:
@@ -47,7 +47,7 @@ def renew_after_fork(owner: Renewable, /) -> None:
 
 
 def _hold_all() -> None:
-    # A fork is never held up for long: the thread that forks might have a lock itself.
+    # With a timeout, because the forking thread might hold a lock itself.
     holdable = [owner for owner in list(_living) if isinstance(owner, Holdable)]
     _held.extend(owner for owner in holdable if owner.hold(_HOLD_SECONDS))
 
@@ -58,7 +58,7 @@ def _release_all() -> None:
 
 
 def _renew_all() -> None:
-    _held.clear()  # their locks are made anew
+    _held.clear()  # `renew` recreates their locks
     for owner in list(_living):
         owner.renew()
 

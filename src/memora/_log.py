@@ -1,9 +1,9 @@
-"""One logger a cache, on stderr.
+"""The logger of a cache, which writes to stderr.
 
-Nothing is configured globally: neither structlog nor the standard library's root logger is
-touched. Events have stable names, and fields that docs/operations.md lists; at INFO and above they
-carry no query, context or result. What an application has bound by `structlog.contextvars`, such
-as a request id, is part of each event, also of those that a worker thread writes for it.
+Nothing is configured globally: neither structlog nor the standard library's root logger changes.
+Events have stable names and fields, which docs/operations.md lists. At INFO and above they contain
+no query, context or result. Values that the application has bound with `structlog.contextvars`,
+such as a request id, are part of each event, including those that worker threads write for it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
-_LONGEST = 2000  # characters of a value in text for people
+_LONGEST = 2000  # maximum characters of a value in readable logs
 
 
 def make_logger(level: str, *, json_logs: bool) -> FilteringBoundLogger:
-    """Return a logger that drops events below `level` and writes JSON, or text for people."""
+    """Return a logger that drops events below `level` and writes JSON or readable text."""
     renderer: Any = (
         structlog.processors.JSONRenderer(_json)
         if json_logs
@@ -52,7 +52,7 @@ def make_logger(level: str, *, json_logs: bool) -> FilteringBoundLogger:
 
 
 def _json(event: dict[str, Any], **_: object) -> str:
-    """Return one line of JSON, whatever the application has bound: NaN and rings have none."""
+    """Return one line of valid JSON, even if bound values have none, such as NaN or cycles."""
     try:
         return json.dumps(event, default=_said, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
@@ -68,15 +68,15 @@ def _plain(value: object) -> object:
 
 
 def _said(value: object) -> str:
-    """Return the representation of what an application has bound, or at least its class."""
+    """Return the `repr` of a value that an application has bound, or at least its class."""
     try:
         return repr(value)
-    except Exception:  # noqa: BLE001 - somebody's code, in the midst of a lookup
+    except Exception:  # noqa: BLE001 - the application's code, during a lookup
         return f"<{type(value).__name__}>"
 
 
 def _printable(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Keep what was stored, asked or bound from controlling the terminal."""
+    """Escape terminal control characters in all values."""
     for name, value in event.items():
         if name not in {"exception", "exc_info"} and not isinstance(
             value, (int, float, type(None))
@@ -92,15 +92,15 @@ def _colors() -> bool:
 
 
 class _Lines:
-    """Writes to whatever `sys.stderr` is by then: applications and tests replace it.
+    """A writer to the current `sys.stderr`, which applications and tests may replace.
 
-    Where it is None, closed or broken (a daemon, a pipe whose reader left), events are dropped: a
-    log line must not fail what it reports. Each is one write, so it needs no lock.
+    If it is None, closed or broken (in a daemon, or a pipe without reader), events are dropped,
+    because logging must not make an operation fail. Each line is one write, so no lock is needed.
     """
 
     def msg(self, text: str) -> None:
         """Write a line."""
-        # A RuntimeError is of a write that was interrupted.
+        # A RuntimeError: this call interrupted another write.
         with inside, suppress(AttributeError, OSError, ValueError, RuntimeError):
             sys.stderr.write(f"{text}\n")
             sys.stderr.flush()

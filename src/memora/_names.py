@@ -1,4 +1,4 @@
-"""What somebody meant by a name that there is not."""
+"""Suggestions for unknown names."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# What settings and options are called in short, and by other caches: names that `difflib` would
-# take for another one, or for none.
+# Short names of settings and options, and their names in other caches, for which `difflib` would
+# suggest a wrong name or none.
 _ALIASES = {
     "ttl_seconds": "ttl expire expires_in expiration",
     "ttl_jitter": "jitter",
@@ -31,7 +31,7 @@ _ALIASES = {
     "lookup_timeout_seconds": "timeout timeout_seconds deadline",
     "durability": "fsync sync",
     "cleanup_interval_seconds": "cleanup_interval cleanup_seconds",
-    # Of calls and of the decorator.
+    # Options of calls and of the decorator.
     "query_param": "query prompt param arg argument",
     "strict_params": "strict params",
     "ignore": "ignore_params exclude excluded",
@@ -42,14 +42,14 @@ _ALIASES = {
     "ttl": "ttl_seconds",
 }
 _MEANT = {alias: name for name, aliases in _ALIASES.items() for alias in aliases.split()}
-_LIKENESS = 0.7  # by difflib; below it a suggestion would mislead
+_LIKENESS = 0.7  # minimum ratio of difflib; below, a suggestion would mislead
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the name that was meant, of those that are known; None where there is none like it."""
+    """Return the known name that was probably meant; None if none is similar."""
     found = {one: one for one in known}
     for alias, meant in _MEANT.items():
-        # An option of a call is called as the setting is, without its unit.
+        # Options of a call have the names of settings without the unit.
         short = (meant, meant.removesuffix("_seconds"), meant.removesuffix("_ttl"))
         if alias not in found and (one := next((one for one in short if one in found), None)):
             found[alias] = one

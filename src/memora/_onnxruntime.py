@@ -1,8 +1,8 @@
-"""The one way to import ONNX Runtime: without its telemetry.
+"""Import of ONNX Runtime without its telemetry.
 
-From version 1.29 on, the import writes an identifier of the device and a database of events under
-HOME, and starts threads that send the events to its maker. Those threads also make a forked child
-abort when it exits.
+From version 1.29 on, the import writes a device identifier and a database of events under HOME, and
+starts threads that send the events to the vendor. Those threads also make a forked child abort when
+it exits.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _VARIABLE = "ORT_DISABLE_TELEMETRY"
 def import_onnxruntime() -> Any:
     """Import ONNX Runtime with `ORT_DISABLE_TELEMETRY=1`, unless the environment says 0.
 
-    Where the application has imported ONNX Runtime before, further events are suppressed. The
+    If the application has already imported ONNX Runtime, further events are suppressed, but the
     files, the threads and the first event of that import remain.
 
     Raises:
-        ImportError: It is not installed, or has no build for this system.
+        ImportError: ONNX Runtime is not installed, or has no build for this system.
     """
     wanted = os.environ.get(_VARIABLE, "").strip().lower() in {"0", "false", "no", "off"}
     if not wanted:
@@ -30,6 +30,6 @@ def import_onnxruntime() -> Any:
     import onnxruntime  # noqa: PLC0415 - takes longer than all of Memora
 
     if not wanted:
-        # For an earlier import, and for builds that report to Windows and ignore the variable.
+        # For an earlier import, and for builds that ignore the variable and report to Windows.
         onnxruntime.disable_telemetry_events()
     return onnxruntime

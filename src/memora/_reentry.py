@@ -1,9 +1,9 @@
-"""Calls from a signal handler, or a finalizer, that interrupted the cache itself.
+"""Refusal of calls from a signal handler or finalizer that interrupted the cache itself.
 
-Both may run in any thread at any moment, also while that thread holds a lock of the cache and has
-half changed what the lock guards. A call from there can neither wait for the lock, which its own
-thread holds, nor ignore it. So each thread marks the stretches in which it works for the cache, and
-a call that begins in such a stretch is refused: a lookup is a miss, a store stores nothing.
+Both may run in any thread at any time, even while that thread holds a lock of the cache and has
+half-changed the guarded state. A call from there can neither wait for the lock, which its own
+thread holds, nor ignore it. So each thread marks the blocks in which it works for the cache, and a
+call that begins in such a block is refused: a lookup is a miss, a store stores nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class _Here(threading.local):
-    """The marks of this thread, the innermost last: the frame of a block, and whether it works."""
+    """The marks of this thread, innermost last: a block's frame, and whether it works."""
 
     def __init__(self) -> None:
         self.marks: list[tuple[FrameType, bool]] = []
@@ -37,7 +37,7 @@ _here = _Here()
 
 
 class Mark:
-    """Marks a block, or a function that it decorates; nothing in it may suspend."""
+    """A mark of a block or a decorated function, which must not suspend."""
 
     def __init__(self, *, works: bool) -> None:
         self._works = works
@@ -48,10 +48,10 @@ class Mark:
     def __exit__(self, *_: object) -> None:
         frame, marks = sys._getframe(1), _here.marks  # noqa: SLF001 - as above
         while marks and marks.pop()[0] is not frame:
-            pass  # one that was left behind: see `busy`
+            pass  # a mark that was left behind: see `busy`
 
     def run(self, function: Callable[[], T]) -> T:
-        """Call a function in such a block."""
+        """Call a function in a marked block."""
         with self:
             return function()
 
@@ -67,11 +67,11 @@ class Mark:
 inside = Mark(works=True)
 """The cache works here, and may hold its locks."""
 outside = Mark(works=False)
-"""The thread waits, or runs code of the application, and holds no lock of the cache."""
+"""The thread waits or runs the application's code, and holds no lock of the cache."""
 
 
 def busy() -> bool:
-    """Tell whether this thread was interrupted while it worked for the cache."""
+    """Return whether this thread was interrupted while it worked for the cache."""
     marks = _here.marks
     while marks:
         frame, works = marks[-1]
@@ -80,13 +80,13 @@ def busy() -> bool:
             if at is frame:
                 return works
             at = at.f_back
-        # An exception, such as that of Ctrl-C, came between the mark and its block.
+        # An exception, such as that of Ctrl-C, was raised between the mark and its block.
         marks.pop()
     return False
 
 
 def refuse() -> None:
-    """Do nothing where a call may go on.
+    """Check that a call may proceed.
 
     Raises:
         ReentryError: This thread was interrupted while it worked for the cache.
@@ -96,7 +96,7 @@ def refuse() -> None:
 
 
 def refusal() -> ReentryError:
-    """Return why a call is refused."""
+    """Return the error for a refused call."""
     return ReentryError(
         "a signal handler or a finalizer has interrupted the cache in this thread, and cannot use "
         "it before the cache goes on; let it set a flag, or start a thread"
@@ -104,7 +104,7 @@ def refusal() -> ReentryError:
 
 
 def alone(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorate a function that works for the cache: it is marked, and refused as by `refuse`."""
+    """Decorate a function that works for the cache: mark it, and refuse calls as `refuse` does."""
     marked = inside(function)
 
     @functools.wraps(function)
@@ -116,7 +116,7 @@ def alone(function: Callable[P, T]) -> Callable[P, T]:
 
 
 class Inside(Generic[T]):
-    """Awaits a coroutine that works for the cache: each of its steps is marked, no pause is."""
+    """An awaitable that marks each step of a coroutine that works for the cache, but no pause."""
 
     def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
         self._coroutine = coroutine
@@ -136,5 +136,5 @@ class Inside(Generic[T]):
             except GeneratorExit:
                 coroutine.close()
                 raise
-            except BaseException as thrown:  # noqa: BLE001 - it is for the coroutine
+            except BaseException as thrown:  # noqa: BLE001 - passed on to the coroutine
                 step = partial(coroutine.throw, thrown)

@@ -1,4 +1,4 @@
-"""Text for people: one line, nothing in it that controls a terminal."""
+"""Formatting of values for people: one line, without terminal control characters."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_READ = 20  # characters for one that is shown: the others may be white space
+_READ = 20  # characters read per character shown, as the others may be white space
 _MOST_LOGGED = 2_000
 
 
 def excerpt(text: str) -> str:
-    """Return text for a log, cut where it is long."""
+    """Return text for a log, truncated if long."""
     return text if len(text) <= _MOST_LOGGED else f"{text[:_MOST_LOGGED]}…"
 
 
 def one_line(text: str, limit: int = 160) -> str:
-    """Return text for one line of a terminal: no line breaks, and nothing that would control it."""
+    """Return text for one line of a terminal, without line breaks and control characters."""
     line = " ".join(text[: _READ * limit].split())
     line = "".join(character if character.isprintable() else "\ufffd" for character in line)
     whole = len(line) <= limit and len(text) <= _READ * limit
@@ -28,21 +28,21 @@ def one_line(text: str, limit: int = 160) -> str:
 
 
 def not_utf8(byte: int) -> str:
-    """Say what a text file may be in which a byte is not UTF-8."""
+    """Suggest the actual format of a text file that has a byte that is not UTF-8."""
     kind = "UTF-16" if byte in {0xFE, 0xFF} else "Latin-1 or Windows-1252"
     return f"the byte 0x{byte:02x} is not UTF-8: the file may be {kind}; save it as UTF-8"
 
 
 def preview(value: object, limit: int = 120) -> str:
-    """Return a value in short, on one line: of a large one only its beginning is looked at."""
+    """Return a short form of a value on one line; only the beginning of a large one is read."""
     try:
         return one_line(_Preview(limit).repr(value), limit)
-    except Exception:  # noqa: BLE001 - somebody's value, such as an integer of too many digits
+    except Exception:  # noqa: BLE001 - any value, such as an integer with too many digits
         return f"<{type(value).__name__}>"
 
 
 class _Preview(reprlib.Repr):
-    """Looks at the first items of containers, where `reprlib` would sort them all."""
+    """A `Repr` that reads only the first items of containers; `reprlib` would sort them all."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class _Preview(reprlib.Repr):
     def repr_instance(self, x: Any, level: int) -> str:
         kind = type(x).__name__
         shape = getattr(x, "shape", None)
-        if isinstance(shape, tuple) and shape:  # of a frame or an array
+        if isinstance(shape, tuple) and shape:  # a data frame or an array
             return f"<{kind} of shape {shape}>"
         return super().repr_instance(x, level)
 
@@ -79,17 +79,17 @@ class _Preview(reprlib.Repr):
 
 
 def fault_line(fault: BaseException) -> str:
-    """Return type and message of a fault; of a foreign one the message may be what fails."""
+    """Return type and message of a fault; a foreign exception's message may itself fail."""
     try:
         return f"{type(fault).__name__}: {fault}"
-    except Exception:  # noqa: BLE001 - somebody's code
+    except Exception:  # noqa: BLE001 - foreign code
         return f"{type(fault).__name__}: <no message>"
 
 
 def rounded(value: float) -> str:
     """Return a similarity or a cosine with three digits, rounded down.
 
-    A refused 0.8499 must not read as 0.850.
+    A refused 0.8499 must not be shown as 0.850.
     """
     return f"{math.floor(value * 1000) / 1000:.3f}"
 

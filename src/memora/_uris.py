@@ -1,6 +1,6 @@
-"""Which kind of store a `db_uri` names, and how it is shown; all else in it is the store's to read.
+"""Recognises the kind of store in a `db_uri`, and masks secrets; the store parses the rest.
 
-Anything that names neither RAM, a server nor a bucket is meant to be a directory.
+A URI that names neither RAM, a server nor a bucket is a directory.
 """
 
 from __future__ import annotations
@@ -14,29 +14,28 @@ BUCKETS = ("s3", "gs", "az")
 
 
 def is_in_ram(db_uri: str) -> bool:
-    """Tell whether a URI names a store in the RAM of this process."""
+    """Return whether a URI names a store in the RAM of this process."""
     return db_uri == MEMORY
 
 
 def is_on_server(db_uri: str) -> bool:
-    """Tell whether a URI names a server of Redis or Valkey, or several that are one."""
+    """Return whether a URI names a Redis or Valkey server, or a group of servers."""
     return re.match(r"rediss?(\+[a-z]+)?://", db_uri) is not None
 
 
 def is_bucket(db_uri: str) -> bool:
-    """Tell whether a URI names a bucket."""
+    """Return whether a URI names a bucket."""
     return db_uri.startswith(tuple(f"{scheme}://" for scheme in BUCKETS))
 
 
 def is_on_disk(db_uri: str) -> bool:
-    """Tell whether a URI names a directory of this machine, or nothing that is supported."""
+    """Return whether a URI names a directory of this machine, or is unsupported."""
     return not (is_in_ram(db_uri) or is_on_server(db_uri) or is_bucket(db_uri))
 
 
-# What a URI, or what is meant to be one, begins with: a scheme and its slashes, or one of them.
+# The beginning of a URI, or of a mistyped one: a scheme, slashes, or both.
 _SCHEME = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.,;-]*(?::/*|//+)|//+)?")
-# To the last "@": one within a password should be quoted, and may not be. Of a name alone nobody
-# can tell whether it is a password.
+# Up to the last "@", as one in a password may be unquoted. A name alone may be a password.
 _LOGIN = re.compile(r"(?P<user>[^:/?#@]*):.*@|[^:/?#@]+@", re.DOTALL)
 _NO_PORT = re.compile(r"(\[[^\]]*\])|(?<=:)(?!\d{1,5}(?:[,?#]|$))[^,?#]+")
 _PARAMETER = re.compile(r"([?&;#][^=&;#]*=)[^&;#]+")
@@ -46,7 +45,7 @@ _NAMED = re.compile(
     re.IGNORECASE,
 )
 MASK = "***"
-"""What stands in the place of a secret."""
+"""Replaces a secret."""
 _RAM = ("memory", "mem", "ram", "in-memory", "in_memory", "inmemory")
 _SCHEMES = ("memory", "redis", "rediss", "s3", "gs", "az", "file")
 _MEANT = {
@@ -60,10 +59,10 @@ _MEANT = {
 
 
 def mistaken(db_uri: str) -> str | None:
-    """Say what something was meant to be that would be read as a path, or as an unknown scheme.
+    """Return a hint for a mistyped URI that would be read as a path, or as an unknown scheme.
 
-    `memory` alone, or `redis//host`, would be a directory of that name, and a cache in it that
-    nobody looks for: `./memory` names one that is meant.
+    `memory` or `redis//host` would become a directory of that name, with a cache by mistake. For
+    such a directory on purpose, write `./memory`.
     """
     bare = db_uri.strip()
     word = bare.strip(":/").lower()
@@ -91,18 +90,18 @@ def _scheme_meant(scheme: str, mark: str) -> str | None:
 
 
 def without_password(uri: str) -> str:
-    """Return a URI without the secrets in it, also one that is mistyped; a path as it is."""
+    """Return a URI with its secrets masked, even if it is mistyped; a path is unchanged."""
     if re.match(r"[./~]|[A-Za-z]:[\\/]", uri) and not uri.startswith("//"):
         return _NAMED.sub(rf"\1{MASK}", uri)
     start = _SCHEME.match(uri)
     scheme = start[0] if start else ""
     rest = uri[len(scheme) :]
     if login := _LOGIN.match(rest):
-        # Without a scheme, "name@" may also begin a path.
+        # Without a scheme, "name@" may also be the beginning of a path.
         if login["user"] is not None or (scheme and scheme != "file://"):
             user = "" if login["user"] is None else f"{login['user']}:"
             rest = f"{user}{MASK}@{rest[login.end() :]}"
-    elif scheme:  # nor what stands in the place of a port
+    elif scheme:  # also mask an invalid port
         place, slash, path = rest.partition("/")
         rest = _NO_PORT.sub(lambda found: found[1] or MASK, place) + slash + path
     harmless = {found.start() for found in _HARMLESS.finditer(rest)}

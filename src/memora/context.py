@@ -478,7 +478,7 @@ def _record(value: object, path: _Place) -> JSON:
 
 
 def _pydantic_fields(model: Any) -> dict[str, object]:
-    """Return all that pydantic compares: fields, extra ones, private attributes."""
+    """Return all values that pydantic compares: fields, extra fields, private attributes."""
     return {
         **{name: getattr(model, name) for name in type(model).model_fields},
         **(model.__pydantic_extra__ or {}),
@@ -487,7 +487,7 @@ def _pydantic_fields(model: Any) -> dict[str, object]:
 
 
 def _is_pydantic(value: object) -> bool:
-    # Recognised without importing pydantic: no instance exists unless the application did.
+    # Does not import pydantic: instances exist only if the application has imported it.
     pydantic = sys.modules.get("pydantic")
     return pydantic is not None and isinstance(value, pydantic.BaseModel)
 
@@ -496,7 +496,7 @@ def _numpy_scalar(value: Any) -> object:
     numpy = sys.modules.get("numpy")
     if numpy is None or not isinstance(value, numpy.generic):
         return None
-    if value.dtype.kind not in "biuf":  # a datetime64 in nanoseconds would turn into an int
+    if value.dtype.kind not in "biuf":  # a datetime64 in nanoseconds would become an int
         return None
     scalar: object = value.item()
     return None if isinstance(scalar, numpy.generic) else scalar  # a longdouble

@@ -1,4 +1,4 @@
-"""What happened in one cache, and how long it took, in bounded memory. No I/O."""
+"""Counters and latencies of one cache, in bounded memory. No I/O."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 Left: TypeAlias = Literal["evicted", "expired", "invalidated", "cleared"]
 
 _HITS: tuple[Reason, ...] = ("exact", "semantic")
-# Misses of which the judge decided: what speaks against the nearest entry is why.
+# Misses decided by the judge; the evidence against the nearest entry is the reason.
 _REFUSALS: tuple[Reason, ...] = ("below_threshold", "other_language")
-# The error rate is taken over the last five minutes, in slots: long enough for a probe a minute.
+# The error rate covers the last five minutes, in slots: long enough for one probe per minute.
 _SLOT_SECONDS = 10.0
 _SLOTS = 30
 
 
 def _bounds() -> tuple[float, ...]:
-    """Return the bounds of all buckets: 1 µs to 1000 s, 70 a decade, and infinity.
+    """Return the bounds of all buckets: 1 µs to 1000 s, 70 per decade, and infinity.
 
-    Within a decade they are 0.05 apart up to 2, then 0.1 up to 5, then 0.25: no bucket is wider
-    than 5 % of its lower bound, so its middle is within 2.5 % of all that is in it. And they are
-    round: the usual bounds of an exporter, such as 0.025, are among them.
+    Within a decade they are 0.05 apart up to 2, then 0.1 up to 5, then 0.25. No bucket is wider
+    than 5 % of its lower bound, so its middle is within 2.5 % of every value in it. The bounds are
+    round numbers, so that they include an exporter's usual bounds, such as 0.025.
     """
     steps = [*range(100, 200, 5), *range(200, 500, 10), *range(500, 1000, 25)]
     decimals = [f"{step}e{power - 2}" for power in range(-6, 3) for step in steps]
@@ -51,19 +51,19 @@ def _bounds() -> tuple[float, ...]:
 
 BOUNDS = _bounds()
 _BOUNDS = np.array(BOUNDS)
-_BATCH = 1024  # durations that are sorted into buckets at once
+_BATCH = 1024  # durations sorted into buckets at once
 
 
-# Our own: what Prometheus wants, and some four times as quick as a library's sketch; see
-# docs/decisions/0017.
+# Our own, because it is in Prometheus's form and about four times as fast as a library's sketch;
+# see docs/decisions/0017.
 class Histogram:
-    """Counts durations in buckets. For threads."""
+    """Counts of durations in buckets. Thread-safe."""
 
     def __init__(self) -> None:
         self.clear()
 
     def clear(self) -> None:
-        """Begin anew; also after a fork, which may have come in the midst of anything."""
+        """Reset to empty; also after a fork, which may have interrupted any operation."""
         # Guards counts and sum. Reentrant: a signal handler may look up, or read, at any time.
         self._lock = threading.RLock()
         self._new: list[float] = []  # adding and taking are atomic
@@ -71,13 +71,13 @@ class Histogram:
         self._sum = 0.0
 
     def add(self, seconds: float) -> None:
-        """Take one down; below 0 is one of which all was left out, see `Metrics.leave_out`."""
+        """Add a duration; one below 0 was left out completely, see `Metrics.leave_out`."""
         self._new.append(max(seconds, 0.0))
         if len(self._new) >= _BATCH:
             self._sort()
 
     def read(self) -> Distribution:
-        """Return what was taken down so far."""
+        """Return the distribution so far."""
         self._sort()
         with self._lock:
             counts, total = self._counts.tolist(), self._sum
@@ -86,7 +86,7 @@ class Histogram:
     def _sort(self) -> None:
         with inside, self._lock:
             taken = []
-            with suppress(IndexError):  # whoever comes in between takes each once
+            with suppress(IndexError):  # an interrupting call may empty the list first
                 while True:
                     taken.append(self._new.pop())
             counts = np.bincount(np.searchsorted(_BOUNDS, taken), minlength=len(BOUNDS))
@@ -96,7 +96,7 @@ class Histogram:
 
 
 class Timings(NamedTuple):
-    """Take down how long something took, in seconds by `now`."""
+    """Functions that record the durations of operations, in seconds by `now`."""
 
     now: Callable[[], float]
     lookup: Callable[[float], None]
@@ -104,47 +104,47 @@ class Timings(NamedTuple):
     lookup_search: Callable[[float], None]
     lookup_judge: Callable[[float], None]
     lookup_payload: Callable[[float], None]
-    """Reading, decoding and noting the use of what is served."""
+    """Reading and decoding the served entry, and recording its use."""
     store: Callable[[float], None]
     store_encode: Callable[[float], None]
     store_embed: Callable[[float], None]
     store_put: Callable[[float], None]
     embedding: Callable[[float], None]
-    """Of the model itself."""
+    """Calls of the model itself."""
     compute: Callable[[float], None]
-    """Of what a cache miss calls."""
+    """Calls of the application's function on a miss."""
 
 
 def _nothing(_: float) -> None:
-    """Take nothing down."""
+    """Record nothing."""
 
 
-# `float()` is 0.0, and the cheapest callable there is.
+# `float` is the clock: `float()` returns 0.0 and is the cheapest callable.
 UNTIMED = Timings(float, *[_nothing] * (len(Timings._fields) - 1))
 
 
 class Lately(NamedTuple):
-    """What happened in the last five minutes."""
+    """Operations and faults of the last five minutes."""
 
     operations: int
     faults: dict[Operation, int]
-    """How many of them failed."""
+    """Number of failed operations by kind."""
     quiet_seconds: float
-    """Since the last fault there has ever been."""
+    """Time since the last fault ever."""
 
     @property
     def failed(self) -> int:
-        """All faults."""
+        """Total number of faults."""
         return sum(self.faults.values())
 
     @property
     def error_rate(self) -> float:
-        """Share of the operations that failed; 0 of none."""
+        """Share of operations that failed; 0 if there were none."""
         return self.failed / self.operations if self.operations else 0.0
 
 
 class Timed:
-    """Takes down how long its block takes."""
+    """Context manager that records the duration of its block."""
 
     __slots__ = ("_now", "_started", "_took")
 
@@ -159,13 +159,13 @@ class Timed:
 
 
 class Vitals:
-    """What is recorded in any case, because health depends on it: what failed, and what did not.
+    """Counts of faults and successes, always recorded because health depends on them.
 
-    Each process counts what it does: a forked child begins at 0.
+    Each process counts separately: a forked child begins at 0.
 
     Args:
-        clock: Seconds, from any moment on.
-        policy: The name of the eviction policy.
+        clock: Returns seconds since any fixed time.
+        policy: Name of the eviction policy.
     """
 
     timings = UNTIMED
@@ -176,7 +176,7 @@ class Vitals:
 
     def renew(self) -> None:
         """See `Renewable`."""
-        # Guards all counters; reentrant for the same reason.
+        # Guards all counters. Reentrant for the same reason as that of `Histogram`.
         self._lock = threading.RLock()
         self._faults: Counter[Operation] = Counter()
         self._unstored = 0
@@ -187,16 +187,16 @@ class Vitals:
         self._failed_at = -math.inf
 
     def leave_out(self, _seconds: float, /) -> None:
-        """Count no latency for what has just taken so long."""
+        """Exclude these seconds, which have just passed, from latencies. Does nothing here."""
 
     def count_lookup(self, found: LookupResult, /) -> None:
-        """Record the outcome of a lookup; where the cache failed, beside `count_fault`."""
+        """Record the outcome of a lookup; for a fault, in addition to `count_fault`."""
         if found.reason not in FAULTS:
             self.count_check()
 
     @inside
     def count_check(self) -> None:
-        """Record that the cache answered, whatever was asked."""
+        """Record an operation of any kind that worked."""
         with self._lock:
             self._note_success()
 
@@ -212,12 +212,12 @@ class Vitals:
             self._unstored += 1
 
     def count_uncacheable(self, reason: Unkeyed) -> None:
-        """Record a cached call that was only run, because it has no key."""
+        """Record a cached call that bypassed the cache for lack of a key."""
         with self._lock:
             self._uncacheable[reason] += 1
 
     def count_fault(self, operation: Operation, times: int = 1) -> None:
-        """Record that the cache itself failed; of a batch once for each that it failed."""
+        """Record a fault of the cache, `times` times if it failed that many items of a batch."""
         with self._lock:
             self._turn()
             self._failed[self._slot % _SLOTS][operation] += times
@@ -225,14 +225,14 @@ class Vitals:
             self._failed_at = self._clock()
 
     def count_left(self, _why: Left, _entries: int, /) -> None:
-        """Record entries that left."""
+        """Record entries that left the cache."""
 
     def count_outdated(self) -> None:
         """Record that a tag was outdated."""
 
     @inside
     def lately(self) -> Lately:
-        """Return what happened in the last five minutes."""
+        """Return the operations and faults of the last five minutes."""
         with self._lock:
             self._turn()
             faults: dict[Operation, int] = {
@@ -245,11 +245,11 @@ class Vitals:
     def read(
         self, *, gauges: Mapping[str, float | None] | None = None, measures: Measures | None = None
     ) -> Reading:
-        """Return all that was recorded so far.
+        """Return all metrics recorded so far.
 
         Args:
-            gauges: What else there is to tell, by name; None is left out.
-            measures: What the store tells: entries that it counts itself are told by its count.
+            gauges: Additional values by name; None is left out.
+            measures: The store's measures; its own counts of removed entries are included.
         """
         told = {"error_ratio": self.lately().error_rate, **(gauges or {})}
         return Reading(
@@ -288,15 +288,15 @@ class Vitals:
         return {name: {} for name in _HISTOGRAMS}
 
     def _note_success(self) -> None:
-        """Note that something worked; under the lock."""
+        """Count a success. Needs the lock."""
         if int(self._clock() // _SLOT_SECONDS) != self._slot:
             self._turn()
         self._worked[self._slot % _SLOTS] += 1
 
     def _turn(self) -> None:
-        """Begin the slot of the present, and forget what is too long ago; under the lock."""
+        """Move to the current slot of time, and clear slots that are too old. Needs the lock."""
         slot = int(self._clock() // _SLOT_SECONDS)
-        # A clock that went back counts on where it was.
+        # If the clock went back, keep using the last slot.
         for gone in range(max(self._slot, slot - _SLOTS) + 1, slot + 1):
             self._worked[gone % _SLOTS] = 0
             self._failed[gone % _SLOTS].clear()
@@ -304,7 +304,7 @@ class Vitals:
 
 
 class Metrics(Vitals):
-    """All that there is to tell."""
+    """All metrics of a cache."""
 
     def __init__(self, *, clock: Clock = time.monotonic, policy: str = "fifo") -> None:
         self._histograms = {name: Histogram() for name in Timings._fields[1:]}
@@ -328,7 +328,7 @@ class Metrics(Vitals):
             histogram.clear()
 
     def count_lookup(self, found: LookupResult, /) -> None:
-        """Record the outcome of a lookup; where the cache failed, beside `count_fault`."""
+        """Record the outcome of a lookup; for a fault, in addition to `count_fault`."""
         reason = found.reason
         with self._lock:
             if reason not in FAULTS:
@@ -337,13 +337,13 @@ class Metrics(Vitals):
             if not found.is_hit:
                 if reason in _REFUSALS and found.evidence:
                     self._refusals[found.evidence[0].kind] += 1
-            elif found.is_stale:  # which is computed anew
+            elif found.is_stale:  # saves nothing, as it is refreshed
                 self._stale[reason] += 1
             elif found.metadata:
                 self._save(found.metadata)
 
     def leave_out(self, seconds: float, /) -> None:
-        """Set back the clock by which latencies are taken, for all that are being taken."""
+        """Set back the clock of latencies, for all measurements in progress."""
         self._left_out += seconds
 
     def _now(self) -> float:
@@ -357,7 +357,7 @@ class Metrics(Vitals):
 
     @inside
     def count_left(self, why: Left, entries: int, /) -> None:
-        """Record entries that left."""
+        """Record entries that left the cache."""
         with self._lock:
             self._left[why] += entries
 
@@ -370,7 +370,7 @@ class Metrics(Vitals):
     def _save(self, metadata: Mapping[str, Any]) -> None:
         for name in _SAVED:
             said: Any = metadata.get(name)
-            # Somebody's own metadata may mean something else by it.
+            # The application may use this key of its metadata for something else.
             if type(said) in _NUMBERS and 0 <= said <= _ABSURD:
                 self._saved[name] += said
 
@@ -408,10 +408,10 @@ class Metrics(Vitals):
 
 _SAVED = ("seconds", "tokens", "cost")  # keys of an entry's metadata
 _NUMBERS = frozenset({int, float})  # without bool
-_ABSURD = 1e15  # no tokens of one call
+_ABSURD = 1e15  # more than any call can save
 _REMOVALS: tuple[Left, ...] = ("expired", "invalidated", "cleared")
 
-# name -> what it is, its unit, the names of its labels
+# name -> description, unit, names of labels
 COUNTERS: dict[str, tuple[str, Unit, tuple[str, ...]]] = {
     "lookups": ("Lookups.", "", ("result", "reason")),
     "stale_hits": ("Hits that served a stale result.", "", ("reason",)),
@@ -453,7 +453,7 @@ def _family(
 
 
 def stats_of(reading: Reading) -> dict[str, Any]:
-    """Return a reading under the names that `get_stats` documents."""
+    """Return a reading as the keys that `get_stats` documents."""
     found: dict[str, Mapping[Labels, Any]] = {
         family.name: family.values
         for families in (reading.counters, reading.histograms)

@@ -1,7 +1,7 @@
-"""Spans and metrics for OpenTelemetry, through whatever SDK the application has set up.
+"""Spans and metrics for OpenTelemetry, through the SDK that the application has set up.
 
-Needs the extra `otel`, and the setting `opentelemetry`. Names follow the semantic conventions of
-database calls where those have any, and begin with `memora.` elsewhere. No texts are told.
+Needs the extra `otel` and the setting `opentelemetry`. Names follow the semantic conventions of
+database calls if there are any, and else begin with `memora.`. No texts are exported.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ __all__ = ["TracedCore", "watch"]
 
 _NAME, _VERSION = "memora", version("memora-cache")
 _UNITS = {"seconds": "s", "bytes": "By", "ratio": "1", "tokens": "{token}", "": "1"}
-# As the semantic conventions advise for db.client.operation.duration, and two for hits from RAM.
+# The advice of the semantic conventions for db.client.operation.duration, plus two for RAM hits.
 _SECONDS = (0.00001, 0.0001, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
 
 
 @dataclass
 class _Doing:
-    """An operation that a span is about."""
+    """An operation that is traced by a span."""
 
     attributes: dict[str, Any] = field(default_factory=dict)
     failed: str | None = None
-    """The type of its last fault."""
+    """The type of its last fault, if any."""
 
 
 _doing: ContextVar[_Doing | None] = ContextVar("doing", default=None)
 
 
 class TracedCore(Core):
-    """Makes a span of each lookup and each store, and takes down how long it took."""
+    """A core that traces each lookup and store with a span, and records its duration."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -79,7 +79,7 @@ class TracedCore(Core):
     async def lookup_many(
         self, lane: Lane, requests: Sequence[Request], *, threshold: float, max_age: float
     ) -> list[LookupResult]:
-        """Look up several, in one span."""
+        """Look up several requests, in one span."""
         with self._span("lookup", len(requests)) as said:
             found = await super().lookup_many(lane, requests, threshold=threshold, max_age=max_age)
             said.update(_outcome(found, threshold))
@@ -88,21 +88,21 @@ class TracedCore(Core):
     async def store_many(
         self, lane: Lane, items: Sequence[tuple[Request, Any, str, Lifetime]]
     ) -> list[str | None]:
-        """Store several, in one span."""
+        """Store several results, in one span."""
         with self._span("store", len(items)) as said:
             ids = await super().store_many(lane, items)
             said["memora.stored"] = sum(one is not None for one in ids)
             return ids
 
     def report(self, operation: Operation, fault: BaseException, *, times: int = 1) -> None:
-        """Count a fault, and log it; the span of the operation has failed."""
+        """Count and log a fault, and mark the operation's span as failed."""
         if (doing := _doing.get()) is not None:
             doing.failed = type(fault).__qualname__
         super().report(operation, fault, times=times)
 
     @contextmanager
     def _span(self, name: str, items: int = 1) -> Iterator[dict[str, Any]]:
-        """Yield the attributes of a span, which it has at its end."""
+        """Yield the attributes that the span gets at its end."""
         operation = name if items == 1 else f"BATCH {name}"
         table = self._config.table_name
         about = {
@@ -115,9 +115,9 @@ class TracedCore(Core):
         started = time.perf_counter()
         with self._tracer.start_as_current_span(
             f"{operation} {table}",
-            kind=trace.SpanKind.INTERNAL,  # as of any database in the process
-            attributes=about,  # also for samplers
-            record_exception=False,  # its message may quote the query
+            kind=trace.SpanKind.INTERNAL,  # as for any in-process database
+            attributes=about,  # already at the start, for samplers
+            record_exception=False,  # the message may quote the query
             set_status_on_exception=False,
         ) as span:
             try:
@@ -136,7 +136,7 @@ def _outcome(found: Sequence[LookupResult], threshold: float) -> dict[str, Any]:
         "memora.threshold": threshold,
         "db.response.returned_rows": sum(one.is_hit for one in found),
     }
-    if len(found) == 1:  # of several there is no one result
+    if len(found) == 1:  # a batch has no single result
         (only,) = found
         told |= {"memora.result": "hit" if only.is_hit else "miss", "memora.reason": only.reason}
         if only.nearest is not None:
@@ -145,7 +145,7 @@ def _outcome(found: Sequence[LookupResult], threshold: float) -> dict[str, Any]:
 
 
 class _Watched:
-    """The caches of this process that metrics are told of: by instruments that they share."""
+    """The caches of this process whose metrics are exported, through shared instruments."""
 
     def __init__(self) -> None:
         self._caches: list[tuple[str, WeakMethod[Callable[[], Reading]]]] = []
@@ -154,7 +154,7 @@ class _Watched:
 
     def renew(self) -> None:
         """See `Renewable`."""
-        self._lock = threading.Lock()  # guards what is above
+        self._lock = threading.Lock()  # guards the attributes above
 
     def add(self, table: str, read: Callable[[], Reading]) -> None:
         with self._lock:
@@ -203,10 +203,10 @@ _watched = _Watched()
 
 
 def watch(table: str, read: Callable[[], Reading], /) -> None:
-    """Tell the metrics of a cache from now on, under the name of its table, while it is open.
+    """Export the metrics of a cache from now on, under the name of its table, while it is open.
 
     Args:
-        table: The name; other caches of the process have other names.
-        read: Its `read_metrics`; does not keep it alive.
+        table: The table's name; other caches of the process must have other names.
+        read: The cache's `read_metrics`; the reference does not keep the cache alive.
     """
     _watched.add(table, read)

@@ -1,7 +1,7 @@
-"""Metrics of caches for Prometheus: a collector for a registry, and a server of its own.
+"""Metrics of caches for Prometheus: a collector for a registry, and a standalone server.
 
-Needs the extra `prometheus`. Every page is read anew from the caches: nothing is counted twice,
-and a cache costs nothing while nobody asks.
+Needs the extra `prometheus`. Each scrape reads the caches: nothing is counted twice, and there is
+no cost between scrapes.
 """
 
 from __future__ import annotations
@@ -46,31 +46,31 @@ _PORTS = range(65_536)
 
 
 class Readable(Protocol):
-    """A cache, as `Memora` is one."""
+    """The interface of a cache such as `Memora`."""
 
     @property
     def config(self) -> CacheConfig:
-        """Its settings."""
+        """The cache's settings."""
         ...
 
     def read_metrics(self) -> Reading:
-        """Return all that is measured.
+        """Return all metrics.
 
         Raises:
-            ClosedError: It was closed.
+            ClosedError: The cache was closed.
         """
         ...
 
 
 class MemoraCollector(Collector):
-    """Collects the metrics of caches; register one for all caches of a registry.
+    """A collector for the metrics of caches; register one for all caches of a registry.
 
     Args:
-        caches: One, by the name of its table; or several, each under a name of its own. The name
-            is the label `cache` of all metrics. A cache that was closed is left out from then on.
+        caches: One cache, labelled with the name of its table; or a mapping of names to several
+            caches. The name is the label `cache` of all metrics. Closed caches are left out.
 
     Raises:
-        ArgumentError: There is no cache, or something else is given, or a name is blank.
+        ArgumentError: There is no cache, a value is not a cache, or a name is blank.
     """
 
     def __init__(self, caches: Readable | Mapping[str, Readable]) -> None:
@@ -84,7 +84,7 @@ class MemoraCollector(Collector):
         self._caches = dict(named)
 
     def collect(self) -> Iterator[Metric]:
-        """Yield all families, each with the values of all caches."""
+        """Yield all metric families, each with the values of all caches."""
         found: dict[str, Any] = {}
         for cache, reading in self._read():
             for family in reading.counters:
@@ -103,9 +103,9 @@ class MemoraCollector(Collector):
 
 
 class MetricsServer:
-    """Serves a page of metrics, in a daemon thread of this process, until it is closed.
+    """A server for a page of metrics, in a daemon thread of this process, until it is closed.
 
-    A forked child has none: it starts one of its own, on another port.
+    A forked child has no server; it must start its own, on another port.
     """
 
     def __init__(self, collector: Collector, port: int, host: str) -> None:
@@ -113,19 +113,19 @@ class MetricsServer:
         registry.register(collector)
         self._server, self._thread = start_http_server(port, addr=host, registry=registry)
         self.port: int = self._server.server_port
-        """Where it listens."""
+        """The port on which the server listens."""
         self._open: bool | None = None
         renew_after_fork(self)
 
     def renew(self) -> None:
         """See `Renewable`."""
-        self._lock = threading.Lock()  # guards what follows
-        if self._open:  # a child, which has the socket and not the thread
+        self._lock = threading.Lock()  # guards the attributes below
+        if self._open:  # a forked child, which inherits the socket, but not the thread
             self._server.socket.close()
         self._open = self._open is None
 
     def close(self) -> None:
-        """Serve no more, and give the port back. Idempotent."""
+        """Stop the server and release its port. Idempotent."""
         with self._lock:
             was_open, self._open = self._open, False
         if was_open:
@@ -144,13 +144,14 @@ def serve(
 
     Args:
         caches: As for `MemoraCollector`.
-        port: 0 for any that is free. Of several, such as `range(9464, 9472)`, the first that is
-            free: for an application of several processes, each of which serves a page of its own.
-        host: The address to listen at; "0.0.0.0" for a Prometheus on another machine. Who can
-            reach it can read it: numbers, and no texts.
+        port: A port, or 0 for any free one. For an application with several processes, each with
+            its own page, a sequence such as `range(9464, 9472)`, of which the first free port is
+            used.
+        host: The address to listen on; "0.0.0.0" for a Prometheus on another machine. Everyone who
+            can reach it can read the metrics, which contain numbers, but no texts.
 
     Raises:
-        ArgumentError: The port is none, or in use, or the host is not one of this machine.
+        ArgumentError: The port is invalid or in use, or the host is not an address of this machine.
     """
     collector = MemoraCollector(caches)
     ports = list(port) if isinstance(port, Sequence) else [port]
@@ -161,7 +162,7 @@ def serve(
     for one in ports:
         try:
             return MetricsServer(collector, one, host)
-        except (OSError, UnicodeError) as error:  # the latter of what can be no name of a host
+        except (OSError, UnicodeError) as error:  # UnicodeError: the host's name is invalid
             if getattr(error, "errno", None) != errno.EADDRINUSE:
                 raise ArgumentError(
                     f"metrics cannot be served at {host!r}, port {one} ({error}): expected an "
@@ -194,5 +195,5 @@ def _add(
 
 
 def _buckets(found: Distribution) -> tuple[list[tuple[str, float]], float]:
-    """Return buckets and sum."""
+    """Return the buckets and the sum."""
     return list(zip(_BOUNDS, map(found.up_to, BUCKETS), strict=True)), found.sum

@@ -1,15 +1,15 @@
-"""What the metrics of a cache say at one moment: frozen values, for exporters and `get_stats`.
+"""Snapshots of a cache's metrics: frozen values, for exporters and `get_stats`.
 
-Every exporter goes through the same families, so that what they show agrees number by number.
+All exporters use the same families, so that their numbers agree.
 `Memora.read_metrics()` returns a `Reading` of these:
 
-| counter | labels | what is counted |
+| counter | labels | counts |
 |---|---|---|
 | `lookups` | result, reason | lookups: hit or miss, and `LookupResult.reason` |
 | `stale_hits` | reason | hits that served a stale result |
-| `refusals` | kind | misses of which the judge decided, by the kind of the first evidence |
+| `refusals` | kind | misses decided by the judge, by the kind of the first evidence |
 | `stores` | result | results: stored, not_stored (no exact form in bytes, or too large) |
-| `uncacheable` | reason | cached calls that were only run: query, context, tags, closed |
+| `uncacheable` | reason | cached calls that bypassed the cache: query, context, tags, closed |
 | `errors` | operation | faults of the cache |
 | `evictions` | policy | entries that left to keep to the limits |
 | `removals` | reason | entries that left otherwise: expired, invalidated, cleared |
@@ -18,16 +18,16 @@ Every exporter goes through the same families, so that what they show agrees num
 
 | gauge | labels | |
 |---|---|---|
-| `entries`, `limit_entries`, `limit_bytes` | | what is stored, and may be |
-| `entry_bytes`, `payload_bytes`, `index_bytes` | | what it takes, as far as the store knows |
+| `entries`, `limit_entries`, `limit_bytes` | | number of stored entries, and the limits |
+| `entry_bytes`, `payload_bytes`, `index_bytes` | | sizes, as far as the store knows |
 | `error_ratio` | | share of the operations of the last minutes that failed |
 
 | histogram, in seconds | labels | |
 |---|---|---|
-| `lookup`, `store` | | calls: one a batch |
-| `stage` | operation, stage | lookup: embed (one a batch), search, judge, payload (a hit) |
-| | | store: encode, embed, put (one a batch) |
-| `embedding` | | calls of the model; what is remembered needs none |
+| `lookup`, `store` | | calls: one per batch |
+| `stage` | operation, stage | lookup: embed (one per batch), search, judge, payload (a hit) |
+| | | store: encode, embed, put (one per batch) |
+| `embedding` | | calls of the model; cached vectors need none |
 | `compute` | | calls that missed, by `get_or_compute` and `cached` |
 """
 
@@ -44,31 +44,31 @@ if TYPE_CHECKING:
 
 Unit: TypeAlias = Literal["", "seconds", "bytes", "ratio", "tokens"]
 Labels: TypeAlias = tuple[str, ...]
-"""The values of a family's labels, in their order; () where it has none."""
+"""The values of a family's labels, in order; () if it has none."""
 
 V = TypeVar("V")
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """How long something took, each time, in buckets."""
+    """Durations of an operation, counted in buckets."""
 
     bounds: tuple[float, ...]
     """Ascending; a bucket includes its bound. The last is infinite."""
     counts: tuple[int, ...]
-    """Cumulative: how many were at most the bound in the same place."""
+    """Cumulative: the number of durations up to the bound at the same index."""
     sum: float
 
     @property
     def count(self) -> int:
-        """How many there were."""
+        """Number of durations."""
         return self.counts[-1]
 
     def up_to(self, bound: float) -> int:
-        """Return how many were at most a bound.
+        """Return the number of durations up to a bound.
 
         Raises:
-            ValueError: It is none of `bounds`: nobody knows.
+            ValueError: The bound is not one of `bounds`, so the number is unknown.
         """
         at = bisect_left(self.bounds, bound)
         if at == len(self.bounds) or self.bounds[at] != bound:
@@ -76,9 +76,9 @@ class Distribution:
         return self.counts[at]
 
     def quantile(self, share: float) -> float | None:
-        """Return what a share of them stayed below: the middle of a bucket; None of none.
+        """Return the quantile for a share: the middle of a bucket; None if there are no durations.
 
-        Within the range of the bounds it is off by half a bucket at most, either way.
+        Within the range of the bounds, the error is at most half a bucket.
         """
         if not self.count:
             return None
@@ -92,11 +92,11 @@ class Family(Generic[V]):
     """One metric, with a value for each combination of labels that has occurred."""
 
     name: str
-    """Without the cache's name, unit and suffixes, which an exporter adds by its conventions."""
+    """Name without prefix, unit and suffixes, which an exporter adds by its conventions."""
     help: str
     unit: Unit
     labels: tuple[str, ...]
-    """Their names."""
+    """The names of the labels."""
     values: Mapping[Labels, V]
 
     def __getitem__(self, labels: Labels) -> V:
@@ -105,12 +105,12 @@ class Family(Generic[V]):
 
 @dataclass(frozen=True)
 class Reading:
-    """All metrics of one cache; none of a family's values changes any more."""
+    """A snapshot of all metrics of one cache."""
 
     counters: tuple[Family[float], ...]
-    """Only ever grow, from 0 when the process opened the cache, or was forked."""
+    """Counters only grow, from 0 when the process opened the cache or was forked."""
     gauges: tuple[Family[float], ...]
-    """What could not be read is left out."""
+    """Gauges that could not be read are left out."""
     histograms: tuple[Family[Distribution], ...]
 
     @cached_property
@@ -118,7 +118,7 @@ class Reading:
         return {family.name: family for family in (*self.counters, *self.gauges)}
 
     def number(self, name: str, *labels: str) -> float:
-        """Return the value of a counter or gauge; 0 where its labels have not occurred.
+        """Return the value of a counter or gauge; 0 if its labels have not occurred.
 
         Raises:
             KeyError: There is no such family.

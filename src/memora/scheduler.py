@@ -1,4 +1,4 @@
-"""Work that is done again and again in the background, such as dropping what has expired."""
+"""Periodic background work, such as the removal of expired entries."""
 
 from __future__ import annotations
 
@@ -28,20 +28,21 @@ F = TypeVar("F")
 
 
 class CleanupScheduler:
-    """A daemon thread that calls `work`, and waits a while after each call.
+    """A daemon thread that calls `work` periodically.
 
-    Bound methods, as `work` and `report`, do not keep their object alive: when it is gone, the
-    thread ends. A forked child has a thread of its own where the parent had one.
+    If `work` and `report` are bound methods, they do not keep their object alive: when it is gone,
+    the thread ends. A forked child gets its own thread if the parent had one.
 
     Args:
-        work: Does it, and returns how many it deleted. What it raises is counted and reported.
-        interval_seconds: From the end of a call to the next.
-        initial_delay_seconds: From the start to the first call, also in a forked child.
-        clock: What `last_run_time` is read from.
-        report: Is told what `work` raised, in the thread.
+        work: Does the work, and returns how many entries it deleted. Its exceptions are counted and
+            reported.
+        interval_seconds: Time from the end of a call to the next.
+        initial_delay_seconds: Time from the start to the first call, also in a forked child.
+        clock: Clock of `last_run_time`.
+        report: Called in the thread with exceptions of `work`.
 
     Raises:
-        ArgumentError: The interval is not above 0, or the delay below 0, or either not finite.
+        ArgumentError: The interval is not above 0, the delay is below 0, or either is not finite.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class CleanupScheduler:
         self._get_work: Callable[[], Work | None] = _weak(work)
         self._get_report: Callable[[], Report | None] = _weak(report)
         self._wanted = False
-        self._thread: threading.Thread | None = None  # not None, not wanted: it is about to end
+        self._thread: threading.Thread | None = None  # if set but not wanted, it is about to end
         self._runs = self._deleted = self._errors = 0
         self._last_run: float | None = None
         self._last_error: str | None = None
@@ -75,22 +76,22 @@ class CleanupScheduler:
 
     def renew(self) -> None:
         """See `Renewable`."""
-        # Guards what changes; not held while working. Reentrant: the garbage collector may come
-        # at any time, and what it finalizes may call `stop`.
+        # Guards the state; not held during work. Reentrant: a finalizer, which the garbage
+        # collector may run at any time, may call `stop`.
         self._lock = threading.RLock()
-        # A queue, not an event: putting is safe in the callback of a weak reference, which may
-        # interrupt the very thread that waits.
+        # A queue, not an event: `put` is safe in the callback of a weak reference, which may
+        # interrupt the waiting thread itself.
         self._wake: SimpleQueue[object] = SimpleQueue()
         if isinstance(self._get_work, weakref.WeakMethod) and (work := self._get_work()):
             self._get_work = weakref.WeakMethod(work, self._wake.put)
-        if self._thread not in {None, threading.current_thread()}:  # it forked, and goes on
+        if self._thread not in {None, threading.current_thread()}:  # else `work` forked; keep it
             self._thread = None
             _to_restart.append(self)
 
     def start(self) -> bool:
-        """Start the thread; False where it runs already.
+        """Start the thread; return False if it runs already.
 
-        One that was stopped and has not ended goes on instead, after the initial delay.
+        A stopped thread that has not ended yet continues instead, after the initial delay.
         """
         with self._lock:
             if self._wanted:
@@ -103,9 +104,9 @@ class CleanupScheduler:
             return True
 
     def stop(self, timeout: float = 5.0) -> bool:
-        """Call `work` no more, and wait for a call that is under way; True once no thread runs.
+        """Stop calling `work`, wait for a running call, and return whether the thread has ended.
 
-        Within `work` there is nothing to wait for: False, and the thread ends when it returns.
+        If called within `work`, do not wait and return False; the thread ends when `work` returns.
         """
         with self._lock:
             self._wanted = False
@@ -120,7 +121,7 @@ class CleanupScheduler:
         return not thread.is_alive()
 
     def stats(self) -> dict[str, Any]:
-        """Return what has been done so far; `last_error` is the type of the last one, if any."""
+        """Return the counts so far; `last_error` is the type of the last error, if any."""
         with self._lock:
             return {
                 "running": self._thread is not None,
@@ -133,7 +134,7 @@ class CleanupScheduler:
             }
 
     def restart(self) -> None:
-        """Start again in a forked child, where the parent's thread is not."""
+        """Start again in a forked child, which lacks the parent's thread."""
         with self._lock:
             wanted, self._wanted = self._wanted, False
         if wanted:
@@ -146,14 +147,14 @@ class CleanupScheduler:
             while self._is_time(delay):
                 if (work := self._get_work()) is not None:
                     self._call(work)
-                del work  # the last reference, maybe
+                del work  # may be the last reference
                 delay = self._interval
-        finally:  # also where `work` ended the thread
+        finally:  # even if `work` ended the thread
             with self._lock:
                 self._leave()
 
     def _is_time(self, delay: float) -> bool:
-        """Wait; False where the thread has to end."""
+        """Wait for `delay` seconds; return False if the thread must end."""
         while True:
             try:
                 self._wake.get(timeout=min(delay, threading.TIMEOUT_MAX))
@@ -168,10 +169,10 @@ class CleanupScheduler:
                     return False
             if not woken:
                 return True
-            delay = self._delay  # stopped, and started again
+            delay = self._delay  # it was stopped and started again
 
     def _leave(self) -> None:
-        """Note that this thread ends; the next `start` makes a new one."""
+        """Record that this thread ends, so that the next `start` creates a new one."""
         if self._thread is threading.current_thread():
             self._thread, self._wanted = None, False
 
@@ -180,7 +181,7 @@ class CleanupScheduler:
         try:
             with contained:
                 deleted = work()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the next call may succeed
+        except Exception as error:  # noqa: BLE001 - the next call may succeed
             fault = error
         with self._lock:
             self._runs += 1
@@ -194,7 +195,7 @@ class CleanupScheduler:
                 report(fault)
 
 
-_to_restart: list[CleanupScheduler] = []  # in a child that was just forked
+_to_restart: list[CleanupScheduler] = []  # in a newly forked child
 
 
 def _restart_all() -> None:
@@ -203,13 +204,13 @@ def _restart_all() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    # After the hooks of `threading` and `_fork`, which were imported before: no thread may run
-    # until all locks are made anew.
+    # Runs after the hooks of `threading` and `_fork`, which were imported before: no thread may run
+    # until all locks have been recreated.
     os.register_at_fork(after_in_child=_restart_all)
 
 
 def _weak(function: F) -> Callable[[], F | None]:
-    """Return what gives a function back; of a bound method, while its object is alive."""
+    """Return a reference to a function: weak for a bound method, whose object it may outlive."""
     return weakref.WeakMethod(function) if ismethod(function) else lambda: function
 
 

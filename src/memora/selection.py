@@ -1,4 +1,4 @@
-"""Which entries an invalidation or a listing concerns: criteria over entries. Pure: no I/O."""
+"""Criteria that select entries for an invalidation or a listing. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Criteria, combined with AND; without any, all entries.
+    """Criteria, combined with AND; without criteria, all entries are selected.
 
-    A store may use each to look at fewer entries, and must return what `takes` takes.
+    A store may use any of them to read fewer entries, and must return those that `takes` accepts.
     """
 
     key: bytes | None = None
-    """One query in one context."""
+    """Key of one query in one context."""
     query: str | None = None
     """The exact text, as `canonical_query` returns it, in any context."""
     entry_id: str | None = None
     fingerprint: str | None = None
-    """Of the exact context."""
+    """Fingerprint of the exact context."""
     contains: str | None = None
     """Part of the context, in canonical form: see `contains_part`."""
     tags: frozenset[str] = frozenset()
-    """One of these, at least; empty for any or none."""
+    """The entry has at least one of these tags; if empty, tags do not matter."""
     before: float = inf
-    """Stored earlier than this; seconds since the epoch."""
+    """The entry was stored earlier than this; seconds since the epoch."""
 
     def takes(self, entry: Entry) -> bool:
-        """Tell whether an entry meets all criteria."""
+        """Return whether an entry meets all criteria."""
         return (
             (self.key is None or entry.key == self.key)
             and (self.query is None or entry.query == self.query)
@@ -44,7 +44,7 @@ class Selection:
         )
 
     def takes_context(self, context: Context) -> bool:
-        """Tell whether entries of a context can meet the criteria."""
+        """Return whether entries of a context can meet the criteria."""
         return (self.fingerprint is None or context.fingerprint == self.fingerprint) and (
             self.contains is None
             or contains_part(json.loads(context.canonical), json.loads(self.contains))
@@ -52,10 +52,10 @@ class Selection:
 
 
 def contains_part(whole: Any, part: Any) -> bool:
-    """Tell whether canonical JSON contains other canonical JSON.
+    """Return whether canonical JSON contains other canonical JSON.
 
-    A mapping contains another if it has each of its keys, with a value that contains the other's;
-    anything else contains what is equal to it, and of the same type.
+    A mapping contains another if it has all its keys, with values that contain the other's. Any
+    other value contains only values that are equal and of the same type.
     """
     if isinstance(whole, dict) and isinstance(part, dict):
         return all(key in whole and contains_part(whole[key], part[key]) for key in part)

@@ -1,9 +1,9 @@
-"""Which threshold keeps a budget of wrong answers? From labelled pairs to a recommendation. Pure.
+"""Recommends a threshold that keeps a budget of wrong answers, from labelled pairs. Pure.
 
-The thresholds are a fixed grid, so that none is made for the labels it is judged by. Each bound is
-exact (Clopper and Pearson), and they are tried in a fixed order, from the strictest down to the
-first that fails: so the confidence holds for the threshold that is chosen, and not only for one
-that was named beforehand. Needs the extra `tuning`.
+The thresholds are a fixed grid, so that none is fitted to the labels. Each bound is exact (Clopper
+and Pearson). Thresholds are tried in a fixed order, from the strictest down to the first that
+fails, so the confidence holds for the chosen threshold, not only for one named in advance. Needs
+the extra `tuning`.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
     Flags: TypeAlias = NDArray[np.bool_]
 
 Of: TypeAlias = Literal["all", "hits"]
-"""What wrong answers are a share of: all that is asked, as in docs/accuracy.md, or the hits."""
+"""The base of the share of wrong answers: all queries, as in docs/accuracy.md, or the hits."""
 
 GRID: Final = (1.0, 0.999, *(round(number / 200, 3) for number in range(199, 0, -1)))
-"""Thresholds that may be recommended, the strictest first; 1 serves the same text alone."""
+"""Thresholds that may be recommended, strictest first; 1 serves only the same text."""
 
 _BATCH = 256
-_RUNGS = 4  # a sequence starts where so many times as many are served as where the last one did
-_MOST = 1_000_000  # pairs that anybody would label, or wait for
-_LOOKS = 8  # thresholds at which it is asked how many pairs it would take
+_RUNGS = 4  # each sequence starts where this many times as many pairs are served as at the last
+_MOST = 1_000_000  # maximum number of pairs that is practical to label
+_LOOKS = 8  # thresholds for which the number of pairs needed is computed
 
 
 class LabelledPair(NamedTuple):
@@ -53,10 +53,10 @@ class LabelledPair(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Pairs as the cache sees them: an array each, one element a pair."""
+    """Scores of pairs: arrays with one element per pair."""
 
     similarity: Floats
-    """What a threshold is compared with, in [0, 1]; 0 where no threshold would serve."""
+    """The value compared with a threshold, in [0, 1]; 0 if no threshold would serve the pair."""
     right: Flags
 
 
@@ -71,39 +71,39 @@ class Share:
 
     @property
     def value(self) -> float:
-        """The share, in [0, 1]; 0 of nothing."""
+        """The share, in [0, 1]; 0 if the whole is empty."""
         return self.count / self.whole if self.whole else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """What one threshold does to the pairs."""
+    """The result of one threshold for the pairs."""
 
     threshold: float
     served: Share
-    """Of all pairs."""
+    """Share of all pairs that are served."""
     wrong_of_all: Share
     wrong_of_hits: Share
     right_served: int
 
     def wrong(self, of: Of) -> Share:
-        """Return the share of wrong answers that is meant."""
+        """Return the share of wrong answers, of all queries or of the hits."""
         return self.wrong_of_all if of == "all" else self.wrong_of_hits
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """What each threshold does, the strictest first."""
+    """The results of all thresholds, strictest first."""
 
     points: tuple[Point, ...]
     pairs: int
     right: int
-    """Of them, those that one answer serves: what a perfect cache would serve."""
+    """Number of pairs that one answer serves: those a perfect cache would serve."""
     confidence: float
-    """Of each interval for itself."""
+    """Confidence of each interval on its own."""
 
     def at(self, threshold: float) -> Point:
-        """Return the point of a threshold of the grid."""
+        """Return the point for a threshold of the grid."""
         return next(point for point in self.points if point.threshold == threshold)
 
 
@@ -112,15 +112,15 @@ class Recommendation:
     """A threshold for a budget of wrong answers, or why there is none."""
 
     status: Literal["found", "too_few", "out_of_reach"]
-    """`too_few`: more pairs may well show one. `out_of_reach`: they would not."""
+    """`too_few`: more pairs could show a threshold. `out_of_reach`: they would not."""
     of: Of
     max_wrong: float
     confidence: float
     point: Point | None
     wrong: Share | None
-    """At the point; its upper end is what keeps the budget, all that was tried allowed for."""
+    """The share at the point; its upper end, corrected for all tries, is within the budget."""
     needed: int | None
-    """How many pairs would be enough, if they were like these; where there are too few."""
+    """If there are too few: how many pairs like these would be enough."""
 
 
 def score(
@@ -130,7 +130,7 @@ def score(
     judge: Judge,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Scores:
-    """Score pairs as lookups would, each against a cache that holds its candidate alone.
+    """Score pairs as lookups would, each against a cache that holds only its candidate.
 
     Raises:
         QueryError: A text is blank.
@@ -138,7 +138,7 @@ def score(
     """
     asked = [canonical_query(pair.query) for pair in pairs]
     stored = [canonical_query(pair.candidate) for pair in pairs]
-    # As lookups do: texts with invisible characters have no vector.
+    # As in lookups: texts with invisible characters have no vector.
     vectors = _embedded({*asked, *stored}, CachedEmbedder(embedder, 0), progress)
     similarity = np.zeros(len(pairs))
     for at, (query, candidate) in enumerate(zip(asked, stored, strict=True)):
@@ -152,12 +152,12 @@ def score(
 
 
 def curve(similarity: Floats, right: Flags, *, confidence: float = 0.95) -> Curve:
-    """Count what each threshold of the grid would serve, rightly and wrongly.
+    """Count the right and wrong answers that each threshold of the grid would serve.
 
     Args:
-        similarity: Of each pair, in [0, 1].
-        right: Whether one answer serves both.
-        confidence: Of the intervals, which are two-sided.
+        similarity: Similarity of each pair, in [0, 1].
+        right: Whether one answer serves both queries of the pair.
+        confidence: Confidence of the intervals, which are two-sided.
 
     Raises:
         ArgumentError: There is no pair, or the confidence is out of range.
@@ -189,19 +189,19 @@ def curve(similarity: Floats, right: Flags, *, confidence: float = 0.95) -> Curv
 def recommend(
     curve: Curve, max_wrong: float, *, of: Of = "all", confidence: float = 0.95
 ) -> Recommendation:
-    """Choose the lowest threshold that keeps a budget of wrong answers, with a confidence.
+    """Choose the lowest threshold that keeps a budget of wrong answers, with a given confidence.
 
-    A threshold keeps it if the upper end of the interval of its wrong answers does. They are tried
-    from the strictest down, and the first that fails ends it. Of the hits, nothing can be said
-    before there are some hundred; so several sequences start where enough are served, which
-    depends on no label, and share the doubt that the confidence leaves. See
-    docs/decisions/0018-bound-wrong-answers-exactly.md.
+    A threshold keeps the budget if the upper end of the interval of its wrong answers does.
+    Thresholds are tried from the strictest down to the first that fails. As a share of the hits,
+    wrong answers cannot be bounded before there are about a hundred hits. So several sequences
+    start at thresholds that serve enough pairs, which depends on no label, and share the allowed
+    error probability. See docs/decisions/0018-bound-wrong-answers-exactly.md.
 
     Args:
-        curve: Of the pairs.
+        curve: The curve of the pairs.
         max_wrong: The budget, a share above 0 and below 1.
-        of: What it is a share of.
-        confidence: How sure the budget is kept, for queries like the pairs.
+        of: The base of the share.
+        confidence: Probability that the budget is kept, for queries like the pairs.
 
     Raises:
         ArgumentError: A share is out of range.
@@ -216,7 +216,7 @@ def recommend(
     lows, highs = interval(wrong, whole, split)
     chosen = max((_last(highs <= max_wrong, start) for start in starts), default=-1)
     if chosen >= 0 and curve.points[chosen].served.count:
-        # The strictest of those that serve the same: of what is in between, the pairs tell nothing.
+        # The strictest of those that serve the same pairs, which do not tell them apart.
         chosen = int(np.argmax(served == served[chosen]))
         share = Share(
             int(wrong[chosen]), int(whole[chosen]), float(lows[chosen]), float(highs[chosen])
@@ -238,9 +238,9 @@ def recommend(
 
 
 def enough(max_wrong: float, *, share: float = 0.0, confidence: float = 0.95) -> int | None:
-    """Return how many it takes to show that a budget is kept, where such a share of them is wrong.
+    """Return how many pairs show that a budget is kept, if `share` of the answers is wrong.
 
-    None where no number that anybody labels would do.
+    None if that would take more pairs than is practical to label.
     """
 
     def shows(count: int) -> bool:
@@ -252,14 +252,14 @@ def enough(max_wrong: float, *, share: float = 0.0, confidence: float = 0.95) ->
         low, high = high, 2 * high
         if high > _MOST:
             return None
-    while high - low > 1:  # the count of wrong ones is rounded up: near enough to rising
+    while high - low > 1:  # a binary search: monotonic but for rounding up the wrong answers
         middle = (low + high) // 2
         low, high = (low, middle) if shows(middle) else (middle, high)
     return high
 
 
 def interval(count: Counts, whole: Counts, confidence: float) -> tuple[Floats, Floats]:
-    """Return the exact two-sided interval of shares by Clopper and Pearson: both ends."""
+    """Return both ends of the exact two-sided interval of shares, by Clopper and Pearson."""
     try:
         from scipy.special import betaincinv  # noqa: PLC0415 - an extra, and slow to import
     except ImportError as error:
@@ -267,7 +267,7 @@ def interval(count: Counts, whole: Counts, confidence: float) -> tuple[Floats, F
 
     tail = (1 - confidence) / 2
     right = whole - count
-    # At the ends, where the distribution is none, any arguments will do.
+    # Counts of 0, for which the distribution is undefined, are replaced; `where` sets those ends.
     low = betaincinv(np.maximum(count, 1), right + 1, tail)
     high = betaincinv(count + 1, np.maximum(right, 1), 1 - tail)
     return np.where(count > 0, low, 0.0), np.where(right > 0, high, 1.0)
@@ -278,7 +278,7 @@ def _embedded(
     embedder: Embedder,
     progress: Callable[[int, int | None], None] | None,
 ) -> dict[str, Any]:
-    # Batches of one length: the model pads to the longest.
+    # Sorted by length, as the model pads a batch to its longest text.
     order = sorted(texts, key=lambda text: (len(text), text))
     vectors: dict[str, Any] = {}
     for start in range(0, len(order), _BATCH):
@@ -300,7 +300,7 @@ def _shares(count: Counts, whole: Counts, confidence: float) -> list[Share]:
 
 
 def _starts(whole: Counts, least: int | None) -> list[int]:
-    """Return where sequences start: where 1, 4, 16 ... times as many are served as it takes."""
+    """Return the starts of the sequences: where 1, 4, 16 ... times the pairs needed are served."""
     starts: list[int] = []
     while least is not None and least <= whole[-1]:
         at = int(np.argmax(whole >= least))
@@ -310,14 +310,14 @@ def _starts(whole: Counts, least: int | None) -> list[int]:
 
 
 def _last(passes: Flags, start: int) -> int:
-    """Return the last of the unbroken run of passes from a start on; -1 where that fails."""
+    """Return the last index of the unbroken run of passes from `start`; -1 if `start` fails."""
     fails = np.flatnonzero(~passes[start:])
     end = start + int(fails[0]) if len(fails) else len(passes)
     return end - 1 if end > start else -1
 
 
 def _needed(curve: Curve, max_wrong: float, of: Of, confidence: float) -> int | None:
-    """Return how many pairs like these would show that some threshold keeps the budget."""
+    """Return how many pairs like these would show that a threshold keeps the budget."""
     keeping = [
         point for point in curve.points if point.served.count and point.wrong(of).value < max_wrong
     ]
