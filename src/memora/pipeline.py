@@ -266,7 +266,7 @@ def _verdict(
     return verdict
 
 
-def _decide(  # noqa: PLR0913 - what is asked, and what is known of it
+def _decide(  # noqa: PLR0913 - the request, and facts about it
     ports: Ports,
     request: Request,
     vector: Vector,
@@ -438,7 +438,7 @@ def _judge(ports: Ports, request: Request, matches: list[Match], threshold: floa
         raise JudgeError(fault_line(fault)) from fault
 
 
-def _serve(  # noqa: PLR0913 - what is served, and when
+def _serve(  # noqa: PLR0913 - the entry, and times
     ports: Ports,
     verdict: Verdict,
     entry: Entry,
