@@ -52,12 +52,12 @@ def open_store(  # noqa: PLR0913 - arguments that replace settings
     if policy is None and config.eviction_policy != "fifo":  # stores use FIFO without a policy
         policy = make_policy(config.eviction_policy)
     if is_in_ram(config.db_uri):
-        from memora.stores.memory import MemoryStore  # noqa: PLC0415 - import only the store that is used
+        from memora.stores.memory import MemoryStore  # noqa: PLC0415 - only for this store
 
         graph: GraphType = "int8" if config.hot_index == "off" else config.hot_index
         return MemoryStore(dimension=embedder.dimension, graph=graph, policy=policy)
     if is_on_server(config.db_uri):
-        from memora.stores.redis import RedisStore  # noqa: PLC0415 - import only the store that is used
+        from memora.stores.redis import RedisStore  # noqa: PLC0415 - only for this store
 
         own_log = make_logger(config.log_level, json_logs=config.json_logs)
         shared = RedisStore(
@@ -101,13 +101,13 @@ def open_store(  # noqa: PLR0913 - arguments that replace settings
         "keep": keep,
     }
     if is_bucket(config.db_uri):
-        from memora.stores.objects import ObjectStore  # noqa: PLC0415 - import only the store that is used
+        from memora.stores.objects import ObjectStore  # noqa: PLC0415 - only for this store
 
         if config.hot_index == "off":  # from a command, which does not search
             settings["hot_index"] = "int8"
         return ObjectStore(config.db_uri, options=config.storage_options, **settings)
     path = local_path(config.db_uri)
-    from memora.stores.lancedb import LanceStore  # noqa: PLC0415 - import only the store that is used
+    from memora.stores.lancedb import LanceStore  # noqa: PLC0415 - only for this store
 
     index_at = config.index_threshold_entries if config.auto_create_index else None
     return LanceStore(path, index_at=index_at, **settings)
@@ -132,12 +132,12 @@ def open_stored(
     """
     limitless = config.model_copy(update={"max_entries": None, "max_bytes": None})
     if is_on_server(config.db_uri):
-        from memora.stores.redis import RedisStore  # noqa: PLC0415 - import only the store that is used
+        from memora.stores.redis import RedisStore  # noqa: PLC0415 - only for this store
 
         store = RedisStore(config.db_uri, table_name=config.table_name, create=False, clock=clock)
         embedder = FunctionEmbedder(_refuse, identity=store.model, dimension=store.dimension)
         return store, embedder
-    from memora.stores import _guards  # noqa: PLC0415 - import only the store that is used
+    from memora.stores import _guards  # noqa: PLC0415 - only for this store
 
     _guards.check_process()
     stamp = _stamp_of(config)
@@ -148,7 +148,7 @@ def open_stored(
 
 def _stamp_of(config: CacheConfig) -> Stamp:
     if is_bucket(config.db_uri):
-        from memora.stores import objects  # noqa: PLC0415 - import only the store that is used
+        from memora.stores import objects  # noqa: PLC0415 - only for this store
 
         return objects.read_stamp(config.db_uri, config.storage_options, config.table_name)
     from memora.stores import _guards, _table  # noqa: PLC0415 - as above
