@@ -36,7 +36,7 @@ GRACE_SECONDS = 120.0
 STALE_SECONDS = GRACE_SECONDS / 2
 """A process that has not listed the log for this long may have missed a batch that came and went:
 it answers nothing, and loads again. A batch that could not be written for this long is given up: it
-may have arrived nevertheless, and have been deleted since, with deletions that were in it."""
+may have arrived nevertheless, and have been deleted since because its entries were withdrawn."""
 
 _BATCH_BYTES = 8 * 1024 * 1024  # size from which a batch takes no more records
 # The most bytes of records that wait to be written; beyond, `append` fails until the bucket accepts

@@ -83,7 +83,7 @@ class BucketTable(EntryTable):
         with faults("scan"):
             self._source.checkout_latest()
             if self._log.head is not None:
-                # Deleted by an owner that was killed before it wrote the head.
+                # Deleted by an owner that was killed before it wrote the next head.
                 with suppress(ValueError):
                     self._source.checkout(self._log.head.version)
         return super().scan()
@@ -340,7 +340,7 @@ class BucketUpkeep(Upkeep):
     def _clear_away(self) -> None:
         """Delete batches that hold no live record and nothing that is not in the table."""
         view, checkpoint, now = self.view, self.view.checkpoint, time.monotonic()
-        # As of now: what may still be written late is, before the grace is over.
+        # The present positions: a late batch arrives before the grace period is over.
         done, settled = checkpoint.done, LogView.settled(view)
         with view.lock:
             dead = {
@@ -353,7 +353,7 @@ class BucketUpkeep(Upkeep):
             there = {one.name for one in view.segments.values() if not one.vanished}
         self._dead_since = {name: self._dead_since.get(name, now) for name in dead & there}
         names = {name for name, since in self._dead_since.items() if since <= now - GRACE_SECONDS}
-        # Those that an owner was about to delete when it was killed; and what is done.
+        # Delete also the batches that an owner listed before it was killed; drop deleted ones.
         left = checkpoint.dropped.keys() & self._log.listed
         if names or left != checkpoint.dropped.keys():
             self._save(

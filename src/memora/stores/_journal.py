@@ -201,13 +201,13 @@ class Member:
 def keep_reserve(path: Path) -> None:
     """Keep a file that takes up space; it is deleted when a full disk must take deletions.
 
-    Deletions, and the flush that applies them to the table, are what frees space.
+    Deletions, and the flush that applies them to the table, free space.
     """
     with suppress(OSError):  # the disk is full, or another process makes the file
         if not path.exists():
             fresh = path.with_suffix(f".{os.getpid()}")
             try:
-                # random, so that no file system compresses it
+                # Random, so that no file system compresses it.
                 fresh.write_bytes(os.urandom(_RESERVE_BYTES))
                 fresh.replace(path)
             finally:

@@ -171,7 +171,7 @@ def next_record(data: bytes) -> int | None:
 
 
 def is_cut_short(data: bytes, *, of_deletions: bool) -> bool:
-    """Return whether the bytes at the end of a segment are only the beginning of a record."""
+    """Return whether the bytes at the end of a segment are one incomplete record."""
     length = length_at(data, 0)
     if length is None or length <= len(data):
         return length is None

@@ -223,8 +223,8 @@ class Upkeep:
         view = self.view
         self._keep_uses()
         settled = view.settled()
-        # Read again: if the log holds a deletion before `settled`, its entry was in the log
-        # earlier.
+        # Read again: the entry of a deletion before `settled` is in the log by now, and so lies
+        # before `done`.
         view.read()
         done = view.snapshot()
         if view.lost:
@@ -432,7 +432,7 @@ class Upkeep:
             sizes = {
                 number: segment.size() + _FILE_BYTES
                 for number, segment in view.segments.items()
-                # the others are about to be deleted
+                # The others are about to be deleted.
                 if number in live or segment.complete_since is None
             }
             complete = [n for n in sizes if n in live and view.segments[n].complete_since]
@@ -481,7 +481,7 @@ class Upkeep:
             latest = time.monotonic() - GRACE_SECONDS
             dead = [segment for segment in dead if (segment.complete_since or 0) <= latest]
         names = {segment.name for segment in dead if not segment.vanished}
-        # listed by an owner that was killed before it deleted them
+        # Listed by an owner that was killed before it deleted them.
         left = checkpoint.dropped.keys() & there
         if names or left != checkpoint.dropped.keys():
             self._save(

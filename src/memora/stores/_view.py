@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 GRACE_SECONDS = 20.0
 """How long a complete segment is kept for processes that may not have read it. A process that has
-not read the log for half of that may have missed a segment, and loads anew."""
+not read the log for half of that may have missed a segment, and loads again."""
 
 _READ_BYTES = 1024 * 1024  # of a segment per read
 _APPLY_RECORDS = 32  # per hold of the lock, which bounds how long a lookup waits
@@ -456,7 +456,7 @@ class LogView:
         alive = living_members(self.folder) if left else set()
         for segment in left:
             if segment.writer not in alive:
-                # records written before its writer ended
+                # Read the records written before its writer ended.
                 self._read(self.numbers[segment.name], segment)
                 self.finish(segment)
 

@@ -309,7 +309,7 @@ class HotTable:
         self._tags[slot] = tags
         for tag in tags:
             self._tagged[tag].add(slot)
-            # put by another process, read late
+            # Put by another process, and read late.
             if self._epochs.get(tag, -1) >= self._stamp[slot]:
                 self._outdated.setdefault(tag, None)
 
@@ -658,7 +658,7 @@ class HotTable:
         events += [
             (max(uses.last, self._created[slot]), used, slot) for slot, uses in self._uses.items()
         ]
-        # ties stay in the order of storing
+        # Ties stay in the order of storing.
         for _, event, slot in sorted(events, key=lambda event: event[:2]):
             if event == stored:
                 policy.admit(self._keys[slot], cost=self._costs.get(slot, 1.0))

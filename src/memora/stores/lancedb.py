@@ -20,8 +20,8 @@ out of mostly dead segments, and deletes dead segments after a grace period. If 
 releases the lock and another process takes over.
 
 Crashes: with durability "process" an entry survives `kill -9` once `put` has returned, with "power"
-also a power cut; "memory" may lose what it has not written yet. What a crash leaves is a log that
-is ahead of the table, perhaps with half a record at its end. The next open loads the table and
+also a power cut; "memory" may lose what it has not written yet. A crash leaves a log that is ahead
+of the table, perhaps with half a record at its end. The next open loads the table and
 applies the log from the checkpoint on; incomplete and damaged records are detected by checksum and
 are not served.
 """
@@ -75,7 +75,7 @@ if TYPE_CHECKING:
     from memora.stores._journal import Durability
 
 _PATIENCE_SECONDS = 10.0  # how long `close` waits for the store's threads
-# Up to so many entries, vectors are loaded before a store opens; above, in the background.
+# Up to this many entries, vectors are loaded before a store opens; above, in the background.
 _LOAD_AT_ONCE = 100_000
 _LOAD_ROWS = 512  # per hold of the lock: a millisecond
 _BATCH = 64  # other items per hold of the lock
@@ -164,7 +164,7 @@ class LanceStore:
             make_folder(folder)
         if table is None:
             with _guards.opening(folder):
-                # Or LanceDB makes it, following the umask.
+                # With the store's permissions; LanceDB's files in it follow the umask.
                 make_folder(path / f"{table_name}.lance")
                 table = EntryTable(path, table_name, stamp, create=True)
         graph: Any = None if hot_index == "off" else hot_index
@@ -228,7 +228,7 @@ class LanceStore:
         self._upkeep: Upkeep | None = None
         renew_after_fork(self)
         with faults(f"open {table.where}"):
-            member = self._join()  # first: other processes delete segments by who is alive
+            member = self._join()  # first: others delete segments unless it is a member
             try:
                 self._load()
                 if self._view.graph is not None and len(self._view.hot) <= _LOAD_AT_ONCE:
@@ -459,7 +459,7 @@ class LanceStore:
     def outdate(self, tag: str, /) -> None:
         self._check()
         with faults("outdate"):
-            self._view.read()  # what others put before must get an older stamp
+            self._view.read()  # so that the stamp is later than all entries put before
         with self._writing:
             record = _records.Record(_records.OUTDATE, self._stamp(), bytes(16), tag=tag)
             self._log_deletions([record], withdrawn=True)
@@ -805,7 +805,7 @@ class LanceStore:
                 yield [key], [stamp], record.vector.reshape(1, -1)
 
     def _leave_to_table(self) -> None:
-        """Without a hot index: drop the vectors that the table holds from RAM."""
+        """Without a hot index: drop vectors from RAM that the table holds."""
         view = self._view
         with view.lock:
             slots = view.hot.indexed()
@@ -911,7 +911,7 @@ class LanceStore:
                 view.apply(record, number, offset, len(one))
 
     def _end_uses(self, records: Iterable[_records.Record]) -> None:
-        """Log deletions of used entries among the uses too, so that later uses are told apart."""
+        """Log deletions among the uses too, so that later uses count for the key's next entry."""
         view = self._view
         with view.lock:
             used = [record for record in records if view.hot.uses(record.key) is not None]

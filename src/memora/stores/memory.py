@@ -6,7 +6,7 @@ own copy. Everything is lost when the process ends, so a crash leaves nothing be
 
 One lock guards everything, and no call does I/O under it. Every operation takes effect before the
 call returns, in the order in which callers get the lock. Work that could take long is divided so
-that no caller waits for long: `put_many`, `sweep` and `select` take the lock anew for each batch of
+that no caller waits for long: `put_many`, `sweep` and `select` take the lock for each batch of
 entries, and each `maintain`, called after a `put`, moves a few rows to the graph of a large context
 and removes a few outdated entries, more than a `put` adds.
 

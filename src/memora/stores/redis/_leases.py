@@ -1,4 +1,4 @@
-"""Leases on keys, shared by all machines: one leader computes a key. They have fences."""
+"""Leases with fences, shared by all machines: only one leader computes the result of a key."""
 
 from __future__ import annotations
 
