@@ -2,17 +2,17 @@
 
 A table consists of one shard, or several in a cluster. `lua/common.lua` lists the keys of a shard:
 a hash per entry, sorted sets for the order of storing, the ends, the tags and the policy, and an
-index of the vectors in the server's query engine or in vector sets. Limits and eviction policies
-are applied on the server.
+index of the vectors in the server's query engine or in vector sets. Eviction policies are
+applied on the server.
 
 Reads: an exact lookup is one round trip, and so is a search, which asks all shards at once and
 fails if one does not answer. No entries are kept in this process; `TieredStore` can hold some in
 front.
 
 Writes: `put` sends its entries with the limits in one script per shard and batch; the script stores
-them, and evicts in the same step. Uses are collected here and sent with the next call, or by a
-background thread (`_shards`). When no shard alone can apply the limits, `maintain` compares all
-shards.
+them, and evicts in the same step. If a table has several shards, the scripts apply no limits;
+`maintain` compares the shards and evicts. Uses are collected here and sent with the next call, or
+by a background thread (`_shards`).
 
 Processes and machines see each other's operations at once, because all state is on the server.
 Times and stamps are the server's own; a caller's clock is converted (`_time`). A leader has a lease
