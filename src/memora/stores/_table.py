@@ -52,7 +52,6 @@ OLDEST_FORMAT = 4
 _COMPACT_AT = 64
 # How long superseded versions are kept for processes that read them: a scan takes less, and a read
 # whose version is gone is repeated on the newest.
-# that finds its version gone is done again on the newest.
 _KEEP_SECONDS = 2.0
 _KEEP, _AT_ONCE, _NEVER = timedelta(seconds=1), timedelta(milliseconds=1), timedelta(days=36_500)
 DELETE_ROWS = 4000
