@@ -1,16 +1,16 @@
-"""Which entries leave when there are too many: policies over the usage of entries, and no more.
+"""Eviction policies: which entries are removed when a limit is exceeded, by usage alone.
 
 A policy knows keys, the order in which they were stored and used, how often, and what they cost to
-compute. It knows no clock: order is enough, and no clock that jumps can upset it. It does no I/O
-and is not thread-safe: the lock of the store that owns it guards it.
+compute. It has no clock: order is enough, and no clock change can upset it. It does no I/O and is
+not thread-safe; guarded by the lock of the store that owns it.
 
-What was stored last is never the first to go. A store evicts after it has stored, the literature
-before; a policy that starts entries at the bottom would otherwise refuse every new one. So in
-such a policy the newest entry stands beside the order until the next one comes, and leaves only
-when all others have left.
+The newest entry is never evicted first. A store evicts after it stores, while the literature evicts
+before; a policy that starts entries at the bottom would otherwise refuse every new one. Such a
+policy keeps the newest entry outside its order until the next one is stored, and evicts it only
+when all other entries are gone.
 
-Storing a key again makes it the newest entry, and how often it was used stays known: it is the
-question that is popular, not the answer.
+A key that is stored again becomes the newest entry, but keeps its number of uses: popularity
+belongs to the query, not to the answer.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ if TYPE_CHECKING:
 
 _MAX_FREQUENCY = 3  # S3-FIFO: two bits
 _SMALL_SHARE = 10  # S3-FIFO: a tenth of the entries
-# Entries that one eviction of S3-FIFO moves at most, some milliseconds: where all have been used
-# since the last one, it would otherwise go round all of them three times.
+# The most entries that one eviction of S3-FIFO moves, in some milliseconds. If all entries have
+# been used since the last eviction, it would otherwise go round all of them three times.
 _MAX_MOVES = 10_000
 
 
 class _Usage(NamedTuple):
-    """What a policy knows of one entry; what it has no use for stays at its default."""
+    """A policy's data on one entry; fields that the policy does not use have their defaults."""
 
     key: bytes
     uses: int = 0
     cost: float = 1.0
     in_main: bool = False
-    """Of S3-FIFO: whether it was in the main queue."""
+    """S3-FIFO: whether it was in the main queue."""
 
 
 @runtime_checkable
 class EvictionPolicy(Protocol):
-    """Chooses who leaves. A key that it does not know is no error: others may evict, too."""
+    """Chooses the entries to evict. Unknown keys are no error: other processes may evict, too."""
 
     def admit(self, key: bytes, /, *, cost: float = 1.0) -> None:
-        """Take note of an entry that has been stored, new or in place of another of its key.
+        """Note that an entry has been stored, new or in place of another of its key.
 
         Args:
-            key: Its identity.
-            cost: What computing it took, in any unit, the same for all.
+            key: Its key.
+            cost: Cost of computing it, in any unit that is the same for all entries.
 
         Raises:
             ArgumentError: The cost is negative or not finite.
@@ -58,23 +58,23 @@ class EvictionPolicy(Protocol):
         ...
 
     def touch(self, key: bytes, /, *, times: int = 1) -> None:
-        """Take note that an entry has been served, `times` times since it was last said."""
+        """Note that an entry has been served `times` times since the last call."""
         ...
 
     def remove(self, key: bytes, /) -> None:
-        """Forget an entry that has left for another reason: withdrawn, expired, evicted elsewhere.
+        """Forget an entry that was discarded, has expired, or was evicted by another process.
 
-        What a policy learns from its own evictions it does not learn from this.
+        Only its own evictions change what a policy has learned; this does not.
         """
         ...
 
     def evict(self, n: int, /) -> list[bytes]:
-        """Choose up to n entries, first to go first, and forget them."""
+        """Choose up to n entries to evict, first to go first, and forget them."""
         ...
 
 
 class FIFO:
-    """First in, first out: the entry stored longest ago leaves, whatever its use. O(1)."""
+    """First in, first out: evict the entry stored longest ago, whatever its use. O(1)."""
 
     name: ClassVar[str] = "fifo"
 
@@ -82,36 +82,36 @@ class FIFO:
         self._order: OrderedDict[bytes, None] = OrderedDict()
 
     def admit(self, key: bytes, /, *, cost: float = 1.0) -> None:
-        """Put the entry last."""
+        """Move the entry to the end."""
         _check(cost)
         self._order[key] = None
         self._order.move_to_end(key)
 
     def touch(self, key: bytes, /, *, times: int = 1) -> None:
-        """Change nothing."""
+        """Do nothing."""
 
     def remove(self, key: bytes, /) -> None:
         """Forget an entry."""
         self._order.pop(key, None)
 
     def evict(self, n: int, /) -> list[bytes]:
-        """Take the first in order."""
+        """Take the first n entries of the order."""
         return [self._order.popitem(last=False)[0] for _ in range(min(n, len(self._order)))]
 
 
 class LRU(FIFO):
-    """Least recently used: the entry that was stored or served longest ago leaves. O(1)."""
+    """Least recently used: evict the entry stored or served longest ago. O(1)."""
 
     name: ClassVar[str] = "lru"
 
     def touch(self, key: bytes, /, *, times: int = 1) -> None:
-        """Put the entry last."""
+        """Move the entry to the end."""
         if times > 0 and key in self._order:
             self._order.move_to_end(key)
 
 
 class _Sheltering:
-    """A policy that keeps the newest entry beside its order; the subclass keeps the order."""
+    """Base of policies that keep the newest entry outside their order; a subclass has the order."""
 
     name: ClassVar[str]
 
@@ -119,7 +119,7 @@ class _Sheltering:
         self._newest: _Usage | None = None
 
     def admit(self, key: bytes, /, *, cost: float = 1.0) -> None:
-        """Make the entry the newest; what was the newest takes its place in the order."""
+        """Make the entry the newest; insert the former newest into the order."""
         _check(cost)
         newest = self._newest
         if newest is None or newest.key != key:
@@ -147,7 +147,7 @@ class _Sheltering:
             self._drop(key)
 
     def evict(self, n: int, /) -> list[bytes]:
-        """Take the first in order, and the newest last."""
+        """Take the first n entries of the order, the newest entry last."""
         chosen = [self._pop() for _ in range(min(n, self._size()))]
         if len(chosen) < n and self._newest is not None:
             chosen.append(self._newest.key)
@@ -158,32 +158,33 @@ class _Sheltering:
         raise NotImplementedError
 
     def _insert(self, usage: _Usage) -> None:
-        """Give a new entry its place in the order."""
+        """Insert an entry into the order."""
         raise NotImplementedError
 
     def _use(self, key: bytes, times: int) -> None:
         raise NotImplementedError
 
     def _drop(self, key: bytes) -> _Usage | None:
-        """Forget an entry; return what was known of it."""
+        """Remove an entry from the order; return its data."""
         raise NotImplementedError
 
     def _pop(self) -> bytes:
-        """Forget the first in order, of one at least."""
+        """Remove and return the first of the order, which is not empty."""
         raise NotImplementedError
 
 
 class S3FIFO(_Sheltering):
-    """Three queues: what is not used soon leaves soon, what was used stays longer. Amortised O(1).
+    """Three queues: unused entries leave soon, used entries stay longer. Amortised O(1).
 
-    A new entry joins the small queue, which has a tenth of the entries. Used by the time that it
-    gets to the front, it moves to the main queue; otherwise it leaves, and its key is remembered
-    among the ghosts. What is stored while it is a ghost joins the main queue at once. There an
-    entry that was used (three uses are counted at most) goes round again, at the price of one use.
+    A new entry joins the small queue, which holds a tenth of the entries. If it has been used when
+    it gets to the front, it moves to the main queue; otherwise it is evicted, and its key is
+    remembered as a ghost. A key that is stored while it is a ghost joins the main queue at once.
+    There an entry that was used (at most three uses are counted) goes round again, at the price of
+    one use.
 
     Source: Yang, Zhang, Qiu, Yue, Rashmi: FIFO queues are all you need for cache eviction, SOSP
     2023. Entries move to the main queue after one use, as in the authors' later description, not
-    two: better on our streams (benchmarks/results/eviction.md). The queues follow the number of
+    two: better on our streams (benchmarks/results/eviction.md). The queues adapt to the number of
     entries at each eviction, as no capacity is given.
     """
 
@@ -233,7 +234,7 @@ class S3FIFO(_Sheltering):
         return (self._main or self._small).popitem(last=False)[0]
 
     def _remember(self, key: bytes, limit: int) -> None:
-        """Keep as many ghosts as the main queue has room for entries."""
+        """Keep up to `limit` ghosts, the number of entries that the main queue has room for."""
         self._ghosts[key] = None
         while len(self._ghosts) > max(limit, 1):
             self._ghosts.popitem(last=False)
@@ -246,8 +247,9 @@ class _Node:
 
     def __init__(self, usage: _Usage, *, rank: float, since: int, at: int) -> None:
         self.key, self.uses, self.cost, _ = usage
-        self.rank = rank  # the lowest leaves next
-        self.since = since  # position in the order of storing: ties go to the oldest
+        self.rank = rank  # the lowest is evicted first
+        # Position in the order of storing: of equal ranks, the oldest goes first.
+        self.since = since
         self.at = at  # position in the heap
 
     def before(self, other: _Node) -> bool:
@@ -257,10 +259,10 @@ class _Node:
 
 
 class _Ranked(_Sheltering):
-    """The lowest rank leaves, of equals the one stored longest ago. O(log n), also at worst.
+    """Evict the lowest rank, of equal ranks the entry stored longest ago. O(log n), also at worst.
 
-    A binary heap whose entries know their positions. One that is put in order at evictions only
-    would be cheaper per use, and stand still for seconds at the first eviction after many.
+    A binary heap whose entries know their positions. A heap that is only put in order at evictions
+    would be cheaper per use, but would stall for seconds at the first eviction after many uses.
     """
 
     def __init__(self) -> None:
@@ -268,10 +270,10 @@ class _Ranked(_Sheltering):
         self._nodes: dict[bytes, _Node] = {}
         self._heap: list[_Node] = []
         self._stored = 0
-        self._level = 0.0  # the rank of what has left last
+        self._level = 0.0  # rank of the last evicted entry
 
     def _rank(self, uses: int, cost: float) -> float:
-        """Return a number that no use makes smaller."""
+        """Return the rank; a use never lowers it."""
         raise NotImplementedError
 
     def _size(self) -> int:
@@ -329,9 +331,10 @@ class _Ranked(_Sheltering):
 
 
 class LFU(_Ranked):
-    """Least frequently used: the entry served least often leaves, of equals the oldest. O(log n).
+    """Least frequently used: evict the entry served least often, of equals the oldest. O(log n).
 
-    A new entry starts at 0 uses, and counts are never lowered: what was popular long ago stays.
+    A new entry starts at 0 uses, and counts are never lowered: an entry that was popular long ago
+    stays.
     """
 
     name: ClassVar[str] = "lfu"
@@ -341,11 +344,11 @@ class LFU(_Ranked):
 
 
 class CostAware(_Ranked):
-    """What was cheap to compute and is seldom used leaves first. O(log n).
+    """Evict entries that were cheap to compute and are seldom used. O(log n).
 
     The rank of an entry is its cost times its uses (storing counts as one), plus the rank that the
-    last eviction had when the entry was last used. So what is not used any more is overtaken in
-    time, however dear it was.
+    last eviction had when the entry was last used. So an entry that is not used any more is
+    overtaken in time, however expensive it was.
 
     Source: GreedyDual-Size-Frequency, for entries of one size. Cherkasova: Improving WWW proxies
     performance with Greedy-Dual-Size-Frequency caching policy, HP Laboratories 1998; after Young:
@@ -362,14 +365,14 @@ class CostAware(_Ranked):
 POLICIES: dict[str, Callable[[], EvictionPolicy]] = {
     policy.name: policy for policy in (FIFO, LRU, LFU, S3FIFO, CostAware)
 }
-"""Every policy, by its name in the settings."""
+"""Every policy by its name in the settings."""
 
 
 def make_policy(name: str) -> EvictionPolicy:
     """Return an empty policy.
 
     Raises:
-        ArgumentError: There is none of this name.
+        ArgumentError: There is no policy of this name.
     """
     if name not in POLICIES:
         raise ArgumentError(f"eviction policy {name!r}: expected one of {', '.join(POLICIES)}")

@@ -1,6 +1,6 @@
-"""The vectors of one context in RAM: scanned while few, proposed by a graph once many.
+"""The vectors of one context in RAM: scanned if few, found through a graph if many.
 
-The only arithmetic on stored vectors.
+All arithmetic on stored vectors is in this module.
 """
 
 from __future__ import annotations
@@ -23,35 +23,35 @@ if TYPE_CHECKING:
     Alive: TypeAlias = Callable[[NDArray[np.int64]], NDArray[np.bool_]] | None
 
 GraphType: TypeAlias = Literal["float32", "bfloat16", "int8"]
-"""How the graph holds a component of a vector.
+"""Type of a vector's components in the graph.
 
-The similarity is exact with any; what is lost is recall, the share of searches that find the
-nearest. int8 finds it as often as bfloat16 (in 99.3 % of searches among 100,000 real questions, in
-98.8 % among a million), sooner, in 0.6 KB a vector instead of 1 KB.
-"""
+The similarity is exact with each type; only recall differs, the share of searches that find the
+nearest vector. int8 has the recall of bfloat16 (99.3 % among 100,000 real questions, 98.8 % among a
+million), is faster, and takes 0.6 KB per vector instead of 1 KB."""
 
 _CODES = {"float32": "f32", "bfloat16": "bf16", "int8": "i8"}
 
-# Rows a block of the scan: OpenBLAS runs a product of this size on one thread. Larger ones wake a
-# second thread, and now and then wait milliseconds for it (0.2 ms against 8 ms at 10,000 rows).
+# Rows per block of the scan: OpenBLAS computes a product of this size on one thread. A larger one
+# wakes a second thread, and sometimes waits milliseconds for it (0.2 ms against 8 ms at 10,000
+# rows).
 _BLOCK = 1024
-# Rows up to which the scan is as fast as the graph: 0.09 ms.
+# Up to this many rows the scan is as fast as the graph: 0.09 ms.
 _GRAPH_AT = 4096
-# Rows that may wait beside a graph: they cost a search 5 us.
+# Rows that may wait beside a graph: they add 5 us to a search.
 _TAIL = 256
-# Rows that a search of the graph keeps in view. Measured at 100,000 and 1,000,000 real questions:
-# it finds the nearest in 99.3 and 98.8 % of searches; 96 in 99.5 and 99.1, in 4/3 of the time.
+# Number of candidates that a search of the graph keeps. Measured with 100,000 and 1,000,000 real
+# questions: recall 99.3 and 98.8 %; with 96 it is 99.5 and 99.1 %, in 4/3 of the time.
 _EXPANSION = 64
-# Rows of the graph whose cosine is computed, at least: with 16, none more is found.
+# The least number of graph candidates whose cosine is computed; 16 finds no more.
 _CANDIDATES = 8
 
 
 class VectorIndex:
-    """The vectors of one context: a flat, exact part, and a graph once there are many.
+    """The vectors of one context: a flat, exact part, and a graph if there are many.
 
-    A new vector joins the flat part, which is scanned. `settle` moves it to the graph, which costs
-    0.1 to 1 ms a row, when the owner has time. Not thread-safe; the store that owns it holds its
-    lock.
+    A new vector joins the flat part, which is scanned. `settle` moves it to the graph later, at 0.1
+    to 1 ms per row, when the owner has time. Not thread-safe; guarded by the lock of the store that
+    owns it.
     """
 
     __slots__ = ("_count", "_dtype", "_exact", "_graph", "_slots", "_vectors", "_worn")
@@ -63,19 +63,19 @@ class VectorIndex:
         exact: Callable[[int], Vector] | None = None,
         dtype: GraphType = "int8",
     ) -> None:
-        self._exact = exact  # reads the vector of a slot; without it, the graph's are kept in RAM
+        self._exact = exact  # reads a slot's vector; None: the graph's vectors are kept in RAM
         self._dtype: GraphType = dtype
         self._vectors: NDArray[np.float32] = np.empty((0, dimension), np.float32)
         self._slots: NDArray[np.int64] = np.empty(0, np.int64)
-        self._count = 0  # rows of the two that are in use
+        self._count = 0  # rows in use in these two arrays
         self._graph: _Graph | None = None
-        self._worn: _Graph | None = None  # is being emptied, through the flat part
+        self._worn: _Graph | None = None  # graph being emptied into the flat part
 
     def __len__(self) -> int:
         return self._count + sum(len(graph) for graph in self._graphs())
 
     def add(self, slot: int, vector: Vector) -> None:
-        """Add a unit vector under a slot, 0 or more, that is not in use."""
+        """Add a unit vector under an unused slot, 0 or more."""
         if self._count == len(self._slots):
             self._resize()
         self._vectors[self._count] = vector
@@ -83,7 +83,7 @@ class VectorIndex:
         self._count += 1
 
     def extend(self, slots: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
-        """Add many at once."""
+        """Add many vectors."""
         if self._count + len(slots) > len(self._slots):
             self._resize(len(slots))
         part = slice(self._count, self._count + len(slots))
@@ -91,7 +91,7 @@ class VectorIndex:
         self._count = part.stop
 
     def remove(self, slot: int) -> None:
-        """Forget a vector; an unknown slot (of one stored without a vector) is ignored."""
+        """Remove a vector; an unknown slot (of an entry without a vector) is ignored."""
         for graph in self._graphs():
             if graph.remove(slot):
                 self._retire()
@@ -107,8 +107,9 @@ class VectorIndex:
 
         Args:
             vector: A unit vector.
-            k: How many at most.
-            alive: Tells of an array of slots which may be returned; None: all of them.
+            k: The most pairs to return.
+            alive: Returns a mask of the slots that may be returned, for an array of slots; None:
+                all may.
         """
         found = self._scan(vector, k, alive)
         for graph in self._graphs():
@@ -117,7 +118,7 @@ class VectorIndex:
         return found[:k]
 
     def vector(self, slot: int) -> Vector | None:
-        """Return a copy of the vector of a slot; None where it is not here, or damaged."""
+        """Return a copy of a slot's vector; None if it is missing or damaged."""
         for graph in self._graphs():
             if slot in graph:
                 found = graph.exact(slot)
@@ -126,7 +127,7 @@ class VectorIndex:
 
     @property
     def nbytes(self) -> int:
-        """What it takes in RAM."""
+        """Bytes in RAM."""
         return (
             self._vectors.nbytes
             + self._slots.nbytes
@@ -135,12 +136,12 @@ class VectorIndex:
 
     @property
     def settled(self) -> bool:
-        """Whether there is nothing for `settle` to do."""
+        """Whether `settle` has nothing to do."""
         waiting = _GRAPH_AT if self._graph is None else _TAIL
         return self._worn is None and self._count <= waiting
 
     def settle(self, rows: int) -> None:
-        """Move up to so many rows to the graph; until then searches find them by the scan."""
+        """Move up to `rows` rows to the graph; until then searches scan them."""
         if self.settled:
             return
         if self._worn is not None:
@@ -180,14 +181,14 @@ class VectorIndex:
             self._resize()
 
     def _resize(self, spare: int = 1) -> None:
-        # Spare rows are an eighth, not as many again: there may be 100,000 contexts.
+        # An eighth more rows, not twice as many: there may be 100,000 contexts.
         rows = self._count + max(spare, self._count // 8)
-        # No array shares this memory: every method that slices it is done with the slices.
+        # No other array shares this memory now: every method drops its slices before it returns.
         self._vectors.resize((rows, self._vectors.shape[1]), refcheck=False)
         self._slots.resize(rows, refcheck=False)
 
     def _retire(self) -> None:
-        """Drop empty graphs; let one that mostly holds removed rows be emptied."""
+        """Drop empty graphs; start to empty a graph that is mostly removed rows."""
         if self._worn is None and self._graph is not None and self._graph.worn:
             self._worn, self._graph = self._graph, None
         if self._worn is not None and not len(self._worn):
@@ -195,15 +196,15 @@ class VectorIndex:
 
 
 class _Graph:
-    """A graph that proposes rows by quantised vectors, and the way to their exact ones."""
+    """A graph that finds candidates by quantised vectors, with access to the exact vectors."""
 
     __slots__ = ("_exact", "_index", "_kept", "_peak", "_undrained")
 
     def __init__(
         self, dimension: int, exact: Callable[[int], Vector] | None, dtype: GraphType
     ) -> None:
-        # usearch (its numkong 7.8), loaded before ONNX Runtime (1.32), ends the process at the
-        # import of the latter: a segmentation fault. The other order works.
+        # If usearch (its numkong 7.8) is loaded before ONNX Runtime (1.32), importing the latter
+        # crashes the process with a segmentation fault. The other order works.
         with suppress(ImportError):
             import_onnxruntime()
         from usearch.index import Index  # noqa: PLC0415 - most processes never need it
@@ -230,19 +231,20 @@ class _Graph:
     def worn(self) -> bool:
         """Whether most places in the graph hold a removed row.
 
-        A search walks over them, and their memory is not given back. New rows take them, so that
-        as many additions as removals wear nothing: recall and memory stay over 12 turnovers.
+        A search visits such places too, and their memory is not released. New rows reuse them, so a
+        graph with as many additions as removals does not wear: recall and memory are stable over 12
+        turnovers.
         """
         return 2 * len(self) < self._peak
 
     @property
     def nbytes(self) -> int:
-        """What it takes in RAM, with the vectors that it keeps."""
+        """Bytes in RAM, including the vectors that it keeps."""
         kept = len(self._kept) * self._index.ndim * np.dtype(np.float32).itemsize
         return int(self._index.memory_usage) + kept
 
     def exact(self, slot: int) -> Vector | None:
-        """Return the float32 vector of a slot that is held; None where its record is damaged."""
+        """Return the float32 vector of a slot in the graph; None if its record is damaged."""
         if self._exact is None:
             return self._kept[slot]
         try:
@@ -257,14 +259,14 @@ class _Graph:
             self._kept.update(zip(slots.tolist(), map(np.copy, vectors), strict=True))
 
     def remove(self, slot: int) -> bool:
-        """Forget a row; False if there is none of this slot."""
+        """Remove a row; False if the slot has none."""
         self._kept.pop(slot, None)
         return bool(self._index.remove(slot, threads=1))
 
     def drain(self, rows: int) -> Iterator[tuple[int, Vector]]:
-        """Yield up to so many rows, and remove each afterwards; without those that are damaged."""
+        """Yield up to `rows` rows, except damaged ones, and remove each afterwards."""
         if self._undrained is None:
-            self._undrained = np.asarray(self._index.keys[:])  # once: 1 ms for 100,000
+            self._undrained = np.asarray(self._index.keys[:])  # once: takes 1 ms for 100,000 rows
         part, self._undrained = self._undrained[:rows], self._undrained[rows:]
         for slot in part.tolist():
             if slot in self and (vector := self.exact(slot)) is not None:
@@ -272,9 +274,9 @@ class _Graph:
             self.remove(slot)
 
     def search(self, vector: Vector, k: int, alive: Alive) -> list[tuple[int, float]]:
-        """Return the exact cosines of k rows or more, where so many are alive."""
+        """Return the exact cosines of k or more rows, if so many are alive."""
         wanted = max(_CANDIDATES, 2 * k)
-        asked = max(_EXPANSION, wanted)  # as many as are in view anyway: some may be dead
+        asked = max(_EXPANSION, wanted)  # as many as the search keeps anyway, as some may be dead
         while True:
             matches = self._index.search(vector, asked, threads=1)
             slots = matches.keys.astype(np.int64)

@@ -1,4 +1,4 @@
-"""Where entries live: `open_store` turns a URI into a store."""
+"""Stores of entries: `open_store` opens one by its URI."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["local_path", "open_store", "open_stored"]
 
 
-def open_store(  # noqa: PLR0913 - what may take the place of a setting
+def open_store(  # noqa: PLR0913 - arguments that replace settings
     config: CacheConfig,
     *,
     embedder: Embedder,
@@ -42,23 +42,22 @@ def open_store(  # noqa: PLR0913 - what may take the place of a setting
 ) -> Store:
     """Open the store that `db_uri` names.
 
-    `memory://`, a path, `file://` and an absolute path, a `redis://` of some kind, or a bucket.
-
-    A policy takes the place of the one that the settings name. For `keep` see `LanceStore`.
+    The URI is `memory://`, a path, `file://` with an absolute path, a `redis://` of some kind, or a
+    bucket. A policy replaces the one that the settings name. For `keep` see `LanceStore`.
 
     Raises:
         ConfigError: The URI is of another kind.
         StoreError: See `memora.stores.lancedb.LanceStore`, `memora.stores.redis.RedisStore`.
     """
-    if policy is None and config.eviction_policy != "fifo":  # which stores know without one
+    if policy is None and config.eviction_policy != "fifo":  # stores use FIFO without a policy
         policy = make_policy(config.eviction_policy)
     if is_in_ram(config.db_uri):
-        from memora.stores.memory import MemoryStore  # noqa: PLC0415 - one store's imports only
+        from memora.stores.memory import MemoryStore  # noqa: PLC0415 - only for this store
 
         graph: GraphType = "int8" if config.hot_index == "off" else config.hot_index
         return MemoryStore(dimension=embedder.dimension, graph=graph, policy=policy)
     if is_on_server(config.db_uri):
-        from memora.stores.redis import RedisStore  # noqa: PLC0415 - one store's imports only
+        from memora.stores.redis import RedisStore  # noqa: PLC0415 - only for this store
 
         own_log = make_logger(config.log_level, json_logs=config.json_logs)
         shared = RedisStore(
@@ -102,13 +101,13 @@ def open_store(  # noqa: PLR0913 - what may take the place of a setting
         "keep": keep,
     }
     if is_bucket(config.db_uri):
-        from memora.stores.objects import ObjectStore  # noqa: PLC0415 - one store's imports only
+        from memora.stores.objects import ObjectStore  # noqa: PLC0415 - only for this store
 
-        if config.hot_index == "off":  # of a command, which does not search
+        if config.hot_index == "off":  # from a command, which does not search
             settings["hot_index"] = "int8"
         return ObjectStore(config.db_uri, options=config.storage_options, **settings)
     path = local_path(config.db_uri)
-    from memora.stores.lancedb import LanceStore  # noqa: PLC0415 - one store's imports only
+    from memora.stores.lancedb import LanceStore  # noqa: PLC0415 - only for this store
 
     index_at = config.index_threshold_entries if config.auto_create_index else None
     return LanceStore(path, index_at=index_at, **settings)
@@ -117,14 +116,14 @@ def open_store(  # noqa: PLR0913 - what may take the place of a setting
 def open_stored(
     config: CacheConfig, *, clock: Clock = time.time, keep: bool = True
 ) -> tuple[Store, Embedder]:
-    """Open a table that is there, whatever its model, to look at it or to take it elsewhere.
+    """Open an existing table, whatever its embedder, to inspect or copy it.
 
-    Nothing is evicted from it: whoever only looks may have other limits, or none set. For `keep`
-    see `LanceStore`.
+    Nothing is evicted: the caller's limits may differ from the application's. For `keep` see
+    `LanceStore`.
 
     Returns:
-        The store; and in place of its model what states the model's identity and dimension, and
-        embeds nothing.
+        The store, and a substitute for its embedder that has the identity and dimension but cannot
+        embed.
 
     Raises:
         ArgumentError: The URI is `memory://`, which is empty in a new process.
@@ -133,12 +132,12 @@ def open_stored(
     """
     limitless = config.model_copy(update={"max_entries": None, "max_bytes": None})
     if is_on_server(config.db_uri):
-        from memora.stores.redis import RedisStore  # noqa: PLC0415 - one store's imports only
+        from memora.stores.redis import RedisStore  # noqa: PLC0415 - only for this store
 
         store = RedisStore(config.db_uri, table_name=config.table_name, create=False, clock=clock)
         embedder = FunctionEmbedder(_refuse, identity=store.model, dimension=store.dimension)
         return store, embedder
-    from memora.stores import _guards  # noqa: PLC0415 - one store's imports only
+    from memora.stores import _guards  # noqa: PLC0415 - only for this store
 
     _guards.check_process()
     stamp = _stamp_of(config)
@@ -149,7 +148,7 @@ def open_stored(
 
 def _stamp_of(config: CacheConfig) -> Stamp:
     if is_bucket(config.db_uri):
-        from memora.stores import objects  # noqa: PLC0415 - one store's imports only
+        from memora.stores import objects  # noqa: PLC0415 - only for this store
 
         return objects.read_stamp(config.db_uri, config.storage_options, config.table_name)
     from memora.stores import _guards, _table  # noqa: PLC0415 - as above
@@ -168,7 +167,7 @@ def local_path(db_uri: str) -> Path:
 
     Raises:
         ArgumentError: It is `memory://`, which is empty in a new process.
-        ConfigError: It names none.
+        ConfigError: It names no directory.
     """
     if is_in_ram(db_uri):
         raise ArgumentError(f"{MEMORY} is empty at each start; name a directory")
@@ -180,7 +179,7 @@ def local_path(db_uri: str) -> Path:
     refused = f"{expected}; no other is supported by this version"
     if meant := mistaken(db_uri):
         raise ConfigError(f"db_uri={without_password(db_uri)!r}: {refused}; {meant}")
-    # Two letters at least before the colon, so that a drive of Windows is none.
+    # At least two letters before the colon, so that a Windows drive is not a scheme.
     if not re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", db_uri):
         shown = without_password(db_uri)
         if shown != db_uri and re.search("[@?;&]", db_uri):
@@ -190,11 +189,11 @@ def local_path(db_uri: str) -> Path:
             )
         try:
             return Path(db_uri).expanduser()
-        except RuntimeError as error:  # "~nobody"
+        except RuntimeError as error:  # "~user" of an unknown user
             raise ConfigError(f"db_uri={db_uri!r}: {expected}; {error}") from error
     try:
         parts = urlsplit(db_uri)
-    except ValueError:  # which may quote the URI
+    except ValueError:  # its message may quote the URI
         parts = urlsplit("")
     if parts.scheme != "file" or parts.netloc or not parts.path.startswith("/"):
         shown = without_password(db_uri)

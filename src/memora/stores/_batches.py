@@ -1,10 +1,11 @@
-"""The log of a store in a bucket: what every process did, in objects that are never changed.
+"""The log of a store in a bucket: objects that are never changed after they are written.
 
-A batch is a segment that is written once, whole, under a name of its own: no two writers can
-conflict, and what was acknowledged needs nothing but one PUT that succeeded. Names are in the order
-of causes: whoever has seen a batch gives a later name. What does change, the checkpoint and who
-keeps the table, is the newest of the heads: numbered objects, each created where there is none, so
-of several that write the next head one does.
+A batch is a segment that is written once, whole, under a unique name. Two writers therefore cannot
+conflict, and a record is acknowledged once a single PUT has succeeded. Names follow causality: a
+process that has seen a batch gives its next one a later name. The data that does change, the
+checkpoint and the owner, is in the newest head. Heads are numbered objects, each created only if no
+object of its number exists, so that of several processes that write the next head exactly one
+succeeds.
 """
 
 from __future__ import annotations
@@ -31,40 +32,42 @@ if TYPE_CHECKING:
     from memora.stores._bucket import Bucket
 
 GRACE_SECONDS = 120.0
-"""How long a batch is kept that nobody needs any more, for those who have not heard."""
+"""How long a dead batch is kept for processes that do not know yet that it is dead."""
 STALE_SECONDS = GRACE_SECONDS / 2
-"""Who has not looked for so long has perhaps missed a batch that came and went: it answers nothing,
-and loads anew. And what a process could not write for so long it gives up: its batch may have
-arrived all the same, and have been deleted since with all that was withdrawn."""
+"""A process that has not listed the log for this long may have missed a batch that came and went:
+it answers nothing, and loads again. A batch that could not be written for this long is given up: it
+may have arrived nevertheless, and have been deleted since because its entries were withdrawn."""
 
-_BATCH_BYTES = 8 * 1024 * 1024  # at which a batch takes no more records
-# Records that wait to be written, at most: beyond, nothing is taken until the bucket takes some.
+_BATCH_BYTES = 8 * 1024 * 1024  # size from which a batch takes no more records
+# The most bytes of records that wait to be written; beyond, `append` fails until the bucket accepts
+# some.
 _PENDING_BYTES = 64 * 1024 * 1024
-_RECENT_BYTES = 16 * 1024 * 1024  # of batches in RAM: what is new is read by whoever flushes it
-_COPIES = "-copies.log"  # how the names of batches end that hold nothing new
-_HEADS = 3  # that are kept: somebody may be about to read the last but one
+# Of batches cached in RAM: the owner reads new ones again when it flushes.
+_RECENT_BYTES = 16 * 1024 * 1024
+_COPIES = "-copies.log"  # name suffix of batches that hold only copies
+_HEADS = 3  # heads that are kept: another process may be about to read an older one
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The newest of these says who keeps the table, and what the table holds."""
+    """A head: the newest one names the owner, and what the table holds."""
 
     number: int
     owner: str
-    """Name of the member; empty: nobody."""
+    """Name of the member that is the owner; empty if there is none."""
     version: int
-    """Of the table that the checkpoint speaks of. Later ones are work that was not finished."""
+    """Version of the table that the checkpoint describes. Later versions are unfinished work."""
     checkpoint: Checkpoint
     token: str
-    """Tells who wrote it."""
+    """Random identity of the write."""
 
 
 class BatchLog:
     """The objects of one log.
 
     Args:
-        bucket: Where they are.
-        folder: Under which name.
+        bucket: The bucket.
+        folder: Name prefix of the objects.
     """
 
     def __init__(self, bucket: Bucket, folder: str) -> None:
@@ -74,27 +77,26 @@ class BatchLog:
         self.mine: set[str] = set()
         """Batches that this process adds to its view itself."""
         self.newest_name = 0
-        """The time in the highest name that was seen."""
+        """The highest time in a batch name seen so far."""
         self.head_number = 0
-        """Of the newest head that was listed."""
+        """Number of the newest head listed."""
         self.head_since = time.monotonic()
-        """When that was first seen."""
+        """When that head was first listed, in monotonic seconds."""
         self.head: Head | None = None
-        """The newest that was read."""
+        """The newest head that was read."""
         self._old_heads: list[int] = []
         self.listed = set[str]()
-        """The batches that were listed last."""
+        """The batches found by the last listing."""
 
     def path(self, name: str) -> str:
-        """Return the name within the bucket."""
+        """Return an object's name within the bucket."""
         return f"{self.folder}/{name}"
 
     def probe(self, member: str) -> None:
-        """Refuse a bucket in which two could keep the table at once.
+        """Check for conditional writes: without them, two processes could be owner at once.
 
         Raises:
-            StoreError: It overwrites what is to be created only where there is nothing; or takes
-                no write at all.
+            StoreError: It overwrites an object that may only be created, or takes no write at all.
         """
         name = self.path(f"probe-{member}")
         try:
@@ -103,7 +105,7 @@ class BatchLog:
         except StoreError as error:
             if "501 " not in str(error):
                 raise
-            ignored = True  # it says so itself
+            ignored = True  # the service says that it has none
         self.bucket.delete([name])
         if ignored:
             raise StoreError(
@@ -113,7 +115,7 @@ class BatchLog:
             )
 
     def batches(self) -> dict[str, int]:
-        """Return the batches that are there, and their sizes; take note of the newest head."""
+        """Return the names and sizes of the batches; note the newest head."""
         found = self.bucket.list(self.folder)
         heads = [int(name[5:17]) for name in found if name.startswith("head-")]
         number = max(heads, default=0)
@@ -128,7 +130,7 @@ class BatchLog:
         return batches
 
     def new_name(self, member: str, *, copies: bool = False) -> str:
-        """Return a name later than all that were seen; the batch is this process's to add."""
+        """Return a name later than all seen; this process adds the batch to its view itself."""
         with self.lock:
             self.newest_name = max(time.time_ns(), self.newest_name + 1)
             name = f"{self.newest_name:016x}-{member}{_COPIES if copies else '.log'}"
@@ -136,16 +138,16 @@ class BatchLog:
             return name
 
     def read_head(self) -> Head | None:
-        """Return the newest head; None where there is none that can be read.
+        """Return the newest head; None if there is none or it is unreadable.
 
         Raises:
-            StoreError: It cannot be reached.
+            StoreError: The bucket cannot be reached.
         """
         while self.head_number and (self.head is None or self.head.number < self.head_number):
             number = self.head_number
             try:
                 self.head = _head_of(number, self.bucket.get(self.path(_head_name(number))))
-            except FileNotFoundError:  # a newer one has come meanwhile
+            except FileNotFoundError:  # a newer head has been written meanwhile
                 self.batches()
                 if self.head_number == number:
                     raise StoreError(f"{self.path(_head_name(number))} cannot be read") from None
@@ -156,17 +158,17 @@ class BatchLog:
     def write_head(
         self, owner: str, version: int, checkpoint: Checkpoint, *, after: int
     ) -> int | None:
-        """Write the head that follows another; return its number, None where somebody else did.
+        """Write the head that follows another; return its number, None if another process did.
 
         Args:
             owner: See `Head`.
             version: See `Head`.
             checkpoint: See `Head`.
-            after: Number of the head that this is based on, which has to be the newest: one that
-                this process wrote, or one from which it takes over.
+            after: Number of the previous head, which has to be the newest: one that this process
+                wrote, or one from which it takes over.
 
         Raises:
-            StoreError: It may have been written, or not.
+            StoreError: The head may have been written, or not.
         """
         head = Head(after + 1, owner, version, checkpoint, uuid.uuid4().hex)
         name = self.path(_head_name(head.number))
@@ -180,9 +182,10 @@ class BatchLog:
                 found = _head_of(head.number, self.bucket.get(name))
             if found is None or found.owner != owner:
                 return None
-            if found.token != head.token:  # this process wrote it, and was not told so
+            if found.token != head.token:  # an earlier write of this process that was not confirmed
                 return self.write_head(owner, version, checkpoint, after=head.number)
-        # One that stood still may have created an old number again: it was no longer there.
+        # A process that stood still may have created an old number again, after its object was
+        # deleted.
         self.batches()
         if self.head_number != head.number:
             return None
@@ -191,21 +194,21 @@ class BatchLog:
         return head.number
 
     def read_uses(self) -> KeptUses:
-        """Return how entries have been used, as it was written last."""
+        """Return the usage of entries as last saved."""
         try:
             return unpack_uses(self.bucket.get(self.path(USES)))
         except FileNotFoundError:
             return KeptUses({}, {})
 
     def write_uses(self, kept: KeptUses) -> int:
-        """Write it; return the size."""
+        """Save the usage of entries; return the size in bytes."""
         data = pack_uses(kept)
         self.bucket.put(self.path(USES), data)
         return len(data)
 
 
 class Batch(Segment):
-    """One batch: read from the bucket as needed, or about to be written."""
+    """One batch: read from the bucket when needed, or about to be written."""
 
     def __init__(self, log: BatchLog, name: str, size: int = len(MAGIC)) -> None:
         self.name = name
@@ -216,28 +219,30 @@ class Batch(Segment):
         self.complete_since: float | None = None
         self.made_at = time.monotonic()
         self.deletes = False
-        """Whether it was seen to hold more than entries."""
+        """Whether it was seen to hold records other than entries."""
         self.vanished = self.broken = False
         self.damaged_at: int | None = None
         self.searched = 0
         self.upto = 0
-        """Bytes that the writer has taken in with this batch and before."""
+        """The writer's `appended` up to the end of this batch."""
         self.copies = name.endswith(_COPIES)
-        """Whether its records are copies, written by the owner so that others can go."""
+        """Whether its records are copies, written by the owner so that other batches can be
+        deleted.
+        """
         self._log, self._size = log, size
 
     def size(self) -> int:
         return self._size
 
     def add(self, record: bytes) -> int:
-        """Take in a record before it is written; return its offset."""
+        """Add a record before the batch is written; return its offset."""
         offset = self._size
         self.pending[offset] = record
         self._size += len(record)
         return offset
 
     def write(self) -> None:
-        """Write it, or write it again."""
+        """Write the batch; may be repeated."""
         data = b"".join((MAGIC, *self.pending.values()))
         self._log.bucket.put(self._log.path(self.name), data)
         self._keep(data)
@@ -254,7 +259,7 @@ class Batch(Segment):
         return self._log.bucket.get(self._log.path(self.name), offset, length)
 
     def whole(self) -> bytes:
-        """Return all of it."""
+        """Return all bytes of the batch."""
         with self._log.lock:
             whole = self._log.recent.get(self.name)
         if whole is None:
@@ -282,17 +287,17 @@ class Batch(Segment):
         return _time_of(self.name) + int(1e9 * GRACE_SECONDS)
 
     def sync(self) -> None:
-        """Do nothing: what is written is on disks."""
+        """Do nothing: a batch is durable once written."""
 
 
 class BatchWriter:
     """Groups the records of one process into batches, and writes one batch at a time.
 
-    Threads that wait while a batch is on its way share the next one.
+    Threads that wait while a batch is being written share the next one.
     """
 
     gave_up = False
-    """Whether something was not written that this process has in its view."""
+    """Whether records in this process's view were given up and never written."""
 
     def __init__(self, log: BatchLog, member: str) -> None:
         self._log, self._member = log, member
@@ -300,17 +305,17 @@ class BatchWriter:
         self._open: Batch | None = None
         self._sealed: deque[Batch] = deque()
         self.appended = 0
-        """Bytes of all records; after `append`, what to `sync` up to."""
+        """Bytes of all records; after `append`, the target for `sync`."""
         self._written = 0
         self._busy = False
-        self._fault: StoreError | None = None  # the last
-        self._lost: deque[tuple[int, int]] = deque(maxlen=1000)  # given up: from, up to
+        self._fault: StoreError | None = None  # the last one
+        self._lost: deque[tuple[int, int]] = deque(maxlen=1000)  # given-up ranges: from, up to
 
     def append(self, records: Sequence[bytes], *, always: bool = False) -> tuple[Batch, list[int]]:
-        """Have records written with the next batch; return it, and their offsets.
+        """Add records to the next batch; return the batch and their offsets.
 
         Raises:
-            StoreError: Too much waits to be written.
+            StoreError: Too many bytes wait to be written.
         """
         size = sum(map(len, records))
         with self._changed:
@@ -329,10 +334,11 @@ class BatchWriter:
         return batch, offsets
 
     def sync(self, target: int) -> None:
-        """Return once what was appended up to a target is in the bucket.
+        """Wait until all records up to a target are in the bucket.
 
         Raises:
-            StoreError: The bucket cannot be reached, or refuses; it is tried again for a while.
+            StoreError: The bucket cannot be reached, or refuses; the write is retried later for a
+                while.
         """
         self._write_up_to(target)
         with self._changed:
@@ -381,7 +387,7 @@ class BatchWriter:
         """Write records again, as one batch.
 
         Raises:
-            StoreError: It may have been written, or not.
+            StoreError: The batch may have been written, or not.
         """
         batch = self._new(copies=True)
         for record in records:
@@ -389,18 +395,18 @@ class BatchWriter:
         try:
             batch.write()
         except StoreError:
-            self._log.mine.discard(batch.name)  # if it was, it is anybody's
+            self._log.mine.discard(batch.name)  # if it arrived, it is read like any other batch
             raise
         return batch
 
     def write_out(self) -> None:
-        """Write all that waits; raises StoreError as `sync`."""
+        """Write all that waits; raises StoreError as `sync` does."""
         self._write_up_to(self.appended)
 
     close = write_out
 
     def _give_up(self, batch: Batch) -> None:
-        """Drop a batch, but for what can be done at any time: deletions, up to their stamps."""
+        """Drop a batch except its deletions: these have stamps, so they may be logged late."""
         self._lost.append((self._written, batch.upto))
         self.gave_up = True
         found = [(raw, _records.unpack(raw)) for raw in batch.pending.values()]

@@ -1,7 +1,7 @@
-"""A prefix of a bucket: S3, Google Cloud Storage or Azure Blob Storage, by `obstore`.
+"""Objects under a prefix of a bucket: S3, Google Cloud Storage or Azure Blob Storage, by `obstore`.
 
-Every request is bounded in time and retried a few times; a fault is a `StoreError` that says which
-request failed and why, without secrets.
+Each request has a timeout and is retried a few times. A fault is a `StoreError` that names the
+request and the cause, without secrets.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from memora.errors import ConfigError, MissingExtraError, StoreError, StorePathE
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-# Defaults of `storage_options`: how long a connection, and a request, may take.
+# Defaults of `storage_options`: timeouts of a connection and of a request.
 _TIMEOUTS = {"connect_timeout": "2s", "timeout": "10s"}
 _RETRIES = 2
 _RETRY_SECONDS = 10
-# Options that are of the HTTP client, not of one cloud's.
+# Options of the HTTP client, the same for all clouds.
 _CLIENT_OPTIONS = {
     "allow_http",
     "allow_invalid_certificates",
@@ -61,7 +61,7 @@ class Bucket:
         self.uri = uri.rstrip("/")
         try:
             parts = urlsplit(self.uri)
-        except ValueError:  # which may quote the URI
+        except ValueError:  # its message may quote the URI
             parts = urlsplit("")
         if parts.scheme not in BUCKETS or not parts.hostname or parts.query or "@" in parts.netloc:
             raise ConfigError(
@@ -78,7 +78,7 @@ class Bucket:
         cloud: dict[str, Any] = {
             name: value for name, value in self.options.items() if name not in _CLIENT_OPTIONS
         }
-        open_url: Any = store.from_url  # one signature a cloud
+        open_url: Any = store.from_url  # one signature per cloud
         try:
             self._store = open_url(
                 self.uri,
@@ -95,24 +95,24 @@ class Bucket:
 
     @property
     def lance_options(self) -> dict[str, str]:
-        """The same options for LanceDB."""
+        """The same options in LanceDB's form."""
         retries = {"client_max_retries": str(_RETRIES), "client_retry_timeout": "10"}
         return _TIMEOUTS | retries | self.options
 
     def put(self, name: str, data: bytes) -> None:
-        """Write an object, in place of any of that name.
+        """Write an object, replacing any of the same name.
 
         Raises:
-            StoreError: It may have been written, or not.
+            StoreError: The object may have been written, or not.
         """
         with self._named("write", name):
             self._client.put(self._store, name, data)
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write an object unless there is one of that name; tell whether this call did, or seems.
+        """Create an object; return False if one of this name seems to exist already.
 
         Raises:
-            StoreError: It may have been written, or not.
+            StoreError: The object may have been written, or not.
         """
         with self._named("create", name):
             try:
@@ -125,7 +125,7 @@ class Bucket:
         """Return an object, or a part of it.
 
         Raises:
-            FileNotFoundError: There is none.
+            FileNotFoundError: There is no such object.
             StoreError: It cannot be read.
         """
         with self._named("read", name):
@@ -134,7 +134,7 @@ class Bucket:
             return bytes(self._client.get_range(self._store, name, start=start, length=length))
 
     def list(self, folder: str) -> dict[str, int]:
-        """Return the names in a folder, without it, and their sizes.
+        """Return the names in a folder, relative to it, and their sizes.
 
         Raises:
             StoreError: It cannot be read.
@@ -148,10 +148,10 @@ class Bucket:
             }
 
     def delete(self, names: Sequence[str]) -> None:
-        """Delete objects that may be there.
+        """Delete objects; missing ones are ignored.
 
         Raises:
-            StoreError: Some may be there still.
+            StoreError: Some may still exist.
         """
         for name in names:
             with self._named("delete", name):
@@ -179,7 +179,7 @@ class Bucket:
             raise kind(f"cannot {operation} {self.uri}/{name}: {text}{advice}") from None
 
     def _said(self, error: BaseException) -> str:
-        """Return what a fault says, in short and without secrets."""
+        """Return a fault's message, shortened and without secrets."""
         text = str(error).split("\n\nDebug source", maxsplit=1)[0]
         status, code = _STATUS.search(text), _CODE.search(text)
         if status is not None:
@@ -193,6 +193,6 @@ class Bucket:
         hidden = [value for name, value in self.options.items() if _SECRET.search(name)]
         hidden += [value for name, value in os.environ.items() if _SECRET.search(name)]
         for secret in hidden:
-            if len(secret) > 3:  # noqa: PLR2004 - a shorter one is no secret, and hides words
+            if len(secret) > 3:  # noqa: PLR2004 - a shorter one is no secret
                 text = text.replace(secret, "***")
         return text

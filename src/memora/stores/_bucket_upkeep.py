@@ -1,9 +1,10 @@
-"""What one process at a time does for a store in a bucket.
+"""Upkeep of a store in a bucket, done by one process at a time.
 
-Whoever writes the next head keeps the table until another does. Nobody can be told to stop, and no
-clock is shared: another takes over when the head has not changed for `LEASE_SECONDS` of its own. So
-one that stood still may go on for a moment beside its successor. It does no harm: it cannot write a
-head, and what it has done to the table is undone, as the head names the version that counts.
+The owner is the process that wrote the newest head (see `_batches`), until another process writes
+the next one. No process can be told to stop, and clocks are not shared: another process takes over
+if it has seen the same head for `LEASE_SECONDS` by its own clock. A former owner that stood still
+may thus work for a moment beside its successor. That does no harm: it cannot write a head any more,
+and its commits to the table are undone, as the head names the version that counts.
 """
 
 from __future__ import annotations
@@ -33,18 +34,19 @@ if TYPE_CHECKING:
     from memora.stores.hot import Place
 
 LEASE_SECONDS = 30.0
-"""How long a head may stay the same before another may take over its owner's duties."""
+"""How long a head must stay unchanged before another process may become the owner."""
 
-# As on disk: the share of the log that may be dead, the least that is worth a merge, what an object
-# counts beside its size; and the commits or fragments that make a compaction due.
+# As on disk: the share of the log that may be dead, the least dead bytes that are worth a merge,
+# the bytes that each object counts beside its size. Then the number of commits or small fragments
+# that makes a compaction due.
 _DEAD_SHARE = 0.3
 _DEAD_BYTES = 4 * 1024 * 1024
 _OBJECT_BYTES = 256 * 1024
 _COMPACT_AT = 64
-_MERGE_BYTES = 8 * 1024 * 1024  # into one batch
-_COMPACTION_COMMITS = 2  # that LanceDB makes of one
+_MERGE_BYTES = 8 * 1024 * 1024  # merged into one batch
+_COMPACTION_COMMITS = 2  # commits that LanceDB makes for one compaction
 _NEVER = timedelta(days=36_500)
-# How long superseded versions of the table stay for readers that opened them.
+# How long superseded versions of the table are kept for processes that read them.
 _KEEP = timedelta(minutes=10)
 
 
@@ -52,7 +54,7 @@ class BucketTable(EntryTable):
     """The table of a store in a bucket.
 
     Raises:
-        StorePathError: There is no such table, and none is to be made.
+        StorePathError: There is no such table, and `create` is false.
         StoreFormatError: The table is not Memora's, or of another format.
         ModelMismatchError: Another embedder made the table's vectors.
     """
@@ -65,23 +67,24 @@ class BucketTable(EntryTable):
             if (table := open_if_there(database, name)) is None:
                 if not create:
                     raise StorePathError(f"there is no {where}")
-                with suppress(ValueError):  # another process has just made it
+                with suppress(ValueError):  # another process has just created it
                     _create(database, name, stamp)
                 table = database.open_table(name)
             self._begin(database, name, where, stamp)
             self._source = database.open_table(name)
         self.version = int(table.version)
-        """That this process builds upon: what others have committed since is undone."""
+        """The version that this process builds on: later commits by others are undone."""
         self.compacted = False
-        """Whether it was, since `clear_up`."""
-        self._commits = 0  # since then
+        """Whether the table was compacted since `clear_up`."""
+        self._commits = 0  # since the last compaction
 
     def scan(self) -> Any:
-        # What the head speaks of: there may be later versions that its owner did not finish.
+        # Read the version that the head names: later ones may be unfinished work.
         with faults("scan"):
             self._source.checkout_latest()
             if self._log.head is not None:
-                with suppress(ValueError):  # cleared up, by an owner that was killed at it
+                # Deleted by an owner that was killed before it wrote the next head.
+                with suppress(ValueError):
                     self._source.checkout(self._log.head.version)
         return super().scan()
 
@@ -99,7 +102,7 @@ class BucketTable(EntryTable):
         self._changed = False
 
     def compact(self, *, alone: bool) -> None:
-        del alone  # who knows
+        del alone  # unknown in a bucket
         self._undo_others()
         with faults("compact"), self._lock:
             self._table.optimize(cleanup_older_than=_NEVER)
@@ -114,13 +117,13 @@ class BucketTable(EntryTable):
         self._advance(_COMPACTION_COMMITS)
 
     def check(self) -> None:
-        """Do nothing: the log is listed all the time, in the same bucket."""
+        """Do nothing: the log in the same bucket is listed all the time."""
 
     def forget_synced(self) -> None:
-        """Do nothing: what is written is on disks."""
+        """Do nothing: a committed write is durable."""
 
     def _sync(self) -> None:
-        """Do nothing: what is written is on disks."""
+        """Do nothing: a committed write is durable."""
 
     def _compaction_is_due(self) -> bool:
         with faults("maintain"):
@@ -131,7 +134,7 @@ class BucketTable(EntryTable):
         with faults("write"), self._lock:
             self._table.checkout_latest()
             if self._table.version != self.version:
-                with suppress(ValueError):  # cleared up: the newest has all of it
+                with suppress(ValueError):  # deleted: the newest version includes it
                     self._table.checkout(self.version)
                     self._table.restore()
                 self._table.checkout_latest()
@@ -140,7 +143,7 @@ class BucketTable(EntryTable):
             self.outdated = "checksum" not in self._schema.names
 
     def _advance(self, commits: int) -> None:
-        """Take note of commits, unless others have made some in between."""
+        """Count this process's commits; raise StoreError if others have committed in between."""
         self._commits += commits
         with faults("write"):
             version = int(self._table.version)
@@ -150,7 +153,7 @@ class BucketTable(EntryTable):
 
 
 def open_if_there(database: Any, name: str) -> Any:
-    """Return a table, or None."""
+    """Return a table, or None if there is none of this name."""
     try:
         return database.open_table(name)
     except ValueError as error:
@@ -160,29 +163,29 @@ def open_if_there(database: Any, name: str) -> Any:
 
 
 class HeadLock:
-    """The duties of the owner: held by whoever wrote the newest head."""
+    """The owner's lock: held by the process that wrote the newest head."""
 
     def __init__(self, log: BatchLog, table: BucketTable, name: str) -> None:
         self._log, self._table, self._name = log, table, name
         self.renewed = -LEASE_SECONDS
-        """When this process last wrote the head."""
+        """When this process last wrote the head, in monotonic seconds."""
         self._held = False
-        self._number = 0  # of the head that it wrote last
+        self._number = 0  # number of that head
         self._writing = threading.Lock()
 
     @property
     def is_locked(self) -> bool:
-        """Whether it is held here, for as long as nobody can have taken over."""
+        """Whether this process holds the lock, and no other can have taken over."""
         return self._held and time.monotonic() - self.renewed < LEASE_SECONDS
 
     def acquire(self, *, blocking: bool) -> None:
-        """Write the next head, if the newest is nobody's, this process's or as old as a lease.
+        """Write the next head if the newest has no owner, is this process's, or is a lease old.
 
         Raises:
-            filelock.Timeout: Another has the duties.
+            filelock.Timeout: Another process is the owner.
             StoreError: The bucket cannot be reached.
         """
-        del blocking  # it never waits
+        del blocking  # never waits
         log = self._log
         head = log.read_head()
         free = head is None or head.owner in {"", self._name}
@@ -195,17 +198,17 @@ class HeadLock:
             raise filelock.Timeout(log.folder)
 
     def write(self, checkpoint: Checkpoint) -> bool:
-        """Write the head after this process's last; False where another has."""
+        """Write the head after this process's last; False if another process has."""
         with self._writing:
             return self._write(self._table.version, checkpoint)
 
     def renew(self, now: float) -> None:
-        """Write the last head again when a third of the lease has gone.
+        """Write the last head again when a third of the lease has passed.
 
-        Called beside the duties, as one of them may take longer than a lease.
+        Called in parallel to the upkeep, as one part of it may take longer than a lease.
 
         Args:
-            now: By the clock of entries.
+            now: Time by the clock of entries.
         """
         with self._writing:
             due = time.monotonic() - self.renewed > LEASE_SECONDS / 3
@@ -213,12 +216,12 @@ class HeadLock:
                 self._write(head.version, head.checkpoint._replace(now=now))
 
     def release(self) -> None:
-        """Have the next head say that nobody has the duties."""
+        """Write a head without an owner, so that another process can take over at once."""
         with self._writing:
             log = self._log
             if self.is_locked and (head := log.head) is not None:
                 self._held = False
-                with suppress(StoreError):  # then others wait for as long as a lease
+                with suppress(StoreError):  # others then wait until the lease ends
                     log.write_head("", head.version, head.checkpoint, after=self._number)
 
     def _write(self, version: int, checkpoint: Checkpoint) -> bool:
@@ -230,7 +233,7 @@ class HeadLock:
 
 
 class BucketUpkeep(Upkeep):
-    """The duties of the owner, in a bucket."""
+    """The work of the owner of a store in a bucket."""
 
     view: Any
     _table: BucketTable
@@ -248,7 +251,7 @@ class BucketUpkeep(Upkeep):
             self.view.checkpoint = head.checkpoint
 
     def look(self, *, again: bool = False) -> None:
-        """Take note of the batches that were read: no record can join them."""
+        """Mark batches that have been read as complete: no record can join them."""
         del again
         now = time.monotonic()
         with self.view.lock:
@@ -258,7 +261,7 @@ class BucketUpkeep(Upkeep):
                     segment.complete_since = now
 
     def renew(self) -> None:
-        """Keep the duties for longer."""
+        """Renew the lease."""
         self._head_lock.renew(self._clock())
 
     def compact(self) -> None:
@@ -285,14 +288,14 @@ class BucketUpkeep(Upkeep):
         self.view.checkpoint = checkpoint
 
     def _rows(self, fresh: Iterable[tuple[bytes, int, Place]]) -> Iterator[Row]:
-        # One request for each batch, not for each record.
+        # One request per batch, not per record.
         for number, rows in groupby(fresh, key=lambda row: row[2].segment):
             if isinstance(batch := self.view.segments.get(number), Batch):
                 batch.whole()
             yield from super()._rows(rows)
 
     def _move_living(self) -> None:
-        """Merge small batches, and mostly dead ones, into one, so that these can go."""
+        """Merge small or mostly dead batches into one, so that they can be deleted."""
         moving: list[tuple[int, int, bytes]] = []
         for number in self._sources():
             with self.view.lock:
@@ -335,9 +338,9 @@ class BucketUpkeep(Upkeep):
         return chosen
 
     def _clear_away(self) -> None:
-        """Delete batches that hold nothing alive and nothing that is not in the table."""
+        """Delete batches that hold no live record and nothing that is not in the table."""
         view, checkpoint, now = self.view, self.view.checkpoint, time.monotonic()
-        # As of now: what may still be written late is, before the grace is over.
+        # The present positions: a late batch arrives before the grace period is over.
         done, settled = checkpoint.done, LogView.settled(view)
         with view.lock:
             dead = {
@@ -350,7 +353,7 @@ class BucketUpkeep(Upkeep):
             there = {one.name for one in view.segments.values() if not one.vanished}
         self._dead_since = {name: self._dead_since.get(name, now) for name in dead & there}
         names = {name for name, since in self._dead_since.items() if since <= now - GRACE_SECONDS}
-        # Those that an owner was about to delete when it was killed; and what is done.
+        # Delete also the batches that an owner listed before it was killed; drop deleted ones.
         left = checkpoint.dropped.keys() & self._log.listed
         if names or left != checkpoint.dropped.keys():
             self._save(

@@ -1,4 +1,4 @@
-"""What one process knows of a store in a bucket: as of one on disk, but for how the log is read."""
+"""In-memory view of a store in a bucket: as on disk (`_view`), except how the log is read."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from memora.stores import _records
     from memora.stores._usage import KeptUses
 
-# How late a batch may be written: then it is given up, but for the request that is on its way.
+# How late a batch may still be written; then it is given up, except for a request under way.
 _LATE_SECONDS = STALE_SECONDS + 30.0
-_READERS = 8  # requests at once, where much is to be read
-_READ_BYTES = 8 * 1024 * 1024  # by them, before it is applied
+_READERS = 8  # parallel requests when there is much to read
+_READ_BYTES = 8 * 1024 * 1024  # read by them before it is applied
 
 
 class BucketView(LogView):
-    """Entries in RAM, all vectors among them, kept current from the log in a bucket."""
+    """Entries and all vectors in RAM, kept current from the log in a bucket."""
 
     remember_seconds = _LATE_SECONDS
-    exact: Any = None  # vectors in large contexts stay in RAM: a search needs no network
+    exact: Any = None  # vectors of large contexts stay in RAM: no search needs the network
 
     def __init__(self, log: BatchLog, dimension: int, **settings: Any) -> None:
         super().__init__(Path(log.folder), dimension, **settings)
@@ -33,11 +33,11 @@ class BucketView(LogView):
 
     @property
     def unreached(self) -> bool:
-        """Whether the log has not been read for too long: then, until another view is loaded."""
+        """Whether the log was not read for too long; true until another view is loaded."""
         return time.monotonic() - self._looked_at > STALE_SECONDS
 
     def read(self) -> None:
-        """Take in what is new in the log.
+        """Apply new batches of the log.
 
         Raises:
             OSError: The bucket cannot be read.
@@ -55,18 +55,18 @@ class BucketView(LogView):
                     ]
                 self._read_all(new)
                 self.judge_lost()
-            except FileNotFoundError:  # it came and went since it was listed, which takes a while
+            except FileNotFoundError:  # deleted since it was listed, so this process was slow
                 self.lost = True
             self._forget()
             if not late:
                 self._looked_at = began
 
     def apply(self, record: _records.Record, number: int, offset: int, length: int) -> int | None:
-        """Take in one record.
+        """Apply a record; return the slot if it adds an entry, else None.
 
-        A copy is another place of an entry that is held, and of nothing else: whoever made it may
-        have stood still while the entry was deleted, and its deletion forgotten. Of several places
-        all processes hold the one in the latest batch.
+        A copy only gives a stored entry another place. It never adds an entry: its writer may have
+        stood still while the entry was deleted and the deletion forgotten. Of several places, all
+        processes use the one in the latest batch.
         """
         segment: Any = self.segments[number]
         if record.entry is None:
@@ -77,7 +77,8 @@ class BucketView(LogView):
             held = self.segments.get(self.hot.place(slot).segment)
             useless = held is not None and not held.vanished and held.name > segment.name
         else:
-            # While loading, of one whose row in the table says that it lay in a batch that is gone.
+            # While loading, a copy does add an entry if its row in the table names a batch that is
+            # gone.
             useless = segment.copies and record.key not in self._astray
         if useless:
             segment.position = offset + length
@@ -85,7 +86,7 @@ class BucketView(LogView):
         return super().apply(record, number, offset, length)
 
     def settled(self) -> dict[str, int]:
-        # A deletion may concern what is yet to be written: it is read again for as long.
+        # A deletion may affect a record that is yet to be written, so it is read again for a while.
         settled, latest = super().settled(), time.monotonic() - _LATE_SECONDS
         with self.lock:
             again = {
@@ -132,7 +133,7 @@ class BucketView(LogView):
                     list(pool.map(_fetch, group))
                 for number, segment in group:
                     self._read(number, segment)
-                    self.finish(segment)  # a batch is whole
+                    self.finish(segment)  # a batch is always whole
 
     def _finish_ended(self) -> None:
         """Do nothing: see `_read_all`."""
@@ -148,4 +149,4 @@ class BucketView(LogView):
 def _fetch(numbered: tuple[int, Segment]) -> None:
     segment = numbered[1]
     if isinstance(segment, Batch):
-        segment.whole()  # is kept for a moment
+        segment.whole()  # keeps the batch in the cache of recent ones

@@ -1,7 +1,7 @@
-"""Which entries may have expired: by buckets of time, so that nobody looks at those that have not.
+"""Queue of entries by expiry time, so that entries that have not expired need no check.
 
-Slots in it may be stale, because taking one out would cost a search: whoever asks looks at the
-entry. Not for several threads at once: the store's lock guards it.
+A slot in the queue may be stale, because removing it would need a search: the caller checks the
+entry of each slot it gets. Not thread-safe; guarded by the store's lock.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_STALE = 1024  # slots that are too few to care about
+_STALE = 1024  # a number of stale slots too small to matter
 
 
 class ExpiryQueue:
-    """Slots by the second in which they end; within one in no order.
+    """Slots by the second in which they end; unordered within a second.
 
-    What is loaded lies in one sorted column, 4 bytes a slot and 16 a second; what is added in an
-    array a second. Times are finite, in seconds since the epoch.
+    Slots that are loaded lie in one sorted column, with 4 bytes per slot and 16 per second; slots
+    added later in one array per second. Times are finite, in seconds since the epoch.
     """
 
     def __init__(self) -> None:
-        self._buckets: dict[int, array[int]] = {}  # of what was added, by second
-        self._heap: list[int] = []  # of those seconds
+        self._buckets: dict[int, array[int]] = {}  # added slots, by second
+        self._heap: list[int] = []  # the seconds of `_buckets`
         self._waiting = 0
         self._column(np.empty(0, np.int64), np.empty(0))
 
     def __len__(self) -> int:
-        """Return how many slots wait, stale ones included."""
+        """Return the number of waiting slots, including stale ones."""
         return self._waiting
 
     def load(self, ends: NDArray[np.float64], /) -> None:
-        """Forget all, and add position by position; an infinite end is none."""
+        """Replace all slots by the positions of an array of ends; infinity is no end."""
         self._buckets.clear()
         self._heap.clear()
         slots = np.flatnonzero(np.isfinite(ends))
@@ -45,7 +45,7 @@ class ExpiryQueue:
         self._waiting = len(slots)
 
     def add(self, slot: int, end: float) -> None:
-        """Add a slot; an infinite end is none."""
+        """Add a slot; an infinite end is ignored."""
         if not -inf < end < inf:
             return
         second = floor(end)
@@ -57,15 +57,16 @@ class ExpiryQueue:
         self._waiting += 1
 
     def due(self, now: float, limit: int, *, present: bool = False) -> list[int]:
-        """Take up to `limit` slots out that may have ended.
+        """Remove and return up to `limit` slots that may have ended.
 
-        A slot may come twice, and its entry may be another by now, or end later: then add it again.
+        A slot may be returned twice, and its entry may be another one by now, or end later; in the
+        latter case the caller adds it again.
 
         Args:
             now: Seconds since the epoch.
-            limit: How many slots at most.
-            present: Also those of the second that is not over yet, of which some end later than
-                `now`: complete, but it costs as much again each time.
+            limit: The most slots to return.
+            present: Whether to include slots of the current second, some of which end later than
+                `now`. That is complete, but costs as much again on each call.
         """
         second = floor(now) + present
         found: list[int] = []
@@ -81,23 +82,23 @@ class ExpiryQueue:
         return found
 
     def overgrown(self, alive: int) -> bool:
-        """Tell whether most slots are stale, where so many entries are alive: then load again."""
+        """Return whether most slots are stale, given the number of live entries."""
         return self._waiting > 2 * alive + _STALE
 
     def _column(self, slots: NDArray[np.int64], seconds: NDArray[np.float64]) -> None:
-        """Sort what is loaded."""
+        """Sort the loaded slots into the column."""
         order = np.argsort(seconds)
         parts, starts = np.unique(seconds[order], return_index=True)
         self._slots = array("i", slots[order].astype(np.int32).tobytes())
         self._seconds = array("d", parts.tobytes())
         self._starts = array("q", starts.astype(np.int64).tobytes())
-        self._seconds.append(inf)  # of what is behind the last one
+        self._seconds.append(inf)  # end marker
         self._starts.append(len(slots))
         self._at = self._part = 0
         self._next = self._seconds[0]
 
     def _take(self, wanted: int) -> array[int]:
-        """Take some slots of the next second out of the column."""
+        """Remove some slots of the next second from the column."""
         stop = self._starts[self._part + 1]
         start, self._at = self._at, min(self._at + wanted, stop)
         taken = self._slots[start : self._at]
@@ -105,5 +106,5 @@ class ExpiryQueue:
             self._part += 1
             self._next = self._seconds[self._part]
         if self._next == inf:
-            self._column(np.empty(0, np.int64), np.empty(0))  # frees it
+            self._column(np.empty(0, np.int64), np.empty(0))  # frees the memory
         return taken

@@ -1,4 +1,4 @@
-"""What LanceDB and its directory ask of a process: before it opens a store, forked, at its exit."""
+"""Checks and precautions for LanceDB: before a store opens, after a fork, at exit."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ if TYPE_CHECKING:
 
     from memora.protocols import Store
 
-# How long opening waits for others that open: many workers may start at once on a busy machine.
+# How long `opening` waits for other processes: many workers may start at once on a busy machine.
 _PATIENCE_SECONDS = 60.0
-# LanceDB's threads touch the interpreter for a moment after a call has returned, and abort the
-# process if it is gone by then (seen in one exit of five, right after a call).
+# LanceDB's threads use the interpreter for a moment after a call has returned, and abort the
+# process if the interpreter is gone by then (seen in one of five exits right after a call).
 _EXIT_SECONDS = 0.05
 
 open_stores: weakref.WeakSet[Store] = weakref.WeakSet()
-"""Are closed when the process exits."""
+"""Stores that are closed when the process exits."""
 _users: set[int] = set()  # the process that uses LanceDB, and the one it was forked from
-_inherited: list[object] = []  # from parents: never to be finalised in a child
+_inherited: list[object] = []  # objects of parent processes, never finalised in a child
 _SHUTDOWN = "shutdown_runtime"  # LanceDB's function for the exit, which no module exports
 _at_exit: list[BuiltinFunctionType] = []  # that function, once LanceDB is loaded
 
 
 def check_directory(path: Path, *, create: bool) -> None:
-    """Refuse a directory that is not there or cannot be written; make it if that is wanted."""
+    """Raise StorePathError unless a directory is there and writable; make it if `create`."""
     try:
         if create:
             make_store_folder(path)
         is_there, writable = path.is_dir(), os.access(path, os.W_OK | os.X_OK)
-    except (OSError, ValueError) as error:  # a null character is a ValueError
+    except (OSError, ValueError) as error:  # a null character raises ValueError
         reason = getattr(error, "strerror", None) or error
         raise StorePathError(f"cannot store in {str(path)!r}: {reason}; check db_uri") from error
     if not is_there:
@@ -53,7 +53,7 @@ def check_directory(path: Path, *, create: bool) -> None:
 
 
 def check_ours(path: Path) -> None:
-    """Refuse to begin a store among somebody's files."""
+    """Refuse to create a store among files that are not Memora's."""
     others = [
         entry.name
         for entry in path.iterdir()
@@ -79,8 +79,8 @@ def check_process() -> None:
     if not _at_exit:
         with faults("load LanceDB"):
             load_lancedb()
-        # Looked for once, here: `gc.freeze` before a fork hides it, and a look in each child would
-        # copy the pages of every object.
+        # Searched once, here: `gc.freeze` before a fork hides the function, and a search in each
+        # child would copy the memory pages of every object.
         _at_exit.extend(
             function
             for function in gc.get_objects()
@@ -90,7 +90,7 @@ def check_process() -> None:
 
 @contextmanager
 def opening(folder: Path) -> Iterator[None]:
-    """Let one process at a time look for a table and make it."""
+    """Lock out other processes while a table is looked for and created."""
     with faults("open the store"):
         try:
             lock = filelock.FileLock(
@@ -105,14 +105,14 @@ def opening(folder: Path) -> Iterator[None]:
 
 
 def leave_to_parent(*parts: object) -> None:
-    """Keep what a forked child has of its parent's LanceDB: never to be finalised there."""
+    """Keep a forked child's copies of LanceDB objects alive, so that they are never finalised."""
     _inherited.append(parts)
 
 
 def _let_exit() -> None:
     """Let a forked child exit: LanceDB would wait for threads that the fork did not copy.
 
-    It does so wherever its runtime has been used, also when every store is closed.
+    It would do so wherever its runtime has been used, even if every store is closed.
     """
     for function in _at_exit:
         atexit.unregister(function)
@@ -124,7 +124,7 @@ if hasattr(os, "register_at_fork"):
 
 @atexit.register
 def _close_all() -> None:
-    # Before the interpreter goes: LanceDB must not be cut off in the middle of a call.
+    # Before the interpreter ends: a LanceDB call must not be cut off in the middle.
     for store in list(open_stores):
         with suppress(Exception):
             store.close()

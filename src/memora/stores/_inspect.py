@@ -1,4 +1,4 @@
-"""What there is to know of a store on disk without opening it: for whoever looks after it."""
+"""Facts about a store on disk, read without opening it, for its administrator."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ __all__ = ["FORMAT", "Facts", "inspect", "sizes"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """A table and its log."""
+    """Facts about a table and its log."""
 
     format: int
     model: str
     dimension: int
     processes: int
-    """How many have it open."""
+    """Number of stores that have it open."""
     kept: bool
-    """Whether one of them keeps the table."""
+    """Whether one of them is the owner."""
     table_bytes: int
     log_bytes: int
 
 
 def inspect(path: Path, table_name: str) -> Facts:
-    """Look at a table; the locks of processes that are gone are cleared away.
+    """Return facts about a table; deletes lock files of ended processes.
 
     Raises:
-        StorePathError: It is not there, or not accessible.
-        StoreFormatError: It is not Memora's, or of another format than this version's.
+        StorePathError: It does not exist or is not accessible.
+        StoreFormatError: It is not Memora's, or has a format that this version cannot read.
         StoreError: It cannot be read.
     """
     _guards.check_directory(path, create=False)
@@ -62,14 +62,14 @@ def inspect(path: Path, table_name: str) -> Facts:
 
 
 def sizes(path: Path, table_name: str) -> tuple[int, int]:
-    """Return how many bytes the files of the table take, and those of the log."""
+    """Return the bytes of the table's files, and those of the log's."""
     return _bytes(path / f"{table_name}.lance"), _bytes(path / f"{table_name}.log")
 
 
 def _bytes(folder: Path) -> int:
     total = 0
     for path in folder.rglob("*"):
-        with suppress(OSError):  # deleted meanwhile, by whoever keeps the table
+        with suppress(OSError):  # deleted meanwhile by the owner
             total += path.stat().st_size if path.is_file() else 0
     return total
 
@@ -82,7 +82,7 @@ def _is_locked(path: Path) -> bool:
         lock.acquire(blocking=False)
     except filelock.Timeout:
         return True
-    except OSError:  # a directory, or a link: nobody can hold it
+    except OSError:  # a directory or a link, which no process can lock
         return False
     lock.release()
     return False

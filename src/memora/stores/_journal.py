@@ -1,9 +1,9 @@
-"""The log of a store on disk: what every process did, in files that all of them read.
+"""The log of a store on disk: segment files that hold every operation of every process.
 
-Each process appends to segments of its own and reads everybody's. A record stays where it was
-written for as long as its entry lives, so a payload is written once. A segment is complete when
-its writer has begun another or is gone, which a lock file tells: the system releases it however
-the process ends.
+Each process appends to its own segments and reads the segments of all. A record stays where it was
+written for as long as its entry lives, so a payload is written once. A segment is complete when its
+writer has begun another one or has ended. A lock file per process shows which have ended: the
+system releases the lock however the process ends.
 """
 
 from __future__ import annotations
@@ -36,47 +36,48 @@ CHECKPOINT = "checkpoint.json"
 """Name of the file that `write_checkpoint` replaces."""
 
 DELETIONS = "x"
-"""What follows a member's name, which ends with a hexadecimal digit, in the names of those of its
-segments that hold deletions."""
+"""Suffix of a member's name, which ends with a hexadecimal digit, in the names of its segments that
+hold deletions."""
 RESERVE = "reserve"
-"""Name of the file of `keep_reserve`."""
+"""Name of the file that `keep_reserve` makes."""
 _RESERVE_BYTES = 512 * 1024
 
-# Records held back by durability "memory", at most: beyond, a store waits for the file.
+# The most bytes of records that durability "memory" holds back; beyond, a store waits for the file.
 _PENDING_BYTES = 64 * 1024 * 1024
-_COARSE_NS = 1_000_000_000  # how far the times of files may be behind the clock
-_PROBE = bytes(4096)  # of a full disk, a block: an empty file may still be made there
-_fdatasync = getattr(os, "fdatasync", os.fsync)  # not on macOS
+_COARSE_NS = 1_000_000_000  # largest lag of a file's modification time behind the clock
+_PROBE = bytes(4096)  # one block, which a full disk refuses; an empty file it may accept
+_fdatasync = getattr(os, "fdatasync", os.fsync)  # missing on macOS
 
 
 class Segment:
-    """One file of the log, open for reading: also when it has been deleted."""
+    """One file of the log, open for reading; stays readable after the file is deleted."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.name = path.name
         self.position = len(MAGIC)
-        """Up to where its records have been applied here."""
+        """Up to where its records have been applied in this process."""
         self.own = False
         """Whether this process writes it."""
         self.pending: dict[int, bytes] = {}
-        """Its records by offset that are not written yet; see `Writer`."""
+        """Records held back, by offset; see `Writer`."""
         self.written = sys.maxsize
-        """Up to where it is written, where this process writes it."""
+        """Up to where it is written, if this process writes it."""
         self.complete_since: float | None = None
-        """Since when no record can join it; monotonic seconds."""
+        """When it became complete, in monotonic seconds; None if it is not."""
         self.vanished = False
         """Whether its file has been deleted; it is still open here."""
         self.damaged_at: int | None = None
-        """Where its records end, and something else begins that is none."""
+        """Where its records end and unreadable bytes begin; None if there are none."""
         self.searched = 0
-        """The size up to which no record was found after one that is unreadable."""
+        """File size at which no record was found after an unreadable one."""
         self.broken = False
-        """Whether a write or a sync of it has failed: what joined it might be lost too."""
+        """Whether a write or a sync of it has failed: later records may be lost too."""
         self._descriptor = os.open(path, os.O_RDONLY)
 
     def __del__(self) -> None:
-        # Not before the last reader has let go: a number that is closed may be another file's.
+        # Not closed before the last reader is gone: the system gives a closed descriptor to another
+        # file.
         if hasattr(self, "_descriptor"):
             os.close(self._descriptor)
 
@@ -87,22 +88,22 @@ class Segment:
 
     @property
     def taken(self) -> int:
-        """Up to where its records have been applied here, and are written."""
+        """Up to where its records have been applied here and are written."""
         return min(self.position, self.written)
 
     @property
     def stream(self) -> str:
-        """Which segments follow each other: those of one `Writer`."""
+        """Common prefix of the segments of one `Writer`, which follow each other."""
         return self.name.rpartition("-")[0]
 
     @property
     def writer(self) -> str:
-        """The member that writes, or wrote, this segment."""
+        """Name of the member that writes, or wrote, this segment."""
         return self.stream.removesuffix(DELETIONS)
 
     @property
     def holds_deletions(self) -> bool:
-        """Whether all that is in it takes something away."""
+        """Whether it holds only deletions and outdated tags."""
         return holds_deletions(self.name)
 
     def size(self) -> int:
@@ -110,7 +111,7 @@ class Segment:
         return os.fstat(self._descriptor).st_size
 
     def written_at(self) -> int:
-        """Return a stamp that none of its operations is later than."""
+        """Return a stamp not earlier than any of its operations."""
         return os.fstat(self._descriptor).st_mtime_ns + _COARSE_NS
 
     def read(self, offset: int, length: int) -> bytes:
@@ -121,7 +122,7 @@ class Segment:
     def records(self, limit: int) -> Iterator[tuple[int, int, _records.Record]]:
         """Yield (offset, length, record) from `position` on, about `limit` bytes.
 
-        Ends at a record that is not whole: the rest of it may be on its way.
+        Ends at an incomplete record: its writer may not be finished.
         """
         start = self.position
         data = memoryview(_pread(self._descriptor, limit, start))
@@ -129,7 +130,7 @@ class Segment:
         while (length := _records.length_at(data, at)) is not None:
             if at + length > len(data):
                 if at or length > self.size() - start:
-                    return  # the next read begins there; or it is not whole
+                    return  # the next read begins there; or the record is incomplete
                 data = memoryview(_pread(self._descriptor, length, start))
             record = _records.unpack(data[at : at + length])
             if record is None:
@@ -138,10 +139,10 @@ class Segment:
             at += length
 
     def sync(self) -> None:
-        """Have the file on the disk.
+        """Sync the file to the disk.
 
         Raises:
-            OSError: The disk refuses; the next call may say nothing of what is lost.
+            OSError: The disk refuses; the next sync may succeed although data is lost.
         """
         try:
             os.fsync(self._descriptor)
@@ -151,7 +152,7 @@ class Segment:
 
 
 def holds_deletions(segment: str) -> bool:
-    """Tell by a segment's name whether all that is in it takes something away."""
+    """Return whether a segment of this name holds only deletions and outdated tags."""
     return segment.rpartition("-")[0].endswith(DELETIONS)
 
 
@@ -167,22 +168,22 @@ else:  # pragma: no cover - Windows
 
 
 class Member:
-    """The presence of one open store in the log: a lock that goes with the process."""
+    """Membership of one open store in the log: a lock that the system releases with the process."""
 
     def __init__(self, folder: Path) -> None:
         self.name = f"{time.time_ns():016x}-{os.getpid()}-{os.urandom(2).hex()}"
         self._path = folder / f"{self.name}.lock"
         self._lock = filelock.FileLock(self._path, thread_local=False, mode=file_mode(folder))
-        # A moment: `living_members` of another process may just have taken it for a dead one's.
+        # Wait for a moment: `living_members` of another process may hold the lock to test it.
         self._lock.acquire(timeout=5)
 
     def check(self) -> None:
-        """Do nothing where the log takes what this member writes.
+        """Check that the log's folder accepts a file.
 
         Raises:
             OSError: It does not.
         """
-        self._path.stat()  # or this is another folder, in the place of the one that was opened
+        self._path.stat()  # fails if another folder has taken the place of the one opened
         probe = self._path.with_suffix(".probe")
         try:
             with open(probe, "wb", opener=opener(PRIVATE)) as file:
@@ -191,29 +192,30 @@ class Member:
             probe.unlink(missing_ok=True)
 
     def leave(self) -> None:
-        """Be gone."""
+        """Release the membership lock."""
         self._lock.release()
         with suppress(OSError):
             self._path.unlink()
 
 
 def keep_reserve(path: Path) -> None:
-    """Have a file that takes space, so that on a full disk deletions can be written.
+    """Keep a file that takes up space; it is deleted when a full disk must take deletions.
 
-    They, and what the table notes of them, are what frees space.
+    Deletions, and the flush that applies them to the table, free space.
     """
-    with suppress(OSError):  # the disk is full; or another process makes it
+    with suppress(OSError):  # the disk is full, or another process makes the file
         if not path.exists():
             fresh = path.with_suffix(f".{os.getpid()}")
             try:
-                fresh.write_bytes(os.urandom(_RESERVE_BYTES))  # which no file system compresses
+                # Random, so that no file system compresses it.
+                fresh.write_bytes(os.urandom(_RESERVE_BYTES))
                 fresh.replace(path)
             finally:
                 fresh.unlink(missing_ok=True)
 
 
 def release_reserve(path: Path) -> bool:
-    """Give its space free; False where there is none."""
+    """Delete the file of `keep_reserve`; False if there is none."""
     try:
         path.unlink()
     except OSError:
@@ -222,7 +224,7 @@ def release_reserve(path: Path) -> bool:
 
 
 def segment_names(folder: Path) -> set[str]:
-    """Return the names of the segments that are there.
+    """Return the names of the segments in the folder.
 
     Raises:
         OSError: The folder is gone, or cannot be listed.
@@ -231,15 +233,15 @@ def segment_names(folder: Path) -> set[str]:
 
 
 def _matching(folder: Path, suffix: str) -> list[str]:
-    # Not by glob, which finds nothing where the folder is gone or unreadable: every segment would
-    # be taken for deleted, and every member for gone. Nor by `Path`: an idle store looks all the
-    # time, and that takes five times as long.
+    # Not glob: it finds nothing if the folder is gone or unreadable, and every segment would be
+    # taken for deleted, every member for gone. Not Path.iterdir: it takes five times as long, and
+    # idle stores list the folder all the time.
     names = os.listdir(folder)  # noqa: PTH208
     return [name for name in names if name.endswith(suffix) and "-" in name]
 
 
 def living_members(folder: Path) -> set[str]:
-    """Return the names of the stores that are open, and clear away the locks of the others.
+    """Return the names of the members that are alive, and delete the lock files of the others.
 
     Raises:
         OSError: The folder is gone, or cannot be listed.
@@ -250,7 +252,7 @@ def living_members(folder: Path) -> set[str]:
         lock = filelock.FileLock(path)
         try:
             lock.acquire(blocking=False)
-        except OSError:  # a `filelock.Timeout` is one; with another, who knows
+        except OSError:  # includes `filelock.Timeout`; after any other, assume it is alive
             alive.add(path.name.removesuffix(".lock"))
         else:
             with suppress(OSError):
@@ -274,16 +276,17 @@ class Writer:
         self.pending_bytes = 0
         """Bytes of records that durability "memory" holds back."""
         self.appended = 0
-        """Bytes appended to all segments: after `append`, what to `sync` up to."""
+        """Bytes appended to all segments; after `append`, the target for `sync`."""
         self._synced = 0
-        # Where a sync has failed, from -> up to: the system reports it only once. What joins the
-        # broken segment is lost with it, so the last has no end before another segment begins.
+        # Ranges (from -> to) whose sync failed, as the system reports that only once. Later records
+        # in the broken segment are lost too, so the last range is open until another segment
+        # begins.
         self._lost: dict[int, int] = {}
         self._syncing = False
         self._sync_ended = threading.Condition()
 
     def segment(self, size: int, *, limit: int) -> Segment:
-        """Return the segment that the next record of so many bytes goes to; maybe a new one."""
+        """Return the segment for the next record of this size; begin a new one if needed."""
         full = self._size + size > limit and self._size > len(MAGIC)
         if self._segment is None or full or self._segment.broken:
             self._begin()
@@ -291,10 +294,10 @@ class Writer:
         return self._segment
 
     def append(self, records: list[bytes]) -> list[int]:
-        """Append records to the segment at hand, all or none; return their offsets.
+        """Append records to the current segment, all or none; return their offsets.
 
         Raises:
-            StoreError: The disk is full, or the like; nothing was appended.
+            StoreError: The disk is full, for example; nothing was appended.
         """
         segment = self._segment
         assert segment is not None  # noqa: S101 - `segment` is called first
@@ -318,10 +321,10 @@ class Writer:
         return offsets
 
     def write_out(self) -> None:
-        """Write what durability "memory" has held back.
+        """Write the records that durability "memory" has held back.
 
         Raises:
-            StoreError: The disk is full, or the like; it is still held back.
+            StoreError: The disk is full, for example; they are still held back.
         """
         if (segment := self._segment) is None or not segment.pending:
             return
@@ -331,11 +334,11 @@ class Writer:
         self.pending_bytes = 0
 
     def sync(self, target: int) -> None:
-        """Return once what was appended up to a target is on the disk; concurrent callers share.
+        """Wait until the log is synced to the disk up to a target; concurrent callers share a sync.
 
         Args:
-            target: `appended`, read under the lock of the append: later, it may lie in another
-                segment, which says nothing of the caller's.
+            target: `appended`, read under the lock of the append. Read later, it may lie in another
+                segment, whose sync does not cover the caller's records.
 
         Raises:
             StoreError: The disk refuses.
@@ -344,13 +347,14 @@ class Writer:
             with self._sync_ended:
                 while self._syncing and self._synced < target:
                     self._sync_ended.wait()
-                # First: a later segment may have been synced before this caller woke.
+                # Checked first: a later segment may have been synced before this caller woke.
                 if any(start < target <= end for start, end in self._lost.items()):
                     raise StoreError("the disk has refused a sync of the log")
                 if self._synced >= target:
                     return
                 upto, file, segment = self.appended, self._file, self._segment
-                # Of a segment that has ended, all is synced or lost.
+                # An ended segment is entirely synced or lost, so only the current one is left to
+                # sync.
                 assert file is not None and segment is not None  # noqa: S101, PT018
                 self._syncing = True
             try:
@@ -368,28 +372,28 @@ class Writer:
                     self._sync_ended.notify_all()
 
     def __del__(self) -> None:
-        # Of a store that nobody closed; what it acknowledged is written.
+        # For a store that was never closed; its acknowledged records are written.
         if self._file is not None:
             self._file.close()
 
     @property
     def current(self) -> Segment | None:
-        """The segment at hand."""
+        """The segment that takes the next records; None if none has begun."""
         return self._segment
 
     def close(self) -> None:
         """Write what is held back, and end the segment.
 
         Raises:
-            StoreError: The disk is full, or the like; it is still held back.
+            StoreError: The disk is full, for example; records are still held back.
         """
         self.write_out()
         if self._file is None:
             return
         if self._durability == "power":
-            # Also after a failed write: what came before it is whole. Where the disk refuses, or
-            # has refused, each caller whose record is lost is told by its own `sync`. No sync is
-            # left in flight: one that is reaches up to here, or is waited for.
+            # Also after a failed write: earlier records are intact. If the disk refuses or has
+            # refused, each caller whose record is lost gets the error from its own `sync`. No sync
+            # is left in flight: it either reaches this point or is waited for.
             with suppress(StoreError):
                 self.sync(self.appended)
         with self._sync_ended:
@@ -400,9 +404,10 @@ class Writer:
     def _begin(self) -> None:
         self.close()
         path = self._folder / f"{self._member}-{self._number:06d}.log"
-        self._number += 1  # also where it fails: a name is used once
+        self._number += 1  # even if this fails: a name is used once
         with disk_faults("begin a segment of the log"):
-            # Unbuffered: what `write` returns from is the system's, and survives the process.
+            # Unbuffered: once `write` returns, the system has the data, and it survives the
+            # process.
             file = io.FileIO(path, "x", opener=opener(file_mode(self._folder)))
             try:
                 _write_all(file, MAGIC)
@@ -423,7 +428,7 @@ class Writer:
         file = self._file
         assert file is not None  # noqa: S101 - `segment` is called first
         with disk_faults("append to the log"):
-            # At its offset: what is written again after a failure is the same bytes.
+            # Written at its offset, so that a retry after a failure writes the same bytes again.
             file.seek(offset)
             _write_all(file, data)
         if self._segment is not None:
@@ -438,7 +443,7 @@ def _write_all(file: io.FileIO, data: bytes) -> None:
 
 @contextmanager
 def disk_faults(operation: str) -> Iterator[None]:
-    """Name the faults of the disk."""
+    """Turn OSError into StoreError, with the operation's name."""
     try:
         yield
     except OSError as error:
@@ -449,24 +454,23 @@ class Checkpoint(NamedTuple):
     """Which records of the log the table reflects."""
 
     done: dict[str, int]
-    """Up to where, by segment: what lies before is in the table, or has left."""
+    """By segment, up to where every record is applied to the table."""
     settled: dict[str, int]
-    """The same, one reading of the whole log earlier.
+    """By segment, the same position, as it was one reading of the whole log earlier.
 
-    A deletion before this point needs no memory: everything that it could concern lies before
-    `done`. One between the two is read again when a store is opened.
-    """
+    A deletion before this point need not be remembered: every record it could affect lies before
+    `done`. A deletion between the two is read again when a store is opened."""
     dropped: dict[str, int]
-    """Segments whose files are being deleted: not to be read, should they still be there."""
+    """Segments whose files are being deleted: not to be read if they still exist."""
     now: float = 0.0
-    """The time by the clock of entries, which does not go back: not after a restart either."""
+    """Time by the clock of entries, which never goes back, not even after a restart."""
 
 
 def read_checkpoint(folder: Path) -> Checkpoint | None:
-    """Return the checkpoint; None where there is none that can be read.
+    """Return the checkpoint; None if there is none or it is unreadable.
 
     Raises:
-        StoreError: The file is there and cannot be opened.
+        StoreError: The file exists but cannot be opened.
     """
     path = folder / CHECKPOINT
     try:
@@ -480,12 +484,12 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
 
 
 def checkpoint_of(found: Any) -> Checkpoint | None:
-    """Return the checkpoint that was written as such JSON; None where it is not one."""
+    """Parse a checkpoint from JSON; None if it is not valid."""
     try:
         parts = (found[name].items() for name in ("done", "settled", "dropped"))
         done, settled, dropped = ({str(k): int(v) for k, v in part} for part in parts)
         checkpoint = Checkpoint(done, settled, dropped, float(found["now"]))
-        # Without one, as of a store of format 4.
+        # A store of format 4 has no checksum.
         sound = found.get("checksum") in {None, _checksum(checkpoint)}
         return checkpoint if sound else None  # noqa: TRY300 - as above
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -493,7 +497,7 @@ def checkpoint_of(found: Any) -> Checkpoint | None:
 
 
 def said_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return a checkpoint as it is written, with its checksum."""
+    """Return a checkpoint in its JSON form, with its checksum."""
     return {**checkpoint._asdict(), "checksum": _checksum(checkpoint)}
 
 
@@ -502,10 +506,10 @@ def _checksum(checkpoint: Checkpoint) -> int:
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Replace the checkpoint, wholly or not at all, on the disk.
+    """Replace the checkpoint atomically, and sync it to the disk.
 
     Raises:
-        StoreError: The disk is full, or the like; the old one stays.
+        StoreError: The disk is full, for example; the old checkpoint stays.
     """
     with disk_faults("write the checkpoint"), replacing(folder / CHECKPOINT) as file:
         file.write(json.dumps(said_of(checkpoint)).encode())
@@ -513,7 +517,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[io.BufferedWriter]:
-    """Open a file that takes a path's place at the end, wholly or not at all, on the disk."""
+    """Open a file that atomically replaces the path at the end, synced to the disk."""
     fresh = path.with_suffix(".new")
     with open(fresh, "wb", opener=opener(file_mode(path.parent))) as file:
         yield file
@@ -524,14 +528,14 @@ def replacing(path: Path) -> Iterator[io.BufferedWriter]:
 
 
 def sync_path(path: Path) -> None:
-    """Have a file, or the names in a directory, on the disk.
+    """Sync a file, or the names in a directory, to the disk.
 
     Raises:
-        FileNotFoundError: It is not there.
+        FileNotFoundError: It does not exist.
         OSError: The disk refuses.
     """
     if sys.platform == "win32" and path.is_dir():
-        return  # it opens no directory
+        return  # Windows cannot open a directory
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

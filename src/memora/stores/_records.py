@@ -1,7 +1,7 @@
-"""The record of the log: one operation, its checksum, and all that it needs to be done again.
+"""Binary format of a log record: one operation with its checksum and all data to repeat it.
 
-Little endian. The checksum covers everything after itself, so a record that was cut short or
-changed is never taken for one.
+Little endian. The checksum covers everything after itself, so a truncated or changed record is
+never taken for a valid one.
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ if TYPE_CHECKING:
 
 PUT, DELETE, USE, OUTDATE = 1, 2, 3, 4
 
-# checksum | kind | texts: context, query, metadata, tags | floats of the vector | payload | stamp
-# | key | id | created | expires (infinite: never) | stale, sliding (negative: no) | cost
+# checksum | kind | lengths of the texts: context, query, metadata, tags | floats of the vector |
+# payload length | stamp | key | id | created | expires (infinity: never) | stale, sliding
+# (negative: none) | cost
 _HEADER = struct.Struct("<I Bxxx IIIII Qq 16s16s dd ddd")
 _USES = np.dtype([("key", "V16"), ("times", "<u4"), ("last", "<f8"), ("last_fresh", "<f8")])
 _CHECKSUM = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size
-_KIND = re.compile(rb"(?=[\x01-\x04]\x00\x00\x00)")  # and the padding after it
+_KIND = re.compile(rb"(?=[\x01-\x04]\x00\x00\x00)")  # the kind and the padding after it
 _KIND_AT = _CHECKSUM.size
 _STAMPS = range(2**60, 2**62)  # nanoseconds: the years 2006 to 2116
-# How large a record may be of which a flipped bit is looked for: everywhere, or in its header.
+# Largest records in which a flipped bit is searched: everywhere, or only in the header.
 _SMALL_BYTES, _LARGE_BYTES = 512, 64 * 1024
 
 
@@ -44,21 +45,21 @@ class Record(NamedTuple):
 
     kind: int
     stamp: int
-    """Order of all operations of all processes; see `memora.stores.lancedb`."""
+    """Order of the operations of all processes; see `memora.stores.lancedb`."""
     key: bytes
-    """Of what was put or deleted."""
+    """Key of a PUT or DELETE."""
     entry: Entry | None = None
-    """What was put, and the next two."""
+    """Entry of a PUT; so are the next two fields."""
     vector: Vector | None = None
     content: Content | None = None
     uses: Mapping[bytes, Uses] = {}
-    """What was used, since it was last said."""
+    """Uses of a USE, since the previous one."""
     tag: str = ""
-    """What was outdated."""
+    """Tag of an OUTDATE."""
 
 
 def pack_put(stamp: int, entry: Entry, content: Content, vector: Vector | None) -> bytes:
-    """Return the record of an entry."""
+    """Return the PUT record of an entry."""
     context = entry.context.canonical.encode()
     query = entry.query.encode()
     metadata = content.metadata.encode()
@@ -76,25 +77,25 @@ def pack_put(stamp: int, entry: Entry, content: Content, vector: Vector | None) 
 
 
 def pack_delete(stamp: int, key: bytes) -> bytes:
-    """Return the record of a deletion: of what was stored under a key up to a stamp."""
+    """Return the DELETE record of a key: it deletes entries put up to the stamp."""
     return _plain(DELETE, stamp, key=key)
 
 
 def pack_deletion(record: Record) -> bytes:
-    """Return a record of either kind that takes something away."""
+    """Return the bytes of a DELETE or OUTDATE record."""
     if record.kind == DELETE:
         return pack_delete(record.stamp, record.key)
     return pack_outdate(record.stamp, record.tag)
 
 
 def pack_uses(stamp: int, uses: Mapping[bytes, Uses]) -> bytes:
-    """Return the record of how often and when last entries were served since the last such."""
+    """Return a USE record: how often and when last entries were served since the previous one."""
     rows = np.array([(key, *one) for key, one in uses.items()], _USES)
     return _plain(USE, stamp, payload=rows.tobytes())
 
 
 def pack_outdate(stamp: int, tag: str) -> bytes:
-    """Return the record by which everything of a tag up to a stamp is outdated."""
+    """Return the OUTDATE record of a tag: it outdates entries put up to the stamp."""
     return _plain(OUTDATE, stamp, payload=tag.encode())
 
 
@@ -105,7 +106,7 @@ def _plain(kind: int, stamp: int, *, key: bytes = bytes(16), payload: bytes = b"
 
 
 def length_at(data: bytes | bytearray | memoryview, at: int) -> int | None:
-    """Return how long the record at an offset says it is; None where its header is not whole."""
+    """Return the length of the record at an offset, from its header; None if that is incomplete."""
     if at + HEADER_BYTES > len(data):
         return None
     _, _, context, query, metadata, tags, floats, payload, *_ = _HEADER.unpack_from(data, at)
@@ -113,7 +114,7 @@ def length_at(data: bytes | bytearray | memoryview, at: int) -> int | None:
 
 
 def unpack(data: bytes | bytearray | memoryview) -> Record | None:
-    """Return the record that these bytes are; None where they are not one, or not whole."""
+    """Parse a record; None if the bytes are not exactly one valid record."""
     view = memoryview(data)
     if length_at(view, 0) != len(view):
         return None
@@ -152,7 +153,7 @@ def unpack(data: bytes | bytearray | memoryview) -> Record | None:
 
 
 def next_record(data: bytes) -> int | None:
-    """Return where the first whole record begins after the beginning, which is none."""
+    """Return the offset of the first valid record after offset 0; None if there is none."""
     view, patience = memoryview(data), 16 * len(data)
     for found in _KIND.finditer(data, _KIND_AT + 1):
         at = found.start() - _KIND_AT
@@ -170,21 +171,21 @@ def next_record(data: bytes) -> int | None:
 
 
 def is_cut_short(data: bytes, *, of_deletions: bool) -> bool:
-    """Tell whether bytes at the end of a segment are the beginning of a record, and no more."""
+    """Return whether the bytes at the end of a segment are one incomplete record."""
     length = length_at(data, 0)
     if length is None or length <= len(data):
         return length is None
     if not of_deletions:
         return True
-    # A deletion is a header, and ends with a tag at most: else it is the length that is damaged.
+    # A deletion is a header, followed by at most a tag. Any other length is a damaged one.
     _, kind, *lengths, _ = _HEADER.unpack_from(data)[:8]
     return bool(kind == OUTDATE) and not any(lengths)
 
 
 def repaired(data: bytes) -> Record | None:
-    """Return the record that these bytes are but for one bit; None where that is not the fault.
+    """Return the record in which one bit is flipped; None if that is not the fault.
 
-    For what has to be known of a lost record. Nothing that was repaired may be served.
+    Only for what a lost record may have done. A repaired record must never be served.
     """
     if not HEADER_BYTES <= len(data) <= _LARGE_BYTES:
         return None
@@ -198,7 +199,7 @@ def repaired(data: bytes) -> Record | None:
 
 
 def content_of(data: bytes, key: bytes) -> Content | None:
-    """Return the content of the record of a key; None where it is damaged, or another's."""
+    """Return the content in the record of a key; None if it is damaged or of another key."""
     if length_at(data, 0) != len(data):
         return None
     checksum, _, context, query, metadata, tags, floats, _, _, found, *_ = _HEADER.unpack_from(data)
@@ -209,12 +210,12 @@ def content_of(data: bytes, key: bytes) -> Content | None:
 
 
 def checksum_of(vector: Vector | None) -> int:
-    """Return the CRC-32 of a vector's bytes in a record; 0 where there is none."""
+    """Return the CRC-32 of a vector's bytes in a record; 0 for no vector."""
     return 0 if vector is None else zlib.crc32(vector.astype("<f4", copy=False).tobytes())
 
 
 def vector_of(data: bytes, dimension: int) -> Vector:
-    """Return the vector in the beginning of a record; its checksum is not looked at."""
+    """Return the vector in a record, without checking its checksum."""
     return np.frombuffer(data, "<f4", dimension, HEADER_BYTES)
 
 

@@ -1,7 +1,7 @@
-"""The LanceDB table of a store: every entry with its vector, in batches.
+"""The LanceDB table of a store on disk: one row per entry with its vector, written in batches.
 
-Only one process at a time writes it. It holds no payloads: what a scan or a compaction reads and
-writes is vectors and texts.
+Only one process at a time writes it. It holds no payloads, so that scans and compactions read and
+write only vectors and texts.
 """
 
 from __future__ import annotations
@@ -45,24 +45,23 @@ if TYPE_CHECKING:
 FORMAT = 5
 """Version of the table's layout, recorded in the schema."""
 OLDEST_FORMAT = 4
-"""The first that is still read: a table of it is brought to `FORMAT`, see `EntryTable.upgrade`."""
+"""The oldest readable format; `EntryTable.upgrade` brings such a table to `FORMAT`."""
 
-# Fragments, deletion files or versions that make a compaction due: a flush leaves some. A search
-# pays some 70 us for each fragment, and every version lists them all.
+# Number of fragments, deletion files or versions that makes a compaction due; each flush adds some.
+# A search takes about 70 us for each fragment, and every version lists them all.
 _COMPACT_AT = 64
-# How long superseded versions stay for readers that opened them: a scan takes less, and a read
-# that finds its version gone is done again on the newest.
+# How long superseded versions are kept for processes that read them: a scan takes less, and a read
+# whose version is gone is repeated on the newest.
 _KEEP_SECONDS = 2.0
 _KEEP, _AT_ONCE, _NEVER = timedelta(seconds=1), timedelta(milliseconds=1), timedelta(days=36_500)
 DELETE_ROWS = 4000
-"""Deleted by one commit."""
-_REFINE = 8  # rows that are compared, for each that is asked for
+"""Rows deleted by one commit."""
+_REFINE = 8  # rows compared for each one requested
 _CACHE_BYTES = 8 * 1024 * 1024
-# A compaction is due as well where the data is twice what its rows take, vector and texts, and
-# this.
+# A compaction is also due if the data is twice the size of its rows' vectors and texts, plus this.
 _SPARE_BYTES = 2 * 1024 * 1024
 _TEXT_BYTES = 256
-# Below, LanceDB cannot train a quantised index.
+# With fewer rows, LanceDB cannot train a quantised index.
 MIN_INDEX_ROWS = 256
 INDEX_KINDS = {
     "IVF_PQ": "IvfPq",
@@ -71,11 +70,11 @@ INDEX_KINDS = {
     "IVF_HNSW_PQ": "HnswPq",
     "IVF_HNSW_SQ": "HnswSq",
 }
-"""Kinds of the table's index, and LanceDB's classes for them."""
+"""Index types by name, with their LanceDB classes."""
 
 T = TypeVar("T")
 
-# What is loaded of a row, and covered by its checksum.
+# Columns that are loaded, and covered by the row's checksum.
 _TEXTS = ("key", "id", "segment", "fingerprint", "context", "query")
 _NUMBERS = (
     *("stamp", "offset", "length", "created_at", "expires_at"),
@@ -86,14 +85,14 @@ _CHECKED = (*_TEXTS, *_NUMBERS, "tags")
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """Who made the table's vectors, and in which layout; recorded in the schema's metadata."""
+    """Embedder and layout of a table, recorded in the schema's metadata."""
 
     model: str
     dimension: int
     format: int = FORMAT
 
     def to_schema(self) -> dict[str, str]:
-        """Return it as the schema's metadata."""
+        """Return it as schema metadata."""
         return {
             "memora.format": str(self.format),
             "memora.model": self.model,
@@ -102,7 +101,7 @@ class Stamp:
 
     @classmethod
     def from_schema(cls, metadata: dict[bytes, bytes] | None) -> Stamp | None:
-        """Read it from there; None where there is none."""
+        """Parse schema metadata; None if it has no stamp."""
         found = {key.decode(): value.decode() for key, value in (metadata or {}).items()}
         try:
             return cls(
@@ -116,7 +115,7 @@ class Stamp:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """An entry to be written, and where its record lies."""
+    """An entry to be written, with the place of its record."""
 
     record: Record
     segment: str
@@ -128,7 +127,7 @@ class EntryTable:
     """One table of a LanceDB directory.
 
     Raises:
-        StorePathError: There is no such table, and none is to be made.
+        StorePathError: There is no such table, and `create` is false.
         StoreFormatError: The table is not Memora's, or of another format.
         ModelMismatchError: Another embedder made the table's vectors.
     """
@@ -148,23 +147,22 @@ class EntryTable:
     def _begin(self, database: Any, name: str, where: str, stamp: Stamp) -> None:
         self._database, self._name, self.where = database, name, where
         self._table = table = database.open_table(name)
-        self._source = table  # what is read all through
+        self._source = table  # handle for reads
         self._schema: pa.Schema = table.schema
         self.dimension, self._stamp = stamp.dimension, stamp
         self._lock = threading.Lock()  # one commit at a time in this process
         self._compacted_at: float | None = None
-        self._changed = True  # since `maintain` last looked
+        self._changed = True  # since the last `maintain`
         found = Stamp.from_schema(self._schema.metadata)
         _check_stamp(found, stamp, where)
         self.outdated = found is not None and found.format < FORMAT
-        """Whether it has an older format, and can be read, and has to be upgraded first to write.
-        """
+        """Whether it has an older format: readable, but to be upgraded before a write."""
 
     def upgrade(self) -> None:
-        """Bring a table of an older format to this version's, in one commit: wholly or not at all.
+        """Upgrade a table of an older format to this version's, atomically in one commit.
 
-        Its rows get their checksums when they are written again. Until then each is compared with
-        its record in the log. An index of the table is gone, and may be made anew.
+        Rows get their checksums when they are written again. Until then each is compared with its
+        record in the log. An index of the table is lost, and may be created again.
         """
         with faults("upgrade"), self._lock:
             names, schema = self._schema.names, _schema(self._stamp, self._schema)
@@ -191,7 +189,7 @@ class EntryTable:
 
     @staticmethod
     def exists(path: Path, name: str) -> bool:
-        """Tell whether there is such a table; one without a version was cut short in the making."""
+        """Return whether the table exists; one without a version was never completed."""
         return any((path / f"{name}.lance" / "_versions").glob("*"))
 
     def count(self) -> int:
@@ -199,7 +197,7 @@ class EntryTable:
         return int(self._read("count", self._table.count_rows))
 
     def scan(self) -> pa.Table:
-        """Return all rows without vectors, in the order of their stamps."""
+        """Return all rows without vectors, ordered by stamp."""
         sealed = "checksum" in self._source.schema.names
         columns = [*_CHECKED, *(["checksum"] if sealed else [])]
         rows: pa.Table = self._read(
@@ -210,9 +208,9 @@ class EntryTable:
         return rows.sort_by("stamp")
 
     def vectors(self) -> Iterator[tuple[list[bytes], list[int], NDArray[np.float32]]]:
-        """Yield keys, stamps and vectors, in batches, of the rows that have one.
+        """Yield batches of keys, stamps and vectors of the rows that have a vector.
 
-        Nothing of it has been checked; a key that is none is empty.
+        Nothing is checked; a malformed key is returned as empty bytes.
         """
         with faults("scan"):
             columns = ["key", "stamp", "vector"]
@@ -227,7 +225,7 @@ class EntryTable:
     def search(
         self, vector: Vector, *, context: str, k: int, now: float, since: float
     ) -> list[tuple[bytes, int]]:
-        """Return keys and stamps of the nearest rows of a context; roughly in their order."""
+        """Return keys and stamps of the nearest rows of a context, roughly nearest first."""
         conditions = [f"fingerprint = {_quoted(context)}", f"ends_at > {now!r}"]
         if since > -math.inf:
             conditions.append(f"created_at >= {since!r}")
@@ -240,8 +238,8 @@ class EntryTable:
                 .select(["key", "stamp", "_distance"])
                 .limit(k)
             )
-            # A quantised index ranks by another scale than the cosine, so more are fetched, and
-            # compared by their whole vectors.
+            # A quantised index ranks by another scale than the cosine, so more rows are fetched and
+            # compared by their full vectors.
             for index in self._indices():
                 found = found.nprobes(32).refine_factor(_REFINE)
                 if "HNSW" in str(index.index_type).upper():
@@ -252,7 +250,7 @@ class EntryTable:
         return [(bytes.fromhex(row["key"]), row["stamp"]) for row in self._read("search", query)]
 
     def write(self, rows: Sequence[Row], deleted: Sequence[bytes]) -> None:
-        """Put rows in place of those with the same keys, and delete others; then have it synced."""
+        """Replace or add rows by key, delete other keys' rows, and sync."""
         if not rows and not deleted:
             return
         if self.outdated:
@@ -272,18 +270,19 @@ class EntryTable:
             self._sync()
 
     def maintain(self, *, alone: bool) -> None:
-        """Compact if that is due, and clear away what it leaves.
+        """Compact if that is due, and delete what the compaction leaves.
 
         Args:
-            alone: Whether no other process has the store open; others are given a moment.
+            alone: Whether no other process has the store open; if others have, old files are kept
+                for a moment.
         """
         with faults("maintain"), self._lock:
             if self._compacted_at is None:
                 if not self._changed or not self._compaction_is_due():
                     self._changed = False
                     return
-                # In two steps: what is superseded goes when its successor is on the disk, and when
-                # other processes have let go of it.
+                # In two steps: superseded files are deleted once their successors are synced, and
+                # once other processes no longer read them.
                 self._table.optimize(cleanup_older_than=_NEVER)
                 self._sync()
                 self._compacted_at = time.monotonic()
@@ -292,10 +291,10 @@ class EntryTable:
                 self._compacted_at = None
 
     def compact(self, *, alone: bool) -> None:
-        """Compact now, due or not, and clear away what it leaves.
+        """Compact even if not due, and delete what the compaction leaves.
 
         Args:
-            alone: As for `maintain`; others are waited for.
+            alone: As for `maintain`; if others have the store open, wait for them.
         """
         with faults("compact"), self._lock:
             self._table.optimize(cleanup_older_than=_NEVER)
@@ -306,28 +305,28 @@ class EntryTable:
             self._changed, self._compacted_at = False, None
 
     def check(self) -> None:
-        """Do nothing where the table can be read.
+        """Check that the table can be read.
 
         Raises:
-            OSError: Its folder is gone, or unreadable.
+            OSError: Its folder is gone or unreadable.
         """
         next(self._folder.iterdir(), None)
 
     def forget_synced(self) -> None:
-        """Take every file for one that is not on the disk yet: another process wrote it."""
+        """Treat every file as not synced: another process wrote it."""
         self._synced.clear()
 
     @property
     def settling(self) -> bool:
-        """Whether a compaction waits to be cleared up: a flush now would make it work again."""
+        """Whether a compaction waits for its clean-up; a flush now would cause another one."""
         return self._compacted_at is not None
 
     def has_index(self) -> bool:
-        """Tell whether there is a vector index."""
+        """Return whether there is a vector index."""
         return bool(self._indices())
 
     def create_index(self, **options: Any) -> bool:
-        """Build the vector index anew; see `memora.Memora.create_index`."""
+        """Build the vector index; see `memora.Memora.create_index`."""
         kind = options.pop("index_type", "IVF_PQ")
         if kind not in INDEX_KINDS:
             raise ArgumentError(f"index_type={kind!r}: expected one of {', '.join(INDEX_KINDS)}")
@@ -357,7 +356,7 @@ class EntryTable:
         return True
 
     def index_stats(self) -> dict[str, Any]:
-        """Return `has_index`, and what LanceDB knows of the index."""
+        """Return `has_index` and LanceDB's statistics of the index."""
         indices = self._indices()
         if not indices:
             return {"has_index": False}
@@ -384,7 +383,7 @@ class EntryTable:
         return stored > _SPARE_BYTES + 2 * self.count() * (4 * self.dimension + _TEXT_BYTES)
 
     def _sync(self) -> None:
-        # LanceDB does not: what it committed survives the process, but not a power cut.
+        # LanceDB does not sync: its commits survive the process, but not a power cut.
         there = set(self._folder.rglob("*"))
         for path in there - self._synced:
             with suppress(FileNotFoundError):  # a temporary file
@@ -394,7 +393,7 @@ class EntryTable:
         self._synced = there
 
     def sealed(self, rows: Sequence[Row]) -> NDArray[np.uint64]:
-        """Return the checksums of rows, as they would be written."""
+        """Return the checksums of rows as they would be written."""
         found: NDArray[np.int64] = self._arrow(rows).column("checksum").to_numpy()
         return found.astype(np.uint64)
 
@@ -447,18 +446,18 @@ class EntryTable:
             except Exception as error:
                 if "not found" not in str(error).lower():
                     raise
-                # The version this handle was reading has been compacted away.
+                # The version of this handle has been compacted away.
                 self._table.checkout_latest()
                 return query()
 
 
 def checksums(rows: pa.Table) -> NDArray[np.uint64]:
-    """Return the CRC-32 of each row's columns that `EntryTable.scan` returns, as they are.
+    """Return the CRC-32 of the columns of `EntryTable.scan`, for each row as it is stored.
 
-    The lower half of the column `checksum`. The upper half is that of the vector's bytes, 0 where
-    there is none. The column `metadata` is never read back: a content comes from its record, which
-    has a checksum of its own; and so does `ends_at`, which decides nothing but what a search of the
-    table proposes.
+    It is the lower half of the column `checksum`. The upper half is that of the vector's bytes, 0
+    for no vector. The column `metadata` is not covered, as it is never read back: a content comes
+    from its record, which has its own checksum. Nor is `ends_at`, which only affects the candidates
+    that a search of the table proposes.
     """
     rows = rows.combine_chunks()
     numbers = np.empty((len(rows), len(_NUMBERS)), np.int64)
@@ -467,7 +466,7 @@ def checksums(rows: pa.Table) -> NDArray[np.uint64]:
         numbers[:, i] = values if values.dtype == np.int64 else values.view(np.int64)
     packed: Any = pa.binary(8 * len(_NUMBERS))
     packed = pa.Array.from_buffers(packed, len(rows), [None, pa.py_buffer(numbers.tobytes())])
-    compute: Any = pc  # its stubs lack what is made when it is imported
+    compute: Any = pc  # its stubs lack functions that are generated at import
     tags = rows.column("tags").cast(pa.list_(pa.binary()))
     whole = compute.binary_join_element_wise(
         packed.cast(pa.binary()),
@@ -480,7 +479,7 @@ def checksums(rows: pa.Table) -> NDArray[np.uint64]:
 
 
 def key_of(text: bytes | None) -> bytes:
-    """Return the key that a row says, unchecked; empty where it is none."""
+    """Parse the key of a row; empty if it is malformed."""
     try:
         return bytes.fromhex((text or b"").decode("ascii"))
     except ValueError:
@@ -488,7 +487,7 @@ def key_of(text: bytes | None) -> bytes:
 
 
 def stamp_of(table: Any, where: str) -> Stamp:
-    """Return who made the vectors of a table; raises StoreFormatError where it is not Memora's."""
+    """Return the stamp of a table; raises StoreFormatError if it is not Memora's."""
     found = Stamp.from_schema(table.schema.metadata)
     if found is None:
         raise StoreFormatError(_not_ours(where))
@@ -496,7 +495,7 @@ def stamp_of(table: Any, where: str) -> Stamp:
 
 
 def read_stamp(path: Path, name: str) -> Stamp:
-    """Return who made the vectors of a table that is there.
+    """Return the stamp of an existing table.
 
     Raises:
         StorePathError: There is no such table.
@@ -515,20 +514,20 @@ def _not_ours(where: str) -> str:
 
 def load_lancedb() -> Any:
     """Import LanceDB."""
-    # LanceDB prints warnings on stderr for what is normal here, such as a table to be created.
+    # LanceDB prints warnings on stderr for normal events, such as a table to be created.
     os.environ.setdefault("LANCEDB_LOG", "error")
-    # It takes a second to import: only who stores on disk pays for it.
+    # The import takes a second; only stores that need LanceDB pay for it.
     import lancedb  # noqa: PLC0415
 
     return lancedb
 
 
 def connect(path: Path | str, *, storage_options: dict[str, str] | None = None) -> Any:
-    """Open a LanceDB directory, of a disk or of a bucket."""
+    """Open a LanceDB directory on disk or in a bucket."""
     lancedb = load_lancedb()
-    open_directory: Any = lancedb.connect  # its types leave out what it returns
-    # An interval of 0 checks for other processes' commits at each read. The table is read seldom:
-    # with its own caches LanceDB would take a gigabyte in time.
+    open_directory: Any = lancedb.connect  # its annotations lack the return type
+    # An interval of 0 checks for other processes' commits at each read. The caches are limited
+    # because the table is read seldom, while LanceDB's default caches would grow to a gigabyte.
     session = lancedb.Session(
         index_cache_size_bytes=_CACHE_BYTES, metadata_cache_size_bytes=_CACHE_BYTES
     )
@@ -545,12 +544,12 @@ _OPTIONS = {"new_table_enable_stable_row_ids": "true"}
 
 def _create(database: Any, name: str, stamp: Stamp) -> None:
     table = database.create_table(name, schema=_schema(stamp), storage_options=_OPTIONS)
-    # So that an upsert that runs twice ends in one row.
+    # So that an upsert that runs twice leaves one row.
     table.set_unenforced_primary_key("key")
 
 
 def _schema(stamp: Stamp, older: pa.Schema | None = None) -> pa.Schema:
-    """Return the schema of a table; with what LanceDB has noted of the fields of an older one."""
+    """Return the schema of a table, with LanceDB's field metadata of an older schema."""
     text, number, whole = pa.string(), pa.float64(), pa.int64()
     schema = pa.schema(
         [
@@ -563,18 +562,18 @@ def _schema(stamp: Stamp, older: pa.Schema | None = None) -> pa.Schema:
             pa.field("vector", pa.list_(pa.float32(), stamp.dimension)),
             pa.field("created_at", number, nullable=False),
             pa.field("expires_at", number, nullable=False),
-            # When it is not served as stale either; infinite where uses move that.
+            # End of the stale period; infinity if uses extend the TTL.
             pa.field("ends_at", number, nullable=False),
             pa.field("stale_seconds", number, nullable=False),
             pa.field("sliding_seconds", number),
             pa.field("tags", pa.list_(text), nullable=False),
             pa.field("cost", number, nullable=False),
             pa.field("metadata", text, nullable=False),
-            # Where the record with the payload lies.
+            # Place of the record with the payload.
             pa.field("segment", text, nullable=False),
             pa.field("offset", whole, nullable=False),
             pa.field("length", whole, nullable=False),
-            # See `checksums`; null in a row that a version before format 5 has written.
+            # See `checksums`; null in a row written by a version before format 5.
             pa.field("checksum", whole),
         ],
         metadata=stamp.to_schema(),
@@ -600,14 +599,14 @@ def _check_stamp(found: Stamp | None, expected: Stamp, where: str) -> None:
 
 
 def unreadable(version: int) -> str | None:
-    """Return why this version of Memora cannot read a format; None where it can."""
+    """Return why this version of Memora cannot read a format; None if it can."""
     if OLDEST_FORMAT <= version <= FORMAT:
         return None
     return f"has format {version}, and this version of Memora reads {OLDEST_FORMAT} to {FORMAT}"
 
 
 def _divisor(dimension: int) -> int:
-    """Return the number of parts a quantised vector has by default: of eight or so numbers each."""
+    """Return the default number of parts of a quantised vector: about eight numbers each."""
     return next(n for n in range(max(dimension // 8, 1), 0, -1) if dimension % n == 0)
 
 
@@ -623,7 +622,7 @@ def _quoted(text: str) -> str:
 
 @contextmanager
 def faults(operation: str) -> Iterator[None]:
-    """Name LanceDB's faults once, here: it raises ValueError, RuntimeError and OSError alike."""
+    """Turn LanceDB's faults, which may be ValueError, RuntimeError or OSError, into StoreError."""
     try:
         yield
     except MemoraError:
@@ -632,7 +631,7 @@ def faults(operation: str) -> Iterator[None]:
         raise StorePathError(
             f"{operation}: {error.strerror} on {error.filename!r}; check who owns db_uri's files"
         ) from error
-    except BaseException as error:  # a panic of LanceDB's is no Exception
+    except BaseException as error:  # a panic in LanceDB is not an Exception
         if not is_fault(error):
             raise
         raise StoreError(f"{operation}: {error}") from error

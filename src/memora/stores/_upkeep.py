@@ -1,8 +1,8 @@
-"""What one process at a time does for a store: flush, compact, clear away.
+"""Upkeep of a store on disk, done by one process at a time: flush, compact, delete segments.
 
-The owner of the upkeep is whoever holds its lock file; when it ends, however it ends, the system
-releases the lock and another takes over. Nothing here is needed for an answer: the log holds what
-the table does not hold yet.
+The owner is the process that holds the lock file `owner.lock`. When it ends, in whatever way, the
+system releases the lock and another process takes over. No lookup needs this work: the log holds
+everything that the table does not hold yet.
 """
 
 from __future__ import annotations
@@ -39,57 +39,58 @@ if TYPE_CHECKING:
     from memora.stores._view import Deletion, LogView
     from memora.stores.hot import Place
 
-# When a flush is due: so many bytes of the log, an eighth of what is alive but between these, or so
-# long after the last.
+# A flush is due after this many bytes of the log (an eighth of the live bytes, within these
+# bounds), or this long after the last flush.
 _FLUSH_BYTES = (2 * 1024 * 1024, 16 * 1024 * 1024)
 _FLUSH_SECONDS = 10.0
-_FLUSH_ROWS = 2048  # written by one commit
-# Share of the log that may be dead before the living of a segment are moved, and the least that is
-# worth it. A file counts as much as it is a nuisance, so that many small ones are merged.
+_FLUSH_ROWS = 2048  # per commit
+# Share of the log that must be dead before the live records of a segment are moved, and the least
+# number of dead bytes that is worth a move. Each file counts as _FILE_BYTES more than its size, so
+# that many small files are merged.
 _DEAD_SHARE = 0.3
 _DEAD_BYTES = 4 * 1024 * 1024
 _FILE_BYTES = 256 * 1024
-# When uses are written down: so many bytes of them in the log, and as many as that takes, or so
-# long after the last time, or when so many segments stay for nothing else; for so many entries
-# under the lock.
+# Uses are saved when the log holds this many bytes of them and at least as many as the last save
+# wrote, or this long after the last save, or when this many segments are kept only for their uses.
+# The last number is the entries handled under one hold of the lock.
 _USE_BYTES, _USE_SECONDS, _USE_SEGMENTS, _USES_AT_ONCE = 256 * 1024, 60.0, 8, 2048
-_MOVE_RECORDS = 64  # at once
-_MOVE_BYTES = 16 * 1024 * 1024  # in a round
-_LOOK_SECONDS = 2.0  # between two looks at who else is there
-_SEGMENT_BYTES = (1024 * 1024, 64 * 1024 * 1024)  # the smallest and the largest limit
+_MOVE_RECORDS = 64  # per hold of the lock
+_MOVE_BYTES = 16 * 1024 * 1024  # per round
+_LOOK_SECONDS = 2.0  # between two listings of the members
+_SEGMENT_BYTES = (1024 * 1024, 64 * 1024 * 1024)  # bounds of `segment_limit`
 
 
 class OwnerLock(Protocol):
-    """Held by one process on a store at a time."""
+    """Lock on a store that one process holds at a time."""
 
     @property
     def is_locked(self) -> bool:
-        """Whether it is held here."""
+        """Whether this process holds the lock."""
         ...
 
     def acquire(self, *, blocking: bool) -> object:
-        """Take it; raises `filelock.Timeout` where another has it."""
+        """Take the lock; raise `filelock.Timeout` if another process holds it."""
         ...
 
     def release(self) -> None:
-        """Leave it to another."""
+        """Release the lock."""
         ...
 
 
 class Upkeep:
-    """The duties of the owner.
+    """The work of a store's owner.
 
     Args:
-        view: What this process knows.
-        table: Where it is flushed to.
+        view: This process's view of the store.
+        table: The table that is flushed to.
         name: This member's name.
-        move: Appends raw records of slots and stamps to the log again, has them on the disk, and
-            notes their places.
-        damaged: Is told the key and the stamp of an entry whose record cannot be read.
-        clock: The time by which entries end.
+        move: Appends (slot, stamp, raw record) triples to the log again, syncs them, and updates
+            the places of their entries.
+        damaged: Called with the key and the stamp of an entry whose record cannot be read.
+        clock: The clock by which entries expire.
     """
 
-    def __init__(  # noqa: PLR0913 - what it works with
+    def __init__(  # noqa: PLR0913 - its collaborators
         self,
         view: LogView,
         table: EntryTable,
@@ -105,7 +106,7 @@ class Upkeep:
         self._lock = self._make_lock()
         self._flushed_at = time.monotonic()
         self._looked_at = -GRACE_SECONDS
-        self._read_at = 0  # when the checkpoint was changed that was last read
+        self._read_at = 0  # modification time of the checkpoint last read
         self._members = {name}
         self._uses_at = time.monotonic()
         self._uses_size = 0
@@ -117,11 +118,11 @@ class Upkeep:
 
     @property
     def owner(self) -> bool:
-        """Whether this process has the duties."""
+        """Whether this process is the owner."""
         return bool(self._lock.is_locked)
 
     def acquire(self) -> bool:
-        """Take the duties if nobody has them, and this process is up to date."""
+        """Become the owner if there is none; return whether this process is the owner."""
         if self.view.lost:
             return False
         if self.owner:
@@ -138,7 +139,7 @@ class Upkeep:
                 "expected a file of this store's, or none: remove what is there"
             ) from error
         try:
-            # What the last owner has written of the log, this one must have read before it writes.
+            # Before this owner writes, it must have read all of the log that the last owner wrote.
             self.refresh()
             self.view.read()
             self.view.distrust()
@@ -151,11 +152,11 @@ class Upkeep:
         return not self.view.lost
 
     def release(self) -> None:
-        """Leave the duties to another."""
+        """Release the lock, so that another process can become the owner."""
         self._lock.release()
 
     def refresh(self) -> None:
-        """Read the checkpoint, if its owner has changed it."""
+        """Read the checkpoint if it has changed."""
         changed_at = 0
         with suppress(OSError):
             changed_at = (self._folder / CHECKPOINT).stat().st_mtime_ns
@@ -166,19 +167,20 @@ class Upkeep:
                 self.view.checkpoint = found
 
     def segment_limit(self) -> int:
-        """Return how large a segment may become: small beside what is alive, so that it dies."""
+        """Return the segment size limit: small, so that segments are soon dead."""
         smallest, largest = _SEGMENT_BYTES
         share = self.view.hot.live_bytes // (4 * max(len(self._members), 1))
         return min(max(share, smallest), largest)
 
     def backlog(self) -> float:
-        """Return how much of the log waits to be flushed; from 1 on it should be."""
+        """Return the unflushed bytes of the log, as a multiple of those that make a flush due."""
         return self._waiting() / self._flush_bytes()
 
     def look(self, *, again: bool = False) -> None:
-        """See who else is there, and which segments nobody writes any more."""
+        """List the living members, and finish the segments that no process writes any more."""
         now = time.monotonic()
-        # First: whoever has written one of these was there before, and is there if he lives.
+        # Listed before the members: a writer of one of these segments that is still alive is then
+        # certain to be among the members.
         with self.view.lock:
             known = sorted(self.view.segments.values(), key=lambda segment: segment.name)
         looked = now - self._looked_at >= _LOOK_SECONDS or again
@@ -201,7 +203,7 @@ class Upkeep:
         self.view.judge_lost()
 
     def run(self) -> None:
-        """Do what is due; each part also where another fails.
+        """Run each part that is due, even if another part fails.
 
         Raises:
             Exception: The first fault.
@@ -217,11 +219,12 @@ class Upkeep:
             raise faults[0]
 
     def flush(self) -> None:
-        """Bring the table up to the log, and note it in the checkpoint."""
+        """Write the log's unflushed changes to the table, then save the checkpoint."""
         view = self.view
         self._keep_uses()
         settled = view.settled()
-        # Once more: an entry that a deletion before this point concerns was in the log before it.
+        # Read again: the entry of a deletion before `settled` is in the log by now, and so lies
+        # before `done`.
         view.read()
         done = view.snapshot()
         if view.lost:
@@ -242,7 +245,7 @@ class Upkeep:
                         for slot in view.hot.since(view.numbers[name], old.done.get(name, 0))
                         if (place := view.hot.place(slot)).offset < at
                     )
-        # Not those that are put again by this flush, which replaces their rows.
+        # Without the keys that this flush writes again, as that replaces their rows.
         kept = {key for key, _, _ in fresh}
         gone = [
             key
@@ -262,9 +265,9 @@ class Upkeep:
                 self._table.write(list(self._rows(fresh[start : start + _FLUSH_ROWS])), [])
             self._table.write([], gone)
         except BaseException:
-            view.distrust()  # some of it may be there
+            view.distrust()  # part of it may have been written
             raise
-        # Never back: a former owner may have read further than this process has.
+        # Positions never go back: a former owner may have read further than this process.
         self._save(
             Checkpoint(
                 {name: max(at, old.done.get(name, 0)) for name, at in done.items()},
@@ -292,10 +295,11 @@ class Upkeep:
                 yield key, stamp, place
 
     def _keep_uses(self, *, at_once: bool = False) -> None:
-        """Write down how entries have been used, so that the log need not be kept for it.
+        """Save the uses of entries, so that segments need not be kept for them.
 
-        Only when the log has enough of it, as much as there is, or it is a while ago, or several
-        segments wait for it: or a cache in which little changes would be written again and again.
+        Saves only if the log holds enough uses (at least as many bytes as the last save wrote), or
+        some time has passed, or several segments wait for it. Otherwise a cache that changes little
+        would be written again and again.
         """
         view = self.view
         waiting, since = view.use_bytes, time.monotonic() - self._uses_at
@@ -312,7 +316,7 @@ class Upkeep:
                 with view.lock:
                     for key in keys[start : start + _USES_AT_ONCE]:
                         if (known := view.hot.uses(key)) is not None:
-                            late = view.pending.get(key, Uses(0, 0.0))  # will be in the log
+                            late = view.pending.get(key, Uses(0, 0.0))  # will be logged later
                             uses[key] = known._replace(times=known.times - late.times)
                 time.sleep(0)
             self._uses_size = self._write_uses(KeptUses(uses, counted))
@@ -334,7 +338,7 @@ class Upkeep:
             )
 
     def compact(self) -> None:
-        """Flush, compact the table and clear away, due or not.
+        """Flush, compact the table and delete dead segments, even if not due.
 
         Raises:
             Exception: The first fault.
@@ -346,21 +350,21 @@ class Upkeep:
         self.run()
 
     def finish(self) -> None:
-        """Leave nothing to do for whoever opens the store next; the caller has flushed."""
+        """Do all remaining upkeep, so that the next open starts quickly; the caller has flushed."""
         self._keep_uses(at_once=True)
         self.look(again=True)
         self.run()
         self._save(self.view.checkpoint)
 
     def _may_be_stored(self, deletion: Deletion, old: Checkpoint) -> bool:
-        """Tell whether the table may have a row of what was deleted; not if it was not flushed."""
+        """Return whether the table may have a row of the deleted entry."""
         if deletion.place is None:
             return True
         name, offset = deletion.place
         return name not in self.view.numbers or offset < old.done.get(name, 0)
 
     def _in_table(self, key: bytes, deleted: int) -> bool:
-        """Tell whether the row of a key is one that was put after a deletion, and flushed."""
+        """Return whether the key's row is of a later entry that has been flushed."""
         view = self.view
         with view.lock:
             slot = view.hot.slot(key)
@@ -373,14 +377,14 @@ class Upkeep:
         for i, (key, stamp, place) in enumerate(fresh):
             segment = self.view.segments.get(place.segment)
             if segment is None:
-                continue  # it has left since, and its segment too
+                continue  # the entry has been removed since, and its segment too
             record = _records.unpack(segment.read(place.offset, place.length))
             if record is None or record.key != key:
                 self._damaged(key, stamp)
                 continue
             yield Row(record, segment.name, place.offset, place.length)
             if i % 16 == 0:
-                time.sleep(0)  # a lookup may be waiting for the interpreter
+                time.sleep(0)  # lets a lookup have the interpreter
 
     def _flush_if_due(self) -> None:
         waiting, since = self._waiting(), time.monotonic() - self._flushed_at
@@ -412,23 +416,24 @@ class Upkeep:
         self.view.checkpoint = checkpoint
 
     def _move_living(self) -> None:
-        """Write the living records of mostly dead segments again, so that these can go."""
+        """Write the live records of mostly dead segments again, so that those can be deleted."""
         if self._waiting(broken_only=True):
-            return  # the disk refuses: until a flush succeeds, copies would only pile up
+            return  # the disk refuses syncs: until a flush succeeds, copies would only pile up
         moved = 0
         while moved < _MOVE_BYTES and (worst := self._worst_segment()) is not None:
             moved += self.view.hot.live[worst]
             self._move_segment(worst)
 
     def _worst_segment(self) -> int | None:
-        """Return the segment with the least alive in it, where too much of the log is dead."""
+        """Return the segment with the lowest live share; None if too little of the log is dead."""
         view = self.view
         with view.lock:
             live = view.hot.live
             sizes = {
                 number: segment.size() + _FILE_BYTES
                 for number, segment in view.segments.items()
-                if number in live or segment.complete_since is None  # the others are about to go
+                # The others are about to be deleted.
+                if number in live or segment.complete_since is None
             }
             complete = [n for n in sizes if n in live and view.segments[n].complete_since]
             total = sum(sizes.values())
@@ -460,7 +465,7 @@ class Upkeep:
                 self._move(moving)
 
     def _clear_away(self) -> None:
-        """Delete segments that hold nothing alive and nothing that is not in the table."""
+        """Delete segments that hold no live record and nothing that is not in the table."""
         view = self.view
         checkpoint = view.checkpoint
         there = segment_names(self._folder)
@@ -476,7 +481,8 @@ class Upkeep:
             latest = time.monotonic() - GRACE_SECONDS
             dead = [segment for segment in dead if (segment.complete_since or 0) <= latest]
         names = {segment.name for segment in dead if not segment.vanished}
-        left = checkpoint.dropped.keys() & there  # by an owner that was killed
+        # Listed by an owner that was killed before it deleted them.
+        left = checkpoint.dropped.keys() & there
         if names or left != checkpoint.dropped.keys():
             self._save(
                 Checkpoint(

@@ -1,8 +1,8 @@
-"""How entries of a store on disk have been used, in one file: what the log need not keep.
+"""Saved usage of the entries of a store on disk: one file, so that the log need not keep it.
 
-Every process logs its uses every few seconds; the owner of the upkeep sums them up here now and
-then, so that the log can be cleared. Uses decide who is evicted and nothing else: a file that is
-missing or damaged is an empty one.
+Every process logs its uses every few seconds. From time to time the owner of the upkeep saves their
+sums here, so that their segments can be deleted. Usage affects only which entries are evicted: a
+missing or damaged file counts as empty.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ USES = "uses.npz"
 
 
 class KeptUses(NamedTuple):
-    """What the file says."""
+    """The content of the file."""
 
     uses: Mapping[bytes, Uses]
-    """By key."""
+    """Usage by key."""
     counted: Mapping[str, int]
-    """Up to where the uses in the log are among them, by segment."""
+    """By segment, the position up to which its uses are included."""
 
 
 def read_uses(folder: Path) -> KeptUses:
-    """Return what was written last."""
+    """Return the saved usage."""
     try:
         return unpack_uses((folder / USES).read_bytes())
     except OSError:
@@ -43,10 +43,10 @@ def read_uses(folder: Path) -> KeptUses:
 
 
 def write_uses(folder: Path, kept: KeptUses) -> int:
-    """Replace the file, wholly or not at all; return its size.
+    """Replace the file atomically; return its size in bytes.
 
     Raises:
-        StoreError: The disk is full, or the like; the old one stays.
+        StoreError: The disk is full, for example; the old file stays.
     """
     data = pack_uses(kept)
     with disk_faults("write the uses of entries"), replacing(folder / USES) as file:
@@ -69,7 +69,7 @@ def pack_uses(kept: KeptUses) -> bytes:
 
 
 def unpack_uses(data: bytes) -> KeptUses:
-    """Return what such bytes say: nothing where they are damaged."""
+    """Parse the bytes of the file; empty if they are damaged."""
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as found:
             keys = found["keys"].tobytes()

@@ -1,7 +1,7 @@
-"""What one process knows of a store: the table's entries, and every record of the log since.
+"""In-memory view of a store in one process: the table's rows plus every later record of the log.
 
-The newest operation on a key wins, by its stamp, in whatever order the records are read; so all
-processes arrive at the same entries.
+For each key the operation with the highest stamp wins, in whatever order the records are read, so
+that all processes arrive at the same entries.
 """
 
 from __future__ import annotations
@@ -43,43 +43,43 @@ if TYPE_CHECKING:
     from memora.stores._usage import KeptUses
 
 GRACE_SECONDS = 20.0
-"""How long a segment that others may not have seen is kept. Who has not looked for half of that
-has perhaps missed one that came and went, and must load anew."""
+"""How long a complete segment is kept for processes that may not have read it. A process that has
+not read the log for half of that may have missed a segment, and loads again."""
 
-_READ_BYTES = 1024 * 1024  # of a segment at once
-_APPLY_RECORDS = 32  # while the lock is held: lookups wait no longer than that takes
+_READ_BYTES = 1024 * 1024  # of a segment per read
+_APPLY_RECORDS = 32  # per hold of the lock, which bounds how long a lookup waits
 _LOAD_ATTEMPTS = 3
-_SEARCHED_BYTES = 4 * 1024 * 1024  # of lost bytes, for the keys in them
-_SEAL_ROWS = 256  # whose records are read at once
+_SEARCHED_BYTES = 4 * 1024 * 1024  # of lost bytes, in which keys are searched
+_SEAL_ROWS = 256  # whose records are read per call
 
 
 class Deletion(NamedTuple):
-    """What is known of a deleted key."""
+    """The known facts about a deleted key."""
 
     stamp: int
     segment: str
     end: int
-    """Where its record ends."""
+    """Offset of the end of its record."""
     at: float
-    """When it was read; monotonic seconds."""
+    """When it was read, in monotonic seconds."""
     place: tuple[str, int] | None
-    """Segment and offset of the only record that the table may have a row of; None: who knows."""
+    """Segment and offset of the only record that may have a row in the table; None if unknown."""
 
 
 class LogView:
     """Entries in RAM, kept current from the log.
 
     Args:
-        folder: Where the segments are.
+        folder: Folder of the segments.
         dimension: Length of the vectors.
-        graph: Type of the vectors in graphs; None leaves vectors out of RAM once they are in the
+        graph: Type of the vectors in graphs; None drops vectors from RAM once they are in the
             table.
         content_bytes: Size of the cache of contents.
-        late_seconds: How late a use by another process may be heard of.
+        late_seconds: Longest delay until a use by another process is read.
     """
 
     remember_seconds = 60.0
-    """How long a deletion is remembered for records that come late."""
+    """How long a deletion is remembered for records that are read late."""
 
     def __init__(
         self,
@@ -97,25 +97,25 @@ class LogView:
             dimension, exact=self.exact, graph=graph or "int8", late_seconds=late_seconds
         )
         self.segments: dict[int, Segment] = {}
-        self.numbers: dict[str, int] = {}  # name of a segment -> its key in `segments`
+        self.numbers: dict[str, int] = {}  # segment name -> its key in `segments`
         self._next_number = 0
-        self.deleted: OrderedDict[bytes, Deletion] = OrderedDict()  # the longest known first
+        self.deleted: OrderedDict[bytes, Deletion] = OrderedDict()  # the oldest first
         self.contents: LRUCache[int, Content] = LRUCache(content_bytes, _size)
         self.checkpoint = Checkpoint({}, {}, {})
         self.own: str | None = None
-        """Prefix of the segments of this process, which come by `add_segment`."""
+        """Name prefix of this process's segments, which are added by `add_segment`."""
         self.complete = False
         """Whether all vectors of the table are in RAM too."""
         self.lost = False
-        """Whether this process stood still for so long that it may have missed something."""
+        """Whether this process stood still for so long that it may have missed a segment."""
         self.missing_entries = 0
-        """Entries of the table whose segment was not there."""
+        """Rows of the table whose segment was missing."""
         self.damaged_entries = 0
-        """Rows of the table that were not what had been written, and are not served."""
+        """Rows of the table that fail their checksum; they are not served."""
         self.suspects: dict[bytes, int] = {}
-        """Keys and stamps of entries that must not be served any more; the store drops them."""
+        """Keys and stamps of entries that must not be served any more; the store deletes them."""
         self.dropped_bytes = 0
-        """Bytes of the log that were no record: damaged, or left half written by a crash."""
+        """Bytes of the log that are no record: damaged, or left half written by a crash."""
         self._lost: list[tuple[bytes, int, bool]] = []  # see `judge_lost`
         self.unsealed: dict[bytes, int] = {}
         """Keys and stamps of entries whose rows have no checksum yet."""
@@ -126,26 +126,27 @@ class LogView:
         self.pending: dict[bytes, Uses] = {}
         """Uses by this process that are not in the log yet."""
         self.uncounted: dict[str, int] = {}
-        """By segment, where the first record of uses lies that `write_uses` has not kept."""
+        """By segment, the offset of the first record of uses that `write_uses` has not saved."""
         self.use_bytes = 0
-        """Of all those records."""
+        """Total size of those records."""
         self.outdates: dict[str, tuple[str, int]] = {}
         """By tag, segment and offset of the record that outdates it."""
         self._looked_at = time.monotonic()
-        self._base = self.checkpoint  # what was in the table when it was loaded
+        self._base = self.checkpoint  # the checkpoint at load
         self._floor = -1
-        self._counted: Mapping[str, int] = {}  # up to where uses were kept when it was loaded
-        self._early: dict[bytes, Uses] = {}  # while loading: of entries that are yet to come
-        self._astray: set[bytes] = set()  # while loading: the table's row names a segment that left
+        # Positions up to which saved uses were counted at load.
+        self._counted: Mapping[str, int] = {}
+        self._early: dict[bytes, Uses] = {}  # while loading: uses of entries not read yet
+        self._astray: set[bytes] = set()  # while loading: keys whose rows name a missing segment
         self._loading = False
 
     def renew(self) -> None:
-        """Make the locks."""
-        self.lock = threading.Lock()  # guards all that is here; no commit is made under it
+        """Create the locks."""
+        self.lock = threading.Lock()  # guards everything here; no commit is made under it
         self._reading = threading.Lock()  # one reader of the log at a time
 
     def exact(self, slot: int) -> Vector:
-        """Return the vector of a slot, from its record."""
+        """Return the vector of a slot, read from its record."""
         segment, offset, _ = self.hot.place(slot)
         length = _records.HEADER_BYTES + 4 * self.dimension
         data = self.segments[segment].read(offset, length)
@@ -156,7 +157,7 @@ class LogView:
         return vector
 
     @classmethod
-    def load(  # noqa: PLR0913 - what makes a view
+    def load(  # noqa: PLR0913 - the parts of a view
         cls,
         folder: Path,
         table: EntryTable,
@@ -166,15 +167,15 @@ class LogView:
         late_seconds: float,
         current: Sequence[Segment] = (),
     ) -> LogView:
-        """Return the table's entries, without their vectors, and the log applied to them.
+        """Return a view of the table's entries, without vectors, with the log applied.
 
         Args:
-            folder: As above.
+            folder: See the class.
             table: The table.
-            graph: As above.
-            content_bytes: As above.
-            late_seconds: As above.
-            current: The segments that this process writes, all of them written.
+            graph: See the class.
+            content_bytes: See the class.
+            late_seconds: See the class.
+            current: The segments that this process writes, with nothing held back.
 
         Raises:
             StoreError: The table or the log cannot be read.
@@ -190,24 +191,25 @@ class LogView:
             view._loading = True
             for segment in current:
                 view.add_segment(segment)
-            view._list()  # opened before: a segment that is deleted meanwhile can be read
+            view._list()  # open files stay readable when they are deleted meanwhile
             found = view._read_checkpoint()
             view.checkpoint = view._base = found or view.checkpoint
             rows = table.scan()
             view._list()
             if view._base.done.keys() - view.numbers.keys() and attempt + 1 < _LOAD_ATTEMPTS:
-                continue  # the checkpoint is older than what has been deleted since
+                continue  # segments have been deleted since the checkpoint was written
             for number, segment in list(view.segments.items()):
                 segment.position = view._base.settled.get(segment.name, len(MAGIC))
-                if segment.name in view._base.dropped:  # by an owner that was killed at it
+                if segment.name in view._base.dropped:  # an owner was killed before it deleted it
                     del view.segments[number], view.numbers[segment.name]
             rows = view._undamaged(rows, table)
             missing = view._astray = view._load_rows(rows)
             if found is None and len(rows):
-                # The checkpoint is lost. What the table does not hold, of the time it covers, may
-                # have been deleted: it is not brought back.
+                # The checkpoint is lost. An entry of the time it covers that is not in the table
+                # may have been deleted, so it is not restored from the log.
                 view._floor = view.newest
-            kept = view._read_uses()  # after the segments: of those that are gone, it has all
+            # Read after the segments: it includes the uses of deleted ones.
+            kept = view._read_uses()
             view._counted = kept.counted
             for key, uses in kept.uses.items():
                 view._use(key, uses)
@@ -223,14 +225,14 @@ class LogView:
         return view
 
     def add_segment(self, segment: Segment) -> int:
-        """Know a segment from now on; return its number."""
+        """Register a segment; return its number."""
         number = self.numbers[segment.name] = self._next_number
         self._next_number += 1
         self.segments[number] = segment
         return number
 
     def apply(self, record: _records.Record, number: int, offset: int, length: int) -> int | None:
-        """Take in one record; return the slot of an entry that is new here."""
+        """Apply a record; return the slot if it adds an entry, else None."""
         segment = self.segments[number]
         segment.position = end = offset + length
         stamp, key = record.stamp, record.key
@@ -240,7 +242,7 @@ class LogView:
             return None
         slot = self.hot.slot(key)
         if end <= self._base.done.get(segment.name, 0):
-            return None  # it was in the table, if it was alive; only deletions are read again
+            return None  # if alive, it was in the table; only deletions are read again
         dead = self.deleted.get(key)
         if (dead is not None and dead.stamp >= stamp) or (slot is None and stamp <= self._floor):
             return None
@@ -267,7 +269,7 @@ class LogView:
             key = record.key
             counts = end > self._counted.get(segment, 0) and not holds_deletions(segment)
             if counts and (self.hot.uses(key) or key in self._early):
-                # Needed as long as the uses of this entry are kept: another may come in its place.
+                # Kept as long as the uses of this entry: another entry may follow under its key.
                 self.note_uses(segment, offset, end - offset)
             self._delete(key, record.stamp, segment, end)
         elif end > self._counted.get(segment, 0):
@@ -276,7 +278,7 @@ class LogView:
                 self._use(key, uses)
 
     def withdraw(self, record: _records.Record) -> None:
-        """Do here what a record says that is not in the log yet."""
+        """Apply a deletion that is not in the log yet."""
         self.newest = max(self.newest, record.stamp)
         if record.kind == _records.OUTDATE:
             self.hot.outdate(record.tag, record.stamp)
@@ -296,9 +298,9 @@ class LogView:
         elif (
             self._loading
             and end > self._counted.get(segment, 0)
-            and not holds_deletions(segment)  # whose order among the uses is not known
+            and not holds_deletions(segment)  # their order among the uses is unknown
         ):
-            # What was read of its uses is of the deleted entry, not of the one that came later.
+            # The uses read so far are of the deleted entry, not of the later one.
             self._early.pop(key, None)
             self.hot.forget_uses(key)
 
@@ -307,21 +309,21 @@ class LogView:
             self._early[key] = uses.after(self._early.get(key))
 
     def note_pending(self, key: bytes, uses: Uses) -> None:
-        """Have uses logged later; in the order of last use."""
+        """Queue uses for the log, in the order of last use."""
         self.pending[key] = uses.after(self.pending.pop(key, None))
 
     def settle_pending(self, key: bytes, uses: Uses) -> None:
-        """Have uses been logged; there may be more by now, or none if the entry has left."""
+        """Remove logged uses from the queue; newer ones may remain."""
         if (known := self.pending.pop(key, None)) is not None and known.times > uses.times:
             self.pending[key] = known._replace(times=known.times - uses.times)
 
     def note_uses(self, segment: str, offset: int, length: int) -> None:
-        """Know of a record of uses."""
+        """Count a record of uses."""
         self.uncounted.setdefault(segment, offset)
         self.use_bytes += length
 
     def _unswept(self) -> dict[str, int]:
-        """Return by segment where the first record lies that is still needed for its tag."""
+        """Return, by segment, the offset of the first OUTDATE record still needed for its tag."""
         needed: dict[str, int] = {}
         for tag in self.outdates.keys() - self.hot.outdated:
             del self.outdates[tag]
@@ -330,36 +332,36 @@ class LogView:
         return needed
 
     def distrust(self) -> None:
-        """Take it that the table may have a row of every key: another has written it."""
+        """Assume that the table may have a row of every key: another process has written it."""
         with self.lock:
             self.hot.mark()
             for key, deletion in self.deleted.items():
                 self.deleted[key] = deletion._replace(place=None)
 
     def remove(self, key: bytes) -> None:
-        """Forget an entry here."""
-        self.pending.pop(key, None)  # or they would be another entry's, if one comes
+        """Remove an entry from this view."""
+        self.pending.pop(key, None)  # or they would count for the next entry of this key
         if (slot := self.hot.remove(key)) is not None:
             self.contents.pop(slot, None)
 
     def forget_all(self) -> None:
-        """Be empty, and go on from here: where nobody can tell any more what has been deleted."""
+        """Clear the view when the history of deletions is lost."""
         with self.lock:
             for slot in self.hot.slots():
                 self.remove(self.hot.key(slot))
             self.lost = False
 
     def cache(self, slot: int, content: Content) -> None:
-        """Keep a content in RAM, if it is not too large for that."""
+        """Keep a content in RAM unless it is too large."""
         if _size(content) <= self.contents.maxsize // 4:
             self.contents[slot] = content
 
     def read(self) -> None:
-        """Take in what is new in the log. Called by one thread or another, again and again.
+        """Apply new records of the log. May be called by any thread at any time.
 
         Raises:
-            OSError: A segment cannot be read, and the others have been; or none, as the folder
-                cannot be listed.
+            OSError: A segment cannot be read, while the others have been; or the folder cannot be
+                listed, and none has.
         """
         fault: OSError | None = None
         with self._reading:
@@ -370,7 +372,7 @@ class LogView:
                 others = [
                     (number, segment)
                     for number, segment in self.segments.items()
-                    if not segment.own  # which this process takes in as it writes them
+                    if not segment.own  # own records are applied when they are written
                 ]
             for number, segment in others:
                 try:
@@ -384,12 +386,12 @@ class LogView:
             self._looked_at = time.monotonic()
 
     def snapshot(self) -> dict[str, int]:
-        """Return up to where each segment has been taken in."""
+        """Return the position up to which each segment has been applied."""
         with self.lock:
             return self._positions()
 
     def settled(self) -> dict[str, int]:
-        """Return the same, and no further than what is to be read again at the next start."""
+        """Return these positions, but none beyond a record that the next start must read again."""
         with self.lock:
             positions = self._positions()
             for needed in (self.uncounted, self._unswept()):
@@ -426,14 +428,14 @@ class LogView:
                 return
 
     def _pass_damage(self, number: int, segment: Segment) -> bool:
-        """Go on after an unreadable record, if another follows; else it may be on its way."""
+        """Skip an unreadable record if another follows; else it may still be incomplete."""
         size, start = segment.size(), segment.position
         if segment.searched == size:
             return False
         rest = segment.read(start, size - start)
         length = _records.length_at(rest, 0)
         if length is not None and _records.unpack(rest[:length]) is not None:
-            return True  # it has arrived meanwhile, and maybe others after it
+            return True  # it has been completed meanwhile, and others may follow
         at = _records.next_record(rest)
         if at is None:
             segment.searched = size
@@ -443,7 +445,7 @@ class LogView:
         return True
 
     def finish(self, segment: Segment) -> None:
-        """Give up what is left of a segment that nobody writes any more: it is no record."""
+        """Treat the rest of a segment as lost: it is no record, and has no writer any more."""
         if segment.position < segment.size() and segment.damaged_at != segment.position:
             segment.damaged_at = start = segment.position
             rest = segment.read(start, segment.size() - start)
@@ -454,11 +456,12 @@ class LogView:
         alive = living_members(self.folder) if left else set()
         for segment in left:
             if segment.writer not in alive:
-                self._read(self.numbers[segment.name], segment)  # what it wrote before it ended
+                # Read the records written before its writer ended.
+                self._read(self.numbers[segment.name], segment)
                 self.finish(segment)
 
     def _lose(self, number: int, segment: Segment, region: bytes) -> None:
-        """Take note of bytes of the log that are no record."""
+        """Handle bytes of the log that are no record."""
         self.dropped_bytes += len(region)
         record = _records.repaired(region)
         if record is not None and record.kind in {_records.DELETE, _records.OUTDATE}:
@@ -466,18 +469,18 @@ class LogView:
                 self.apply(record, number, segment.position, len(region))
         elif record is not None:
             self._lost.append((record.key, segment.written_at(), False))
-        # Cut short by the end of its process, it was not acknowledged; nor if the system has ended
-        # before it wrote it out.
+        # A record cut short because its process ended was not acknowledged; the same holds if the
+        # system ended before it wrote the record out.
         elif region.strip(b"\0"):
             deletions = segment.holds_deletions
             if not _records.is_cut_short(region, of_deletions=deletions):
                 self._lost.append((region, segment.written_at(), deletions))
 
     def judge_lost(self) -> None:
-        """Suspect every entry of which something lost may have said that it is not to be served.
+        """Mark as suspect every entry that a lost record may have replaced or deleted.
 
-        A lost record of results may have replaced the entry of its key. One that took something
-        away, and does not name what, may have withdrawn any.
+        A lost PUT may have replaced the entry of its key. A lost deletion that names no key may
+        have withdrawn any entry.
         """
         lost, self._lost = self._lost, []
         for region, latest, of_deletions in lost:
@@ -500,10 +503,10 @@ class LogView:
                 for record, number, offset, length in batch
                 if self.apply(record, number, offset, length) is not None
             ]
-            if fresh:  # or each process would take its own entries for the oldest, and evict them
+            if fresh:  # or each process would evict its own entries as the oldest
                 self.hot.reorder(min(fresh))
         batch.clear()
-        time.sleep(0)  # whoever waits for the lock, or for the interpreter
+        time.sleep(0)  # lets other threads have the lock or the interpreter
 
     def _list(self) -> OSError | None:
         fault = None
@@ -532,9 +535,9 @@ class LogView:
         return fault
 
     def _undamaged(self, rows: pa.Table, table: EntryTable) -> pa.Table:
-        """Return the rows that are what was written, by their checksums, and take note of others.
+        """Return the rows that match their checksums, and note the damaged ones.
 
-        What has no checksum, as an older version has written it, is compared with its record.
+        A row without a checksum, written by an older version, is compared with its record.
         """
         found = checksums(rows)
         recorded = rows.column("checksum").fill_null(0).to_numpy().astype(np.uint64)
@@ -553,7 +556,7 @@ class LogView:
         return rows.set_column(at, "checksum", checks).filter(pa.array(sound))
 
     def _row_at(self, rows: pa.Table, i: int) -> Row | None:
-        """Return the row that the record says there should be, where a row says it is."""
+        """Rebuild a row from the record it points to; None if that cannot be read."""
         name = rows.column("segment").cast(pa.binary())[i].as_py().decode(errors="replace")
         offset, length = rows.column("offset")[i].as_py(), rows.column("length")[i].as_py()
         if (number := self.numbers.get(name)) is None:
@@ -562,12 +565,12 @@ class LogView:
         return None if record is None or record.entry is None else Row(record, name, offset, length)
 
     def _load_rows(self, rows: pa.Table) -> set[bytes]:
-        """Take in the table's rows; return the keys of those whose segments are not there."""
+        """Load the table's rows; return the keys of those whose segments are missing."""
         if not len(rows):
             return set()
         self.newest = int(rows.column("stamp")[-1].as_py())
-        # A row whose segment is gone cannot be served. If its record has been moved, it comes
-        # with the log.
+        # A row whose segment is gone cannot be served. If its record has been moved, it is read
+        # from the log.
         there = [name in self.numbers for name in rows.column("segment").to_pylist()]
         missing = rows.filter(pa.array([not row for row in there])).column("key").to_pylist()
         rows = rows.filter(pa.array(there))
@@ -601,12 +604,12 @@ class LogView:
         )
 
     def _forget(self) -> None:
-        """Let go of deletions that no late record can meet, and that the table reflects."""
+        """Drop deletions that are old enough and already applied to the table."""
         latest = time.monotonic() - self.remember_seconds
         with self.lock:
             while self.deleted:
                 key, deletion = next(iter(self.deleted.items()))
-                # A segment that is not there any more was done.
+                # A segment that is not there any more was flushed completely.
                 there = deletion.segment in self.numbers
                 waits = there and deletion.end > self.checkpoint.done.get(deletion.segment, 0)
                 if deletion.at > latest or waits:
@@ -615,8 +618,8 @@ class LogView:
 
 
 def _rest(rows: pa.Table) -> dict[int, Rest]:
-    """Return, by row, what most rows do not have."""
-    compute: Any = pc  # its stubs lack what is made when it is imported
+    """Return, by row number, the fields that most rows do not have."""
+    compute: Any = pc  # its stubs lack functions that are generated at import
     plain = rows.column("sliding_seconds").is_null().to_numpy()
     plain &= rows.column("stale_seconds").to_numpy() == 0.0
     plain &= rows.column("cost").to_numpy() == 1.0

@@ -1,7 +1,7 @@
-"""Entries in RAM: what every store answers lookups from.
+"""Entries in RAM, from which the stores in memory, on disk and in a bucket answer lookups.
 
-Columns by slot, not an object an entry: a hundred thousand entries take what their vectors and
-texts take, and little more.
+Fields are kept in columns by slot, not in one object per entry, so that 100,000 entries take
+little more memory than their vectors and texts.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Place(NamedTuple):
-    """Where the record of an entry lies."""
+    """Position of an entry's record."""
 
     segment: int
     offset: int
@@ -41,16 +41,17 @@ class Place(NamedTuple):
 
 
 class Uses(NamedTuple):
-    """How an entry has been used."""
+    """Usage of an entry."""
 
     times: int
     last: float
-    """Seconds since the epoch."""
+    """Time of the last use, in seconds since the epoch."""
     last_fresh: float = -inf
-    """When it was last used before it expired, which moves a sliding end; not while stale."""
+    """Time of the last use before the entry expired. Only such a use extends a sliding TTL; one
+    while the entry is stale does not."""
 
     def after(self, earlier: Uses | None) -> Uses:
-        """Return both together."""
+        """Return the sum of these uses and earlier ones."""
         if earlier is None:
             return self
         return Uses(
@@ -61,7 +62,7 @@ class Uses(NamedTuple):
 
 
 class Rest(NamedTuple):
-    """What few entries have: see `Entry`."""
+    """The fields that few entries have: see `Entry`."""
 
     stale_seconds: float
     sliding_seconds: float | None
@@ -71,7 +72,7 @@ class Rest(NamedTuple):
 
 @dataclass(slots=True)
 class _Home:
-    """One context, and the vectors in it."""
+    """One context and the index of its vectors."""
 
     context: Context
     index: VectorIndex
@@ -79,17 +80,17 @@ class _Home:
 
 
 class HotTable:
-    """The newest entry of every key, by slot: a small number that is used again.
+    """The newest entry of every key, by slot: a small number that is reused.
 
-    Not thread-safe; the store that owns it holds its lock.
+    Not thread-safe; guarded by the lock of the store that owns it.
 
     Args:
         dimension: Length of the vectors.
-        exact: Reads the vector of a slot from where it is stored, so that large contexts need
-            not keep it in RAM; None keeps it.
+        exact: Reads the vector of a slot from its record, so that large contexts need not keep
+            vectors in RAM; None keeps them.
         graph: Type of the vectors in the graphs of large contexts.
-        late_seconds: How late a use by another process may be heard of: entries whose end slides
-            are held for so long after it.
+        late_seconds: Longest delay until a use by another process is read. Entries with a sliding
+            TTL are kept for so long after they expire.
     """
 
     def __init__(
@@ -101,29 +102,29 @@ class HotTable:
         late_seconds: float = 0.0,
     ) -> None:
         self._dimension, self._exact = dimension, exact
-        self._policy: EvictionPolicy | None = None  # without one, first in, first out
+        self._policy: EvictionPolicy | None = None  # None: first in, first out
         self._late_seconds = late_seconds
         self._graph: GraphType = graph
-        self._slots: OrderedDict[bytes, int] = OrderedDict()  # by key, by stamp
+        self._slots: OrderedDict[bytes, int] = OrderedDict()  # by key, ordered by stamp
         self._free: list[int] = []
         self._homes: dict[int, _Home] = {}
         self._numbers: dict[str, int] = {}  # fingerprint -> number of its home
         self._next_number = 0
-        self._unsettled: dict[int, VectorIndex] = {}  # by number of the home
-        self._expiring = 0  # entries with an end: where there are none, no search looks at ends
+        self._unsettled: dict[int, VectorIndex] = {}  # by home number
+        self._expiring = 0  # entries with an end; if 0, no search checks ends
         self._queue = ExpiryQueue()
-        # Of the few that have any, by slot.
+        # Fields that few entries have, by slot.
         self._tags: dict[int, tuple[str, ...]] = {}
         self._stale: dict[int, float] = {}
         self._sliding: dict[int, float] = {}
         self._costs: dict[int, float] = {}
         self._tagged: defaultdict[str, set[int]] = defaultdict(set)
-        self._epochs: dict[str, int] = {}  # tag -> stamp: what was put before it is outdated
-        # Tags with outdated entries that are still here -> slots that `ended` has to look at; None
-        # before it gets there. Where there are none, no search looks at tags.
+        self._epochs: dict[str, int] = {}  # tag -> stamp up to which its entries are outdated
+        # Tags that still have outdated entries -> the slots that `ended` has to check, None until
+        # it first does. If there are none, no search checks tags.
         self._outdated: dict[str, list[int] | None] = {}
         self._uses: dict[int, Uses] = {}
-        # Columns.
+        # Columns, by slot.
         self._keys: list[bytes] = []
         self._queries: list[str] = []
         self._ids = bytearray()
@@ -133,23 +134,23 @@ class HotTable:
         self._stamp = array("q")
         self._created = array("d")
         self._expires = array("d")
-        self._ends = array("d")  # when it is not even served as stale
+        self._ends = array("d")  # end of the stale period, after which the entry is never served
         self._segment = array("i")  # -1 in a free slot
         self._offset = array("q")
         self._length = array("q")
-        self._check = array("Q")  # CRC-32 of the vector; 0 where there is none
+        self._check = array("Q")  # CRC-32 of the vector; 0 if there is none
         self.live: defaultdict[int, int] = defaultdict(int)  # bytes of live records, by segment
-        self.live_bytes = 0  # of all
+        self.live_bytes = 0  # total
 
     def __len__(self) -> int:
         return len(self._slots)
 
     def slot(self, key: bytes) -> int | None:
-        """Return the slot of a key."""
+        """Return the slot of a key; None if there is no entry."""
         return self._slots.get(key)
 
     def find(self, key: bytes, now: float) -> int | None:
-        """Return the slot of a key whose entry is alive."""
+        """Return the slot of a key; None if there is no live entry."""
         slot = self._slots.get(key)
         return slot if slot is not None and self.alive(slot, now) else None
 
@@ -170,7 +171,7 @@ class HotTable:
         )
 
     def holding(self, slot: int) -> Holding:
-        """Return the entry in a slot, and what is known of its use."""
+        """Return the entry in a slot with its usage."""
         uses = self._uses.get(slot)
         return Holding(
             entry=self.entry(slot),
@@ -180,7 +181,7 @@ class HotTable:
         )
 
     def holdings(self, found: Iterable[tuple[int, int]], now: float) -> list[Holding]:
-        """Return those (slot, stamp) of `select` that are still there, and alive."""
+        """Return the holdings of those (slot, stamp) pairs of `select` that are still live."""
         return [
             self.holding(slot)
             for slot, stamp in found
@@ -188,7 +189,7 @@ class HotTable:
         ]
 
     def alive(self, slot: int, now: float) -> bool:
-        """Tell whether the entry in a slot has not ended, and is not outdated."""
+        """Return whether the entry in a slot has neither expired nor been outdated."""
         return self._ends[slot] > now and not self._is_outdated(slot)
 
     def _is_outdated(self, slot: int) -> bool:
@@ -198,22 +199,22 @@ class HotTable:
         return any(self._epochs.get(tag, -1) >= stamp for tag in self._tags[slot])
 
     def key(self, slot: int) -> bytes:
-        """Return the key of a slot; empty where it is free."""
+        """Return the key of a slot; empty if the slot is free."""
         return self._keys[slot]
 
     def known(self, slot: int) -> bool:
-        """Tell whether the table may have a row of this key, even if this record is not flushed."""
+        """Return whether the table may have a row of this key, even if not of this entry."""
         return bool(self._known[slot])
 
     def mark(self, slot: int | None = None) -> None:
-        """Note that the table may have a row of a slot's key; by default of every slot's."""
+        """Note that the table may have a row of the slot's key, or by default of every key."""
         if slot is None:
             self._known = bytearray(b"\1") * len(self._known)
         else:
             self._known[slot] = 1
 
     def holds(self, slot: int, stamp: int) -> bool:
-        """Tell whether a slot holds what was put with a stamp."""
+        """Return whether a slot holds the entry put with this stamp."""
         return self._stamp[slot] == stamp and self._segment[slot] >= 0
 
     def stamp(self, slot: int) -> int:
@@ -221,20 +222,20 @@ class HotTable:
         return self._stamp[slot]
 
     def stamps(self, keys: Iterable[bytes]) -> list[tuple[bytes, int]]:
-        """Return those keys that are there, with the stamps of their entries."""
+        """Return the keys that have entries, with their stamps."""
         return [(key, self._stamp[self._slots[key]]) for key in keys if key in self._slots]
 
     def stored_as(self, entry: Entry) -> bool:
-        """Tell whether this very entry is there, not another of its key."""
+        """Return whether this very entry, not another of its key, is stored."""
         slot = self._slots.get(entry.key)
         return slot is not None and self._id(slot) == entry.id
 
     def place(self, slot: int) -> Place:
-        """Return where the record of the entry lies."""
+        """Return the position of the entry's record."""
         return Place(self._segment[slot], self._offset[slot], self._length[slot])
 
     def check(self, slot: int) -> int:
-        """Return the checksum of the vector of a slot, as it was stored."""
+        """Return the checksum of a slot's vector, as it was stored."""
         return self._check[slot]
 
     def put(
@@ -246,9 +247,10 @@ class HotTable:
         place: Place,
         check: int = 0,
     ) -> int | None:
-        """Add an entry in place of an older one of its key; return its slot, None if not newer.
+        """Store an entry in place of an older one of its key; return its slot, None if not newer.
 
-        The same entry again has only another place; two of one stamp are told apart by their ids.
+        If the same entry is put again, only its place changes. Of two entries with one stamp, the
+        higher id wins.
         """
         if (old := self._slots.get(entry.key)) is not None:
             if self._stamp[old] > stamp:
@@ -272,7 +274,7 @@ class HotTable:
         self._created[slot] = entry.created_at
         self._set_end(slot, entry)
         self._note_rest(slot, entry)
-        if uses is not None:  # it is the question that is popular, not the answer
+        if uses is not None:  # usage belongs to the query, not to the answer
             self._uses[slot] = uses
         if self._policy is not None:
             self._policy.admit(entry.key, cost=entry.cost)
@@ -307,11 +309,12 @@ class HotTable:
         self._tags[slot] = tags
         for tag in tags:
             self._tagged[tag].add(slot)
-            if self._epochs.get(tag, -1) >= self._stamp[slot]:  # another process's, read late
+            # Put by another process, and read late.
+            if self._epochs.get(tag, -1) >= self._stamp[slot]:
                 self._outdated.setdefault(tag, None)
 
     def remove(self, key: bytes) -> int | None:
-        """Forget the entry of a key; return the slot that is free now."""
+        """Remove the entry of a key; return the slot, which is now free."""
         if self._policy is not None:
             self._policy.remove(key)
         return self._take_out(key)
@@ -341,14 +344,14 @@ class HotTable:
         return slot
 
     def touch(self, key: bytes, *, now: float, times: int) -> Uses | None:
-        """Take note that an entry is being served, and return that; None where it is not there."""
+        """Count uses of an entry at `now`; return them, None if there is no entry."""
         slot = self._slots.get(key)
         fresh = slot is not None and now < self._expires[slot]
         uses = Uses(times, now, now if fresh else -inf)
         return uses if self.use(key, uses) else None
 
     def use(self, key: bytes, uses: Uses) -> bool:
-        """Take note that an entry has been served; False where it is not there."""
+        """Count uses of an entry; False if there is no entry."""
         slot = self._slots.get(key)
         if slot is None or uses.times <= 0:
             return False
@@ -357,13 +360,13 @@ class HotTable:
             self._policy.touch(key, times=uses.times)
         sliding = self._sliding.get(slot)
         if sliding is not None:
-            # The queue still has its former end; whoever looks at it then finds this one.
+            # The queue still holds the former end; `ended` then finds the new one.
             self._expires[slot] = max(self._expires[slot], uses.last_fresh + sliding)
             self._ends[slot] = self._expires[slot] + self._stale.get(slot, 0.0)
         return True
 
     def forget_uses(self, key: bytes) -> None:
-        """Take an entry for unused; before there is a policy."""
+        """Reset the usage of an entry; only before a policy is set."""
         if (slot := self._slots.get(key)) is not None:
             self._uses.pop(slot, None)
 
@@ -372,12 +375,12 @@ class HotTable:
         return [self._keys[slot] for slot in self._uses]
 
     def uses(self, key: bytes) -> Uses | None:
-        """Return how an entry has been used."""
+        """Return the usage of an entry."""
         slot = self._slots.get(key)
         return None if slot is None else self._uses.get(slot)
 
     def outdate(self, tag: str, stamp: int) -> None:
-        """Have the entries of a tag that were put up to a stamp miss. O(1)."""
+        """Make the entries of a tag up to a stamp miss. O(1)."""
         if self._epochs.get(tag, -1) < stamp:
             self._epochs[tag] = stamp
             if tag in self._tagged:
@@ -385,26 +388,27 @@ class HotTable:
 
     @property
     def outdated(self) -> KeysView[str]:
-        """The tags with outdated entries that may still be here; a view, not a copy."""
+        """The tags that may still have outdated entries; a view, not a copy."""
         return self._outdated.keys()
 
     def surplus(self, max_entries: int | None, max_bytes: int | None) -> int:
-        """Return how many entries have to leave, at least, for the limits; None is no limit."""
+        """Return the least number of entries to evict for the limits; None is no limit."""
         if max_entries is not None and len(self) > max_entries:
             return len(self) - max_entries
         return int(max_bytes is not None and self.live_bytes > max_bytes and len(self) > 0)
 
     def victims(self, n: int) -> list[bytes]:
-        """Return the keys of the n entries, at most, that are to be evicted first.
+        """Return the keys of up to n entries to evict, first to go first.
 
-        A policy forgets whom it has chosen: `keep` gives it back who stays after all.
+        The policy forgets the entries it chooses; `keep` returns those that were not removed.
         """
         chosen = [] if self._policy is None else self._policy.evict(n)
-        # A policy of somebody's may be mistaken about who is there, and the limit is still kept.
+        # A policy of the application may name keys that are not stored; the limit is kept
+        # nevertheless.
         return [key for key in chosen if key in self._slots] or list(islice(self._slots, n))
 
     def keep(self, keys: Iterable[bytes]) -> None:
-        """Note that entries that `victims` or `ended` returned could not be removed."""
+        """Return entries that could not be removed to the policy and the expiry queue."""
         for key in keys:
             if (slot := self._slots.get(key)) is None:
                 continue
@@ -414,9 +418,10 @@ class HotTable:
                 self._queue.add(slot, self._ends[slot])
 
     def ended(self, now: float, limit: int, *, present: bool = False) -> list[bytes]:
-        """Return the keys of up to so many entries that have ended, or are outdated.
+        """Return the keys of up to `limit` entries that have expired or are outdated.
 
-        Those of the last second only where `present`; see `ExpiryQueue.due`.
+        Those that expired in the current second are included only if `present`; see
+        `ExpiryQueue.due`.
         """
         found: dict[bytes, None] = {}
         later: list[tuple[int, float]] = []
@@ -442,8 +447,8 @@ class HotTable:
         epoch, tagged = self._epochs[tag], self._tagged.get(tag, set())
         slots = self._outdated[tag]
         if not slots:
-            # Anew, as those of the last round may not have been removed; when there are none left,
-            # the tag needs no looking at any more.
+            # Searched again, as the slots of the last round may not have been removed. If none are
+            # left, the tag needs no check any more.
             slots = [slot for slot in tagged if self._stamp[slot] <= epoch]
             if not slots:
                 del self._outdated[tag]
@@ -453,7 +458,7 @@ class HotTable:
         return [slot for slot in taken if slot in tagged and self._stamp[slot] <= epoch]
 
     def reorder(self, stamp: int) -> None:
-        """Sort the entries from a stamp on, where some have been added late."""
+        """Restore the order by stamp after entries from this stamp on were added late."""
         late = []
         for key, slot in reversed(self._slots.items()):
             if self._stamp[slot] < stamp:
@@ -465,7 +470,7 @@ class HotTable:
     def search(
         self, vector: Vector, *, context: str, k: int, now: float, since: float = -inf
     ) -> list[tuple[int, float]]:
-        """Return up to k (slot, cosine) pairs of a context, alive at `now`, best first."""
+        """Return up to k (slot, cosine) pairs of live entries of a context, best first."""
         if (number := self._numbers.get(context)) is None:
             return []
         alive = None
@@ -474,7 +479,7 @@ class HotTable:
         return self._homes[number].index.search(vector, k=k, alive=alive)
 
     def _which(self, slots: NDArray[np.int64], *, now: float, since: float) -> NDArray[np.bool_]:
-        """Tell of each slot whether its entry is alive, and not stored too early."""
+        """Return a mask of the slots that are live and were stored at or after `since`."""
         found: NDArray[np.bool_] = np.frombuffer(self._ends)[slots] > now
         if since > -inf:
             found &= np.frombuffer(self._created)[slots] >= since
@@ -484,7 +489,7 @@ class HotTable:
         return found
 
     def select(self, selection: Selection) -> list[tuple[int, int]]:
-        """Return (slot, stamp) of all entries that meet the criteria, the oldest first."""
+        """Return (slot, stamp) of all entries that meet the criteria, oldest first."""
         if selection.key is not None:
             few = [slot for slot in [self._slots.get(selection.key)] if slot is not None]
         elif selection.entry_id is not None:
@@ -492,7 +497,7 @@ class HotTable:
                 id_ = bytes.fromhex(selection.entry_id)
             except ValueError:
                 id_ = b""
-            if len(id_) != 16:  # noqa: PLR2004 - no id at all
+            if len(id_) != 16:  # noqa: PLR2004 - not an id
                 return []
             same = np.flatnonzero(np.frombuffer(self._ids, "V16") == np.frombuffer(id_, "V16"))
             few = [slot for slot in same.tolist() if self._segment[slot] >= 0]
@@ -504,7 +509,7 @@ class HotTable:
         return sorted(((slot, self._stamp[slot]) for slot in found), key=lambda pair: pair[1])
 
     def _select_all(self, selection: Selection) -> list[tuple[int, int]]:
-        """Do so by columns: an object for each of a million entries would take seconds."""
+        """Select by columns: an object for each of a million entries would take seconds."""
         mask = np.frombuffer(self._segment, np.int32) >= 0
         mask &= np.frombuffer(self._created) < selection.before
         if selection.fingerprint is not None or selection.contains is not None:
@@ -519,18 +524,18 @@ class HotTable:
         return found
 
     def vector(self, slot: int) -> Vector | None:
-        """Return the vector of a slot, if it has one and it is in RAM."""
+        """Return the vector of a slot; None if it has none or it is not in RAM."""
         return self._homes[self._home[slot]].index.vector(slot) if self._indexed[slot] else None
 
     def add_vector(self, slot: int, vector: Vector) -> None:
-        """Make an entry searchable, unless it is."""
+        """Make an entry searchable, if it is not yet."""
         if not self._indexed[slot]:
             self._indexed[slot] = 1
             self._homes[self._home[slot]].index.add(slot, vector)
             self._look_at(slot)
 
     def add_vectors(self, slots: Sequence[int], vectors: NDArray[np.float32]) -> None:
-        """Make entries searchable, except those that are."""
+        """Make entries searchable; skip those that are already."""
         rows = [row for row, slot in enumerate(slots) if not self._indexed[slot]]
         homes: dict[int, list[int]] = {}
         for row in rows:
@@ -543,7 +548,7 @@ class HotTable:
             self._look_at(chosen[0])
 
     def drop_vector(self, slot: int) -> None:
-        """Forget the vector of an entry, which stays."""
+        """Remove the vector of an entry, but keep the entry."""
         if self._indexed[slot]:
             self._indexed[slot] = 0
             self._homes[self._home[slot]].index.remove(slot)
@@ -551,11 +556,11 @@ class HotTable:
 
     @property
     def index_bytes(self) -> int:
-        """What the indexes take in RAM; some 0.3 ms a thousand contexts."""
+        """Bytes of the indexes in RAM; takes about 0.3 ms per thousand contexts."""
         return sum(home.index.nbytes for home in self._homes.values())
 
     def unsettled(self) -> VectorIndex | None:
-        """Return an index in which rows wait to be moved to the graph; None where none is."""
+        """Return an index that has rows to be moved to its graph; None if there is none."""
         for number, index in list(self._unsettled.items()):
             if not index.settled:
                 return index
@@ -568,7 +573,7 @@ class HotTable:
             self._unsettled[number] = index
 
     def indexed(self) -> list[int]:
-        """Return the slots whose vectors are in RAM, or in a graph."""
+        """Return the slots whose vectors are in RAM or in a graph."""
         found: list[int] = np.flatnonzero(np.frombuffer(self._indexed, np.uint8)).tolist()
         return found
 
@@ -577,7 +582,7 @@ class HotTable:
         return list(self._slots.values())
 
     def since(self, segment: int, offset: int) -> list[int]:
-        """Return the slots whose records lie in a segment, at an offset or later."""
+        """Return the slots whose records lie in a segment at an offset or later."""
         segments = np.frombuffer(self._segment, np.int32)
         offsets = np.frombuffer(self._offset, np.int64)
         found: list[int] = np.flatnonzero((segments == segment) & (offsets >= offset)).tolist()
@@ -600,22 +605,22 @@ class HotTable:
         lengths: NDArray[np.int64],
         checks: NDArray[np.uint64],
     ) -> None:
-        """Fill an empty table, by column, in the order of storing; vectors come later.
+        """Fill an empty table by column, in the order of storing; vectors are added later.
 
         Args:
-            keys: Identities, each once.
-            ids: 16 bytes an entry.
-            queries: Texts.
+            keys: Unique keys.
+            ids: 16 bytes per entry.
+            queries: Query texts.
             contexts: Each context once.
             homes: Positions in `contexts`.
             stamps: Stamps, ascending.
             created: Seconds since the epoch.
-            expires: Seconds since the epoch; infinite never.
-            rest: What few entries have, by position.
-            segments: Where the records lie.
-            offsets: The same.
-            lengths: The same.
-            checks: See `check`.
+            expires: Seconds since the epoch; infinity for never.
+            rest: The fields that few entries have, by position.
+            segments: Segment numbers of the records.
+            offsets: Their offsets.
+            lengths: Their lengths in bytes.
+            checks: Checksums of the vectors, see `check`.
         """
         for context in contexts:
             self._home_of(context)
@@ -644,23 +649,24 @@ class HotTable:
             self._count_live(segment, int(size))
 
     def follow_policy(self, policy: EvictionPolicy | None) -> None:
-        """Have an empty policy choose from now on; it is told who was stored and used, in order."""
+        """Set an empty eviction policy, and replay the stored entries and uses to it in order."""
         self._policy = policy
         if policy is None:
             return
-        stored, used = range(2)  # of one moment, in this order
+        stored, used = range(2)  # order of events at the same time
         events = [(self._created[slot], stored, slot) for slot in self._slots.values()]
         events += [
             (max(uses.last, self._created[slot]), used, slot) for slot, uses in self._uses.items()
         ]
-        for _, event, slot in sorted(events, key=lambda event: event[:2]):  # else as stored
+        # Ties stay in the order of storing.
+        for _, event, slot in sorted(events, key=lambda event: event[:2]):
             if event == stored:
                 policy.admit(self._keys[slot], cost=self._costs.get(slot, 1.0))
             else:
                 policy.touch(self._keys[slot], times=self._uses[slot].times)
 
     def move(self, slot: int, place: Place) -> None:
-        """Note that the record of an entry lies elsewhere now."""
+        """Update the place of an entry whose record was moved."""
         self._known[slot] = 1
         self._count_live(self._segment[slot], -self._length[slot])
         self._segment[slot], self._offset[slot], self._length[slot] = place

@@ -1,9 +1,29 @@
-"""Entries in a directory: answered from RAM, logged at once, kept in LanceDB.
+"""Store in a directory on disk: lookups in RAM, a log per process, and one LanceDB table.
 
-A `put` appends one record to the log of this process and is visible to its threads; the other
-processes on the store read the log a few times a second. One of them, at any time, brings the
-LanceDB table up to the log in batches (`_upkeep`). Order between processes is by stamp: a clock
-that no operation sets back, because each is later than all that its process has seen.
+A cache named NAME has two folders: NAME.log with the segments, the locks and the checkpoint, and
+NAME.lance with the table. The table holds vectors and texts; payloads stay in the log.
+
+Writes: `put` appends one record to a segment of its own process and applies it to the entries in
+RAM, where the process's threads see it at once. No process writes another's segments, so writers
+need no common lock. Deletions go to separate segments and are synced before the call returns,
+except with durability "memory". Stamps order operations between processes: a stamp is the time in
+nanoseconds, but always later than all stamps that its process has seen. The highest stamp wins.
+
+Reads: lookups are answered from RAM (`_view`, `hot`); only a payload that is not cached is read
+from its segment. With hot_index "off", vectors are searched in the table. Processes see each other
+through the log: a background thread reads new records several times per `max_staleness_seconds`,
+about half as often if nothing changes. A process that stood still too long loads everything again.
+
+Upkeep: the process that holds owner.lock is the owner (`_upkeep`). It writes the log's changes to
+the table in batches, saves in the checkpoint how far it got, compacts the table, moves live records
+out of mostly dead segments, and deletes dead segments after a grace period. If it ends, the system
+releases the lock and another process takes over.
+
+Crashes: with durability "process" an entry survives `kill -9` once `put` has returned, with "power"
+also a power cut; "memory" may lose what it has not written yet. A crash leaves a log that is ahead
+of the table, perhaps with half a record at its end. The next open loads the table and
+applies the log from the checkpoint on; incomplete and damaged records are detected by checksum and
+are not served.
 """
 
 from __future__ import annotations
@@ -54,50 +74,51 @@ if TYPE_CHECKING:
     from memora.selection import Selection
     from memora.stores._journal import Durability
 
-_PATIENCE_SECONDS = 10.0  # how long closing waits for its own threads
-# Rows whose vectors are loaded before a store opens; more are loaded behind it.
+_PATIENCE_SECONDS = 10.0  # how long `close` waits for the store's threads
+# Up to this many entries, vectors are loaded before a store opens; above, in the background.
 _LOAD_AT_ONCE = 100_000
-_LOAD_ROWS = 512  # under the lock: a millisecond
-_BATCH = 64  # of other things under the lock
-_SWEEP_ROWS = 1024  # outdated entries removed in a round
-# Entries that a process evicts for one that it puts, where another has the duty: more than it
-# adds, so that a burst of several threads is made good.
+_LOAD_ROWS = 512  # per hold of the lock: a millisecond
+_BATCH = 64  # other items per hold of the lock
+_SWEEP_ROWS = 1024  # outdated entries removed per round
+# How many entries a process evicts after each `put` if another is the owner: more than it adds, so
+# that a burst of several threads is caught up.
 _OWN_PLACES = 2
-# How long the thread that keeps the table waits where nothing has happened.
+# How long the upkeep thread waits if nothing has happened.
 _IDLE_SECONDS = 2.0
-_SETTLE_ROWS = 4  # moved to a graph under the lock: a millisecond
-_SETTLE_SECONDS = 0.2  # of a round
-# A backlog, in flushes, from which storing gives way to the thread that flushes; or the log would
-# grow for as long as somebody stores faster than the table can follow.
+_SETTLE_ROWS = 4  # moved to a graph per hold of the lock: a millisecond
+_SETTLE_SECONDS = 0.2  # per round
+# Backlog, in flushes, from which `put` slows down for the flush. Otherwise the log would grow for
+# as long as entries are stored faster than the table takes them.
 _BACKLOG = 8
 _BREATH_SECONDS = 0.005
-_EXTRA = 8  # rows a search of the table asks for beyond four times k, as some are outdated there
+_EXTRA = 8  # rows requested from the table beyond four times k, as some are outdated
 
 
 class LanceStore:
-    """A table of a LanceDB directory, its log beside it, and both in RAM.
+    """A store in a directory: a LanceDB table, the log beside it, and its entries in RAM.
 
     Args:
-        path: The directory; created where it is missing and `create` is true.
-        table_name: One table is one cache.
+        path: The directory; created if it is missing and `create` is true.
+        table_name: Name of the table; one table is one cache.
         model: Identity of the embedder.
         dimension: Length of its vectors.
-        create: Whether a missing table is created; False opens what is there.
-        durability: What `put` waits for: nothing ("memory"), the system ("process": what it
-            returned from survives `kill -9`), or the disk ("power").
-        hot_index: Type of the vectors in the graphs of large contexts; "off" keeps vectors on
-            disk, and searches the table.
+        create: Whether a missing table is created; False opens only an existing one.
+        durability: What `put` waits for: nothing ("memory"), the operating system ("process": the
+            entry survives `kill -9`), or the disk ("power").
+        hot_index: Type of the vectors in the graphs of large contexts; "off" keeps vectors on disk
+            and searches the table.
         hot_payload_bytes: Size of the cache of payloads in RAM.
-        max_staleness_seconds: How late other processes' operations may be seen.
-        max_entries: What is kept until `maintain` says otherwise, also of what others store; None
-            for all.
+        max_staleness_seconds: Longest delay until other processes' operations are seen.
+        max_entries: Limit until `maintain` sets another, also for entries of other processes; None
+            for no limit.
         max_bytes: The same, in bytes of the log.
-        policy: Chooses who is evicted; None: first in, first out.
-        flush_interval_seconds: How often uses are written: what `kill -9` may lose of them.
-        clock: The time by which entries end.
-        index_at: Rows at which the table's own index is created; None for never.
-        keep: Whether this process may be the one that keeps the table. One that only looks, for
-            hours, should leave that to those whose limits and policy hold.
+        policy: Eviction policy; None: first in, first out.
+        flush_interval_seconds: How often uses are logged; `kill -9` may lose those since the last
+            time.
+        clock: The clock by which entries expire.
+        index_at: Number of rows at which the table's own index is created; None for never.
+        keep: Whether this process may become the owner. A process that only reads, for hours,
+            should leave that to processes whose limits and policy apply.
 
     Raises:
         StorePathError: The path cannot be opened or written, or holds no such table.
@@ -106,7 +127,7 @@ class LanceStore:
         StoreError: The table or the log cannot be read.
     """
 
-    def __init__(  # noqa: PLR0913 - what `CacheConfig` says of a store
+    def __init__(  # noqa: PLR0913 - the store's settings in `CacheConfig`
         self,
         path: str | Path,
         *,
@@ -128,7 +149,7 @@ class LanceStore:
     ) -> None:
         path = Path(path)
         _guards.check_directory(path, create=create)
-        path = path.absolute()  # the application may change its directory
+        path = path.absolute()  # the application may change its working directory
         _guards.check_process()
         folder = path / f"{table_name}.log"
         stamp = Stamp(model, dimension)
@@ -143,7 +164,8 @@ class LanceStore:
             make_folder(folder)
         if table is None:
             with _guards.opening(folder):
-                make_folder(path / f"{table_name}.lance")  # in which LanceDB follows the umask
+                # With the store's permissions; LanceDB's files in it follow the umask.
+                make_folder(path / f"{table_name}.lance")
                 table = EntryTable(path, table_name, stamp, create=True)
         graph: Any = None if hot_index == "off" else hot_index
         self._late_seconds = max_staleness_seconds + flush_interval_seconds
@@ -160,8 +182,8 @@ class LanceStore:
             table,
             durability=durability,
             hot_payload_bytes=hot_payload_bytes,
-            # Four looks a staleness: one may just have missed it, and takes its time. And often
-            # enough not to be taken for one who stood still.
+            # Four reads per staleness period: a read may just miss a record, and takes time itself.
+            # And often enough that this process is not taken for one that stood still.
             interval=min(max_staleness_seconds, GRACE_SECONDS / 4) / 4,
             max_entries=max_entries,
             max_bytes=max_bytes,
@@ -187,7 +209,7 @@ class LanceStore:
         index_at: int | None,
         keep: bool,
     ) -> None:
-        """Load what is there, and begin to follow it."""
+        """Load the table and the log, and start the background threads."""
         self._table: EntryTable | None = table
         self._durability: Durability = durability
         self._interval, self._content_bytes = interval, hot_payload_bytes
@@ -197,16 +219,16 @@ class LanceStore:
         self._policy = policy
         self._clock = clock if isinstance(clock, SteadyClock) else SteadyClock(clock)
         self._use_interval = flush_interval_seconds
-        self._kept = 0  # the newest stamp when `_keep` was last begun
+        self._kept = 0  # newest stamp when `_keep` last began
         self._uses_written_at = time.monotonic()
-        self._faults: dict[str, BaseException] = {}  # by step: not told yet
-        self._failing: dict[str, BaseException] = {}  # by step: as of its last run
+        self._faults: dict[str, BaseException] = {}  # by step: not reported yet
+        self._failing: dict[str, BaseException] = {}  # by step: faults of its last run
         self._quarantined = 0
         self._member: Member | None = None
         self._upkeep: Upkeep | None = None
         renew_after_fork(self)
         with faults(f"open {table.where}"):
-            member = self._join()  # first: what others clear away depends on who is there
+            member = self._join()  # first: others delete segments unless it is a member
             try:
                 self._load()
                 if self._view.graph is not None and len(self._view.hot) <= _LOAD_AT_ONCE:
@@ -218,7 +240,7 @@ class LanceStore:
             self.note("load", StoreError(f"{lost} entries are lost: their segments are missing"))
         if damaged := self._view.damaged_entries + len(self._view.suspects):
             self._faults["check"] = StoreError(f"{damaged} entries are damaged, and are dropped")
-            with suppress(StoreError):  # the disk is full: they are dropped here, and logged later
+            with suppress(StoreError):  # the disk is full: dropped here now, logged later
                 self._drop_suspects()
         self._opened = True
         self._begin_threads()
@@ -231,12 +253,12 @@ class LanceStore:
         self._view.lock.release()
 
     def renew(self) -> None:
-        """Make what belongs to one process: locks, events, in a forked child also threads."""
+        """Renew what belongs to one process: locks, events, and in a forked child also threads."""
         self._renew_locks()
         if not self._opened or self._closed:
             return
-        # LanceDB hangs or crashes in a process forked from one that used it. The log and the
-        # entries in RAM are all that answers need; another process keeps the table.
+        # LanceDB hangs or crashes in a process forked from one that used it. A child answers from
+        # the log and the entries in RAM; another process keeps the table.
         _guards.leave_to_parent(
             self._member, self._upkeep, self._writer, self._deletions, self._table
         )
@@ -251,20 +273,21 @@ class LanceStore:
     def _renew_locks(self) -> None:
         self._view.renew()
         self._writing = threading.Lock()  # one writer of this process's log at a time
-        self._upkeeping = threading.Lock()  # taken before `_writing`, and that before the view's
+        # Taken before `_writing`, which is taken before the view's.
+        self._upkeeping = threading.Lock()
         self._stop, self._wake = threading.Event(), threading.Event()
-        self._evicted = self._ended = 0  # by this process; under `_writing`
-        self._unlogged: list[_records.Record] = []  # withdrawn here, and not in the log yet
+        self._evicted = self._ended = 0  # counts of this process; guarded by `_writing`
+        self._unlogged: list[_records.Record] = []  # withdrawn here but not logged yet
 
     def _join(self) -> Member:
-        """Take a place among the processes on this store; the caller holds `_writing`, or all."""
+        """Join the members of this store; the caller holds `_writing`, or is the only thread."""
         view = self._view
         member = Member(view.folder)
         self._writer = Writer(view.folder, member.name, durability=self._durability)
         self._deletions = self._writer
         if self._durability != "memory":
-            # Apart: who withdraws an answer waits for the disk to have so much, not the results
-            # that others store meanwhile.
+            # In a separate log: a withdrawal then waits for its own bytes to reach the disk, not
+            # for the results stored meanwhile.
             self._deletions = Writer(view.folder, member.name + DELETIONS, durability="power")
         if self._reserve is not None:
             keep_reserve(self._reserve)
@@ -282,7 +305,7 @@ class LanceStore:
         return member
 
     def _begin_threads(self) -> None:
-        kind = type(self)  # which may follow and keep in its own way
+        kind = type(self)  # a subclass may override the steps
         self._threads = [
             _repeat(self, kind._follow, self._stop, self._stop, self._interval),  # noqa: SLF001
             _repeat(self, kind._keep, self._stop, self._wake, _IDLE_SECONDS),  # noqa: SLF001
@@ -362,7 +385,7 @@ class LanceStore:
             matches = [Match(view.hot.entry(slot), cosine) for slot, cosine in found]
             if view.complete:
                 return matches
-        # After what is in RAM, so that a row on its way from there to the table is seen.
+        # After the search in RAM, so that an entry on its way from there to the table is found.
         best = {match.entry.key: match for match in matches}
         asked, current = k, 0
         while current < k:
@@ -373,10 +396,10 @@ class LanceStore:
                 for key, stamp in rows:
                     slot = view.hot.slot(key)
                     if slot is None or view.hot.stamp(slot) != stamp:
-                        continue  # outdated: deleted or replaced since
+                        continue  # outdated row: deleted or replaced since
                     if view.hot.alive(slot, now):
                         current += 1
-                        with suppress(OSError, ValueError):  # a damaged record: the rest serve
+                        with suppress(OSError, ValueError):  # skips a damaged record
                             cosine = float(view.exact(slot) @ vector)
                             best[key] = Match(view.hot.entry(slot), cosine)
             if len(rows) < asked:
@@ -388,7 +411,7 @@ class LanceStore:
 
     def put_many(self, items: Sequence[tuple[Entry, Content, Vector | None]], /) -> None:
         self._check()
-        if self._flights is not None:  # what another has computed meanwhile is newer
+        if self._flights is not None:  # a lost lease: another process's result is newer
             items = [one for one in items if not self._flights.is_lost(one[0].key)]
         if not items:
             return
@@ -436,7 +459,7 @@ class LanceStore:
     def outdate(self, tag: str, /) -> None:
         self._check()
         with faults("outdate"):
-            self._view.read()  # what others have put before is older than the stamp
+            self._view.read()  # so that the stamp is later than all entries put before
         with self._writing:
             record = _records.Record(_records.OUTDATE, self._stamp(), bytes(16), tag=tag)
             self._log_deletions([record], withdrawn=True)
@@ -461,11 +484,12 @@ class LanceStore:
     def maintain(self, *, max_entries: int | None, max_bytes: int | None = None, now: float) -> int:
         self._check()
         limits = (max_entries, max_bytes)
-        # By order of storing, all processes evict the same. With another policy each would evict
-        # others, so one of them does, and the rest make room for what they store.
+        # By order of storing, all processes evict the same entries. With another policy each would
+        # evict different ones, so only the owner does; the others make room for the entries they
+        # store.
         mine = self._policy is None or self._alone()
         evicted = self._evict(limits, now, None if mine else _OWN_PLACES)
-        self._limits = limits  # for what comes from other processes
+        self._limits = limits  # for entries of other processes
         upkeep = self._upkeep
         if upkeep is not None and upkeep.owner and (backlog := upkeep.backlog()) >= 1:
             self._wake.set()
@@ -486,7 +510,7 @@ class LanceStore:
             hot = self._view.hot
             return Measures(
                 bytes=hot.live_bytes,
-                payload_bytes=None,  # the log is not read for it
+                payload_bytes=None,  # would require reading the log
                 index_bytes=hot.index_bytes,
                 evicted=self._evicted,
                 ended=self._ended,
@@ -496,8 +520,8 @@ class LanceStore:
         self._check()
         for fault in list(self._failing.values()):
             raise StoreError(f"in the background: {fault}") from fault
-        # What the background may need only later: that both folders are there, are those that were
-        # opened, and take a file.
+        # Faults that the background threads would meet only later: both folders must exist, be
+        # those that were opened, and accept a file.
         with faults("check"):
             if self._table is not None:
                 self._table.check()
@@ -539,7 +563,7 @@ class LanceStore:
         }
 
     def flush(self) -> None:
-        """Bring the table up to the log now, if no other process has that duty."""
+        """Flush the log to the table now, if this process is or can become the owner."""
         with self._writing:
             self._write_uses()
             self._writer.write_out()
@@ -549,10 +573,10 @@ class LanceStore:
                     self._upkeep.flush()
 
     def compact(self) -> bool:
-        """Bring the table up to the log, and compact it, now.
+        """Flush the log to the table and compact it now.
 
         Returns:
-            False where another process has that duty: it does so by and by.
+            False if another process is the owner; it compacts when that is due.
         """
         self._check()
         with self._writing:
@@ -577,7 +601,7 @@ class LanceStore:
             self._flights.close()
         if self._member is None:
             return  # not used in this forked process
-        with faults("close"), ExitStack() as steps:  # each also where one before it fails
+        with faults("close"), ExitStack() as steps:  # each step runs even if another fails
             if self._upkeep is not None:
                 steps.callback(self._upkeep.release)
             steps.callback(self._member.leave)
@@ -600,11 +624,11 @@ class LanceStore:
                 ) from error
 
     def note(self, step: str, fault: BaseException | None) -> None:
-        """Take down how a step in the background went."""
+        """Record the outcome of a background step."""
         if fault is None:
             self._failing.pop(step, None)
         else:
-            # Without its frames, which hold on to whatever was being worked on.
+            # Without the traceback, whose frames would keep large objects alive.
             self._failing[step] = self._faults[step] = fault.with_traceback(None)
 
     def _check(self) -> None:
@@ -616,7 +640,7 @@ class LanceStore:
                     self._join()
 
     def _load(self) -> None:
-        """Begin anew from the table and the log; the caller keeps others from writing."""
+        """Load the table and the log again; the caller keeps others from writing."""
         table = self._table
         if table is None:
             self._view.forget_all()
@@ -652,10 +676,10 @@ class LanceStore:
         )
 
     def _follow(self) -> float | None:
-        """Write what is held back, and read what others have written.
+        """Write held-back records, log uses, and read the other processes' records.
 
         Returns:
-            How long to wait for the next time, where that is longer than it mostly is.
+            Seconds until the next run, if more than the interval.
         """
         self._check()
         known = self._view.newest
@@ -668,12 +692,13 @@ class LanceStore:
                 self._writer.write_out()
         finally:
             self._look()
-        # Two looks a staleness are enough where nothing happens: a process may have many stores.
+        # Two reads per staleness period are enough if nothing happens: a process may have many
+        # stores.
         quiet = self._view.newest == known and self._durability != "memory"
         return 2 * self._interval if quiet else None
 
     def _drop_suspects(self) -> None:
-        """Delete what must not be served any more, here and for all."""
+        """Delete entries that must not be served any more, in this process and in the log."""
         suspects = self._view.suspects
         while suspects:
             with self._writing:
@@ -690,7 +715,7 @@ class LanceStore:
         self._view.read()
         self._drop_suspects()
         if self._view.lost:
-            # This process stood still, and a segment may have come and gone meanwhile.
+            # This process stood still; a segment may have been written and deleted meanwhile.
             with self._upkeeping, self._writing:
                 self._load()
             self._wake.set()
@@ -698,7 +723,7 @@ class LanceStore:
             self._wake.set()
 
     def _keep(self) -> None:
-        """Do the slow work: graphs, vectors, the table."""
+        """Do the slow work: evict, sweep, settle graphs, load vectors, do the owner's upkeep."""
         self._wake.clear()
         self._kept = self._view.newest
         self._check()
@@ -727,7 +752,7 @@ class LanceStore:
     def _settle(self) -> None:
         if self._view.graph is None or self._view.hot.unsettled() is None:
             return
-        import usearch.index  # noqa: F401, PLC0415 - not under the lock, where it would be first
+        import usearch.index  # noqa: F401, PLC0415 - imported before the lock is taken
 
         until = time.monotonic() + _SETTLE_SECONDS
         while time.monotonic() < until and not self._stop.is_set():
@@ -761,12 +786,12 @@ class LanceStore:
                     hot.add_vectors(slots, vectors[rows])
                 time.sleep(0)
             if self._opened:
-                self._settle()  # or a large context would lie in RAM as it is
+                self._settle()  # or a large context's vectors would all stay in RAM
         view.complete = True
-        pa.default_memory_pool().release_unused()  # what the scan took
+        pa.default_memory_pool().release_unused()  # memory of the scan
 
     def _stored_vectors(self) -> Iterator[tuple[list[bytes], list[int], NDArray[np.float32]]]:
-        """Read the vectors from the log, where the table cannot be used."""
+        """Read the vectors from the log; for a forked process, which cannot use the table."""
         view = self._view
         with view.lock:
             slots = view.hot.slots()
@@ -780,7 +805,7 @@ class LanceStore:
                 yield [key], [stamp], record.vector.reshape(1, -1)
 
     def _leave_to_table(self) -> None:
-        """Without a hot index: let go of the vectors that the table holds."""
+        """Without a hot index: drop vectors from RAM that the table holds."""
         view = self._view
         with view.lock:
             slots = view.hot.indexed()
@@ -809,7 +834,7 @@ class LanceStore:
             self._index_at = None
 
     def _alone(self) -> bool:
-        """Tell whether no other process has the duty to keep the limits."""
+        """Return whether this process may evict for all: it is the owner, or cannot be one."""
         return self._upkeep is None or self._upkeep.owner
 
     def _evict(self, limits: tuple[int | None, int | None], now: float, most: int | None) -> int:
@@ -831,7 +856,7 @@ class LanceStore:
         return evicted
 
     def _remove(self, keys: list[bytes]) -> None:
-        """Delete what is under keys; the caller holds `_writing`."""
+        """Delete the entries of keys; the caller holds `_writing`."""
         with self._view.lock:
             found = self._view.hot.stamps(keys)
         try:
@@ -842,21 +867,21 @@ class LanceStore:
             raise
 
     def _delete(self, keys: list[tuple[bytes, int]], *, withdrawn: bool = False) -> None:
-        """Delete what was put under keys up to stamps; the caller holds `_writing`."""
+        """Delete the entries of keys up to stamps; the caller holds `_writing`."""
         if keys:
             deletions = [_records.Record(_records.DELETE, stamp, key) for key, stamp in keys]
             self._log_deletions(deletions, withdrawn=withdrawn)
 
     def _log_deletions(self, records: list[_records.Record], *, withdrawn: bool = False) -> None:
-        """Log deletions, and do them here; the caller holds `_writing`.
+        """Log deletions and apply them here; the caller holds `_writing`.
 
         Args:
-            records: Of entries, or of a tag.
-            withdrawn: Whether they are done here also where the log cannot be written; then they
-                are logged as soon as it can.
+            records: Deletions of entries or of tags.
+            withdrawn: Whether they are applied here even if the log cannot be written; they are
+                then logged as soon as it can be.
 
         Raises:
-            StoreError: The disk is full, or the like.
+            StoreError: The disk is full, for example.
         """
         view = self._view
         if self._deletions is not self._writer:
@@ -886,12 +911,12 @@ class LanceStore:
                 view.apply(record, number, offset, len(one))
 
     def _end_uses(self, records: Iterable[_records.Record]) -> None:
-        """Log among the uses which of them are of entries that leave, not of those that follow."""
+        """Log deletions among the uses too, so that later uses count for the key's next entry."""
         view = self._view
         with view.lock:
             used = [record for record in records if view.hot.uses(record.key) is not None]
         if used:
-            with suppress(StoreError):  # the disk is full: who is evicted may be chosen worse
+            with suppress(StoreError):  # the disk is full: evictions may be chosen less well
                 raw = [_records.pack_deletion(record) for record in used]
                 number, offsets = self._append(raw)
                 with view.lock:
@@ -899,7 +924,7 @@ class LanceStore:
                         view.apply(record, number, offset, len(one))
 
     def _write_uses(self) -> None:
-        """Log what has been used since the last time; the caller holds `_writing`, or all."""
+        """Log the uses since the last call; the caller holds `_writing`, or is the only thread."""
         self._uses_written_at = time.monotonic()
         view = self._view
         with view.lock:
@@ -925,7 +950,7 @@ class LanceStore:
                 segment = view.segments[number]
                 segment.position = offsets[-1] + len(records[-1][2])
             self._writer.write_out()
-        # On the disk before the segment can go where they were: it can when nothing lives there.
+        # Synced before the source segment can be deleted, which needs that no live record is in it.
         segment.sync()
         with view.lock:
             for (slot, stamp, raw), offset in zip(records, offsets, strict=True):
@@ -937,7 +962,7 @@ class LanceStore:
         return CorruptEntryError(f"the record of entry {entry.id} is damaged; it is dropped")
 
     def _quarantine(self, key: bytes, stamp: int) -> None:
-        """Drop an entry whose record is damaged, here and for all."""
+        """Delete an entry whose record is damaged, in this process and in the log."""
         with self._writing:
             with self._view.lock:
                 slot = self._view.hot.slot(key)
@@ -971,14 +996,15 @@ class LanceStore:
 
 
 def _upgraded(path: Path, name: str, stamp: Stamp) -> EntryTable:
-    """Open a table of an older format, and bring it to this one."""
+    """Open a table of an older format, and upgrade it."""
     folder = path / f"{name}.log"
     with faults(f"make the log in {str(folder)!r}"):
         folder.mkdir(exist_ok=True)
     with _guards.opening(folder):
         table = EntryTable(path, name, stamp, create=False)
-        if table.outdated:  # or another process has just done it
-            # All who have it open now are of an older version, and would write as it does.
+        if table.outdated:  # else another process has just upgraded it
+            # The processes that have it open run an older version, and would go on writing its
+            # format.
             if others := living_members(folder):
                 raise StoreFormatError(
                     f"{table.where} is of an older format, and {len(others)} processes have it "
@@ -996,9 +1022,9 @@ def _repeat(
     wake: threading.Event,
     interval: float,
 ) -> threading.Thread:
-    """Run a step now and then in a thread, for as long as the store is there and open.
+    """Run a step repeatedly in a thread, until the store is closed or collected.
 
-    A step may return how long to wait for the next, instead of the interval.
+    A step may return how long to wait for the next run, instead of the interval.
     """
     there = weakref.ref(store)
 
@@ -1012,7 +1038,7 @@ def _repeat(
                 return
             try:
                 pause = step(store) or interval
-            except BaseException as error:  # noqa: BLE001 - told by the next `maintain`; goes on
+            except BaseException as error:  # noqa: BLE001 - reported by the next `maintain`
                 store.note(step.__name__, error)
                 stop.wait(interval)
             else:

@@ -1,4 +1,19 @@
-"""Entries in the RAM of this process: `memory://`. Also the reference for every other store."""
+"""Store in the RAM of one process, for `memory://`; the reference for every other store.
+
+A `HotTable` holds the entries and their vectors; a dictionary beside it holds the encoded payloads
+by slot. There are no files and no threads. Processes do not see each other: a forked child has its
+own copy. Everything is lost when the process ends, so a crash leaves nothing behind.
+
+One lock guards everything, and no call does I/O under it. Every operation takes effect before the
+call returns, in the order in which callers get the lock. Work that could take long is divided so
+that no caller waits for long: `put_many`, `sweep` and `select` take the lock for each batch of
+entries, and each `maintain`, called after a `put`, moves a few rows to the graph of a large context
+and removes a few outdated entries, more than a `put` adds.
+
+Lookups never return an expired or outdated entry. `sweep` removes such entries; `maintain` removes
+them first when a limit is exceeded, and then evicts by the policy, or first in, first out. For a
+limit in bytes, an entry counts the size of its texts, payload, metadata and vector.
+"""
 
 from __future__ import annotations
 
@@ -19,24 +34,24 @@ if TYPE_CHECKING:
     from memora.protocols import Vector
     from memora.selection import Selection
 
-# Rows that a `put` helps to move to the graph of a large context: more than it adds, so that none
-# waits for long.
+# Rows that each `maintain` moves to the graph of a large context: more than a `put` adds, so that
+# none waits for long.
 _SETTLE_ROWS = 2
-_BATCH = 64  # entries removed, or listed, under the lock at once
-# Outdated entries that a `put` helps to remove: more than it adds, as above.
+_BATCH = 64  # entries stored, removed or listed per hold of the lock
+# Outdated entries that each `maintain` removes: more than a `put` adds.
 _SWEEP_ROWS = 4
 
 
 class MemoryStore:
     """A hot table and its contents.
 
-    Payloads are kept encoded, so that nobody can change a stored result by changing the object
-    that was stored or served.
+    Payloads are kept encoded, so that a stored result cannot be changed through the object that was
+    stored or served.
 
     Args:
         dimension: Length of the vectors.
         graph: Type of the vectors in the graphs of large contexts.
-        policy: Chooses who is evicted; None: first in, first out.
+        policy: Eviction policy; None: first in, first out.
     """
 
     def __init__(
@@ -59,8 +74,8 @@ class MemoryStore:
         self._lock.release()
 
     def renew(self) -> None:
-        self._lock = threading.Lock()  # guards all else here; no call under it does I/O
-        self._evicted = self._ended = 0  # by this process
+        self._lock = threading.Lock()  # guards everything else here; no call does I/O under it
+        self._evicted = self._ended = 0  # counts of this process
 
     def get(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
         with self._lock:
@@ -185,10 +200,10 @@ class MemoryStore:
             )
 
     def check(self) -> None:
-        """Nothing can fail."""
+        """Do nothing: a store in RAM cannot fail."""
 
     def close(self) -> None:
-        """Nothing to release."""
+        """Do nothing: there is nothing to release."""
 
     def _remove(self, keys: Iterable[bytes]) -> None:
         for key in keys:

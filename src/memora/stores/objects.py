@@ -1,9 +1,29 @@
-"""Entries in a bucket: answered from RAM, logged in batches, kept in a LanceDB table beside them.
+"""Store in a bucket: lookups in RAM, a log of immutable batches, and one LanceDB table.
 
-As on disk (`memora.stores.lancedb`), but that nothing in a bucket can be appended to or locked. A
-`put` joins the batch that is written next, and returns when that is in the bucket; other processes
-list the log. Vectors and texts are all in RAM: a lookup reads the bucket for a payload that is not,
-and for nothing else.
+A cache named NAME under a prefix has the objects of its log, NAME.log/..., and the table
+NAME.lance. The store works as the one on disk (`memora.stores.lancedb`), except where a bucket
+differs: objects cannot be appended to, and there are no locks.
+
+Writes: records of a process are collected into a batch (`_batches`), which is written whole, once,
+under a unique name. A `put` joins the next batch and returns when that is in the bucket, or at once
+with durability "memory"; threads that write at the same time share a batch. A write that fails is
+retried; after `STALE_SECONDS` its batch is given up, except its deletions.
+
+Reads: all vectors and texts are in RAM. A lookup reads the bucket only for a payload that is not
+cached. Processes see each other by listing the log, about twice per `max_staleness_seconds`. A
+process that could not list it for `STALE_SECONDS` refuses lookups until it has loaded everything
+again. There are no leases between processes: each computes its own misses.
+
+Upkeep: numbered head objects, created by conditional writes (If-None-Match), hold the checkpoint
+and the name of the owner, which flushes and compacts (`_bucket_upkeep`). If the newest head stays
+unchanged for a lease, another process takes over. A bucket without conditional writes is refused.
+
+Crashes: once `put` has returned (with a durability other than "memory"), its entry is in the
+bucket. A crash loses at most batches that were not written yet. Work on the table that no head
+names is undone by the next owner.
+
+A store cannot be used in a process forked after it was opened: its client threads do not exist
+there.
 """
 
 from __future__ import annotations
@@ -45,21 +65,21 @@ class ObjectStore(LanceStore):
     Args:
         uri: `s3://`, `gs://` or `az://`, a bucket and a prefix.
         options: See the setting `storage_options`.
-        durability: "memory" has `put` wait for nothing; with the others it returns when its batch
-            is in the bucket.
+        durability: With "memory", `put` waits for nothing; with the others it returns when its
+            batch is in the bucket.
 
-    The rest is as for `LanceStore`.
+    The other arguments are as for `LanceStore`.
 
     Raises:
         MissingExtraError: The client library is not installed.
         ConfigError: The URI or an option is wrong.
-        StorePathError: The bucket is not there, or the credentials are refused.
+        StorePathError: The bucket does not exist, or the credentials are refused.
         StoreError: The bucket cannot be reached, or ignores conditional writes.
         StoreFormatError: The table is not Memora's, or of another format.
         ModelMismatchError: Another embedder made the table's vectors.
     """
 
-    def __init__(  # noqa: PLR0913 - what `CacheConfig` says of a store
+    def __init__(  # noqa: PLR0913 - the store's settings in `CacheConfig`
         self,
         uri: str,
         *,
@@ -84,7 +104,7 @@ class ObjectStore(LanceStore):
         self._log = BatchLog(bucket, f"{table_name}.log")
         self._member_name = f"{os.getpid()}-{os.urandom(4).hex()}"
         self._forked = False
-        self._log.batches()  # where there is no such bucket, or no right to it, it is said here
+        self._log.batches()  # fails here if the bucket does not exist or access is denied
         if keep:
             self._log.probe(self._member_name)
         table = BucketTable(self._log, table_name, Stamp(model, dimension), create=create)
@@ -101,7 +121,8 @@ class ObjectStore(LanceStore):
             table,
             durability=durability,
             hot_payload_bytes=hot_payload_bytes,
-            # Each look is a request that costs something; the other half is for its way.
+            # Two listings per staleness period, as each costs money; a request takes the other
+            # half.
             interval=min(max_staleness_seconds, GRACE_SECONDS / 4) / 2,
             max_entries=max_entries,
             max_bytes=max_bytes,
@@ -113,7 +134,7 @@ class ObjectStore(LanceStore):
         )
 
     def renew(self) -> None:
-        """Make the locks. A forked child cannot use the clients, whose threads are gone."""
+        """Create the locks. A forked child cannot use the clients: it lacks their threads."""
         self._renew_locks()
         if self._opened and not self._closed:
             _guards.leave_to_parent(
@@ -149,7 +170,7 @@ class ObjectStore(LanceStore):
         for fault in list(self._failing.values()):
             raise StoreError(f"in the background: {fault}") from fault
 
-    # Each process computes for itself what it misses: not a `SharedStore`.
+    # No leases: each process computes its own misses, so this is not a `SharedStore`.
     try_lead = None  # type: ignore[assignment]
 
     def create_index(self, **options: Any) -> bool:
@@ -177,7 +198,7 @@ class ObjectStore(LanceStore):
         return found
 
     def _check_reached(self) -> None:
-        """Refuse to answer from what may be older than is bearable."""
+        """Raise StoreError if the view may be too old to answer from."""
         self._check()
         if self._bucket_view.unreached:
             raise StoreError(
@@ -186,7 +207,7 @@ class ObjectStore(LanceStore):
             )
 
     def _read_again(self, read: Callable[[], T]) -> T:
-        """Read; where a batch is gone, its entries have moved since this process looked."""
+        """Read; if a batch is gone, its entries have moved: apply the log and read again."""
         try:
             return read()
         except StoreError as error:
@@ -198,7 +219,7 @@ class ObjectStore(LanceStore):
             return read()
         except StoreError as error:
             if isinstance(error.__cause__, FileNotFoundError):
-                self._view.lost = True  # somebody else has deleted it: see what is left
+                self._view.lost = True  # deleted by another process: load again
             raise
 
     def _join(self) -> Any:
@@ -219,7 +240,7 @@ class ObjectStore(LanceStore):
         return self._member
 
     def _load_view(self, table: EntryTable) -> LogView:
-        self._log.mine.clear()  # all are written: they are read like any other
+        self._log.mine.clear()  # all are written, and are read like any other batch
         self._writer.gave_up = False
         old: Any = self._view
         for attempt in range(_LOAD_ATTEMPTS):
@@ -232,17 +253,18 @@ class ObjectStore(LanceStore):
                     content_bytes=self._content_bytes,
                     late_seconds=self._late_seconds,
                 )
-            except FileNotFoundError:  # deleted since it was listed, by whoever keeps the table
+            except FileNotFoundError:  # deleted by the owner since it was listed
                 if attempt + 1 == _LOAD_ATTEMPTS:
                     raise
         raise AssertionError
 
     def _follow(self) -> float | None:
-        """Write what is held back, and read what others have written."""
+        """Write held-back records, log uses, renew the lease, and read new batches."""
         self._check()
-        with ExitStack() as steps:  # each also where one before it fails
+        with ExitStack() as steps:  # each step runs even if another fails
             steps.callback(self._look)
-            steps.callback(self._writer.write_out)  # without the lock: others may join the next
+            # Without the lock: other records may join the next batch.
+            steps.callback(self._writer.write_out)
             if isinstance(self._upkeep, BucketUpkeep):
                 steps.callback(self._upkeep.renew)
             if time.monotonic() - self._uses_written_at >= self._use_interval:
@@ -255,16 +277,16 @@ class ObjectStore(LanceStore):
         super()._look()
 
     def _write_uses(self) -> None:
-        with suppress(StoreError):  # so much waits already that these have to as well
+        with suppress(StoreError):  # too many bytes wait already: logged next time
             super()._write_uses()
 
     def _search_table(self, *args: Any) -> list[tuple[bytes, int]]:
-        """Return nothing: what is still being loaded is not found yet."""
+        """Return nothing: entries that are still being loaded are not found yet."""
         del args
         return []
 
     def _append(self, records: list[bytes], writer: Any = None) -> tuple[int, list[int]]:
-        del writer  # all go to one batch
+        del writer  # deletions go to the same batch
         batch, offsets = self._writer.append(records)
         return self._add(batch), offsets
 
@@ -289,10 +311,10 @@ class ObjectStore(LanceStore):
 
 
 class _Member:
-    """Stands for a presence: who has a bucket open is not known, and nothing depends on it."""
+    """Null membership: no list of the processes that have a bucket open exists or is needed."""
 
     def leave(self) -> None:
-        """Be gone."""
+        """Do nothing."""
 
 
 def probe(uri: str, options: Mapping[str, str], name: str) -> None:
@@ -305,7 +327,7 @@ def probe(uri: str, options: Mapping[str, str], name: str) -> None:
 
 
 def read_stamp(uri: str, options: Mapping[str, str], name: str) -> Stamp:
-    """Return who made the vectors of a table that is there.
+    """Return the embedder and the layout of an existing table.
 
     Raises:
         StorePathError: There is no such table.

@@ -1,9 +1,9 @@
-"""Exact hits from the RAM of this process, in front of a store that others share.
+"""Local tier: exact hits from the RAM of this process, in front of a store shared by processes.
 
-Only `get`, `glance` and `peek` are answered here, and only with what the shared store confirmed a
-moment ago; a miss never is. Whatever others did to an entry there is therefore seen within that
-moment, also while the shared store cannot be reached. An entry is confirmed by being read; and all
-at once by a shared store that tells what has changed, and named others.
+Only `get`, `glance` and `peek` are answered here, only with entries that the shared store confirmed
+recently, and never with a miss. Changes by other processes are therefore seen within that time,
+even while the shared store cannot be reached. An entry is confirmed when it is read from the shared
+store. A shared store that reports changes (`WatchedStore`) confirms all other entries at once.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
     from memora.protocols import Clock, Lease, Store, Vector
     from memora.selection import Selection
 
-# What Python's objects take for an entry beside its texts, its result and its tags.
+# Size of an entry's Python objects besides its texts, result and tags.
 _OBJECTS_BYTES = 1000
-_FOLLOW_SECONDS = 1.0  # between two questions what has changed, at most
-_END_SECONDS = 1.0  # how long closing waits for the thread
-_RETRY_SECONDS = 5.0  # where the shared store could not tell
+_FOLLOW_SECONDS = 1.0  # longest time between two requests for changes
+_END_SECONDS = 1.0  # how long `close` waits for the thread
+_RETRY_SECONDS = 5.0  # after the shared store could not report changes
 
 
 class _Held(NamedTuple):
     entry: Entry
     content: Content
     confirmed: float
-    """When the shared store was asked: what others did later it need not know."""
+    """When the shared store was asked: later changes by others are unknown."""
     bytes: int
 
     def ends(self) -> float:
@@ -48,19 +48,19 @@ class _Held(NamedTuple):
 
 
 class TieredStore:
-    """A shared store, and in front of it the entries that were read of late.
+    """A shared store, with recently read entries held in front of it.
 
-    Writes go to the shared store; what is held of their entries is forgotten, not replaced: of two
-    writers at once only the shared store knows who was the last. The same where a write fails,
-    which may have been done all the same. What others wrote, and what left for a limit, is seen
-    within `max_staleness_seconds`; what has ended, and what was done through this store, at once.
+    Writes go to the shared store, and the held copies of their entries are dropped, not replaced:
+    of two concurrent writers, only the shared store knows which was last. A failed write drops them
+    too, as it may have taken effect. Writes and evictions by other processes are seen within
+    `max_staleness_seconds`; expiry, and operations through this store, at once.
 
-    Entries whose end slides are not held: each use changes them.
+    Entries with a sliding TTL are not held: each use changes them.
 
     Args:
-        shared: Where the entries are; closed with this one.
-        max_bytes: How much is held; the entries that were not read for longest leave.
-        max_staleness_seconds: For how long an entry is served from here after it was confirmed.
+        shared: The store that holds the entries; closed with this one.
+        max_bytes: Size of the held entries; the least recently read leave first.
+        max_staleness_seconds: How long an entry is served from here after it was confirmed.
         clock: Seconds, which never go back.
     """
 
@@ -74,7 +74,7 @@ class TieredStore:
     ) -> None:
         self._shared, self._clock = shared, clock
         self._max_bytes, self._staleness = max_bytes, max_staleness_seconds
-        # What not every store offers, and callers ask for.
+        # Optional methods of stores, offered only if the shared store has them.
         if isinstance(shared, SharedStore):
             self.try_lead, self.refresh = self._try_lead, shared.refresh
         if isinstance(shared, IndexedStore):
@@ -85,16 +85,16 @@ class TieredStore:
 
     @property
     def shared(self) -> Store:
-        """The store that others share."""
+        """The store shared by processes."""
         return self._shared
 
     def renew(self) -> None:
-        """Begin with nothing: what another thread was just changing a fork copies half changed."""
-        self._lock = threading.Lock()  # guards what follows; no call under it does I/O
+        """Drop everything: a fork may copy what another thread was just changing."""
+        self._lock = threading.Lock()  # guards the following; no call does I/O under it
         self._held: OrderedDict[bytes, _Held] = OrderedDict()  # by key, the last used last
         self._bytes = 0
-        self._changes = 0  # of entries, as far as they are known here
-        self._confirmed = -inf  # when all that is held was
+        self._changes = 0  # number of changes to entries known here
+        self._confirmed = -inf  # when all held entries were last confirmed
         self._stop: threading.Event | None = None
         self._thread: threading.Thread | None = None
 
@@ -105,7 +105,7 @@ class TieredStore:
         found = self._shared.get(key, now=now)
         with self._lock:
             self._forget(key)
-            # What was read while something was written may be older than that.
+            # An entry read during a write may be older than that write.
             if found is not None and changes == self._changes:
                 self._hold(*found, confirmed=asked)
         self._begin_following()
@@ -126,14 +126,15 @@ class TieredStore:
     ) -> list[Match]:
         found = self._shared.search(vector, context=context, k=k, now=now, since=since)
         with self._lock:
-            for match in found:  # whose results the caller may get next
+            for match in found:  # the caller may get their results next
                 held = self._held.get(match.entry.key)
                 if held is not None and held.entry.id != match.entry.id:
                     self._forget(match.entry.key)
         return found
 
     def select(self, selection: Selection, /, *, now: float) -> list[Holding]:
-        # Who withdraws what is listed expects that nothing else is served that meets the criteria.
+        # A caller that discards the listed entries expects that no other entry that meets the
+        # criteria is served: drop the held ones.
         listed: set[str] = set()
         with self._changing(
             lambda held: selection.takes(held.entry) and held.entry.id not in listed
@@ -177,18 +178,19 @@ class TieredStore:
     def close(self) -> None:
         if self._stop is not None:
             self._stop.set()
-        with self._changing(lambda _: True):  # then the shared store is asked, and says so
+        # Later calls go to the shared store, which raises ClosedError.
+        with self._changing(lambda _: True):
             self._shared.close()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(_END_SECONDS)
 
     def follow(self) -> bool:
-        """Forget what others have changed, and confirm the rest; False where nobody tells."""
+        """Drop entries that others changed, confirm the rest; False if no changes can be had."""
         asked = self._clock()
         try:
             with contained:
                 changes = self._shared.changes()  # type: ignore[attr-defined]
-        except Exception:  # noqa: BLE001 - whatever it is: each entry is confirmed by being read
+        except Exception:  # noqa: BLE001 - any fault: entries are then confirmed by being read
             return False
 
         with self._lock:
@@ -201,8 +203,8 @@ class TieredStore:
         return True
 
     def _try_lead(self, key: bytes, /) -> Lease | None:
-        # Who leads looks once more for what others have stored meanwhile. Forgetting all else in
-        # `refresh` would empty this tier at every miss.
+        # A leader looks again for results that others have stored meanwhile, so its key is dropped
+        # here. If `refresh` dropped all entries instead, each miss would empty this tier.
         with self._changing(keys=[key]):
             return self._shared.try_lead(key)  # type: ignore[attr-defined,no-any-return]
 
@@ -210,7 +212,7 @@ class TieredStore:
         with self._lock:
             if (held := self._held.get(key)) is None:
                 return None
-            # A clock that went back all the same says nothing about how long ago that was.
+            # If the clock went back all the same, the age of the confirmation is unknown.
             if not 0 <= self._clock() - max(held.confirmed, self._confirmed) < self._staleness:
                 self._forget(key)
                 return None
@@ -239,7 +241,7 @@ class TieredStore:
     def _changing(
         self, which: Callable[[_Held], bool] | None = None, *, keys: Iterable[bytes] = ()
     ) -> Iterator[None]:
-        """Forget what a call has changed, also where it failed."""
+        """Drop the entries that a call changes, even if it fails."""
         try:
             yield
         finally:

@@ -1,4 +1,4 @@
-"""Entries on a Redis or Valkey server, for all machines that use it: `redis://`."""
+"""Store on a Redis or Valkey server, shared by all machines that use it: `redis://`."""
 
 from memora.stores.redis.store import RedisStore
 

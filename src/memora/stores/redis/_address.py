@@ -1,4 +1,4 @@
-"""What a `redis://` URI names, and how it is shown: without its password."""
+"""Parse a `redis://` URI, and show it without its password."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _MOST_SHARDS = 256
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a server is, or several that are one."""
+    """Address of a server, a cluster, or a master behind Sentinels."""
 
     kind: Kind
     tls: bool
@@ -41,11 +41,11 @@ class Address:
     password: str | None
     database: int = 0
     service: str = ""
-    """The name that Sentinels know the master by."""
+    """Name of the master in the Sentinels' configuration."""
     timeout: float = _TIMEOUT_SECONDS
-    """Seconds that connecting, and each answer, may take."""
+    """Timeout in seconds of connecting and of each answer."""
     shards: int | None = None
-    """Into how many parts a new table is divided; None for one, in a cluster one a master."""
+    """Number of shards of a new table; None for one, or in a cluster one per master."""
 
     def __repr__(self) -> str:
         hosts = ",".join(f"{host}:{port}" for host, port in self.hosts)
@@ -53,16 +53,16 @@ class Address:
 
 
 def parse(db_uri: str) -> Address:
-    """Read a URI.
+    """Parse a URI.
 
     Raises:
-        ConfigError: It is not one; shown without its password.
+        ConfigError: It is not a valid one; shown without its password.
     """
     try:
         return _parse(db_uri)
     except (KeyError, ValueError):
         pass
-    # By itself: the message of the other may quote the URI.
+    # Raised apart from the original error, whose message may quote the URI.
     raise ConfigError(f"db_uri={without_password(db_uri)!r}: {_EXPECTED}")
 
 
@@ -103,7 +103,7 @@ def _parse(db_uri: str) -> Address:
 
 
 def _host(place: str, port: int) -> tuple[str, int]:
-    parts = urlsplit(f"//{place}")  # knows [::1]:6379
+    parts = urlsplit(f"//{place}")  # parses [::1]:6379 too
     host = parts.hostname or ""
     if not re.fullmatch(r"[\w.:%-]+", host):
         raise ValueError

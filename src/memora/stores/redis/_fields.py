@@ -1,4 +1,4 @@
-"""An entry as the fields of a hash, and back. JSON and bytes: no code is stored."""
+"""Conversion of an entry to the fields of a hash, and back. JSON and bytes: no code is stored."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from memora.protocols import Vector
 
 FOREVER = 1e18
-"""The end of what never ends: seconds since the epoch."""
-# Contents of up to so many bytes come with the candidates of a search, so that a hit needs no
-# second question; larger ones would make each miss dear.
+"""The end of an entry that never ends, in seconds since the epoch."""
+# Contents up to this size are returned with the candidates of a search, so that a hit needs no
+# second request; larger ones would make each miss expensive.
 _INLINE_BYTES = 16 * 1024
 _KEPT_SECONDS = 86_400.0
 _MOST_SECONDS = 1e15  # a server counts milliseconds in 63 bits
-_BATCH = 64  # entries of a call: some milliseconds of the server
+_BATCH = 64  # entries per call, which take the server some milliseconds
 _BATCH_BYTES = 8 * 1024 * 1024
 
 
 def moved(entry: Entry, seconds: float) -> Entry:
-    """Return an entry in the time of a server that is ahead."""
+    """Return an entry with its times moved to the clock of a server that is ahead."""
     expires_at = None if entry.expires_at is None else entry.expires_at + seconds
     return replace(entry, created_at=entry.created_at + seconds, expires_at=expires_at)
 
@@ -38,7 +38,7 @@ def moved(entry: Entry, seconds: float) -> Entry:
 def pack(
     entry: Entry, content: Content, vector: Vector | None, *, fence: str, now: float
 ) -> list[Any]:
-    """Return what `put.lua` takes for an entry."""
+    """Return an entry as the arguments of `put.lua`."""
     ends = FOREVER if entry.expires_at is None else entry.expires_at + entry.stale_seconds
     floats = b"" if vector is None else vector.astype("<f4", copy=False).tobytes()
     size = (
@@ -58,7 +58,7 @@ def pack(
         "w": entry.sliding_seconds,
         "t": entry.tags,
         "k": entry.cost,
-        # Of the other fields that are read back: what only the server changes is left out.
+        # Covers the other fields that are read back, except those that only the server changes.
         "r": None if entry.sliding_seconds is not None else entry.expires_at,
         "p": zlib.crc32(content.payload),
         "m": zlib.crc32(content.metadata.encode()),
@@ -84,7 +84,7 @@ def pack(
         fields += ["w", repr(entry.sliding_seconds), "q", repr(entry.stale_seconds)]
     if fence:
         fields += ["f", fence]
-    # By the server's own clock, long after the end: what nobody comes to remove.
+    # By the server's own clock, long after the end: removes entries that no process sweeps.
     left = min(max(ends - now, 0.0), _MOST_SECONDS)
     keep = "" if entry.expires_at is None else int(1000 * (left + _KEPT_SECONDS))
     return [
@@ -98,12 +98,12 @@ _SEAL = b',"z":'
 
 
 def _sealed(said: bytes) -> bytes:
-    """Return a JSON object with the checksum of all that comes before that."""
+    """Return a JSON object with the checksum of its other members."""
     return b"%s%s%d}" % (said[:-1], _SEAL, zlib.crc32(said[:-1]))
 
 
 def _opened(said: bytes) -> dict[str, Any]:
-    """Read what was sealed; or as it is what an older version has written, without a seal."""
+    """Parse a JSON object and check its checksum; one of an older version has none."""
     whole, seal, number = said.rpartition(_SEAL)
     found: dict[str, Any] = orjson.loads(said)
     if seal and zlib.crc32(whole) != int(number[:-1]):
@@ -112,7 +112,7 @@ def _opened(said: bytes) -> dict[str, Any]:
 
 
 def _check(part: bytes, said: bytes, name: str) -> None:
-    """Refuse a field that is not what its entry says, with CorruptEntryError."""
+    """Raise CorruptEntryError if a field does not match the checksum in its entry."""
     try:
         expected = _opened(said).get(name)
     except (TypeError, ValueError, AttributeError) as error:
@@ -122,17 +122,17 @@ def _check(part: bytes, said: bytes, name: str) -> None:
 
 
 def entry_of(said: bytes, expires: bytes, ahead: float) -> Entry:
-    """Read an entry of a server that is ahead.
+    """Parse an entry of a server that is ahead.
 
     Raises:
-        CorruptEntryError: It is damaged, or somebody else's.
+        CorruptEntryError: It is damaged, or not Memora's.
     """
     try:
         found = _opened(said)
         canonical = found["c"]
         end = float(expires) if expires else None
         if found["w"] is None and found.get("r", end) != end:
-            raise ValueError("its end")  # noqa: TRY301 - as what `loads` raises
+            raise ValueError("its end")  # noqa: TRY301 - like the errors of `loads`
         return Entry(
             id=found["i"],
             key=bytes.fromhex(found["n"]),
@@ -150,7 +150,7 @@ def entry_of(said: bytes, expires: bytes, ahead: float) -> Entry:
 
 
 def content_of(payload: bytes | None, metadata: bytes | None, said: bytes) -> Content:
-    """Read the content of an entry.
+    """Parse the content of an entry.
 
     Raises:
         CorruptEntryError: It is damaged.
@@ -162,7 +162,7 @@ def content_of(payload: bytes | None, metadata: bytes | None, said: bytes) -> Co
 
 
 def vector_of(floats: bytes | None, said: bytes) -> Vector | None:
-    """Read the vector of an entry.
+    """Parse the vector of an entry.
 
     Raises:
         CorruptEntryError: It is damaged.
@@ -172,7 +172,7 @@ def vector_of(floats: bytes | None, said: bytes) -> Vector | None:
 
 
 def holding_of(row: Sequence[Any], ahead: float) -> tuple[int, Holding]:
-    """Read a row of `select.lua` after its key, on a server that is ahead: stamp, and entry."""
+    """Parse a row of `select.lua` after its key, of a server that is ahead: stamp and entry."""
     stamp, said, expires, size, uses = row
     times, _, last = uses.partition(b" ")
     held = Holding(
@@ -185,7 +185,7 @@ def holding_of(row: Sequence[Any], ahead: float) -> tuple[int, Holding]:
 
 
 def batches(waiting: list[list[Any]]) -> Iterator[list[list[Any]]]:
-    """Divide packed entries into what one call takes."""
+    """Divide packed entries into the batches of single calls."""
     batch: list[list[Any]] = []
     size = 0
     for packed in waiting:

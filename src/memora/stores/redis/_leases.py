@@ -1,4 +1,4 @@
-"""Who computes for a key, among all machines: leases with fences, held while the leader lives."""
+"""Leases with fences, shared by all machines: only one leader computes the result of a key."""
 
 from __future__ import annotations
 
@@ -12,37 +12,38 @@ if TYPE_CHECKING:
     from memora.protocols import Lease
 
 SECONDS = 6.0
-"""After which the lease of a process that was killed, or stands still, is another's."""
+"""Seconds after which the lease of a process that was killed, or stands still, is free."""
 
 
 class Leases:
     """The leases of this process.
 
-    A fence is the time, by the server, at which a lease was given. What a leader stores after its
-    lease went to another is refused: the other's is newer.
+    A fence is the server's time at which a lease was given. A result that a leader stores after
+    another process got its lease is refused: the other's is newer.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # the garbage collector may end a leader's block at any time
+        # Reentrant: the garbage collector may end a leader's block anywhere.
+        self._lock = threading.RLock()
         self._held: dict[bytes, str] = {}
 
     def add(self, key: bytes, fence: str, let_go: Callable[[bytes, str], None]) -> Lease:
-        """Note that a key is led."""
+        """Add a lease on a key."""
         with self._lock:
             self._held[key] = fence
         return _Lease(self, key, fence, let_go)
 
     def fence(self, key: bytes) -> str:
-        """Return the fence of a key that is led here, or was when it began; else nothing."""
+        """Return the fence of a key's lease, even if it is lost since; else an empty string."""
         return self._held.get(key, "")
 
     def held(self) -> list[tuple[bytes, str]]:
-        """Return all keys that are led, with their fences."""
+        """Return the keys and fences of all leases."""
         with self._lock:
             return list(self._held.items())
 
     def remove(self, key: bytes, fence: str) -> bool:
-        """Note that a key is led no more; False where it was not."""
+        """Remove a lease; False if there is none."""
         with self._lock:
             return self._held.get(key) == fence and bool(self._held.pop(key))
 
@@ -57,6 +58,6 @@ class _Lease:
         self._process = os.getpid()
 
     def release(self) -> None:
-        # A forked child leads nothing; its parent still does.
+        # A forked child has no leases; its parent still has.
         if os.getpid() == self._process and self._leases.remove(self._key, self._fence):
             self._let_go(self._key, self._fence)

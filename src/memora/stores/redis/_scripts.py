@@ -1,4 +1,4 @@
-"""The scripts that run on the server: the files in `lua/`, each with what it begins with."""
+"""Scripts that run on the server: the files in `lua/`, each with the files it includes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PRELUDE = ("common", "policies", "entries")
 
 
 class Script(NamedTuple):
-    """A script, and the name by which the server keeps it."""
+    """A script, with the name by which the server caches it."""
 
     text: str
     digest: str
@@ -20,7 +20,7 @@ class Script(NamedTuple):
 
 @cache
 def script(name: str) -> Script:
-    """Return a script by the name of its file."""
+    """Return a script by its file's name."""
     names = (name,) if name in _BARE else (*_PRELUDE, name)
     folder = files("memora.stores.redis").joinpath("lua")
     text = "\n".join(folder.joinpath(f"{one}.lua").read_text("utf-8") for one in names)

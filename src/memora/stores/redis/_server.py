@@ -1,4 +1,4 @@
-"""The client library at work: connections, scripts, and what its faults mean."""
+"""Use of the client library: connections, scripts, and the meaning of its faults."""
 
 from __future__ import annotations
 
@@ -35,42 +35,42 @@ if TYPE_CHECKING:
     from memora.stores.redis._address import Address
 
 _CONNECTIONS = 32
-# Of a cluster's node, and of what Sentinels name: these pools raise where the other waits, so there
-# are more than a cache has threads that hang.
+# For a cluster's node, and for the master behind Sentinels: their pools raise when exhausted, while
+# the other waits, so they have more connections than a cache has threads that can hang.
 _MORE_CONNECTIONS = 256
 _FAULTS = (RedisError, RedisClusterException, OSError)
 _GONE = ("memoragone", "no such index", "unknown index name", "index not found")
 
 
 class GoneError(StoreError):
-    """The table, or its index, is not on the server any more."""
+    """The table or its index is not on the server any more."""
 
 
 def _keys(prefix: str) -> tuple[int, str, str]:
-    """Return what a script says of its keys: their number, and two, of which only one is there.
+    """Return the keys that a script declares: their number, and two, of which one exists.
 
-    While a cluster moves the slot to another node, a script would find a part of the keys on one
-    and a part on the other; with such a pair it is refused until all are on one.
+    While a cluster moves the slot to another node, a script would find some of the keys on one node
+    and some on the other. With such a pair it is refused until all are on one.
     """
     return 2, prefix, f"{prefix}meta"
 
 
 class _Cluster(RedisCluster):
-    # Not after a timeout: nobody waits twice for a node that stands still.
+    # Without a retry after a timeout: a node that stands still is not waited for twice.
     ERRORS_ALLOW_RETRY: Any = (redis.ConnectionError, ClusterDownError, SlotNotCoveredError)
 
 
 class Server:
-    """One server, the master that Sentinels name, or a cluster.
+    """One server, the master behind Sentinels, or a cluster.
 
-    A call waits for a free connection, for connecting and for the answer, each no longer than the
-    address says. It is tried twice where a connection broke, for what a server that was started
-    again has forgotten.
+    A call waits for a free connection, for connecting and for the answer, each at most for the
+    timeout of the address. It is tried twice if a connection broke, for example because the server
+    was restarted.
     """
 
     def __init__(self, address: Address) -> None:
         self._address = address
-        self._lock = threading.Lock()  # guards the making of the client
+        self._lock = threading.Lock()  # guards the creation of the client
         self._made: Any = None
 
     @property
@@ -82,7 +82,7 @@ class Server:
         return self._made
 
     def run(self, name: str, prefix: str, *args: Any) -> Any:
-        """Run a script on the shard whose keys begin with a prefix."""
+        """Run a script on the shard of a key prefix."""
         one, keys = script(name), _keys(prefix)
         with self.faults():
             try:
@@ -91,7 +91,7 @@ class Server:
                 return self._client.execute_command("EVAL", one.text, *keys, *args)
 
     def run_all(self, name: str, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Run a script on several shards at once: on all of them, or this raises."""
+        """Run a script on several shards at once; raises unless all succeed."""
         if len(calls) == 1:
             return [self.run(name, *calls[0])]
         one = script(name)
@@ -110,23 +110,23 @@ class Server:
         return list(answers)
 
     def _at(self, prefix: str) -> dict[str, Any]:
-        """Return where a pipeline sends a call, which else asks a server for it, each time."""
+        """Return the pipeline's option for the node; without it, each call asks for the node."""
         if self._address.kind != "cluster":
             return {}
         return {"target_nodes": self._client.get_node_from_key(prefix)}
 
     def masters(self) -> int:
-        """Return how many servers hold entries."""
+        """Return the number of servers that hold entries."""
         if self._address.kind != "cluster":
             return 1
         with self.faults():
             return len(self._client.get_primaries())
 
     def take_connection(self) -> Any:
-        """Return a connection for one caller, who returns it.
+        """Return a connection for exclusive use; give it back with `return_connection`.
 
         Raises:
-            StoreError: There is no one server to talk to.
+            StoreError: A cluster has no single server to connect to.
         """
         if self._address.kind != "server":
             raise StoreError(f"{self._address} is more than one server")
@@ -134,12 +134,12 @@ class Server:
             return self._client.connection_pool.get_connection()
 
     def return_connection(self, connection: Any) -> None:
-        """Take back a connection, in whatever state."""
+        """Take back a connection, in any state."""
         connection.disconnect()
         self._client.connection_pool.release(connection)
 
     def unsuitable(self) -> Iterator[str]:
-        """Say which of the server's settings do not suit a store, as far as it tells them."""
+        """Yield the server's settings that do not suit a store, as far as it reveals them."""
         settings = self._settings()
         policy = settings.get("maxmemory-policy", "")
         if policy.startswith("allkeys"):
@@ -157,13 +157,13 @@ class Server:
             try:
                 answer = self._client.execute_command("CONFIG", "GET", name)
             except _FAULTS:
-                continue  # services that are managed keep them to themselves
+                continue  # managed services hide them
             value = answer.get(name) if isinstance(answer, dict) else answer[-1] if answer else None
             found[name] = value.decode() if isinstance(value, bytes) else str(value)
         return found
 
     def close(self) -> None:
-        """Release the connections."""
+        """Close the connections."""
         if self._made is not None:
             self._made.close()
 
@@ -176,7 +176,7 @@ class Server:
             "socket_timeout": address.timeout,
             "socket_connect_timeout": address.timeout,
             "retry": Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
-            "protocol": 2,  # one form of answers, whatever the server
+            "protocol": 2,  # the same form of answers from every server
         }
         if address.kind == "cluster":
             nodes = [ClusterNode(host, port) for host, port in address.hosts]
@@ -213,18 +213,18 @@ class Server:
             db=address.database,
             **options,
         )
-        return redis.Redis.from_pool(pool)  # which closes it
+        return redis.Redis.from_pool(pool)  # closes the pool too
 
     @contextmanager
     def faults(self) -> Iterator[None]:
-        """Say what a fault of the client library means for whoever set up the cache."""
+        """Turn a fault of the client library into a StoreError that says what it means."""
         try:
             yield
         except _FAULTS as error:
             if isinstance(error, StoreError):
                 raise
             if isinstance(error, SlotNotCoveredError):
-                self._made = None  # which knows the nodes of another time, and does not ask again
+                self._made = None  # its list of nodes is outdated, and it does not ask again
             raise self._fault(error) from error
 
     def _fault(self, error: Exception) -> StoreError:

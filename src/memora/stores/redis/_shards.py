@@ -1,10 +1,11 @@
-"""A table on a server: one shard, or several in a cluster, opened, asked, and made anew.
+"""A table on a server: one shard, or several in a cluster.
 
-A shard has its own index and its own order, and its keys begin with one hash tag, so they are on
-one node. Entries go to shards by key. What was served is noted here, and rides with the next call
-to its shard: the server knows it before that call does anything, for no round trip of its own.
+A shard has its own index and order. All its keys have one hash tag, so they are on one node.
+Entries are assigned to shards by key. Uses are collected here and sent with the next call to their
+shard, which applies them before its own work, so that they need no round trip.
 
-All times on a shard are of its node's clock: those that a call says, its floats, are moved here.
+All times on a shard are by its node's clock: every float argument of a call is a time, and is
+converted here.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FORMAT = "1"
-_PAGE = 256  # entries that a call gives another policy
-_RIDERS = 256  # uses that ride with a call
+_PAGE = 256  # entries per call when the policy changes
+_RIDERS = 256  # uses sent with one call
 _RIGHTS = "the user of db_uri lacks rights that a search needs; docs/deploy.md lists them"
 _NO_SEARCH = (
     "has no vector search: use Redis 8 (its query engine, or vector sets), Redis Stack, or Valkey "
@@ -42,10 +43,10 @@ _NO_SEARCH = (
 
 
 class Untold(NamedTuple):
-    """Uses of an entry within a second, which wait to be told.
+    """Unsent uses of an entry within one second.
 
-    The first may still move a sliding end where the last no longer would. Those between say nothing
-    more, if a use moves the end by a second at least.
+    The first use may still extend a sliding TTL when the last one, after the end, does not. The
+    uses in between add nothing if a use extends the end by at least a second.
     """
 
     times: int
@@ -53,7 +54,7 @@ class Untold(NamedTuple):
     last: float
 
     def after(self, earlier: Untold | None) -> Untold:
-        """Return both together."""
+        """Return the sum of these uses and earlier ones."""
         if earlier is None:
             return self
         return Untold(
@@ -70,19 +71,19 @@ class Shards:
     """All shards of a table.
 
     Args:
-        address: Where the server is.
-        table_name: The table.
-        model: Identity of the embedder; None for whatever made the table.
-        dimension: Length of its vectors; the same.
-        policy: Name of the policy by which entries leave, from now on; None for that of the table.
-        create: Whether a missing table is made.
-        clock: The callers'; None where it is the server's.
+        address: Address of the server.
+        table_name: Name of the table.
+        model: Identity of the embedder; None for that of the existing table.
+        dimension: Length of its vectors; None for that of the existing table.
+        policy: Name of the eviction policy from now on; None for that of the table.
+        create: Whether a missing table is created.
+        clock: The callers' clock; None if it is the server's.
 
     Raises:
         StoreError: As `memora.stores.redis.RedisStore`.
     """
 
-    def __init__(  # noqa: PLR0913 - what makes a table
+    def __init__(  # noqa: PLR0913 - the parts of a table
         self,
         address: Address,
         table_name: str,
@@ -97,7 +98,7 @@ class Shards:
         self.model, self.dimension, self.policy = model, dimension, policy
         self.engine = ""
         self._prefixes: list[str] = []
-        self._names: list[bytes] = []  # of the table, by shard: see `common.lua`
+        self._names: list[bytes] = []  # random name of the table in each shard: see `common.lua`
         self._ahead: list[Ahead] = []
         renew_after_fork(self)
         try:
@@ -110,28 +111,28 @@ class Shards:
         return len(self._prefixes)
 
     def renew(self) -> None:
-        """Make what belongs to one process: connections, and what waits to be told."""
+        """Renew what belongs to one process: connections and unsent uses."""
         self.server = Server(self._address)
         self._watch: Watch | None = None
         self._lock = threading.Lock()  # guards the uses
         self._uses: list[_Waiting] = [{} for _ in self._prefixes]
 
     def of(self, key: bytes) -> int:
-        """Return the shard of a key."""
+        """Return the number of a key's shard."""
         return zlib.crc32(key) % len(self._prefixes)
 
     def ahead(self, shard: int) -> float:
         """Return how many seconds a shard's clock is ahead of the callers'.
 
         Raises:
-            StoreError: It had to be asked, and did not answer.
+            StoreError: The server had to be asked for its time, and did not answer.
         """
         if self._clock is None:
             return 0.0
         return self._ahead[shard].seconds(partial(self._ask_time, shard))
 
     def run(self, name: str, shard: int, *args: Any) -> Any:
-        """Run a script on a shard; once more where the table had gone, and was made anew."""
+        """Run a script on a shard; run it again if the table was missing and has been recreated."""
         ahead = self.ahead(shard)
         with self._riders([shard]) as riders:
 
@@ -142,7 +143,7 @@ class Shards:
             return self._again([shard], once)
 
     def run_all(self, name: str, *args: Any) -> list[Any]:
-        """Run a script on all shards, as one; return their answers in order, all of them."""
+        """Run a script on all shards at once; return all answers in order."""
         shards = range(len(self._prefixes))
         ahead = [self.ahead(shard) for shard in shards]
         with self._riders(shards) as riders:
@@ -157,35 +158,35 @@ class Shards:
             return self._again(shards, once)
 
     def note(self, key: bytes, now: float, times: int) -> int:
-        """Take down that an entry was served; return how many such notes wait."""
+        """Collect a use of an entry; return the number of unsent uses."""
         with self._lock:
             waiting, which = self._uses[self.of(key)], (key, now // 1)
-            # The last: the order is told, too.
+            # Moved to the end, as the server learns the order, too.
             waiting[which] = Untold(times, now, now).after(waiting.pop(which, None))
             return len(waiting)
 
     def tell(self) -> None:
-        """Tell the server what was served."""
+        """Send the collected uses to the server."""
         for shard in range(len(self._prefixes)):
             while self._uses[shard]:
                 self.run("nothing", shard)
 
     def changes(self) -> Changes | None:
-        """Return which entries have changed since the last call; None where all may have."""
+        """Return the entries changed since the last call; None if any may have changed."""
         if self._watch is None:
             self._watch = Watch(self.server, self._prefixes)
         return self._watch.changes()
 
     def close(self) -> None:
-        """Release the connections."""
+        """Close the connections."""
         if self._watch is not None:
             self._watch.close()
         self.server.close()
 
     def open_shard(self, shard: int, *, create: bool = True, shards: int = 0) -> int:
-        """Make a shard and its index where they are not there; check what is.
+        """Create a shard and its index if they are missing; check existing ones.
 
-        Returns how many shards the table has.
+        Returns the number of shards of the table.
         """
         faults: list[str] = []
         for engine in [self.engine] if self.engine else ["ft", "vset"]:
@@ -226,7 +227,7 @@ class Shards:
         return int(seconds) + int(microseconds) / 1e6
 
     def _take(self, shard: int, found: list[bytes], fault: str) -> int:
-        """Check what the server says of a shard, and keep it."""
+        """Check the server's data about a shard, and keep it."""
         name, made_as, model, dimension, engine, policy, shards = found
         where = f"table {self._table!r} on {self._address}"
         if made_as.decode() != FORMAT:
@@ -251,14 +252,14 @@ class Shards:
     def _again(self, shards: Iterable[int], run: Callable[[], T]) -> T:
         try:
             return run()
-        except GoneError:  # the server was emptied, or came back empty
+        except GoneError:  # the server was emptied, or restarted empty
             for shard in shards:
                 self.open_shard(shard)
             return run()
 
     @contextmanager
     def _riders(self, shards: Iterable[int]) -> Iterator[dict[int, list[Any]]]:
-        """Take the uses that ride with a call to shards; back where that failed."""
+        """Yield the collected uses for a call to shards; they are put back if the call fails."""
         taken: dict[int, _Waiting] = {}
         with self._lock:
             for shard in shards:
@@ -286,7 +287,7 @@ class Shards:
 
 
 def _why(faults: list[str]) -> str:
-    """Return why no engine makes an index."""
+    """Return why no engine can create an index."""
     if any(map(_is_of_rights, faults)):
         return f"refuses: {_RIGHTS}"
     if all("unknown" in fault.lower() for fault in faults):
@@ -295,7 +296,7 @@ def _why(faults: list[str]) -> str:
 
 
 def _is_of_rights(fault: str) -> bool:
-    # As Redis 7, Valkey and later say it in a script, and as Redis 6.
+    # In the words of Redis 7 and Valkey for scripts, and in those of Redis 6.
     return "no permission" in fault or "can't run this command" in fault
 
 

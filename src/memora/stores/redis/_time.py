@@ -1,4 +1,4 @@
-"""What the clock of a server is ahead of the clock of those who ask it."""
+"""Difference between a server's clock and the callers' clock."""
 
 from __future__ import annotations
 
@@ -10,30 +10,31 @@ if TYPE_CHECKING:
 
     from memora.protocols import Clock
 
-_SECONDS = 60.0  # how long a measure is good for
-_SET_SECONDS = 0.5  # a clock that has moved by so much more than time has was set
-_EXACT = 2.0**20  # parts of a second: a time of these days comes back as it was given
+_SECONDS = 60.0  # how long a measurement is valid
+_SET_SECONDS = 0.5  # a clock that deviates by more from the steady clock was set
+_EXACT = 2.0**20  # parts of a second: present times are converted back without loss
 
 
 class Ahead:
-    """Seconds that a server is ahead, measured now and then by asking for its time.
+    """Number of seconds that a server is ahead, measured by asking for its time when needed.
 
-    Threads may share one: two that measure at once both get it right.
+    May be shared by threads: two that measure at once both get a correct result.
 
     Args:
-        clock: The time of who asks.
-        steady: A clock that nobody sets.
+        clock: The callers' clock.
+        steady: A monotonic clock.
     """
 
     def __init__(self, clock: Clock, *, steady: Clock = time.monotonic) -> None:
         self._clock, self._steady = clock, steady
-        self._measured: tuple[float, float, float] | None = None  # seconds, when, clock less steady
+        # Seconds, when, clock minus steady.
+        self._measured: tuple[float, float, float] | None = None
 
     def seconds(self, ask: Callable[[], float]) -> float:
-        """Return them, measured anew after a minute, and where the clock was set.
+        """Return the seconds; measured again after a minute, and if the clock was set.
 
         Args:
-            ask: Asks the server for its time, in seconds since the epoch; what it raises goes on.
+            ask: Returns the server's time in seconds since the epoch; its exceptions propagate.
         """
         if self._measured is None:
             return self._measure(ask, None)
@@ -49,12 +50,12 @@ class Ahead:
         server = ask()
         clock = self._clock()
         now = self._steady()
-        # The server looked at its clock while the question was under way.
+        # The server read its clock between the request and the answer.
         least, most = server - clock, server - clock + (now - asked)
         if known is None:
             known = 0.0 if least <= 0 <= most else (least + most) / 2
-        # No further from what is known than has to be: times do not jump to and fro, and stay as
-        # they are where the clocks agree, as far as can be told.
+        # Changed from the known value no more than needed: times then stay stable, and unchanged if
+        # the clocks agree within the accuracy of the measurement.
         seconds = round(min(max(known, least), most) * _EXACT) / _EXACT
         self._measured = seconds, now, clock - now
         return seconds

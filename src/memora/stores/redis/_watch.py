@@ -1,4 +1,4 @@
-"""What the server tells of entries that change: the other end of its `CLIENT TRACKING`."""
+"""Notifications of changed entries from the server, by `CLIENT TRACKING`."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Watch:
     """A connection on which the server names each key of a table that is written or removed.
 
     Args:
-        server: Where the table is; not a cluster, whose keys may move to nodes that nobody asked.
-        prefixes: What the keys of the table's shards begin with.
+        server: The table's server; not a cluster, whose keys may move to nodes without tracking.
+        prefixes: Key prefixes of the table's shards.
     """
 
     def __init__(self, server: Server, prefixes: Sequence[str]) -> None:
@@ -45,7 +45,7 @@ class Watch:
                 raise
 
     def close(self) -> None:
-        """Release the connection."""
+        """Close the connection."""
         with self._lock:
             self._end()
 
@@ -58,7 +58,7 @@ class Watch:
         self._line.send_command("CLIENT", "ID")
         own = self._line.read_response()
         names = [word for name in self._entries + self._epochs for word in ("PREFIX", name)]
-        # Redirected to itself, so that it works without RESP3.
+        # Redirected to this connection itself, which works without RESP3.
         self._line.send_command("CLIENT", "TRACKING", "ON", "REDIRECT", own, "BCAST", *names)
         self._line.read_response()
         self._line.send_command("SUBSCRIBE", _CHANNEL)
@@ -67,8 +67,9 @@ class Watch:
     def _hear(self) -> Changes | None:
         keys: set[bytes] = set()
         tags = everything = False
-        # The server tells at the end of a turn of its loop, after the answers of that turn: what
-        # changed before the first question has been told before the second answer.
+        # The server sends notifications at the end of a turn of its event loop, after the answers
+        # of that turn. A change before the first PING is therefore notified before the second
+        # answer.
         for _ in range(2):
             self._line.send_command("PING")
             while (said := self._line.read_response())[0] != b"pong":

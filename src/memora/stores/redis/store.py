@@ -1,7 +1,29 @@
-"""Entries on a server: every operation is one script there, so each is done wholly or not at all.
+"""Store on a Redis or Valkey server: each operation is a Lua script, done wholly or not at all.
 
-An exact lookup is one round trip, and so is a search: it asks all shards at once, and fails where
-one does not answer.
+A table consists of one shard, or several in a cluster. `lua/common.lua` lists the keys of a shard:
+a hash per entry, sorted sets for the order of storing, the ends, the tags and the policy, and an
+index of the vectors in the server's query engine or in vector sets. Eviction policies are
+applied on the server.
+
+Reads: an exact lookup is one round trip, and so is a search, which asks all shards at once and
+fails if one does not answer. No entries are kept in this process; `TieredStore` can hold some in
+front.
+
+Writes: `put` sends its entries with the limits in one script per shard and batch; the script stores
+them, and evicts in the same step. If a table has several shards, the scripts apply no limits;
+`maintain` compares the shards and evicts. Uses are collected here and sent with the next call, or
+by a background thread (`_shards`).
+
+Processes and machines see each other's operations at once, because all state is on the server.
+Times and stamps are the server's own; a caller's clock is converted (`_time`). A leader has a lease
+with a fence (`_leases`), renewed by the background thread: the server refuses a result stored after
+the lease went to another process.
+
+Crashes: a process that ends loses only its unsent uses, and its leases end after `_leases.SECONDS`.
+What a server keeps across its own restart depends on its persistence settings, and what it drops
+under memory pressure on its own eviction settings; `unsuitable` names those that do not suit a
+cache. An entry whose hash is gone is a miss. A table that is gone is created again by the next
+call.
 """
 
 from __future__ import annotations
@@ -32,11 +54,11 @@ if TYPE_CHECKING:
     from memora.protocols import Changes, Clock, Lease, Vector
     from memora.selection import Selection
 
-_BATCH = 64  # entries of a call that removes: some milliseconds of the server
-_PAGE = 256  # entries of a call that lists
-_PENDING = 4096  # uses that wait at most
+_BATCH = 64  # entries per removing call, which take the server some milliseconds
+_PAGE = 256  # entries per listing call
+_PENDING = 4096  # the most unsent uses
 _KEEP_SECONDS = 1.0
-_END_SECONDS = 1.0  # how long closing waits for the thread
+_END_SECONDS = 1.0  # how long `close` waits for the thread
 Limits = tuple[int | None, int | None]
 
 
@@ -45,28 +67,29 @@ class RedisStore:
 
     Args:
         db_uri: See `memora.stores.redis._address`.
-        table_name: One table is one cache.
-        model: Identity of the embedder; None for that of a table that is there.
-        dimension: Length of its vectors; the same.
-        create: Whether a missing table is made; False also leaves the policy as it is.
-        max_entries: What `put` keeps to, also against others who put; None for all.
-        max_bytes: The same, in bytes of what was put.
-        policy: One of Memora's, which the server carries out; None: first in, first out.
-        flush_interval_seconds: How long uses wait for a call to ride with.
-        clock: The time that callers go by. Entries end by the server's, against which that of the
-            system is held; another is taken for it.
+        table_name: Name of the table; one table is one cache.
+        model: Identity of the embedder; None for that of an existing table.
+        dimension: Length of its vectors; None for that of an existing table.
+        create: Whether a missing table is created; False also leaves the policy unchanged.
+        max_entries: Limit that each `put` keeps, whichever process stored the entries; None for no
+            limit.
+        max_bytes: The same, in bytes of the stored entries.
+        policy: One of Memora's, applied by the server; None: first in, first out.
+        flush_interval_seconds: How long uses wait for a call to be sent with.
+        clock: The callers' clock. Entries expire by the server's clock. The system's clock is
+            compared with that; any other clock is taken to agree with it.
 
     Raises:
-        ConfigError: The URI is not one.
-        ArgumentError: The policy is the application's.
+        ConfigError: The URI is not valid.
+        ArgumentError: The policy is not one of Memora's.
         MissingExtraError: The client library is not installed.
-        StorePathError: There is no such table, and none is to be made.
+        StorePathError: There is no such table, and `create` is false.
         StoreFormatError: A newer Memora made the table.
         ModelMismatchError: Another embedder made the table's vectors.
         StoreError: The server cannot be reached, refuses, or has no vector search.
     """
 
-    def __init__(  # noqa: PLR0913 - what `CacheConfig` says of a store
+    def __init__(  # noqa: PLR0913 - the store's settings in `CacheConfig`
         self,
         db_uri: str,
         *,
@@ -88,17 +111,18 @@ class RedisStore:
             table_name,
             model=model,
             dimension=dimension,
-            policy=_name_of(policy) if create else None,  # who looks does not decide
+            # A process that only reads does not decide.
+            policy=_name_of(policy) if create else None,
             create=create,
             clock=clock if is_of_system(clock) else None,
         )
         renew_after_fork(self)
         self.unsuitable = tuple(self._shards.server.unsuitable())
-        """Which of the server's settings do not suit a cache, in words."""
+        """The server's settings that do not suit a cache, as messages."""
 
     @property
     def model(self) -> str:
-        """Identity of what made the vectors."""
+        """Identity of the embedder that made the vectors."""
         return self._shards.model or ""
 
     @property
@@ -107,11 +131,11 @@ class RedisStore:
         return self._shards.dimension or 0
 
     def renew(self) -> None:
-        """Make what belongs to one process: locks, leases, the thread."""
-        self._lock = threading.Lock()  # guards what follows
+        """Renew what belongs to one process: locks, leases, the thread."""
+        self._lock = threading.Lock()  # guards the following
         self._evicted = self._ended = self._quarantined = 0
-        self._untold = 0  # of these, since the last `maintain`
-        self._over = False  # whether a `put` left more to evict than it does at once
+        self._untold = 0  # removals not yet returned by `maintain`
+        self._over = False  # whether a `put` left entries to evict
         self._stop: threading.Event | None = None
         self._thread: threading.Thread | None = None
         self._told_at = time.monotonic()
@@ -127,7 +151,7 @@ class RedisStore:
 
     def glance(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:  # noqa: ARG002
         self._check()
-        return None  # the answer takes a round trip
+        return None  # the answer would take a round trip
 
     def peek(self, key: bytes, /, *, now: float) -> Entry | None:
         found = self._read(key, "[]", now)
@@ -156,7 +180,7 @@ class RedisStore:
 
     @contextmanager
     def _dropping(self, key: bytes) -> Iterator[None]:
-        """Drop an entry that is found to be damaged."""
+        """Drop an entry that turns out to be damaged."""
         try:
             yield
         except CorruptEntryError:
@@ -176,12 +200,12 @@ class RedisStore:
             ahead = self._shards.ahead(shard)
             for key, distance, said, expires, metadata, payload, floats in rows:
                 name = bytes.fromhex(key.decode())
-                with suppress(CorruptEntryError), self._dropping(name):  # the rest serve
+                with suppress(CorruptEntryError), self._dropping(name):  # skips damaged entries
                     entry = _fields.entry_of(said, expires, ahead)
                     if entry.key != name:
                         raise CorruptEntryError("an entry is damaged: it is another's")
                     if entry.context.fingerprint != context or _has_ended(entry, now):
-                        continue  # no engine's mistake may serve another context's answer
+                        continue  # guards against a wrong context, whatever the engine returns
                     exact = None if floats is None else _fields.vector_of(floats, said)
                     cosine = 1.0 - float(distance) if exact is None else float(exact @ vector)
                     content = None
@@ -203,13 +227,13 @@ class RedisStore:
                 for tag in tags
                 for row in self._pages(shard, tag, selection.fingerprint or "", now)
             ]
-        unique: dict[str, tuple[int, Holding]] = {}  # of several tags
+        unique: dict[str, tuple[int, Holding]] = {}  # an entry may be found under several tags
         for shard, (key, *row) in rows:
             try:
                 stamp, held = _fields.holding_of(row, self._shards.ahead(shard))
             except CorruptEntryError:
                 self._quarantined += 1
-                self._drop(bytes.fromhex(key.decode()))  # the rest are found
+                self._drop(bytes.fromhex(key.decode()))  # the other entries are still found
                 continue
             unique[held.entry.id] = stamp, held
         ordered = sorted(unique.values(), key=lambda one: one[0])
@@ -225,7 +249,8 @@ class RedisStore:
         self.put_many([(entry, content, vector)])
 
     def put_many(self, items: Sequence[tuple[Entry, Content, Vector | None]], /) -> None:
-        # Batches of a shard: all or none of what one server gets at once, which is most often all.
+        # Batches per shard: each call stores all of its entries or none; most often there is one
+        # call.
         now = self._clock()
         limits = self._limits if len(self._shards) == 1 else (None, None)
         by_shard: dict[int, list[list[Any]]] = {}
@@ -270,7 +295,7 @@ class RedisStore:
     def maintain(self, *, max_entries: int | None, max_bytes: int | None = None, now: float) -> int:
         self._check()
         limits, known = (max_entries, max_bytes), self._limits
-        self._limits = limits  # of each `put` from now on
+        self._limits = limits  # for each `put` from now on
         if len(self._shards) > 1:
             return self._maintain_all(limits, now)
         with self._lock:
@@ -282,10 +307,10 @@ class RedisStore:
         return removed
 
     def _maintain_all(self, limits: Limits, now: float) -> int:
-        """Keep limits that hold for all shards together.
+        """Apply limits that hold for all shards together.
 
-        Two who do so at once remove the same: the first of all by fifo or lru. By another policy,
-        each shard chooses, the largest first.
+        Two processes that do so at once remove the same entries: the first of all shards by fifo or
+        lru. With another policy each shard chooses, the largest shard first.
         """
         max_entries, max_bytes = limits
         removed = self._count(0, sum(self._run_all("sweep", now - 1, _BATCH // 4)))
@@ -327,7 +352,7 @@ class RedisStore:
         return sum(one[0] for one in self._run_all("sizes", 1))
 
     def _count(self, evicted: int, ended: int) -> int:
-        """Count what this process had leave; return how many."""
+        """Count entries removed by this process; return their number."""
         self._evicted += evicted
         self._ended += ended
         return evicted + ended
@@ -336,7 +361,7 @@ class RedisStore:
         return Measures(
             bytes=sum(one[1] for one in self._run_all("sizes", 1)),
             payload_bytes=None,
-            index_bytes=0,  # here; the server's are its own
+            index_bytes=0,  # in this process; the server's indexes are not counted
             evicted=self._evicted,
             ended=self._ended,
         )
@@ -356,7 +381,7 @@ class RedisStore:
         self._run("hold", self._shards.of(key), 0, 1, key.hex(), fence)
 
     def refresh(self) -> None:
-        self._check()  # the server is asked each time
+        self._check()  # every read asks the server anyway
 
     def changes(self) -> Changes | None:
         self._check()
@@ -385,7 +410,7 @@ class RedisStore:
         if self._closed:
             return
         try:
-            with suppress(StoreError):  # uses that a server is not told count for nothing more
+            with suppress(StoreError):  # unsent uses may be lost
                 self._shards.tell()
         finally:
             self._closed = True
@@ -408,7 +433,7 @@ class RedisStore:
         return self._shards.run_all(name, *args)
 
     def _begin_keeping(self) -> None:
-        """Have a thread tell what was served, and hold on to what is led."""
+        """Start the thread that sends uses and renews leases."""
         if self._stop is None:
             with self._lock:
                 if self._stop is None:
@@ -416,7 +441,7 @@ class RedisStore:
                     self._thread = _repeat(self, self._stop)
 
     def keep(self) -> None:
-        """Do what is due; its faults are those of the next call, too."""
+        """Renew leases and send uses if due; faults are left to the next call."""
         with suppress(StoreError):
             milliseconds = int(1000 * _leases.SECONDS)
             for key, fence in self._leases.held():

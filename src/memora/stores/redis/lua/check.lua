@@ -1,4 +1,4 @@
--- -> nothing; a server that takes no writes says why.
+-- Returns nothing; fails if the server takes no writes.
 
 call('HSET', META, 'checked', 1)
 return 0

@@ -1,5 +1,6 @@
--- What every script begins with. All keys of a shard begin with KEYS[1], which has a hash tag, so
--- that in a cluster they are on one node (KEYS[2] is for when they are not: see `_server.py`):
+-- Included at the beginning of most scripts. All keys of a shard begin with KEYS[1], which has a
+-- hash tag, so that in a cluster they are on one node (KEYS[2] is a guard for when they are not:
+-- see `_server.py`):
 --
 --   meta      hash    table (a random name: another one, and this table is gone), format, model,
 --                     dimension, engine, policy, shards; stamp, bytes; of a policy: newest, level
@@ -16,8 +17,9 @@
 --   l:<key>   string  who leads a key: the fence
 --   idx       the index of the query engine; v:<context>  without it a vector set a context
 --
--- All times are the server's own. Stamps are its microseconds, each later than the last. The first
--- write of a script that stores is one that a full server refuses, so that nothing is done by halves.
+-- All times are by the server's own clock. Stamps are its microseconds, each later than the last.
+-- If a script stores, its first write is one that a full server refuses, so that nothing is half
+-- done.
 
 local P, at = KEYS[1], 0
 local META, ORDER, ENDS, EPOCHS = P .. 'meta', P .. 'order', P .. 'ends', P .. 'epochs'
@@ -30,7 +32,7 @@ local function arg()
   return ARGV[at]
 end
 
-local function text_of(number) -- exact
+local function text_of(number) -- without loss
   return string.format('%.17g', number)
 end
 
@@ -53,7 +55,7 @@ local function next_stamp()
   return newest_stamp
 end
 
--- All that has to be known to remove an entry, also when the server has dropped its hash.
+-- All data needed to remove an entry, even if the server has dropped its hash.
 local function member_of(stamp, key, context, bytes, tags)
   return string.format('%016.0f', stamp) .. key .. context .. string.format('%012.0f', bytes) .. tags
 end

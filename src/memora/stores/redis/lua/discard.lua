@@ -1,4 +1,4 @@
--- keys and ids -> how many were still those.
+-- keys and ids -> number of removed entries: those whose ids still matched.
 
 local removed = 0
 for _ = 1, tonumber(arg()) do

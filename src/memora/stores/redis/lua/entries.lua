@@ -1,12 +1,12 @@
--- What becomes of entries.
+-- Removal and use of entries.
 
--- Whatever names the member goes, also where the server has dropped the order under pressure: what
--- stayed first in a queue would be chosen for ever.
+-- Removes everything that names the member, even if the server has dropped the order under memory
+-- pressure: a member left first in a queue would be chosen again and again.
 local function remove(member, replaced)
   local one = parse(member)
   local stamp = call('HGET', P .. 'e:' .. one.key, 's')
   local here = stamp and tonumber(stamp) == one.stamp
-  -- Where the server has dropped a hash, another may have been stored under its key since.
+  -- If the server has dropped the hash, another entry may have been stored under its key since.
   local current = not stamp or here
   local counted = call('ZREM', ORDER, member) == 1 or here
   call('ZREM', ENDS, member)
@@ -34,7 +34,7 @@ local function remove(member, replaced)
   return counted and 1 or 0
 end
 
--- Remove up to so many entries that have ended, or are outdated.
+-- Remove up to `limit` entries that have expired or are outdated.
 local function purge(now, limit)
   local removed = 0
   if limit <= 0 then
@@ -70,9 +70,9 @@ local function surplus(max_entries, max_bytes)
   return 0
 end
 
--- Keep the limits, by up to so many removals; what has ended goes first. What ended a second ago
--- goes anyway, a few at a time, so that it does not pile up.
--- Returns how many were evicted, how many had ended, and how many more have to leave.
+-- Apply the limits by up to `limit` removals, expired entries first. Up to 16 entries that expired
+-- at least a second ago are removed anyway, so that they do not accumulate. Returns the numbers of
+-- evicted and of expired entries removed, and how many are still to be removed.
 local function make_room(max_entries, max_bytes, now, limit)
   local evicted, ended = 0, purge(now - 1, 16)
   local more = surplus(max_entries, max_bytes)
@@ -108,7 +108,7 @@ local function touch(key, times, first, last)
   end
   local later = expires
   for _, used in ipairs({ first, last }) do
-    if used < later then -- not what was stale then
+    if used < later then -- a use while the entry was stale does not count
       later = math.max(later, used + sliding)
     end
   end
@@ -123,8 +123,8 @@ local function touch(key, times, first, last)
   end
 end
 
--- What was served since the last call rides with this one. A full server takes none of it, which
--- must not fail the read; all of it is read, as the script's own arguments follow.
+-- Apply the uses sent with this call. A full server refuses them, which must not fail the call. All
+-- of them are read, as the script's own arguments follow.
 local refused = false
 for _ = 1, tonumber(arg()) do
   local key, times, first, last = arg(), tonumber(arg()), tonumber(arg()), tonumber(arg())

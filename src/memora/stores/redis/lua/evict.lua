@@ -1,4 +1,4 @@
--- members -> how many were still there.
+-- members -> number of those that still existed.
 
 local removed = 0
 for _ = 1, tonumber(arg()) do

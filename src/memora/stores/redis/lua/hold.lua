@@ -1,4 +1,4 @@
--- milliseconds (0: let go), then keys and fences -> how many are still led.
+-- milliseconds (0: release), then keys and fences -> number of leases that are still held.
 
 local ms, held = tonumber(arg()), 0
 for _ = 1, tonumber(arg()) do

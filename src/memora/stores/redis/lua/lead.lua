@@ -1,4 +1,4 @@
--- key, milliseconds -> a fence, or nothing where another leads.
+-- key, milliseconds -> a fence, or nothing if another process has the lease.
 
 local lease, ms = P .. 'l:' .. arg(), arg()
 if call('EXISTS', lease) == 1 then

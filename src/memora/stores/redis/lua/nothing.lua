@@ -1,3 +1,3 @@
--- For what rides with it.
+-- Does nothing itself; applies the uses sent with the call.
 
 return 0

@@ -1,7 +1,7 @@
--- Without what every script begins with. A name for a new table, its format, model, dimension,
--- engine, policy and shards, whether it may be made -> those of the table that is there, made if there
--- was none; and why the engine does not work, or would not for a new table, '' where it does. A table
--- of another format is left alone.
+-- Does not include `common.lua`. A name for a new table, its format, model, dimension, engine,
+-- policy and shards, and whether it may be created -> those of the existing table, created if it
+-- was missing; and why the engine does not work, or would not for a new table, '' if it does. A
+-- table of another format is not changed.
 
 local P = KEYS[1]
 local META, IDX = P .. 'meta', P .. 'idx'
@@ -37,7 +37,8 @@ elseif known or create then
     end
   end
 else
-  -- Nothing may be made: an engine that is there, and allowed, refuses the argument, not the command.
+  -- Nothing may be created: an engine that exists and is allowed refuses the argument, not the
+  -- command.
   tried = redis.pcall('FT.CREATE', IDX, 'ON', 'NOTHING', 'SCHEMA', 'c', 'TAG')
   if type(tried) == 'table' and tried.err and not tried.err:lower():find('command') then
     tried = nil

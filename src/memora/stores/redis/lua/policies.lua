@@ -1,5 +1,5 @@
--- Who leaves: the policies of memora.eviction, over sorted sets. Fifo needs but the order. The others
--- have a queue; lfu, cost and s3fifo keep the newest entry beside it, as there.
+-- Choice of evicted entries: the policies of memora.eviction, over sorted sets. fifo needs only the
+-- order. The others have a queue; lfu, cost and s3fifo keep the newest entry outside it, as there.
 
 local ranked = policy == 'lfu' or policy == 'cost'
 local sheltering = ranked or policy == 's3fifo'
@@ -28,7 +28,7 @@ local function enter(member, in_main)
   end
 end
 
--- Note what has been stored, in place of a former entry of its key or of none.
+-- Note a stored member, and the former one of its key if any.
 local function admit(member, former)
   if policy == 'lru' then
     call('ZADD', QUEUE, next_stamp(), member)
@@ -104,8 +104,9 @@ local function s3fifo_victim()
   return first(MAIN)
 end
 
--- Whether all entries have their places: not while they are given another policy, nor where who did
--- that was killed. Those without one would stay, and all that is new would leave.
+-- Whether all entries are in the policy's queues. Not while the policy is being changed, or if the
+-- process that changed it was killed: entries without a place would stay, and all new entries would
+-- be evicted.
 local function placed()
   local places = call('ZCARD', QUEUE) + call('ZCARD', MAIN) + call('HEXISTS', META, 'newest')
   return places >= call('ZCARD', ORDER)

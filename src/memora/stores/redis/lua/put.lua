@@ -1,4 +1,5 @@
--- limits, now, then entries -> what `make_room` returns. All or none, except what a fence keeps out.
+-- limits, now, entries -> the result of `make_room`. Stores all or none, except those refused by a
+-- fence.
 
 local max_entries, max_bytes, now = tonumber(arg()), tonumber(arg()), tonumber(arg())
 local entries = tonumber(arg())
@@ -11,7 +12,7 @@ for _ = 1, entries do
   local hash = P .. 'e:' .. key
   local stamp = next_stamp()
   local fenced = false
-  if fence ~= '' then -- a leader that was replaced while it computed
+  if fence ~= '' then -- the leader's lease may have gone to another while it computed
     local leads, storer = call('GET', P .. 'l:' .. key), call('HGET', hash, 'f')
     fenced = (leads and tonumber(leads) > tonumber(fence))
       or (storer and tonumber(storer) > tonumber(fence))

@@ -1,5 +1,5 @@
--- another policy, after which stamp ('0' to begin), how many -> the last stamp looked at, '' at the
--- end. The entries take their places in its queue anew.
+-- another policy, the stamp to continue after ('0' to begin), how many -> the last stamp visited,
+-- '' at the end. Puts the entries into the new policy's queue.
 
 local wanted, after, limit = arg(), arg(), tonumber(arg())
 if after == '0' then
@@ -8,7 +8,7 @@ if after == '0' then
   call('HSET', META, 'policy', wanted)
   return '1'
 end
-if policy ~= wanted or policy == 'fifo' then -- or somebody else has other wishes
+if policy ~= wanted or policy == 'fifo' then -- or another process has set another policy
   return ''
 end
 local members = call('ZRANGEBYSCORE', ORDER, '(' .. after, '+inf', 'LIMIT', 0, limit)

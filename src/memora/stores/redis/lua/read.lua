@@ -1,4 +1,4 @@
--- key, now, which fields besides the entry -> those of a living entry, or nothing.
+-- key, now, names of fields besides the entry -> the fields of a live entry, or nothing.
 
 local key, now, fields = arg(), tonumber(arg()), cjson.decode(arg())
 local found = call('HMGET', P .. 'e:' .. key, 'x', 's', 't', 'e', 'r', unpack(fields))

@@ -1,4 +1,4 @@
--- -> nothing. The index of the query engine is dropped: `open.lua` makes it anew.
+-- Returns nothing. Drops the query engine's index; `open.lua` creates it again.
 
 if engine == 'ft' then
   call('FT.DROPINDEX', IDX)

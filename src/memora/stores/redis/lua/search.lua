@@ -1,20 +1,21 @@
--- context, vector, k, now, since -> rows of the nearest: key, distance (false: by the vector that comes
--- with it), entry, expires, metadata, payload, vector. Only the first has metadata and payload, unless
--- that is large: most often it is what is served.
+-- context, vector, k, now, since -> rows of the nearest entries: key, distance (false: compute it
+-- from the vector), entry, expires, metadata, payload, vector. Only the first row has metadata and
+-- payload, unless the payload is large: most often it is the one that is served.
 --
--- The query engine knows contexts, ends and times of storing; who is outdated by a tag it does not,
--- so where such take places, more are asked for. Of few, it may leave some out that it has no time for,
--- or has not looked at yet; who asks for many is told.
+-- The query engine filters by context, end and time of storing, but not by outdated tags: if
+-- outdated entries take places, more are requested. For a small k the engine may leave out entries
+-- for lack of time, or because they are not indexed yet; for a large k that is an error.
 
 local context, vector, k, now, since = arg(), arg(), tonumber(arg()), arg(), arg()
 
 local function by_engine(asked)
   local here, everywhere = tonumber(call('HGET', CONTEXTS, context) or 0), call('ZCARD', ORDER)
-  -- The engine's own choice is to compare all that the filter lets through. Walking the graph of all
-  -- contexts is quicker for a large share of many entries: benchmarks/redis_server.py. Who asks for
-  -- many, to withdraw them, wants to miss none.
+  -- By itself the engine compares all entries that pass the filter. Walking the graph of all
+  -- contexts is faster if the filter passes a large share of many entries:
+  -- benchmarks/redis_server.py. A caller who asks for many, in order to withdraw them, must miss
+  -- none.
   local walks = asked <= 64 and here * here >= 2000 * everywhere
-  -- Only what a filter has to leave out: each part costs as much again for each entry.
+  -- Conditions only if needed: each one costs as much again per entry.
   local filter = ''
   if here < everywhere or not walks then
     filter = '@c:{' .. context .. '}'
@@ -58,7 +59,7 @@ local function by_engine(asked)
   local near = {}
   for i = 2, #found, 2 do
     local fields = found[i + 1]
-    if fields and fields[2] then -- what has just left has none
+    if fields and fields[2] then -- a removed entry has none
       near[#near + 1] = { found[i]:sub(#P + 3), tonumber(fields[2]), fields[2] }
     end
   end
@@ -70,7 +71,8 @@ local function by_set(asked)
   local near = {}
   local set = P .. 'v:' .. context
   local size = call('VCARD', set)
-  -- Few, or most of them, or to miss none: compared one by one, which is exact.
+  -- A small set, or most of it is asked for, or none may be missed: compared one by one, which is
+  -- exact.
   local how = (k > 64 or size <= 1000 or 4 * asked >= size) and { 'TRUTH' } or { 'EF', 200 }
   local found = call('VSIM', set, 'FP32', vector, 'COUNT', asked, unpack(how))
   for _, key in ipairs(found) do
@@ -79,9 +81,9 @@ local function by_set(asked)
   return near, #near < asked
 end
 
-local asked = engine == 'ft' and k or 2 * k + 2 -- a set compares 8 bits of each number
+local asked = engine == 'ft' and k or 2 * k + 2 -- a vector set compares 8 bits of each number
 local wanted = asked
-local most = k <= 64 and 256 or 10000 -- a lookup may miss, and must not hold up all others
+local most = k <= 64 and 256 or 10000 -- a lookup may miss, but must not block other calls for long
 while true do
   local near, all = (engine == 'ft' and by_engine or by_set)(asked)
   if near.err then
@@ -101,7 +103,8 @@ while true do
     end
   end
   if all or #rows >= wanted or asked > most then
-    if asked > 64 and k <= 64 then -- they crowd the nearest: some go, in some milliseconds
+    -- Outdated entries crowd the nearest: some are removed, in some milliseconds.
+    if asked > 64 and k <= 64 then
       for i = 1, math.min(#past, 64) do
         pcall(remove, stored(past[i]))
       end

@@ -1,5 +1,5 @@
--- tag ('' for all), context ('' for any), now, after which stamp, how many -> the last stamp looked
--- at, whether there may be more, and rows: key, stamp, entry, expires, bytes, uses.
+-- tag ('' for all), context ('' for any), now, the stamp to continue after, how many -> the last
+-- stamp visited, whether there may be more, and rows: key, stamp, entry, expires, bytes, uses.
 
 local tag, context, now = arg(), arg(), tonumber(arg())
 local after, limit = arg(), tonumber(arg())

@@ -1,4 +1,4 @@
--- now, limit -> how many left.
+-- now, limit -> number of removed entries.
 
 local now = tonumber(arg())
 return purge(now, tonumber(arg()))

@@ -1,4 +1,3 @@
--- Without what every script begins with. -> seconds and microseconds, by the clock of the node that
--- has the shard.
+-- Does not include `common.lua`. -> seconds and microseconds by the clock of the shard's node.
 
 return redis.call('TIME')
