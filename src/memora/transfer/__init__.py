@@ -1,8 +1,8 @@
-"""Entries on the move: to a file and back, from answers that are known, to another model.
+"""Export and import of entries, warming with known answers, and re-embedding for another model.
 
-All is deliberate, so faults are raised. A file is checked to its end before the first entry of it
-is written; what was interrupted is run again, and goes on where it ended, because an entry that is
-there already is left alone.
+These operations are explicit, so faults are raised. A file is read and checked completely before
+its first entry is written. After an interruption, run the operation again: it resumes, because an
+entry that is already present is skipped.
 """
 
 from __future__ import annotations
@@ -81,18 +81,18 @@ def export_entries(
     skip_errors: bool = False,
     progress: Progress | None = None,
 ) -> Moved:
-    """Write the entries that have not ended to a file, which appears when it is complete.
+    """Write the live entries to a file, which appears only when it is complete.
 
     Args:
-        ports: The cache's.
-        path: `.parquet`, which has all there is to an entry, or `.jsonl`, for people: without
-            vectors, and with contexts and results as plain JSON.
-        skip_errors: Leave out and count what cannot be written, rather than raise.
-        progress: Called with how many are done, of how many.
+        ports: The cache's ports.
+        path: `.parquet`, which holds every field of an entry, or `.jsonl`, which is readable: it
+            has no vectors, and contexts and results are plain JSON.
+        skip_errors: Skip and count entries that cannot be written, instead of raising.
+        progress: Called with the number of entries done and the total.
 
     Raises:
         ArgumentError: The path has another suffix.
-        TransferError: The file cannot be written; or an entry is damaged, or has no exact form
+        TransferError: The file cannot be written, an entry is damaged, or it has no exact form
             as JSON.
         StoreError: The store failed.
     """
@@ -105,7 +105,7 @@ def export_entries(
         for done, holding in enumerate(holdings, start=1):
             try:
                 found = fetch(holding.entry.key, now=ports.clock())
-                # Else it has left, or been replaced, since.
+                # Otherwise it was removed or replaced in the meantime.
                 if found is not None and found[0].id == holding.entry.id:
                     sink.write(holding, found[1], found[2])
                     written += 1
