@@ -1,4 +1,4 @@
-"""`memora calibrate`: which threshold keeps a budget of wrong answers?"""
+"""`memora calibrate`: choose the threshold for a budget of wrong answers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _HEADING = (
     "at\nmost",
     "wrong\nof hits",
     "at\nmost",
-)  # in per cent
+)  # percentages
 
 
 def calibrate(
@@ -81,7 +81,7 @@ def calibrate(
     model: ModelName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Recommend a threshold for a budget of wrong answers. Exit code 1 where none can be."""
+    """Recommend a threshold for a budget of wrong answers. Exit code 1 if there is none."""
     _check_extra("scipy")
     if plot is not None or html is not None:
         _check_extra("matplotlib")
@@ -186,7 +186,7 @@ def _logged(found: Logged, path: Path) -> Scores:
 
 
 def _told(found: Recommendation, curve: Curve, what: str) -> list[str]:
-    """Say what is recommended, a sentence or two each."""
+    """Return the recommendation in words, one or two sentences per paragraph."""
     whose = f"of all {what}" if found.of == "all" else "of the hits"
     wanted = f"at most {_percent(found.max_wrong)} wrong {whose}"
     sure = f"with {_percent(found.confidence)} confidence"
@@ -240,7 +240,7 @@ def _number(share: float) -> str:
 
 
 def _rows(curve: Curve, found: Recommendation) -> list[Sequence[str]]:
-    """Return the table: the heading, then some thresholds, and the chosen one among them."""
+    """Return the table: the heading, and selected thresholds including the recommended one."""
     chosen = None if found.point is None else found.point.threshold
     wanted = {*_TOLD, chosen}
     rows: list[Sequence[str]] = [_HEADING]

@@ -1,4 +1,4 @@
-"""The commands on what a store holds: list, search, show, delete, invalidate, clean up."""
+"""Commands on the entries of a store: list, search, show, delete, invalidate, clean up."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="List, search, show and delete entries of a store.")
 
-_SHOWN_ID = 12  # digits of an id in a table: enough to name it by
+_SHOWN_ID = 12  # characters of an id in a table, enough to be unique
 _LEAST_ID = 4
 _ID = 32
-_PREVIEW = 2000  # characters of a result
+_PREVIEW = 2000  # maximum characters of a shown result
 
 Context = Annotated[
     str | None, typer.Option("--context", help="Only of exactly this context, a JSON object.")
@@ -75,7 +75,7 @@ def list_command(
     table: TableName = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the entries that have not ended, the oldest first."""
+    """List live entries, oldest first."""
     criteria = _criteria(query, context, context_contains, tag, older_than)
     with open_without_model(config_of(db_uri=db, table_name=table)) as cache:
         _print(cache.entries(**criteria), limit=limit, as_json=as_json)
@@ -98,7 +98,7 @@ def search(
     model: ModelName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find entries by what their queries mean, in all contexts, the most similar first."""
+    """Find entries by the meaning of their queries, in all contexts, most similar first."""
     criteria = _criteria(query, context, context_contains, tag, older_than)
     with open_existing(config_of(db_uri=db, table_name=table, model_name=model)) as cache:
         found = cache.entries(**criteria, similarity_threshold=similarity_threshold)
@@ -147,7 +147,7 @@ def delete(
     table: TableName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Delete entries by their ids."""
+    """Delete entries by id."""
     store, _ = open_stored(config_of(db_uri=db, table_name=table))
     try:
         named = _named(store, entry_ids, time.time())
@@ -179,13 +179,13 @@ def invalidate(
     model: ModelName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Delete the entries of a store that meet all criteria."""
+    """Delete the entries that meet all criteria."""
     criteria = _criteria(query, context, context_contains, tag, older_than)
     criteria |= {"entry_id": entry_id, "similarity_threshold": similarity_threshold}
     if all(one is None for one in criteria.values()):
         raise ArgumentError("name what to delete: a query, --context, --tag, --older-than, ...")
     config = config_of(db_uri=db, table_name=table, model_name=model)
-    # A model is needed for meaning only.
+    # Only a similarity threshold needs the model.
     opened = open_without_model if similarity_threshold is None else open_existing
     with opened(config) as cache:
         if dry_run or not yes:
@@ -207,7 +207,7 @@ def clear(
     table: TableName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Delete all entries of a table. `invalidate` deletes some of them."""
+    """Delete all entries of a table; use `invalidate` to delete some."""
     with open_without_model(config_of(db_uri=db, table_name=table)) as cache:
         if dry_run or not yes:
             found = cache.entries()
@@ -221,7 +221,7 @@ def clear(
 
 
 def cleanup(*, db: Db, table: TableName = None, as_json: AsJson = False) -> None:
-    """Remove what has expired, or been outdated, from a store."""
+    """Remove expired and outdated entries from a store."""
     with open_without_model(config_of(db_uri=db, table_name=table)) as cache:
         removed = cache.cleanup_expired()
     typer.echo(json.dumps({"removed": removed}) if as_json else f"removed {_entries(removed)}")
@@ -247,7 +247,7 @@ def _criteria(
 
 
 def _named(store: Store, given: list[str], now: float) -> list[Entry]:
-    """Return the entries with these ids, or with ids that begin so; raises ArgumentError."""
+    """Return the entries with these ids or unique id prefixes; raise ArgumentError."""
     entries = [holding.entry for holding in store.select(Selection(), now=now)]
     named: dict[str, Entry] = {}
     for text in given:
@@ -311,7 +311,7 @@ def _print(found: list[Selected], *, limit: int, as_json: bool) -> None:
 
 
 def _described(said: dict[str, Any], now: float) -> list[tuple[str, str]]:
-    """Return what is known of an entry, in words."""
+    """Return the fields of an entry as text."""
     used = f"{said['uses']:,} times"
     if said["last_used_at"] is not None:
         used += f", last {_age(said['last_used_at'], now)} ago"
@@ -333,12 +333,12 @@ def _age(moment: float, now: float) -> str:
 
 
 def _left(expires_at: float | None, now: float) -> str:
-    """Return how long an entry is fresh, in words."""
+    """Return the remaining fresh time of an entry as text."""
     if expires_at is None:
         return "for ever"
     return "stale" if expires_at <= now else duration(expires_at - now)
 
 
 def _printable(text: str) -> str:
-    """Return text over several lines without what would control a terminal."""
+    """Replace characters of multi-line text that could control a terminal."""
     return "".join(one if one.isprintable() or one in "\n\t" else "\ufffd" for one in text)

@@ -1,4 +1,4 @@
-"""The commands that bring entries from one place to another: files, known answers, a new model."""
+"""Commands that move entries: files, known answers, re-embedding."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def export(
     table: TableName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write all entries of a store to a file, or over it."""
+    """Write all entries of a store to a file, replacing it."""
     with (
         open_without_model(config_of(db_uri=db, table_name=table)) as cache,
         progress_of("exporting", left="nothing was written") as progress,
@@ -66,7 +66,7 @@ def import_command(
     model: ModelName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Put the entries of a file into a store, made if missing; run it again if it was cut short."""
+    """Import the entries of a file into a store; after an interruption, run it again."""
     _check_db(db)
     settings = config_of(db_uri=db, table_name=table, model_name=model, max_entries=max_entries)
     with (
@@ -90,7 +90,7 @@ def warm(
     model: ModelName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Store answers that are known in a store, made if missing."""
+    """Store known answers in a store, which is created if missing."""
     _check_db(db)
     settings = config_of(db_uri=db, table_name=table, model_name=model, max_entries=max_entries)
     with (
@@ -117,7 +117,7 @@ def reembed(
     table: TableName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Copy all entries of a table to another one, for another model; run it again to go on."""
+    """Copy all entries of a table to another, for another model; run it again to resume."""
     source = config_of(db_uri=db, table_name=table)
     if to_table is None and to_db is None:
         raise ArgumentError("name where to copy to: --to-table, or --to-db, or both")
