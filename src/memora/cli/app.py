@@ -51,12 +51,14 @@ app = typer.Typer(
 
 EXIT_MISS = 1
 
-Limit = Annotated[int | None, typer.Option(min=1, help="Stop after that many queries.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Stop after this many queries.")]
 CallSeconds = Annotated[
     float,
-    typer.Option(min=0, max=86_400, help="Seconds a cached call takes, for the time saved."),
+    typer.Option(
+        min=0, max=86_400, help="Seconds per call without the cache, to estimate the time saved."
+    ),
 ]
-Examples = Annotated[int, typer.Option(min=0, help="How many examples of each kind.")]
+Examples = Annotated[int, typer.Option(min=0, help="Number of examples of each kind.")]
 
 
 def _print_version(*, wanted: bool) -> None:
@@ -70,7 +72,9 @@ def root(
     *,
     _: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print it."),
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     """A semantic cache for LLM applications: replay query logs, inspect and maintain a store."""
@@ -81,34 +85,34 @@ def replay_command(
     file: Annotated[
         Path,
         typer.Argument(
-            help="JSON lines, a JSON array, CSV, or text with one query a line; may be .gz; "
+            help="JSON lines, a JSON array, CSV, or text with one query per line; may be .gz; "
             "- reads standard input."
         ),
     ],
     *,
     log_format: Annotated[
-        str | None, typer.Option("--format", help="jsonl, csv or text; by default by suffix.")
+        str | None, typer.Option("--format", help="jsonl, csv or text; default: by suffix.")
     ] = None,
     query: Annotated[str | None, typer.Option(help="Column of the query.")] = None,
     context: Annotated[
         list[str] | None,
-        typer.Option(help="Column of the context; repeat it to make a context of several."),
+        typer.Option(help="Column of the context; repeat it to combine several columns."),
     ] = None,
     label: Annotated[
         str | None,
         typer.Option(
-            "--class", help="Column of the class: one answer serves all queries of a class."
+            "--class", help="Column of the class: queries of a class have the same answer."
         ),
     ] = None,
     answer: Annotated[str | None, typer.Option(help="Column of the answer.")] = None,
     db: Annotated[
-        str, typer.Option(help="The store: memory:// or a directory, made if missing.")
+        str, typer.Option(help="The store: memory:// or a directory, created if missing.")
     ] = "memory://",
     table: TableName = None,
     model: ModelName = None,
     threshold: Threshold = None,
     max_entries: Annotated[
-        int | None, typer.Option(min=1, help="Entries kept.", show_default="unlimited")
+        int | None, typer.Option(min=1, help="Maximum number of entries.", show_default="unlimited")
     ] = None,
     limit: Limit = None,
     call_seconds: CallSeconds = 1.0,
@@ -117,7 +121,7 @@ def replay_command(
         list[str] | None,
         typer.Option(
             metavar="SETTING=VALUE",
-            help="Replay through a second cache too, which differs in this; may be repeated.",
+            help="Compare with a second cache that has this setting; repeatable.",
         ),
     ] = None,
     as_json: AsJson = False,
@@ -246,10 +250,10 @@ def store(
     db: Db,
     context: ContextOption = "{}",
     ttl: Annotated[
-        str | None, typer.Option(help="How long it lives: seconds, or such as 10m, 1h30m.")
+        str | None, typer.Option(help="Lifetime: seconds, or a duration such as 10m or 1h30m.")
     ] = None,
     parse: Annotated[
-        bool, typer.Option("--parse-json", help="Store the JSON value rather than the text.")
+        bool, typer.Option("--parse-json", help="Parse the result as JSON and store the value.")
     ] = False,
     table: TableName = None,
     model: ModelName = None,

@@ -51,32 +51,34 @@ def calibrate(
         Path | None,
         typer.Argument(
             help="Labelled pairs: CSV, TSV or JSON; may be .gz; - reads standard input. With "
-            "--from-log a log, by "
-            f"default the one that {PREFIX}SHADOW_LOG names."
+            "--from-log, a shadow log; "
+            f"default: the one that {PREFIX}SHADOW_LOG names."
         ),
     ] = None,
     *,
     from_log: Annotated[
         bool, typer.Option("--from-log", help="Read the log of a cache in shadow mode.")
     ] = False,
-    max_wrong: Annotated[str, typer.Option(help="The budget of wrong answers: 1% or 0.01.")] = "1%",
+    max_wrong: Annotated[
+        str, typer.Option(help="Maximum share of wrong answers: 1% or 0.01.")
+    ] = "1%",
     of: Annotated[
-        str, typer.Option(help="What it is a share of: all that is asked, or the hits.")
+        str, typer.Option(help="The base of --max-wrong: all (all lookups) or hits.")
     ] = "all",
     confidence: Annotated[
-        str, typer.Option(help="How sure it is to be kept: 95% or 0.95.")
+        str, typer.Option(help="Confidence that the budget holds: 95% or 0.95.")
     ] = "95%",
     query: Annotated[str | None, typer.Option(help="Column of the query.")] = None,
     candidate: Annotated[str | None, typer.Option(help="Column of the stored query.")] = None,
     label: Annotated[
-        str | None, typer.Option(help="Column that says whether one answer serves both.")
+        str | None, typer.Option(help="Column of the label: whether one answer is right for both.")
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw the curve: a .png.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write the curve to this .png.")] = None,
     html: Annotated[
-        Path | None, typer.Option(help="The same as a page that needs no network: a .html.")
+        Path | None, typer.Option(help="Write a self-contained report to this .html.")
     ] = None,
     write: Annotated[
-        Path | None, typer.Option(help=f"Set {_SETTING} in this env file, made if missing.")
+        Path | None, typer.Option(help=f"Set {_SETTING} in this env file, created if missing.")
     ] = None,
     model: ModelName = None,
     as_json: AsJson = False,

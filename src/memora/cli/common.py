@@ -27,15 +27,16 @@ if TYPE_CHECKING:
 
 Db = Annotated[str, typer.Option(help="The store: a directory.", envvar="MEMORA_DB_URI")]
 OptionalDb = Annotated[
-    str | None, typer.Option("--db", help="The store: a directory; by default MEMORA_DB_URI.")
+    str | None, typer.Option("--db", help="The store: a directory; default: MEMORA_DB_URI.")
 ]
 TableName = Annotated[str | None, typer.Option("--table", help="The table in the store.")]
 ModelName = Annotated[
-    str | None, typer.Option("--model", help="Embedding model: packaged, directory or hub name.")
+    str | None,
+    typer.Option("--model", help="Embedding model: the packaged one, a directory or a hub name."),
 ]
 Threshold = Annotated[
     float | None,
-    typer.Option(help="Least probability that a hit is right, 0 to 1.", show_default="0.85"),
+    typer.Option(help="Minimum probability that a hit is right, 0 to 1.", show_default="0.85"),
 ]
 ContextOption = Annotated[str, typer.Option("--context", help="The context, as a JSON object.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]

@@ -46,32 +46,33 @@ _ID = 32
 _PREVIEW = 2000  # maximum characters of a shown result
 
 Context = Annotated[
-    str | None, typer.Option("--context", help="Only of exactly this context, a JSON object.")
+    str | None,
+    typer.Option("--context", help="Only entries with exactly this context, a JSON object."),
 ]
 ContextContains = Annotated[
-    str | None, typer.Option(help="Only of contexts with these values, a JSON object.")
+    str | None, typer.Option(help="Only entries whose context has these values, a JSON object.")
 ]
 Tags = Annotated[
     list[str] | None,
-    typer.Option("--tag", help="Only with this tag; repeat it for one of several."),
+    typer.Option("--tag", help="Only entries with this tag; repeat it to match any of several."),
 ]
 OlderThan = Annotated[
-    str | None, typer.Option(help="Only stored longer ago, such as 10m, 12h or 30d.")
+    str | None, typer.Option(help="Only entries older than this, such as 10m, 12h or 30d.")
 ]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-EntryId = Annotated[str, typer.Argument(metavar="ID", help="Its id, or how that begins.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Delete without confirmation.")]
+EntryId = Annotated[str, typer.Argument(metavar="ID", help="The id, or a unique prefix of it.")]
 
 
 @app.command("list")
 def list_command(
     *,
     db: Db,
-    query: Annotated[str | None, typer.Option(help="Only of exactly this text.")] = None,
+    query: Annotated[str | None, typer.Option(help="Only entries with exactly this query.")] = None,
     context: Context = None,
     context_contains: ContextContains = None,
     tag: Tags = None,
     older_than: OlderThan = None,
-    limit: Annotated[int, typer.Option(min=1, help="Show so many at most.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of entries to show.")] = 100,
     table: TableName = None,
     as_json: AsJson = False,
 ) -> None:
@@ -87,13 +88,13 @@ def search(
     *,
     db: Db,
     similarity_threshold: Annotated[
-        float, typer.Option("--similarity-threshold", "--threshold", help="Least similarity.")
+        float, typer.Option("--similarity-threshold", "--threshold", help="Minimum similarity.")
     ] = 0.5,
     context: Context = None,
     context_contains: ContextContains = None,
     tag: Tags = None,
     older_than: OlderThan = None,
-    limit: Annotated[int, typer.Option(min=1, help="Show so many at most.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of entries to show.")] = 20,
     table: TableName = None,
     model: ModelName = None,
     as_json: AsJson = False,
@@ -139,7 +140,7 @@ def show(entry_id: EntryId, *, db: Db, table: TableName = None, as_json: AsJson 
 @app.command()
 def delete(
     entry_ids: Annotated[
-        list[str], typer.Argument(metavar="ID...", help="Their ids, or how those begin.")
+        list[str], typer.Argument(metavar="ID...", help="The ids, or unique prefixes of them.")
     ],
     *,
     db: Db,
@@ -160,20 +161,24 @@ def delete(
 
 def invalidate(
     query: Annotated[
-        str | None, typer.Argument(help="Of exactly this text; with a threshold, like it.")
+        str | None, typer.Argument(help="The exact query; with a threshold, also similar ones.")
     ] = None,
     *,
     db: Db,
     similarity_threshold: Annotated[
         float | None,
-        typer.Option(help="Also of texts so similar to QUERY, 0 to 1."),
+        typer.Option(help="Also match queries with this similarity to QUERY or more, 0 to 1."),
     ] = None,
     context: Context = None,
     context_contains: ContextContains = None,
     tag: Tags = None,
     older_than: OlderThan = None,
-    entry_id: Annotated[str | None, typer.Option("--id", help="Only with this id.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go.")] = False,
+    entry_id: Annotated[
+        str | None, typer.Option("--id", help="Only the entry with this id.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the entries without deleting them.")
+    ] = False,
     yes: Yes = False,
     table: TableName = None,
     model: ModelName = None,
@@ -202,7 +207,9 @@ def invalidate(
 def clear(
     *,
     db: Db,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the entries without deleting them.")
+    ] = False,
     yes: Yes = False,
     table: TableName = None,
     as_json: AsJson = False,

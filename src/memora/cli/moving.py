@@ -28,16 +28,14 @@ from memora.errors import ArgumentError
 if TYPE_CHECKING:
     from memora.transfer import Moved
 
-SkipErrors = Annotated[
-    bool, typer.Option("--skip-errors", help="Leave out and count what is broken.")
-]
+SkipErrors = Annotated[bool, typer.Option("--skip-errors", help="Skip and count broken entries.")]
 MaxEntries = Annotated[
-    int | None, typer.Option(min=1, help="Entries kept.", show_default="unlimited")
+    int | None, typer.Option(min=1, help="Maximum number of entries.", show_default="unlimited")
 ]
 
 
 def export(
-    file: Annotated[Path, typer.Argument(help="A .parquet, or a .jsonl for people.")],
+    file: Annotated[Path, typer.Argument(help="A .parquet, or a readable .jsonl.")],
     *,
     db: Db,
     skip_errors: SkipErrors = False,
@@ -54,12 +52,12 @@ def export(
 
 
 def import_command(
-    file: Annotated[Path, typer.Argument(help="A .parquet of `export`, or a .jsonl.")],
+    file: Annotated[Path, typer.Argument(help="A .parquet from `export`, or a .jsonl.")],
     *,
     db: Db,
     skip_errors: SkipErrors = False,
     reembed: Annotated[
-        bool, typer.Option("--reembed", help="Embed anew: the file is of another model.")
+        bool, typer.Option("--reembed", help="Recompute the vectors: the file is of another model.")
     ] = False,
     max_entries: MaxEntries = None,
     table: TableName = None,
@@ -108,10 +106,10 @@ def reembed(
         str, typer.Option("--model", help="The new embedding model: packaged, directory, hub name.")
     ],
     to_table: Annotated[
-        str | None, typer.Option(help="The table to copy to; by default of the same name.")
+        str | None, typer.Option(help="The table to copy to; default: the same name.")
     ] = None,
     to_db: Annotated[
-        str | None, typer.Option(help="The store to copy to; by default the same.")
+        str | None, typer.Option(help="The store to copy to; default: the same store.")
     ] = None,
     max_entries: MaxEntries = None,
     table: TableName = None,

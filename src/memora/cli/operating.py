@@ -58,11 +58,11 @@ def health(
         bool,
         typer.Option(
             "--live/--ready",
-            help="Only whether a process can start here at all; or whether model and store work.",
+            help="Check only that a process can start, or that model and store work.",
         ),
     ] = False,
     timeout: Annotated[
-        float, typer.Option(min=0.1, max=3600, help="Seconds until it counts as unhealthy.")
+        float, typer.Option(min=0.1, max=3600, help="Seconds until the check fails.")
     ] = 10.0,
     as_json: AsJson = False,
 ) -> None:
@@ -92,9 +92,10 @@ def top(
     *,
     db: Db,
     interval: Annotated[
-        float, typer.Option("--interval", "-n", min=0.2, max=3600, help="Seconds between looks.")
+        float,
+        typer.Option("--interval", "-n", min=0.2, max=3600, help="Seconds between refreshes."),
     ] = 2.0,
-    once: Annotated[bool, typer.Option("--once", help="Look once.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Print once and exit.")] = False,
     table: TableName = None,
     as_json: AsJson = False,
 ) -> None:
