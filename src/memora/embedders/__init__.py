@@ -65,7 +65,7 @@ def is_packaged(model_name: str) -> bool:
 
 
 def _near(model_name: str) -> str | None:
-    """Return the packaged model whose name differs only in case or owner."""
+    """Return the packaged model if a name is close to its name, ignoring case and owner."""
     packaged = _PACKAGED_NAMES[0]
     bare = model_name.strip().rpartition("/")[2].lower().replace("_", "-")
     return packaged if difflib.get_close_matches(bare, [packaged.lower()]) else None

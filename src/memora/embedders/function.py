@@ -84,7 +84,7 @@ class FunctionEmbedder:
         try:
             with contained:
                 rows = np.asarray(self._fn(texts))
-        except Exception as error:  # raised by the application
+        except Exception as error:  # raised by the application's function
             raise EmbedderError(f"{self._identity} failed: {error!r}") from error
         if rows.dtype.kind not in "fiu" or rows.ndim != 2 or len(rows) != len(texts):  # noqa: PLR2004
             raise EmbedderError(
