@@ -340,7 +340,7 @@ def _library(prefix: str) -> _Table:
 
 
 def _builtin_kind(cls: type) -> Kind | None:
-    """Return Memora's own kind for a class, without importing a library."""
+    """Return Memora's own kind for a class; import no library the application does not use."""
     kind = _STDLIB.by_type.get(cls)
     if kind is not None:
         return kind
