@@ -1,4 +1,4 @@
-"""A service of object storage in a dictionary, and clients of it that fail as a test says."""
+"""Object storage in a dictionary, with faults that a test injects."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 class DictBucket:
-    """What `memora.stores._bucket.Bucket` is, over a dictionary that several may share.
+    """Replacement for `memora.stores._bucket.Bucket`, over a dictionary that several may share.
 
     Args:
-        objects: By name.
-        uri: Where LanceDB keeps its table: a directory.
+        objects: Objects by name.
+        uri: The directory in which LanceDB keeps its table.
     """
 
-    lance_options: dict[str, str] = {}  # noqa: RUF012 - as of the other
+    lance_options: dict[str, str] = {}  # noqa: RUF012 - as in the original
 
     def __init__(self, objects: dict[str, bytes] | None = None, uri: str = "s3://dict") -> None:
         self.objects: dict[str, bytes] = {} if objects is None else objects
@@ -30,9 +30,9 @@ class DictBucket:
         self.open.set()
         self.puts: list[str] = []
         self.before: Callable[[str, str], None] = lambda _operation, _name: None
-        """Is called with each request on its way, which may fail."""
+        """Called before each operation; may raise."""
         self.after: Callable[[str, str], None] = lambda _operation, _name: None
-        """Is called with each answer on its way, which may be lost."""
+        """Called after each operation; may raise, so that its answer is lost."""
 
     def put(self, name: str, data: bytes) -> None:
         self.puts.append(name)

@@ -1,4 +1,4 @@
-"""Running `memora` as its user does, in this process."""
+"""Run `memora` as a user does, in this process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def memora(*arguments: str | Path, given: str = "", code: int = 0) -> str:
-    """Run `memora`; return what it printed, on stderr where it has to fail."""
+    """Run `memora`; return its stdout, or its stderr for exit code 2."""
     out, err = io.StringIO(), io.StringIO()
     with (
         pytest.MonkeyPatch.context() as patch,

@@ -1,4 +1,4 @@
-"""Shared fixtures, and what no test may do: read the environment's settings, reach the network."""
+"""Shared fixtures, which also isolate tests from the environment's settings and the network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from servers import Servers, StorageServer, seaweedfs
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# People's runs look for new examples; CI's judge the change, and are the same each time.
+# Local runs try new examples; CI uses the same ones each time, so that it judges the change.
 settings.register_profile(
     "memora",
     deadline=None,
@@ -49,7 +49,7 @@ def no_memora_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing in the suite may reach out, least of all for a model."""
+    """Block all connections to other machines, such as a download of a model."""
     connect = socket.socket.connect
 
     def guarded(self: socket.socket, address: object) -> None:

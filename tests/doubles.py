@@ -1,6 +1,6 @@
 """
-Stand-ins for tests: a clock that is told the time, an embedder that needs no model, policies that
-go through a list.
+Test doubles: a clock that is set by the test, an embedder without a model, and reference models of
+the eviction policies.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 
 def without_addresses(value: object) -> str:
-    """Name a parameter equally in each process: pytest-xdist compares the names of its workers."""
+    """Return a parameter id without addresses: pytest-xdist compares ids between its workers."""
     return re.sub(r" at 0x[0-9a-f]+", "", str(value))
 
 
 class FakeClock:
-    """A clock that stands still until it is moved."""
+    """A clock that only moves when advanced."""
 
     def __init__(self, now: float = 1_700_000_000.0) -> None:
         self.now = now
@@ -44,9 +44,9 @@ class FakeClock:
 
 class WordEmbedder:
     """
-    The mean of one fixed random direction a word: texts that share words are similar.
+    Embedder that averages a fixed random direction per word: texts that share words are similar.
 
-    Fast and without a model; a text of more than `window` words does not fit.
+    It is fast and needs no model; a text of more than `window` words does not fit.
     """
 
     def __init__(self, *, identity: str = "words-1", dimension: int = 64, window: int = 50) -> None:
@@ -75,7 +75,7 @@ def _direction(word: str, dimension: int) -> NDArray[Any]:
 
 @dataclass
 class Row:
-    """An entry, as a model of a policy knows it."""
+    """An entry in a policy model."""
 
     key: bytes
     uses: int = 0
@@ -86,7 +86,7 @@ class Row:
 
 @dataclass
 class PolicyModel:
-    """What a policy has to choose, by going through a list: rows in the order of storing."""
+    """Reference model of an eviction policy on a list of rows, in order of storing."""
 
     rows: list[Row] = field(default_factory=list)
     newest: Row | None = None
@@ -138,11 +138,11 @@ class PolicyModel:
 
 
 class FifoModel(PolicyModel):
-    """The newest is the last of the list anyway."""
+    """First in, first out; the newest entry needs no special handling."""
 
 
 class LruModel(PolicyModel):
-    """A list in the order of use."""
+    """Least recently used; rows in order of use."""
 
     def admit(self, key: bytes, cost: float) -> None:
         self.remove(key)
@@ -154,17 +154,17 @@ class LruModel(PolicyModel):
 
 
 class LfuModel(PolicyModel):
-    """The first of those with the fewest uses."""
+    """Least frequently used; the oldest of equals is evicted."""
 
     def leave(self) -> bytes:
-        row = min(self.rows, key=lambda row: row.uses)  # the first of equals
+        row = min(self.rows, key=lambda row: row.uses)  # the oldest of equals
         self.rows.remove(row)
         return row.key
 
 
 @dataclass
 class CostModel(PolicyModel):
-    """The first of those with the lowest rank."""
+    """Lowest rank first."""
 
     level: float = 0.0
 
@@ -185,7 +185,7 @@ class CostModel(PolicyModel):
 
 @dataclass
 class S3FifoModel(PolicyModel):
-    """Both queues in one list, in the order in which entries joined them."""
+    """S3-FIFO; both queues in one list, in the order in which entries joined them."""
 
     ghosts: list[bytes] = field(default_factory=list)
 
@@ -226,7 +226,7 @@ POLICY_MODELS: dict[str, type[PolicyModel]] = {
 
 
 def until(condition: Callable[[], object], *, seconds: float = 120.0) -> bool:
-    """Look again and again until something is so; False where it does not become so in time."""
+    """Poll a condition until it is true; return False if it is not true in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -239,7 +239,7 @@ def until(condition: Callable[[], object], *, seconds: float = 120.0) -> bool:
 def threads_started() -> Iterator[list[threading.Thread]]:
     """Collect the threads that this thread starts in a block.
 
-    The number of all threads says nothing: those of other tests may end, or start, meanwhile.
+    A count of all threads would be unreliable: threads of other tests may start or end meanwhile.
     """
     me, started = threading.get_ident(), list[threading.Thread]()
     start = threading.Thread.start

@@ -1,4 +1,4 @@
-"""What the tests of the engine share: both sides of a cache, and parts of it that fail or hang."""
+"""Shared parts of the engine's tests: sync and async calls, and parts that fail or hang."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIDES = ["threads", "asyncio", "trio"]
 
 
 class Side:
-    """Calls a cache from this thread, or its async twins from a task."""
+    """Caller of a cache's methods, from this thread or as async twins from a task."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -38,7 +38,7 @@ class Side:
         context: dict[str, Any] | None = None,
         **options: Any,
     ) -> Any:
-        """Get or compute."""
+        """Call `get_or_compute`."""
 
         async def twin() -> Any:
             return compute()
@@ -48,7 +48,7 @@ class Side:
 
 
 class Faulty:
-    """A part of a cache that does as it is told before an operation: raises, say, or hangs."""
+    """Wrapper of a cache's part that runs a function before an operation, to raise or hang."""
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner
@@ -69,20 +69,20 @@ class Faulty:
 
 
 class FaultyStore(Faulty):
-    """A store on some disk: nothing of it can be read at a glance."""
+    """A store on disk: `glance` never finds an entry."""
 
     def glance(self, key: bytes, /, *, now: float) -> None:
-        """Know nothing."""
+        """Return None, as for an entry that is not in memory."""
 
 
 class SharedFaultyStore(FaultyStore):
-    """One that other processes share: counts the leases that are out."""
+    """A store shared with other processes; counts the leases held."""
 
     leases = 0
     led_by_another = False
 
     def try_lead(self, _: bytes, /) -> SharedFaultyStore | None:
-        """Return a lease, which the store is itself."""
+        """Return a lease: the store itself."""
         self._do("try_lead")
         if self.led_by_another:
             return None
@@ -102,7 +102,7 @@ class SharedFaultyStore(FaultyStore):
 
 
 def by_another(function: Callable[..., object]) -> Callable[..., None]:
-    """Have a thread of its own do something, as another user of the store would, and wait."""
+    """Return a function that runs in another thread, as another user of the store, and waits."""
 
     def act(*args: Any, **kwargs: Any) -> None:
         thread = threading.Thread(target=function, args=args, kwargs=kwargs)
@@ -120,7 +120,7 @@ def raising(fault: BaseException) -> Callable[[], object]:
 
 
 class Hang:
-    """Keeps whoever calls it, until it is let go."""
+    """Function that blocks its callers until `released` is set."""
 
     def __init__(self) -> None:
         self.entered, self.released = threading.Event(), threading.Event()
@@ -132,7 +132,7 @@ class Hang:
 
 @contextmanager
 def hanging(part: Faulty, *operations: str) -> Iterator[Hang]:
-    """Let operations hang; those that are under way still do after the block, unless let go."""
+    """Make operations hang in the block; calls that hang continue to after it, until released."""
     hang = Hang()
     part.before |= dict.fromkeys(operations, hang)
     try:
@@ -144,7 +144,7 @@ def hanging(part: Faulty, *operations: str) -> Iterator[Hang]:
 
 @contextmanager
 def impatient(cache: Memora, seconds: float = 0.05) -> Iterator[None]:
-    """Shorten the deadline in a block; what must not take so long is called outside of it."""
+    """Shorten the deadline in a block; make slow calls outside of it."""
     config = cache._config
     cache._config = cache._core._config = config.model_copy(
         update={"lookup_timeout_seconds": seconds}
@@ -156,7 +156,7 @@ def impatient(cache: Memora, seconds: float = 0.05) -> Iterator[None]:
 
 
 def at_rest(cache: Memora) -> bool:
-    """Wait until no worker of the cache is at work; False where that takes long."""
+    """Wait until all workers of the cache are idle; return False if that takes too long."""
     lane = cache._threads
     crews = (lane._workers, lane._background, cache._tasks._patient, cache._health._workers)
     return until(

@@ -1,6 +1,6 @@
 """The part of Google Cloud Storage's XML protocol that its client needs, over a dictionary.
 
-Proves the client's side only. Run as a script, with a port.
+It tests only the client's side. Run it as a script, with a port.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
-objects: dict[str, tuple[int, bytes, str]] = {}  # by path: generation, content, time
+objects: dict[str, tuple[int, bytes, str]] = {}  # path -> generation, content, time
 uploads: dict[str, dict[int, bytes]] = {}
 guard = threading.Lock()
 BUCKET = "/memora"
@@ -138,7 +138,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(204 if known else 404)
 
     def log_message(self, *args: object) -> None:
-        """Say nothing."""
+        """Suppress the request log."""
 
 
 if __name__ == "__main__":

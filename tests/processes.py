@@ -1,4 +1,4 @@
-"""What the tests with several processes share: workers, and what may be stored after them."""
+"""Shared parts of tests with several processes: workers, and the entries expected after them."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
     from memora import Memora
 
-PATIENCE = 300.0  # of a process that does anything at all: a machine may be slow
-# A process is forked from one that has imported what they need, and used nothing of it: an
-# interpreter that imports LanceDB costs seconds.
+PATIENCE = 300.0  # seconds to wait for a process, generous for slow machines
+# Processes are forked from one that has imported the needed modules but not used them, because
+# importing LanceDB takes seconds.
 _CONTEXT = multiprocessing.get_context(
     "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 )
 
 
 class Child:
-    """A process that runs `target(channel, *arguments)`, and its end of the channel.
+    """A process that runs `target(channel, *arguments)`, and this end of the channel.
 
-    What it prints goes to files. It ends without `atexit`.
+    Its output goes to files. It exits without running `atexit` functions.
     """
 
     def __init__(self, target: Callable[..., object], *arguments: object) -> None:
@@ -44,7 +44,7 @@ class Child:
         )
         if hasattr(_CONTEXT, "set_forkserver_preload"):
             _CONTEXT.set_forkserver_preload(["pytest", "store_worker", "lancedb"])
-        # The fork server of Python before 3.14 knows no other `sys.path`.
+        # The fork server of Python before 3.14 gets `sys.path` only this way.
         before = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
         try:
@@ -66,12 +66,12 @@ class Child:
         return path.read_text() if path.exists() else ""
 
     def wait(self) -> None:
-        """Wait for its end, which has to be an orderly one."""
+        """Wait for its exit, which must be with status 0."""
         self._process.join(PATIENCE)
         assert self._process.exitcode == 0, self.printed("errors")
 
     def kill(self) -> None:
-        """End it as a crash does, if it has not ended."""
+        """Kill the process, as in a crash, if it still runs."""
         self._process.kill()
         self._process.join(PATIENCE)
 
@@ -85,19 +85,19 @@ def _run(folder: str, channel: Connection, target: Callable[..., object], argume
     for number, stream in enumerate(["output", "errors"], 1):
         with Path(folder, stream).open("wb") as file:
             os.dup2(file.fileno(), number)
-    # A daemon to those who started it, so that none waits for it for ever, it may have children.
+    # A daemon, so that the parent's exit does not wait for it; but it may have children.
     multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
     target(channel, *arguments)
 
 
 def run_script(channel: Connection, code: str, *arguments: str) -> None:
-    """Be a `target` that runs a script with these `sys.argv[1:]`, and the `channel` as a global."""
+    """Run a script with these `sys.argv[1:]`, and `channel` as a global; usable as a `target`."""
     sys.argv[1:] = arguments
-    exec(code, {"__name__": "__main__", "channel": channel})  # noqa: S102 - of a test
+    exec(code, {"__name__": "__main__", "channel": channel})  # noqa: S102 - code of a test
 
 
 class Process:
-    """A worker (see `store_worker`), and all that it has told."""
+    """A worker (see `store_worker`) and the messages it has sent."""
 
     def __init__(self, path: Path | str, name: str, **task: Any) -> None:
         self._child = Child(store_worker.main, {"path": str(path), "name": name, **task})
@@ -108,7 +108,7 @@ class Process:
         self._reader.start()
 
     def _read(self) -> None:
-        with suppress(EOFError, OSError):  # it has ended, maybe in the middle of a word
+        with suppress(EOFError, OSError):  # the process ended, maybe in the middle of a message
             while True:
                 self._news.put(self._child.channel.recv())
         self._news.put(None)
@@ -118,7 +118,7 @@ class Process:
         return self
 
     def wait_for(self, kind: str) -> dict[str, Any]:
-        """Return the next that is told of a kind."""
+        """Return the next message of a kind."""
         while True:
             one = self._news.get(timeout=PATIENCE)
             assert one is not None, self._child.printed("errors")
@@ -141,14 +141,14 @@ class Process:
         )
 
     def kill(self) -> None:
-        """End as a crash does; take in what it still told."""
+        """Kill the process, as in a crash, and read its remaining messages."""
         self._child.kill()
         while (one := self._news.get(timeout=PATIENCE)) is not None:
             self.told.append(one)
         self.end()
 
     def close(self) -> None:
-        """End in an orderly way."""
+        """Close the cache and wait for a normal exit."""
         self.do("close").wait_for("closed")
         self._child.wait()
         self.end()
@@ -160,7 +160,7 @@ class Process:
 
 
 def held(cache: Memora, keys: list[str]) -> dict[str, str]:
-    """Return the number that is stored under each key."""
+    """Return the number stored under each key."""
     found = {}
     for key in keys:
         for place, context in enumerate(CONTEXTS):
@@ -173,12 +173,12 @@ def held(cache: Memora, keys: list[str]) -> dict[str, str]:
 
 
 class History:
-    """What all processes have told, and what may therefore be stored now."""
+    """The messages of all processes, and the entries that may therefore be stored."""
 
     def __init__(self) -> None:
         self.stores: dict[str, dict[str, tuple[float, float]]] = {}  # key -> number -> begin, end
         self.deleted: set[str] = set()  # acknowledged
-        self.deleting: set[str] = set()  # also where the process died before it said so
+        self.deleting: set[str] = set()  # requested, maybe not acknowledged
         self.failed = 0
 
     def add(self, told: list[dict[str, Any]]) -> None:
@@ -205,7 +205,10 @@ class History:
             assert one.get("reason") != "error", one
 
     def check(self, found: dict[str, str]) -> None:
-        """Nothing acknowledged is lost; nothing deleted or replaced is back; nothing is made up."""
+        """Compare with the messages.
+
+        No acknowledged entry may be lost, no deleted or replaced one be back, none be invented.
+        """
         for key in self.stores.keys() | found.keys():
             stores = self.stores.get(key, {})
             last = {

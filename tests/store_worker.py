@@ -1,8 +1,8 @@
-"""A process that works on a store as told through a channel, and tells what it did the same way.
+"""A process that runs commands on a store, received over a channel, and reports on the same one.
 
-Its task: `path`, `name`, `settings` of the cache, `constants` of modules to be set (so that what
-takes minutes and megabytes takes a few entries), `clock` in seconds beside the true one. It says
-before each operation what it is about to do, so that a killed worker's last one is known too.
+Its task: `path`, `name`, `settings` of the cache, `constants` of modules to set (so that cases of
+minutes and megabytes need only a few entries), `clock` as an offset in seconds. It announces each
+operation before it begins, so that the last one of a killed worker is known.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from memora.stores.lancedb import LanceStore
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-# Nothing of LanceDB has been used where processes are forked.
+# LanceDB is imported, but not used, in the process that forks.
 warnings.filterwarnings("ignore", "lancedb fork support")
 
 CONTEXTS: list[dict[str, Any]] = [{"place": "a"}, {"place": "b"}]
 
 
 class Worker:
-    """One open cache; each public method is a command."""
+    """An open cache; each public method is a command."""
 
     def __init__(self, channel: Connection, path: str, name: str, settings: Any) -> None:
         self.channel, self.name = channel, name
@@ -53,7 +53,7 @@ class Worker:
         self.tell("stored", number=number, ok=entry_id is not None, at=time.monotonic_ns())
 
     def delete(self, key: str, place: int) -> None:
-        """Delete what this process sees under a key, as an eviction does."""
+        """Delete the entry that this process sees under a key, as an eviction does."""
         with self.disk._writing:
             view = self.disk._view
             with view.lock:
@@ -86,7 +86,7 @@ class Worker:
         self.tell("answer", place=place, reason=found.reason, result=found.result)
 
     def work(self, seed: int, steps: int, keys: list[str], size: int = 10) -> None:
-        chance = random.Random(seed)  # noqa: S311 - a reproducible course of events
+        chance = random.Random(seed)  # noqa: S311 - a reproducible sequence
         for _ in range(steps):
             key, place = chance.choice(keys), chance.randrange(2)
             action = chance.choices(["store", "delete", "look", "search"], [6, 1, 2, 1])[0]
@@ -108,11 +108,11 @@ class Worker:
         self.tell("outdated")
 
     def uses(self) -> None:
-        """Tell what is known of the uses of every entry."""
+        """Send the known uses of every entry."""
         self.tell("used", uses={one.query: one.uses for one in self.cache.entries()})
 
     def dump(self, keys: list[str]) -> None:
-        """Tell what is stored under every key: its number."""
+        """Send the number stored under each key."""
         held = {}
         for key in keys:
             for place in range(2):
@@ -136,8 +136,8 @@ class Worker:
         )
 
     def limit(self, size: int | None) -> None:
-        """Let no file become larger than this: a disk that is full."""
-        import resource  # noqa: PLC0415 - not on Windows
+        """Limit the size of files, to simulate a full disk."""
+        import resource  # noqa: PLC0415 - not available on Windows
         import signal  # noqa: PLC0415
 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

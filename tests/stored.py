@@ -1,7 +1,7 @@
-"""A small store on disk, as the current version writes it: what later versions have to read.
+"""A small store on disk, as the current version writes it, for later versions to read.
 
-Run as a script, with the name of an archive, it makes one. Each format gets one, made by the last
-version that wrote it, and is never made again: `tests/data/store-<format>.tar.gz`.
+As a script with the name of an archive, it writes one. Each format has one archive, written by the
+last version with this format and never replaced: `tests/data/store-<format>.tar.gz`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RESULTS: dict[str, Any] = {
 
 
 def vectors(texts: list[str]) -> list[list[float]]:
-    """Return eight numbers a text."""
+    """Return eight numbers per text."""
     return [[byte - 127.5 for byte in hashlib.sha256(t.encode()).digest()[:8]] for t in texts]
 
 
@@ -49,7 +49,7 @@ def opened(path: Path, clock: FakeClock, **settings: Any) -> Memora:
 
 
 def fill(cache: Memora, clock: FakeClock) -> None:
-    """Store what goes to the table, and then what stays in the log."""
+    """Store the entries of the table, then those that stay in the log."""
     for query, result in RESULTS.items():
         cache.store(query, SQL, result, metadata={"source": "table"})
     cache.store("plain", FAQ, "in another context", tags=["faq", "public"], cost=2.5)
@@ -78,7 +78,7 @@ def fill(cache: Memora, clock: FakeClock) -> None:
 
 
 def look(cache: Memora) -> dict[str, Any]:
-    """Return what is found under each exact query."""
+    """Return the answer to each exact query."""
     found = {}
     for query, context in [
         *((query, SQL) for query in RESULTS),
@@ -119,11 +119,11 @@ EXPECTED: dict[str, Any] = {
     "in the log / sql": RESULTS["plain"],
     "unreadable log / sql": "only as it is",
 }
-"""What `look` returns at 1,000 seconds after `BEGAN`."""
+"""Result of `look` at 1,000 seconds after `BEGAN`."""
 
 
 def make(archive: Path) -> None:
-    """Make a store, leave it as `kill -9` does, and pack it, with an export of it."""
+    """Make a store, leave it as `kill -9` does, and archive it with an export of it."""
     with tempfile.TemporaryDirectory() as folder:
         alive, dead, clock = Path(folder) / "alive", Path(folder) / "store", FakeClock(BEGAN)
         with opened(alive, clock, max_staleness_seconds=60) as cache:

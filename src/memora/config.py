@@ -1,6 +1,6 @@
-"""Settings: one frozen object, validated once, never corrected.
+"""Settings: a frozen object, validated once; invalid values are errors, never corrected.
 
-`CacheConfig(...)` reads its keywords and nothing else; `CacheConfig.load()` reads `MEMORA_*`.
+`CacheConfig(...)` reads only its keywords; `CacheConfig.load()` reads `MEMORA_*`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ T = TypeVar("T")
 PREFIX = "MEMORA_"
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 
-_OF_MEMORA = ("clock", "embedder", "same_answer", "store")  # its arguments, and no settings
+_OF_MEMORA = ("clock", "embedder", "same_answer", "store")  # arguments of `Memora`, not settings
 
 
 def _boolean(value: Any) -> Any:
@@ -47,7 +47,7 @@ def _boolean(value: Any) -> Any:
     if isinstance(value, str) and (word := value.strip().lower()) in words:
         return words[word]
     if not isinstance(value, bool):
-        raise ValueError("not a boolean")  # noqa: TRY004 - pydantic's way
+        raise ValueError("not a boolean")  # noqa: TRY004 - pydantic expects a ValueError
     return value
 
 
@@ -63,7 +63,7 @@ def _place(value: Any) -> Any:
     if not isinstance(value, os.PathLike):
         return value
     path = os.fspath(value)
-    # A path is one, whatever it would be as a text.
+    # Mark the value as a path, even if its text looks like a URI.
     return os.path.join(".", path) if isinstance(path, str) and mistaken(path) else path  # noqa: PTH118 - pathlib drops the dot
 
 
@@ -76,14 +76,14 @@ def _upper(value: Any) -> Any:
 
 
 def _number(value: Any) -> Any:
-    # pydantic takes True for 1; as a count or a duration it is a mistake.
+    # pydantic accepts True as 1; as a count or a duration it is a mistake.
     if isinstance(value, bool):
-        raise ValueError("not a number")  # noqa: TRY004 - pydantic's way
+        raise ValueError("not a number")  # noqa: TRY004 - pydantic expects a ValueError
     return value
 
 
 class _Masked(dict[str, str]):
-    """A mapping whose values are not shown: some are secrets."""
+    """A mapping whose representation hides the values, as some are secrets."""
 
     def __repr__(self) -> str:
         return repr(dict.fromkeys(self, MASK))
@@ -98,7 +98,7 @@ def _options(value: Any) -> Any:
         except ValueError:
             raise ValueError("not JSON") from None
     if not isinstance(value, Mapping):
-        raise ValueError("not a mapping")  # noqa: TRY004 - pydantic's way
+        raise ValueError("not a mapping")  # noqa: TRY004 - pydantic expects a ValueError
     said = {True: "true", False: "false"}
     found = {
         name: said[one] if isinstance(one, bool) else str(one) if isinstance(one, int) else one
@@ -109,7 +109,7 @@ def _options(value: Any) -> Any:
     return _Masked(found)
 
 
-# A description says what is accepted: it ends up in error messages.
+# A description states the accepted values; error messages include it.
 Flag = Annotated[
     bool,
     BeforeValidator(_boolean),
@@ -144,33 +144,33 @@ class _Settings(BaseModel):
     model_name: Text = DEFAULT_MODEL
     """The embedding model: the packaged one, a local directory or a hub name."""
     use_onnx: Flag = True
-    """Run the model on ONNX Runtime; False takes the sentence-transformers library (torch)."""
+    """Run the model on ONNX Runtime; False uses the sentence-transformers library (torch)."""
     similarity_threshold: Share = 0.85
-    """Least probability that the stored answer is right, in [0, 1]; a lookup may pass its own."""
+    """Minimum probability that the stored answer is right, in [0, 1]; lookups may override it."""
     judge: Annotated[
         Literal["on", "off"], BeforeValidator(_lower), Field(description="on or off")
     ] = "on"
-    """Compare what the two texts say; off makes the similarity the bare cosine."""
+    """Compare the two texts themselves; off uses the plain cosine as similarity."""
     mode: Annotated[
         Literal["serve", "shadow"], BeforeValidator(_lower), Field(description="serve or shadow")
     ] = "serve"
-    """In shadow, look up and store, and serve nothing: what would have been is logged."""
+    """"shadow" looks up and stores but serves nothing; it logs what would have been served."""
     shadow_log: Annotated[Text | None, BeforeValidator(_optional)] = Field(
         default=None, description="the path of a file, or none"
     )
-    """Where shadow mode writes what it compared, for `memora calibrate --from-log`."""
+    """File to which shadow mode writes its comparisons, for `memora calibrate --from-log`."""
     shadow_log_bytes: Count = 64 * 1024 * 1024
-    """Size at which it stops."""
+    """Maximum size of the shadow log in bytes; then writing stops."""
     shadow_log_texts: Flag = False
-    """Write the queries into it, too."""
+    """Include the queries in the shadow log."""
     cross_lingual: Flag = False
-    """Serve a query in one language what was stored under one in another."""
+    """Serve an answer that was stored for a query in another language."""
     db_uri: Annotated[Text, BeforeValidator(_place)] = "memory://"
-    """`memory://`, the path of a directory, `redis://` and a server, or `s3://` and a bucket."""
+    """`memory://`, a directory path, a server's `redis://` URL, or a bucket's `s3://` URL."""
     storage_options: Annotated[Mapping[str, str], PlainValidator(_options), NoDecode] = Field(
         default=_Masked(), description="a mapping of names to texts, or such a JSON object"
     )
-    """Of a bucket: `endpoint`, `region`, `allow_http`; credentials belong in the environment."""
+    """Bucket options: `endpoint`, `region`, `allow_http`; put credentials in the environment."""
     table_name: Annotated[
         str,
         Field(
@@ -178,105 +178,105 @@ class _Settings(BaseModel):
             description="up to 128 letters, digits, '_', '-' and '.', not first '-' or '.'",
         ),
     ] = "semantic_cache"
-    """Caches with different table names share a path and nothing else."""
+    """Name of the table; caches with different tables at one location share nothing else."""
     enable_metrics: Flag = True
     """Count hits, misses and latencies for `get_stats`; faults are always counted."""
     opentelemetry: Flag = False
-    """Tell the application's OpenTelemetry of lookups, stores and metrics (extra `otel`)."""
+    """Report lookups, stores and metrics to the application's OpenTelemetry (extra `otel`)."""
     ttl_seconds: OptionalSeconds = None
-    """How long an entry lives, from storing it, in seconds or as "10m"; None is for ever."""
+    """Lifetime of an entry from its storage, in seconds or as "10m"; None for no expiry."""
     ttl_jitter: Share = 0.0
-    """Share of its TTL by which an entry may end earlier, at random: not all at one moment."""
+    """Maximum share of the TTL by which entries expire earlier, at random, to spread expiry."""
     sliding_ttl: Flag = False
     """Count the TTL from the last hit instead."""
     stale_ttl_seconds: OptionalSeconds = None
-    """How long after its TTL an entry is still served, with `is_stale` set."""
+    """Time after its TTL during which an entry is still served, with `is_stale` set."""
     log_level: Annotated[
         Literal["DEBUG", "INFO", "WARNING", "ERROR"],
         BeforeValidator(_upper),
         Field(description="DEBUG, INFO, WARNING or ERROR"),
     ] = "INFO"
     json_logs: Flag = False
-    """Log JSON lines instead of text for people."""
+    """Log JSON lines instead of readable text."""
     log_queries: Flag = False
-    """Add the query, and the one it matched, to the events of lookups and stores."""
+    """Add the query, and the matched one, to the log events of lookups and stores."""
     max_entries: OptionalCount = 1000
-    """How many entries are kept; None is unlimited."""
+    """Maximum number of entries; None for no limit."""
     max_bytes: OptionalCount = None
-    """How many bytes all entries may take: texts, vectors, results; None is unlimited."""
+    """Maximum size of all entries in bytes: texts, vectors, results; None for no limit."""
     eviction_policy: Annotated[
         Literal["fifo", "lru", "lfu", "s3fifo", "cost"],
         BeforeValidator(_lower),
         Field(description="fifo, lru, lfu, s3fifo or cost"),
     ] = "fifo"
-    """Who leaves when a limit is reached; see the guide."""
+    """The order of eviction when a limit is reached; see the guide."""
     flush_interval_seconds: Annotated[
         float,
         BeforeValidator(_number),
         Field(ge=0.1, le=3600, description="a number of seconds from 0.1 to 3600"),
     ] = 5.0
-    """How often the use of entries is written, on disk: what `kill -9` may lose of it."""
+    """Interval of writing the uses of entries to disk; `kill -9` may lose those of one interval."""
     durability: Annotated[
         Literal["memory", "process", "power"],
         BeforeValidator(_lower),
         Field(description="memory, process or power"),
     ] = "process"
-    """What `store` waits for, on disk: nothing, the system, or the disk; see the guide."""
+    """What `store` waits for: nothing, the operating system, or the disk; see the guide."""
     hot_index: Annotated[
         Literal["int8", "bfloat16", "float32", "off"],
         BeforeValidator(_lower),
         Field(description="int8, bfloat16, float32 or off"),
     ] = "int8"
-    """Type of the vectors in the RAM graphs of large contexts; off searches the table on disk."""
+    """Vector type of the in-memory graphs of large contexts; off searches the table on disk."""
     hot_payload_bytes: Annotated[
         int, BeforeValidator(_number), Field(ge=0, description="a whole number, 0 or more")
     ] = 64 * 1024 * 1024
-    """How many bytes of results on disk are also kept in RAM."""
+    """Size in bytes of the RAM cache of results that are on disk."""
     local_tier_bytes: Annotated[
         int, BeforeValidator(_number), Field(ge=0, description="a whole number, 0 or more")
     ] = 0
-    """How many bytes of entries on a server are also kept in RAM, for exact hits; 0 for none."""
+    """Size in bytes of the RAM cache of a server's entries, for exact hits; 0 for none."""
     max_staleness_seconds: Annotated[
         float,
         BeforeValidator(_number),
         Field(ge=0.02, le=60, description="a number of seconds from 0.02 to 60"),
     ] = 1.0
-    """How late what others did may be seen: to a store on disk, and in a tier in front of one."""
+    """Maximum delay in seeing other processes' changes, in a store on disk or a local tier."""
     lookup_timeout_seconds: OptionalSeconds = 5.0
-    """How long the cache may keep a lookup, a store or a cached call waiting; None is for ever."""
+    """Maximum time that the cache delays a lookup, a store or a cached call; None for no limit."""
     single_flight_timeout_seconds: OptionalSeconds = 120.0
-    """How long a cached call waits for another's result, and then computes, too; None: for ever."""
+    """Time that a cached call waits for another's result before it computes too; None: no limit."""
     breaker_failures: Count = 5
-    """After how many faults in a row the model, or the store, is left alone for a while."""
+    """Consecutive faults of the model or the store after which its calls are suspended."""
     breaker_reset_seconds: Annotated[
         float,
         BeforeValidator(_duration),
         Field(gt=0, allow_inf_nan=False, description="a number of seconds above 0"),
     ] = 5.0
-    """For how long, before it is tried again."""
+    """Duration of the suspension, before the next attempt."""
     fail_open: Flag = True
-    """Make a fault of the cache a miss; false raises it."""
+    """Treat a fault of the cache as a miss; False raises it."""
     auto_create_index: Flag = False
     """Index the table on disk at `index_threshold_entries`; lookups from RAM do not need it."""
     index_threshold_entries: Count = 256
-    """Entries from which the table is indexed; LanceDB needs 256 at least."""
+    """Number of entries from which the table is indexed; LanceDB needs at least 256."""
     cleanup_interval_seconds: OptionalSeconds = None
-    """How often the scheduler removes expired entries, once it is started."""
+    """Interval at which the scheduler, once started, removes expired entries."""
     max_payload_bytes: OptionalCount = 256 * 1024 * 1024
-    """Largest encoded result that is stored; None is unlimited."""
+    """Maximum size of an encoded result in bytes; None for no limit."""
     max_expansion: Count = 16
-    """How many times its size a stored result may take in RAM; 64 MiB are always allowed."""
+    """Maximum RAM of a stored result as a multiple of its size; 64 MiB are always allowed."""
     embedding_cache_size: Annotated[
         int, BeforeValidator(_number), Field(ge=0, description="a whole number, 0 or more")
     ] = 1024
-    """How many recent texts and their vectors are kept in RAM; 0 for none."""
+    """Number of recent texts whose vectors are kept in RAM; 0 for none."""
 
 
 class Settings(TypedDict, total=False):
-    """The settings as keywords of `Memora`, where `eviction_policy` is an argument."""
+    """The settings as keywords of `Memora`, where `eviction_policy` is a separate argument."""
 
     ttl: float | str | timedelta | None
-    """Short for `ttl_seconds`."""
+    """Short form of `ttl_seconds`."""
     model_name: str
     use_onnx: bool
     similarity_threshold: float
@@ -323,11 +323,11 @@ class CacheConfig(_Settings):
     """The settings of one cache.
 
     Raises:
-        ConfigError: An unknown setting, or a value out of range; names each, its value and what
-            is accepted.
+        ConfigError: An unknown setting, or a value out of range; lists each with its value and
+            the accepted values.
     """
 
-    if not TYPE_CHECKING:  # checkers keep the typed keywords
+    if not TYPE_CHECKING:  # type checkers see the typed keywords
 
         def __init__(self, **settings: Any) -> None:
             _explained(lambda: super(CacheConfig, self).__init__(**settings))
@@ -337,11 +337,11 @@ class CacheConfig(_Settings):
             self._check_bucket()
 
         def __setattr__(self, name: str, value: object) -> None:
-            # Not left to pydantic, whose error has the value.
+            # pydantic's own error would contain the value.
             raise ConfigError(f"{name} cannot be set: settings are frozen; use model_copy")
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
-        """Show all settings, but no secret."""
+        """Return all settings for the representation, with secrets masked."""
         yield from shown(self).items()
 
     @field_serializer("db_uri")
@@ -353,7 +353,7 @@ class CacheConfig(_Settings):
         return dict.fromkeys(options, MASK)
 
     def _check_secrets(self) -> None:
-        """Refuse what `model_dump` returns in the place of secrets."""
+        """Refuse the masks that `model_dump` returns in place of secrets."""
         name = "db_uri" if f"{MASK}@" in self.db_uri or f"={MASK}" in self.db_uri else ""
         if name or MASK in self.storage_options.values():
             raise ConfigError(
@@ -390,12 +390,12 @@ class CacheConfig(_Settings):
 
     @classmethod
     def load(cls) -> CacheConfig:
-        """Read `MEMORA_<SETTING>` from the environment; what is not set keeps its default.
+        """Read `MEMORA_<SETTING>` from the environment; other settings keep their defaults.
 
-        Unknown `MEMORA_*` variables are logged as warnings, once a process.
+        Unknown `MEMORA_*` variables are logged as warnings, once per process.
 
         Raises:
-            ConfigError: A bad value; names the variable, the value and what is accepted.
+            ConfigError: An invalid value; names the variable, the value and the accepted values.
         """
         config = cls(**chosen(_explained(_Environment, prefix=PREFIX)))
         _report_unknown(config)
@@ -403,7 +403,7 @@ class CacheConfig(_Settings):
 
 
 class _Environment(_Settings, BaseSettings):
-    """The same settings, as text in the environment."""
+    """The same settings, read as text from the environment."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", protected_namespaces=())
 
@@ -413,7 +413,7 @@ def _explained(make: Callable[[], T], *, prefix: str = "") -> T:
         return make()
     except ValidationError as error:
         problems = "; ".join(_explain(problem, prefix) for problem in error.errors())
-    raise ConfigError(problems)  # by itself: pydantic's error has the values
+    raise ConfigError(problems)  # raised without a cause: pydantic's error contains the values
 
 
 def _explain(problem: ErrorDetails, prefix: str) -> str:
@@ -428,13 +428,13 @@ def _explain(problem: ErrorDetails, prefix: str) -> str:
         shown = repr(without_password(given))
     else:
         shown = repr(given)
-        if "@" in shown or "=" in shown:  # bytes, or a list, may hold a URI
+        if "@" in shown or "=" in shown:  # bytes or a list may contain a URI
             shown = type(given).__name__
     return f"{name}={shown}: expected {accepted}"
 
 
 def environment() -> dict[str, str]:
-    """Return the `MEMORA_*` variables that are set, by the names of settings, known or not."""
+    """Return the `MEMORA_*` variables that are set, known or not, by setting name."""
     return {
         name[len(PREFIX) :].lower(): text
         for name, text in sorted(os.environ.items())
@@ -443,29 +443,29 @@ def environment() -> dict[str, str]:
 
 
 def setting(name: str, text: str) -> Any:
-    """Return the value of one setting by itself, whatever the others are.
+    """Return the validated value of one setting, independent of the others.
 
     Raises:
-        ConfigError: It is none that is accepted.
+        ConfigError: The value is not accepted.
     """
     one: dict[str, Any] = {name: text}
     return getattr(_explained(lambda: _Settings(**one)), name)
 
 
 def chosen(config: _Settings) -> dict[str, Any]:
-    """Return the settings that are not left at their defaults, with their secrets."""
+    """Return the settings that differ from their defaults, including secrets."""
     return {name: getattr(config, name) for name in config.model_fields_set}
 
 
 def shown(config: CacheConfig) -> dict[str, Any]:
-    """Return all settings, with no secret in them."""
+    """Return all settings, without secrets."""
     values = {name: getattr(config, name) for name in CacheConfig.model_fields}
     hidden = dict.fromkeys(config.storage_options, MASK)
     return values | {"db_uri": without_password(config.db_uri), "storage_options": hidden}
 
 
 def hint(name: str) -> str:
-    """Return what an unknown setting or variable might have meant, as the end of a sentence."""
+    """Return the end of a sentence that suggests a name for an unknown setting or variable."""
     prefix = PREFIX if name.upper().startswith(PREFIX) else ""
     known = [*_Settings.model_fields, *(() if prefix else _OF_MEMORA)]
     meant = nearest(name[len(prefix) :], known)
@@ -478,14 +478,14 @@ def hint(name: str) -> str:
 def config_from(
     given: CacheConfig | str | PathLike[str] | None, settings: Mapping[str, Any]
 ) -> CacheConfig:
-    """Return the settings that a cache is opened with.
+    """Return the settings to open a cache with.
 
     Args:
-        given: Settings, or a `db_uri` or path; with None or a `db_uri`, the environment is read.
-        settings: What takes the place of theirs. `ttl` stands for `ttl_seconds`.
+        given: Settings, or a `db_uri` or path; for None or a `db_uri`, the environment is read.
+        settings: Overrides of those settings. `ttl` stands for `ttl_seconds`.
 
     Raises:
-        ConfigError: One of them is wrong, unknown, or given twice.
+        ConfigError: A setting is invalid, unknown, or given twice.
     """
     changed = dict(settings)
     if isinstance(given, (str, os.PathLike)):
@@ -507,7 +507,7 @@ def config_from(
     return CacheConfig(**{**chosen(base), **changed})
 
 
-_reported: set[str] = set()  # once a process, however many caches are opened
+_reported: set[str] = set()  # reported once per process, for any number of caches
 
 
 def _report_unknown(config: CacheConfig) -> None:

@@ -1,4 +1,4 @@
-"""The command line, `memora`. Needs the extra `cli`; the library itself does not."""
+"""The command line, `memora`. It needs the extra `cli`; the library does not."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ INTERRUPTED = 130
 def main() -> None:
     """Run `memora`.
 
-    Exit codes: 0 done (and for `lookup`, a hit), 1 a miss, 2 wrong usage, input or store, with one
-    line on stderr that says what and what to do; 130 interrupted, by Ctrl-C.
+    Exit codes: 0 success (for `lookup`, a hit); 1 a miss; 2 wrong usage, input or store, with one
+    line on stderr that names the problem and the remedy; 130 interrupted by Ctrl-C.
     """
     try:
         _run()
-    except KeyboardInterrupt:  # while the commands are loaded
+    except KeyboardInterrupt:  # while the commands are imported
         _interrupted()
     except SystemExit as done:
-        if done.code == INTERRUPTED:  # what was done so far has been told
+        if done.code == INTERRUPTED:  # the command has already reported its progress
             _interrupted()
         raise
 
@@ -35,7 +35,7 @@ def _run() -> None:
         _fail(MissingExtraError("the command line", extra="cli"))
     try:
         app()
-    except (MemoraError, OSError) as error:  # a full disk, a terminal that is gone
+    except (MemoraError, OSError) as error:  # such as a full disk or a closed terminal
         _fail(error)
 
 

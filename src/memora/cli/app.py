@@ -1,4 +1,4 @@
-"""The commands. Each parses its options, calls the library, prints."""
+"""The commands. Each parses its options, calls the library and prints the result."""
 
 from __future__ import annotations
 
@@ -51,12 +51,14 @@ app = typer.Typer(
 
 EXIT_MISS = 1
 
-Limit = Annotated[int | None, typer.Option(min=1, help="Stop after that many queries.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Stop after this many queries.")]
 CallSeconds = Annotated[
     float,
-    typer.Option(min=0, max=86_400, help="Seconds a cached call takes, for the time saved."),
+    typer.Option(
+        min=0, max=86_400, help="Seconds per call without the cache, to estimate the time saved."
+    ),
 ]
-Examples = Annotated[int, typer.Option(min=0, help="How many examples of each kind.")]
+Examples = Annotated[int, typer.Option(min=0, help="Number of examples of each kind.")]
 
 
 def _print_version(*, wanted: bool) -> None:
@@ -70,10 +72,12 @@ def root(
     *,
     _: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print it."),
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
-    """A semantic cache for LLM applications: replay a query log, look after a store."""
+    """A semantic cache for LLM applications: replay query logs, inspect and maintain a store."""
 
 
 @app.command("replay")
@@ -81,34 +85,34 @@ def replay_command(
     file: Annotated[
         Path,
         typer.Argument(
-            help="JSON lines, a JSON array, CSV, or text with one query a line; may be .gz; "
+            help="JSON lines, a JSON array, CSV, or text with one query per line; may be .gz; "
             "- reads standard input."
         ),
     ],
     *,
     log_format: Annotated[
-        str | None, typer.Option("--format", help="jsonl, csv or text; by default by suffix.")
+        str | None, typer.Option("--format", help="jsonl, csv or text; default: by suffix.")
     ] = None,
     query: Annotated[str | None, typer.Option(help="Column of the query.")] = None,
     context: Annotated[
         list[str] | None,
-        typer.Option(help="Column of the context; repeat it to make a context of several."),
+        typer.Option(help="Column of the context; repeat it to combine several columns."),
     ] = None,
     label: Annotated[
         str | None,
         typer.Option(
-            "--class", help="Column of the class: one answer serves all queries of a class."
+            "--class", help="Column of the class: queries of a class have the same answer."
         ),
     ] = None,
     answer: Annotated[str | None, typer.Option(help="Column of the answer.")] = None,
     db: Annotated[
-        str, typer.Option(help="The store: memory:// or a directory, made if missing.")
+        str, typer.Option(help="The store: memory:// or a directory, created if missing.")
     ] = "memory://",
     table: TableName = None,
     model: ModelName = None,
     threshold: Threshold = None,
     max_entries: Annotated[
-        int | None, typer.Option(min=1, help="Entries kept.", show_default="unlimited")
+        int | None, typer.Option(min=1, help="Maximum number of entries.", show_default="unlimited")
     ] = None,
     limit: Limit = None,
     call_seconds: CallSeconds = 1.0,
@@ -117,12 +121,12 @@ def replay_command(
         list[str] | None,
         typer.Option(
             metavar="SETTING=VALUE",
-            help="Replay through a second cache too, which differs in this; may be repeated.",
+            help="Compare with a second cache that has this setting; repeatable.",
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Replay a query log through a cache: what would it save, and what would it get wrong?"""
+    """Replay a query log through a cache; report its savings and its wrong answers."""
     if log_format not in {None, "jsonl", "csv", "text"}:
         raise ArgumentError(f"--format {log_format!r}: expected jsonl, csv or text")
     columns = Columns(query=query, context=tuple(context or ()), label=label, answer=answer)
@@ -169,7 +173,7 @@ def demo(
     examples: Examples = 4,
     as_json: AsJson = False,
 ) -> None:
-    """Replay the packaged log: a day of analytics, support and coding agents, labelled."""
+    """Replay the packaged, labelled log: a day of analytics, support and coding agents."""
     config = config_of(db_uri="memory://", similarity_threshold=threshold, max_entries="none")
     with (
         as_file(files("memora") / "demo" / "queries.jsonl") as path,
@@ -177,7 +181,7 @@ def demo(
         Memora(config) as cache,
     ):
         done = _replay(log, cache, limit=limit, examples=examples)
-    # What a collector of logs reads should be JSON to its last line.
+    # With JSON logs, a log collector expects JSON to the last line.
     as_json = as_json or config.json_logs
     _finish(done, title="A day of agents", call_seconds=call_seconds, as_json=as_json)
 
@@ -193,7 +197,7 @@ def lookup(
     threshold: Threshold = None,
     as_json: AsJson = False,
 ) -> None:
-    """Look a query up in a store on disk. Exit code 0 for a hit, 1 for a miss."""
+    """Look up a query in a store. Exit code 0 for a hit, 1 for a miss."""
     config = config_of(
         db_uri=db, table_name=table, model_name=model, similarity_threshold=threshold
     )
@@ -227,7 +231,7 @@ def explain(
     threshold: Threshold = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a lookup would do in a store on disk, all that it would judge, and elsewhere."""
+    """Explain a lookup in a store: its candidates, and matches in other contexts."""
     config = config_of(
         db_uri=db, table_name=table, model_name=model, similarity_threshold=threshold
     )
@@ -246,16 +250,16 @@ def store(
     db: Db,
     context: ContextOption = "{}",
     ttl: Annotated[
-        str | None, typer.Option(help="How long it lives: seconds, or such as 10m, 1h30m.")
+        str | None, typer.Option(help="Lifetime: seconds, or a duration such as 10m or 1h30m.")
     ] = None,
     parse: Annotated[
-        bool, typer.Option("--parse-json", help="Store the JSON value rather than the text.")
+        bool, typer.Option("--parse-json", help="Parse the result as JSON and store the value.")
     ] = False,
     table: TableName = None,
     model: ModelName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Store a result in a store on disk, made if missing."""
+    """Store a result in a store, which is created if missing."""
     text = sys.stdin.read() if result == "-" else result
     value: Any = parse_json("RESULT", text) if parse else text
     with Memora(config_of(db_uri=db, table_name=table, model_name=model)) as cache:
@@ -267,7 +271,7 @@ def store(
 
 @app.command()
 def stats(*, db: Db, table: TableName = None, as_json: AsJson = False) -> None:
-    """Show what a store on disk holds, whatever its model."""
+    """Show the size and the model of a store."""
     config = config_of(db_uri=db, table_name=table)
     store, embedder = open_to_look(config)
     try:
@@ -291,9 +295,9 @@ def stats(*, db: Db, table: TableName = None, as_json: AsJson = False) -> None:
 
 
 def _changed(config: CacheConfig, changes: list[str]) -> CacheConfig:
-    """Return settings that differ in these; each is SETTING=VALUE, a value as in the environment.
+    """Return settings with changes, each SETTING=VALUE with a value as in the environment.
 
-    Both caches are in memory: two in one directory would serve what the other stored.
+    Both caches are in memory: in one directory, each would serve what the other stored.
     """
     if config.db_uri != "memory://":
         raise ArgumentError("--compare replays into memory: leave --db out")
@@ -324,7 +328,7 @@ def _replay(log: QueryLog, *caches: Memora, limit: int | None, examples: int) ->
                 )
                 if limit and report.queries >= limit:
                     break
-        except KeyboardInterrupt:  # the report is of what was replayed by now
+        except KeyboardInterrupt:  # report the queries replayed so far
             done.interrupted = True
     report = done.reports[0]
     if done.interrupted:

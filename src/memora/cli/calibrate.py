@@ -1,4 +1,4 @@
-"""`memora calibrate`: which threshold keeps a budget of wrong answers?"""
+"""`memora calibrate`: choose the threshold for a budget of wrong answers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _HEADING = (
     "at\nmost",
     "wrong\nof hits",
     "at\nmost",
-)  # in per cent
+)  # percentages
 
 
 def calibrate(
@@ -51,37 +51,39 @@ def calibrate(
         Path | None,
         typer.Argument(
             help="Labelled pairs: CSV, TSV or JSON; may be .gz; - reads standard input. With "
-            "--from-log a log, by "
-            f"default the one that {PREFIX}SHADOW_LOG names."
+            "--from-log, a shadow log; "
+            f"default: the one that {PREFIX}SHADOW_LOG names."
         ),
     ] = None,
     *,
     from_log: Annotated[
         bool, typer.Option("--from-log", help="Read the log of a cache in shadow mode.")
     ] = False,
-    max_wrong: Annotated[str, typer.Option(help="The budget of wrong answers: 1% or 0.01.")] = "1%",
+    max_wrong: Annotated[
+        str, typer.Option(help="Maximum share of wrong answers: 1% or 0.01.")
+    ] = "1%",
     of: Annotated[
-        str, typer.Option(help="What it is a share of: all that is asked, or the hits.")
+        str, typer.Option(help="The base of --max-wrong: all (all lookups) or hits.")
     ] = "all",
     confidence: Annotated[
-        str, typer.Option(help="How sure it is to be kept: 95% or 0.95.")
+        str, typer.Option(help="Confidence that the budget holds: 95% or 0.95.")
     ] = "95%",
     query: Annotated[str | None, typer.Option(help="Column of the query.")] = None,
     candidate: Annotated[str | None, typer.Option(help="Column of the stored query.")] = None,
     label: Annotated[
-        str | None, typer.Option(help="Column that says whether one answer serves both.")
+        str | None, typer.Option(help="Column of the label: whether one answer is right for both.")
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw the curve: a .png.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write the curve to this .png.")] = None,
     html: Annotated[
-        Path | None, typer.Option(help="The same as a page that needs no network: a .html.")
+        Path | None, typer.Option(help="Write a self-contained report to this .html.")
     ] = None,
     write: Annotated[
-        Path | None, typer.Option(help=f"Set {_SETTING} in this env file, made if missing.")
+        Path | None, typer.Option(help=f"Set {_SETTING} in this env file, created if missing.")
     ] = None,
     model: ModelName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Recommend a threshold for a budget of wrong answers. Exit code 1 where none can be."""
+    """Recommend a threshold for a budget of wrong answers. Exit code 1 if there is none."""
     _check_extra("scipy")
     if plot is not None or html is not None:
         _check_extra("matplotlib")
@@ -186,7 +188,7 @@ def _logged(found: Logged, path: Path) -> Scores:
 
 
 def _told(found: Recommendation, curve: Curve, what: str) -> list[str]:
-    """Say what is recommended, a sentence or two each."""
+    """Return the recommendation in words, one or two sentences per paragraph."""
     whose = f"of all {what}" if found.of == "all" else "of the hits"
     wanted = f"at most {_percent(found.max_wrong)} wrong {whose}"
     sure = f"with {_percent(found.confidence)} confidence"
@@ -240,7 +242,7 @@ def _number(share: float) -> str:
 
 
 def _rows(curve: Curve, found: Recommendation) -> list[Sequence[str]]:
-    """Return the table: the heading, then some thresholds, and the chosen one among them."""
+    """Return the table: the heading, and selected thresholds including the recommended one."""
     chosen = None if found.point is None else found.point.threshold
     wanted = {*_TOLD, chosen}
     rows: list[Sequence[str]] = [_HEADING]

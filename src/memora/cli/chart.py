@@ -1,4 +1,4 @@
-"""The curve as a picture, and as a page that needs nothing but itself. Needs the extra `tuning`."""
+"""The curve as a picture, and as a self-contained page. Needs the extra `tuning`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from memora.tuning import Curve, Of, Point, Recommendation
 
 _GREEN, _RED, _BLACK = "#0b6e4f", "#c1121f", "#222222"
-_FEW = 20  # hits, below which a share of them is left out of the picture
-_WIDE = 3  # wrong answers are shown up to so many times the budget
+_FEW = 20  # a share of fewer hits is too noisy to draw
+_WIDE = 3  # upper limit of the axis of wrong answers, as a multiple of the budget
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -53,7 +53,7 @@ th, td {{ text-align: right; padding: 0.2rem 0.9rem; border-bottom: 1px solid #d
 
 
 def draw(found: Recommendation, curve: Curve, kind: Literal["png", "svg"]) -> bytes:
-    """Draw hits against wrong answers, and wrong answers over the threshold, side by side."""
+    """Draw hits against wrong answers and, beside it, wrong answers against the threshold."""
     figure = _figure_type()(figsize=(12.4, 5.0), layout="constrained")
     left, right = figure.subplots(1, 2)
     _against(left, found, curve)
@@ -64,10 +64,10 @@ def draw(found: Recommendation, curve: Curve, kind: Literal["png", "svg"]) -> by
 
 
 def _figure_type() -> type[Figure]:
-    """Import Matplotlib, which writes a list of the system's fonts when it is imported.
+    """Import Matplotlib, which writes a list of the system's fonts on import.
 
-    It writes the list under HOME, and here into a temporary directory, unless `MPLCONFIGDIR` names
-    another place.
+    By default Matplotlib writes the list under HOME; here it goes to a temporary directory, unless
+    `MPLCONFIGDIR` is set.
     """
     with ExitStack() as stack:
         if not os.environ.get("MPLCONFIGDIR"):
@@ -79,11 +79,11 @@ def _figure_type() -> type[Figure]:
 
 
 def page(title: str, told: Sequence[str], picture: bytes, table: Sequence[Sequence[str]]) -> bytes:
-    """Return a page of HTML.
+    """Return an HTML page.
 
     Args:
-        title: Of the page.
-        told: What is recommended, a paragraph each.
+        title: Title of the page.
+        told: The recommendation, one paragraph per item.
         picture: An SVG.
         table: Rows; the first is the heading.
     """

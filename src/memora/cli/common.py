@@ -1,4 +1,4 @@
-"""What several commands share: options, opening a store, JSON in and out, progress."""
+"""Shared parts of the commands: options, opening a store, JSON input and output, progress."""
 
 from __future__ import annotations
 
@@ -27,69 +27,70 @@ if TYPE_CHECKING:
 
 Db = Annotated[str, typer.Option(help="The store: a directory.", envvar="MEMORA_DB_URI")]
 OptionalDb = Annotated[
-    str | None, typer.Option("--db", help="The store: a directory; by default MEMORA_DB_URI.")
+    str | None, typer.Option("--db", help="The store: a directory; default: MEMORA_DB_URI.")
 ]
 TableName = Annotated[str | None, typer.Option("--table", help="The table in the store.")]
 ModelName = Annotated[
-    str | None, typer.Option("--model", help="Embedding model: packaged, directory or hub name.")
+    str | None,
+    typer.Option("--model", help="Embedding model: the packaged one, a directory or a hub name."),
 ]
 Threshold = Annotated[
     float | None,
-    typer.Option(help="Least probability that a hit is right, 0 to 1.", show_default="0.85"),
+    typer.Option(help="Minimum probability that a hit is right, 0 to 1.", show_default="0.85"),
 ]
 ContextOption = Annotated[str, typer.Option("--context", help="The context, as a JSON object.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
 def config_of(**overrides: Any) -> CacheConfig:
-    """Return the environment's settings with the options given on the command line over them."""
+    """Return the environment's settings, overridden by command-line options."""
     given = {name: value for name, value in overrides.items() if value is not None}
     settings = chosen(CacheConfig.load())
-    # Whoever asks for JSON logs collects them: the level is the setting's own.
+    # A user of JSON logs collects them, so keep the setting's log level.
     quiet = {} if settings.get("json_logs") else {"log_level": "WARNING"}
-    # Shadow mode is the application's: its log is of its own lookups, and not of an operator's.
+    # Shadow mode is for the application's lookups, which its log records, not for an operator's.
     return CacheConfig(**{**quiet, **settings, **given, "mode": "serve"})
 
 
 def kept(config: CacheConfig) -> CacheConfig:
-    """Return settings without a limit that nobody set: what a command brings must not push out."""
+    """Return settings without the default entry limit, so that a command never evicts."""
     if "max_entries" in config.model_fields_set:
         return config
     return config.model_copy(update={"max_entries": None})
 
 
 def open_existing(config: CacheConfig) -> Memora:
-    """Open a store that must be there: a typing error must not leave an empty one behind."""
+    """Open an existing store; a mistyped path is an error and creates nothing."""
     if is_in_ram(config.db_uri):
         raise ArgumentError("--db memory:// is empty at each start; name a directory")
     embedder = load_embedder(config.model_name, use_onnx=config.use_onnx)
-    # A store may hold more than the settings of whoever looks at it would keep.
+    # An existing store may exceed the limits of this process's settings; do not evict.
     limitless = config.model_copy(update={"max_entries": None, "max_bytes": None})
     found = open_store(limitless, embedder=embedder, create=False)
     return Memora(config, embedder=embedder, store=found)
 
 
 def open_without_model(config: CacheConfig) -> Memora:
-    """Open a store that must be there, for what needs no embedding; whatever its model is."""
+    """Open an existing store of any model, for a command that embeds nothing."""
     store, embedder = open_stored(config)
     return Memora(config, embedder=embedder, store=store)
 
 
 def open_to_look(config: CacheConfig) -> tuple[Store, Embedder]:
-    """Open a store that must be there and is only watched: without its vectors, in nobody's way.
+    """Open an existing store to observe it, without its vectors or effects on other processes.
 
-    Who watches must not take over the table from those whose limits hold.
+    An observer must not take over the upkeep of the table from processes with its real limits.
     """
     return open_stored(config.model_copy(update={"hot_index": "off"}), keep=False)
 
 
 @contextmanager
 def progress_of(description: str, *, left: str) -> Iterator[Callable[[int, int | None], None]]:
-    """Show a bar on stderr, where that is a terminal; when interrupted, say how far it came.
+    """Show a progress bar on stderr if it is a terminal; report progress on interruption.
 
     Args:
-        description: What is done.
-        left: What an interruption leaves, and how to go on.
+        description: The activity, such as "importing".
+        left: State after an interruption, and how to continue.
     """
     console = Console(stderr=True)
     reached: tuple[int, int | None] = (0, None)
@@ -113,7 +114,7 @@ def progress_of(description: str, *, left: str) -> Iterator[Callable[[int, int |
 
 
 def progress_bar(console: Console) -> Progress:
-    """Return a bar that is gone when it is done."""
+    """Return a bar that disappears when done."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -125,7 +126,7 @@ def progress_bar(console: Console) -> Progress:
 
 
 def parse_json(name: str, text: str) -> Any:
-    """Return the value of JSON; raises ArgumentError."""
+    """Return the value of a JSON text; raise ArgumentError if it is invalid."""
     try:
         return json.loads(text)
     except ValueError as error:
@@ -133,7 +134,7 @@ def parse_json(name: str, text: str) -> Any:
 
 
 def parse_object(name: str, text: str) -> dict[str, Any]:
-    """Return the value of a JSON object; raises ArgumentError."""
+    """Return the value of a JSON object; raise ArgumentError if it is invalid."""
     value = parse_json(name, text)
     if not isinstance(value, dict):
         raise ArgumentError(f'{name} must be a JSON object such as \'{{"agent": "sql"}}\'')
@@ -141,16 +142,16 @@ def parse_object(name: str, text: str) -> dict[str, Any]:
 
 
 def readable(value: Any) -> str:
-    """Return JSON, with text for what JSON does not have."""
+    """Return a value as JSON; types that JSON lacks become text."""
     option = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
     try:
         return orjson.dumps(value, default=str, option=option).decode()
-    except orjson.JSONEncodeError:  # keys without a JSON form, integers beyond 64 bits
+    except orjson.JSONEncodeError:  # keys without a JSON form, or integers beyond 64 bits
         return json.dumps(encodable(str(value)), ensure_ascii=False)
 
 
 def encodable(text: str) -> str:
-    """Return text that can be printed."""
+    """Return text that can be printed: lone surrogates are replaced."""
     return text.encode("utf-8", "replace").decode()
 
 

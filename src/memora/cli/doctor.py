@@ -1,4 +1,4 @@
-"""`memora doctor`: what is set, what is there, what is wrong, and what to do about it."""
+"""`memora doctor`: check settings, versions, model and store, and advise on problems."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ if TYPE_CHECKING:
 
 EXIT_WRONG = 1
 _DISTRIBUTION = "memora-cache"
-_DEFAULT = "default"  # where a value is from that nobody set
-_LITTLE_SPACE = 256 * 1024 * 1024  # bytes: some flushes of the table, and its compaction
-_FEW_FILES = 1024  # open at once; a store has one for each segment of the log, and LanceDB's
-# Where `flock` and `fsync` may not do what the log needs, or files do not stay.
+_DEFAULT = "default"  # source of a value that is not set
+_LITTLE_SPACE = 256 * 1024 * 1024  # bytes: enough for some flushes of the table and a compaction
+_FEW_FILES = 1024  # open files; a store needs one per segment of the log, and LanceDB's
+# On these `flock` and `fsync` may not give what the log needs, or files may not persist.
 _REMOTE = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "9p", "afs", "ceph"})
 _FLEETING = frozenset({"tmpfs", "ramfs", "overlay"})
 
@@ -57,7 +57,7 @@ _MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]look[/]", "problem": "[red]w
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     state: State
     name: str
@@ -67,7 +67,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A setting, and where its value is from."""
+    """A setting, with the source of its value."""
 
     name: str
     value: Any
@@ -81,7 +81,7 @@ def doctor(
     model: ModelName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Look at settings, versions, model, store and disk. Exit code 1 if something is wrong."""
+    """Check settings, versions, model, store and disk. Exit code 1 if there is a problem."""
     given = {"db_uri": ("--db", db), "table_name": ("--table", table)}
     given["model_name"] = ("--model", model)
     found: list[Finding] = []
@@ -109,14 +109,14 @@ def doctor(
 def _settings(
     given: dict[str, tuple[str, str | None]], found: list[Finding]
 ) -> tuple[CacheConfig, list[Setting]]:
-    """Return the settings that can be used, one by one; tell of the others."""
+    """Return the valid settings individually; add findings for the others."""
     sources: dict[str, str] = {}
     values: dict[str, Any] = {}
     told = {name: (f"{PREFIX}{name.upper()}", text) for name, text in environment().items()}
     told |= {name: (option, text) for name, (option, text) in given.items() if text is not None}
     for name, (source, text) in told.items():
         if name not in CacheConfig.model_fields:
-            # Not its value, which may be anything. And no problem: a cache opens all the same.
+            # The value is not shown, as it may be a secret. Only a warning: a cache opens anyway.
             advice = f"remove it{hint(source)}"
             found.append(Finding("warning", source, "no such setting", advice))
             continue
@@ -128,7 +128,7 @@ def _settings(
             sources[name] = source
     try:
         config = CacheConfig(**values)
-    except ConfigError as error:  # each is right, and they do not go together
+    except ConfigError as error:  # each is valid, but they conflict
         found.append(Finding("problem", "settings", str(error), "correct one of them"))
         config, sources = CacheConfig(), {}
     if config.max_entries is None and config.max_bytes is None:
@@ -206,7 +206,7 @@ def _model(config: CacheConfig, found: list[Finding]) -> Embedder | None:
 
 
 def _off_disk(config: CacheConfig, embedder: Embedder | None) -> Iterator[Finding]:
-    """Say where the entries are; what a server or a bucket tells of them, and whose they are."""
+    """Report the location of the entries, the state of a server or bucket, and the model."""
     if is_in_ram(config.db_uri):
         advice = "set db_uri to a directory if restarts or several processes matter"
         said = "in RAM: ends with the process, and is shared with no other"
@@ -221,7 +221,7 @@ def _off_disk(config: CacheConfig, embedder: Embedder | None) -> Iterator[Findin
         finally:
             store.close()
     except MemoraError as error:
-        # Of the rest that this is raised for (no bucket, no rights), none is mended by opening.
+        # Other causes of this error (no bucket, no permission) are not solved by opening a cache.
         if not (isinstance(error, StorePathError) and str(error).startswith("there is no table")):
             yield Finding("problem", "store", fault_line(error), advice)
             return
@@ -238,7 +238,7 @@ def _off_disk(config: CacheConfig, embedder: Embedder | None) -> Iterator[Findin
 
 
 def _writes(config: CacheConfig, advice: str) -> Finding:
-    from memora.stores import objects  # noqa: PLC0415 - one store's imports only
+    from memora.stores import objects  # noqa: PLC0415 - imported only for this kind of store
 
     try:
         objects.probe(config.db_uri, config.storage_options, config.table_name)
@@ -265,7 +265,7 @@ def _directory(path: Path, config: CacheConfig, found: list[Finding]) -> Facts |
         found += _disk(path, config)
         if not path.is_dir():
             return None
-    except PermissionError as error:  # of a directory that it is in
+    except PermissionError as error:  # from a parent directory
         said = f"{str(path)!r} cannot be looked at: {error.strerror}"
         found.append(Finding("problem", "store", said, rights))
         return None
@@ -364,28 +364,28 @@ def _print(found: list[Finding], settings: list[Setting]) -> None:
 
 
 def _parsed(need: str) -> tuple[str, str, bool]:
-    """Return name, least version and whether an extra asks for it, of a line such as `a>=1`."""
+    """Return name, minimum version and whether an extra requires it, from a line like `a>=1`."""
     name = re.match(r"[A-Za-z0-9._-]+", need)
     least = re.search(r">=\s*([0-9.]+)", need.partition(";")[0])
     return name.group() if name else need, least.group(1) if least else "0", "extra ==" in need
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    """Return the release of a version; of 2.26.5rc1 that is 2, 26, 5."""
+    """Return the release of a version; for 2.26.5rc1 that is 2, 26, 5."""
     release = re.match(r"[0-9]+(\.[0-9]+)*", text)
     return tuple(int(part) for part in release.group().split(".")) if release else ()
 
 
 def _files_limit() -> int | None:
     try:
-        import resource  # noqa: PLC0415 - not on Windows
+        import resource  # noqa: PLC0415 - not available on Windows
     except ImportError:
         return None
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def _file_system(path: Path) -> str:
-    """Return the kind of the file system of a path, where Linux tells."""
+    """Return the file system type of a path, if Linux reports it."""
     try:
         lines = Path("/proc/self/mounts").read_text("utf-8").splitlines()
     except OSError:
@@ -396,7 +396,7 @@ def _file_system(path: Path) -> str:
         mount = Path(where.replace("\\040", " "))
         depth = len(mount.parts)
         if depth >= best and (resolved == mount or mount in resolved.parents):
-            best, kind = depth, found  # the last of equals lies over the others
+            best, kind = depth, found  # of equal depths, the last mount hides the others
     return kind
 
 

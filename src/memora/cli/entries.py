@@ -1,4 +1,4 @@
-"""The commands on what a store holds: list, search, show, delete, invalidate, clean up."""
+"""Commands on the entries of a store: list, search, show, delete, invalidate, clean up."""
 
 from __future__ import annotations
 
@@ -40,42 +40,43 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="List, search, show and delete entries of a store.")
 
-_SHOWN_ID = 12  # digits of an id in a table: enough to name it by
+_SHOWN_ID = 12  # characters of an id in a table, enough to be unique
 _LEAST_ID = 4
 _ID = 32
-_PREVIEW = 2000  # characters of a result
+_PREVIEW = 2000  # maximum characters of a shown result
 
 Context = Annotated[
-    str | None, typer.Option("--context", help="Only of exactly this context, a JSON object.")
+    str | None,
+    typer.Option("--context", help="Only entries with exactly this context, a JSON object."),
 ]
 ContextContains = Annotated[
-    str | None, typer.Option(help="Only of contexts with these values, a JSON object.")
+    str | None, typer.Option(help="Only entries whose context has these values, a JSON object.")
 ]
 Tags = Annotated[
     list[str] | None,
-    typer.Option("--tag", help="Only with this tag; repeat it for one of several."),
+    typer.Option("--tag", help="Only entries with this tag; repeat it to match any of several."),
 ]
 OlderThan = Annotated[
-    str | None, typer.Option(help="Only stored longer ago, such as 10m, 12h or 30d.")
+    str | None, typer.Option(help="Only entries older than this, such as 10m, 12h or 30d.")
 ]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-EntryId = Annotated[str, typer.Argument(metavar="ID", help="Its id, or how that begins.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Delete without confirmation.")]
+EntryId = Annotated[str, typer.Argument(metavar="ID", help="The id, or a unique prefix of it.")]
 
 
 @app.command("list")
 def list_command(
     *,
     db: Db,
-    query: Annotated[str | None, typer.Option(help="Only of exactly this text.")] = None,
+    query: Annotated[str | None, typer.Option(help="Only entries with exactly this query.")] = None,
     context: Context = None,
     context_contains: ContextContains = None,
     tag: Tags = None,
     older_than: OlderThan = None,
-    limit: Annotated[int, typer.Option(min=1, help="Show so many at most.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of entries to show.")] = 100,
     table: TableName = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the entries that have not ended, the oldest first."""
+    """List live entries, oldest first."""
     criteria = _criteria(query, context, context_contains, tag, older_than)
     with open_without_model(config_of(db_uri=db, table_name=table)) as cache:
         _print(cache.entries(**criteria), limit=limit, as_json=as_json)
@@ -87,18 +88,18 @@ def search(
     *,
     db: Db,
     similarity_threshold: Annotated[
-        float, typer.Option("--similarity-threshold", "--threshold", help="Least similarity.")
+        float, typer.Option("--similarity-threshold", "--threshold", help="Minimum similarity.")
     ] = 0.5,
     context: Context = None,
     context_contains: ContextContains = None,
     tag: Tags = None,
     older_than: OlderThan = None,
-    limit: Annotated[int, typer.Option(min=1, help="Show so many at most.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of entries to show.")] = 20,
     table: TableName = None,
     model: ModelName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find entries by what their queries mean, in all contexts, the most similar first."""
+    """Find entries by the meaning of their queries, in all contexts, most similar first."""
     criteria = _criteria(query, context, context_contains, tag, older_than)
     with open_existing(config_of(db_uri=db, table_name=table, model_name=model)) as cache:
         found = cache.entries(**criteria, similarity_threshold=similarity_threshold)
@@ -139,7 +140,7 @@ def show(entry_id: EntryId, *, db: Db, table: TableName = None, as_json: AsJson 
 @app.command()
 def delete(
     entry_ids: Annotated[
-        list[str], typer.Argument(metavar="ID...", help="Their ids, or how those begin.")
+        list[str], typer.Argument(metavar="ID...", help="The ids, or unique prefixes of them.")
     ],
     *,
     db: Db,
@@ -147,7 +148,7 @@ def delete(
     table: TableName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Delete entries by their ids."""
+    """Delete entries by id."""
     store, _ = open_stored(config_of(db_uri=db, table_name=table))
     try:
         named = _named(store, entry_ids, time.time())
@@ -160,32 +161,36 @@ def delete(
 
 def invalidate(
     query: Annotated[
-        str | None, typer.Argument(help="Of exactly this text; with a threshold, like it.")
+        str | None, typer.Argument(help="The exact query; with a threshold, also similar ones.")
     ] = None,
     *,
     db: Db,
     similarity_threshold: Annotated[
         float | None,
-        typer.Option(help="Also of texts so similar to QUERY, 0 to 1."),
+        typer.Option(help="Also match queries with this similarity to QUERY or more, 0 to 1."),
     ] = None,
     context: Context = None,
     context_contains: ContextContains = None,
     tag: Tags = None,
     older_than: OlderThan = None,
-    entry_id: Annotated[str | None, typer.Option("--id", help="Only with this id.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go.")] = False,
+    entry_id: Annotated[
+        str | None, typer.Option("--id", help="Only the entry with this id.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the entries without deleting them.")
+    ] = False,
     yes: Yes = False,
     table: TableName = None,
     model: ModelName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Delete the entries of a store that meet all criteria."""
+    """Delete the entries that meet all criteria."""
     criteria = _criteria(query, context, context_contains, tag, older_than)
     criteria |= {"entry_id": entry_id, "similarity_threshold": similarity_threshold}
     if all(one is None for one in criteria.values()):
         raise ArgumentError("name what to delete: a query, --context, --tag, --older-than, ...")
     config = config_of(db_uri=db, table_name=table, model_name=model)
-    # A model is needed for meaning only.
+    # Only a similarity threshold needs the model.
     opened = open_without_model if similarity_threshold is None else open_existing
     with opened(config) as cache:
         if dry_run or not yes:
@@ -202,12 +207,14 @@ def invalidate(
 def clear(
     *,
     db: Db,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the entries without deleting them.")
+    ] = False,
     yes: Yes = False,
     table: TableName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Delete all entries of a table. `invalidate` deletes some of them."""
+    """Delete all entries of a table; use `invalidate` to delete some."""
     with open_without_model(config_of(db_uri=db, table_name=table)) as cache:
         if dry_run or not yes:
             found = cache.entries()
@@ -221,7 +228,7 @@ def clear(
 
 
 def cleanup(*, db: Db, table: TableName = None, as_json: AsJson = False) -> None:
-    """Remove what has expired, or been outdated, from a store."""
+    """Remove expired and outdated entries from a store."""
     with open_without_model(config_of(db_uri=db, table_name=table)) as cache:
         removed = cache.cleanup_expired()
     typer.echo(json.dumps({"removed": removed}) if as_json else f"removed {_entries(removed)}")
@@ -247,7 +254,7 @@ def _criteria(
 
 
 def _named(store: Store, given: list[str], now: float) -> list[Entry]:
-    """Return the entries with these ids, or with ids that begin so; raises ArgumentError."""
+    """Return the entries with these ids or unique id prefixes; raise ArgumentError."""
     entries = [holding.entry for holding in store.select(Selection(), now=now)]
     named: dict[str, Entry] = {}
     for text in given:
@@ -311,7 +318,7 @@ def _print(found: list[Selected], *, limit: int, as_json: bool) -> None:
 
 
 def _described(said: dict[str, Any], now: float) -> list[tuple[str, str]]:
-    """Return what is known of an entry, in words."""
+    """Return the fields of an entry as text."""
     used = f"{said['uses']:,} times"
     if said["last_used_at"] is not None:
         used += f", last {_age(said['last_used_at'], now)} ago"
@@ -333,12 +340,12 @@ def _age(moment: float, now: float) -> str:
 
 
 def _left(expires_at: float | None, now: float) -> str:
-    """Return how long an entry is fresh, in words."""
+    """Return the remaining fresh time of an entry as text."""
     if expires_at is None:
         return "for ever"
     return "stale" if expires_at <= now else duration(expires_at - now)
 
 
 def _printable(text: str) -> str:
-    """Return text over several lines without what would control a terminal."""
+    """Replace characters of multi-line text that could control a terminal."""
     return "".join(one if one.isprintable() or one in "\n\t" else "\ufffd" for one in text)

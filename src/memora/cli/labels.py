@@ -1,4 +1,4 @@
-"""What a threshold is chosen by: pairs that people labelled, or the log of shadow mode."""
+"""Input of a calibration: labelled pairs, or the log of shadow mode."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-# The names a column goes by, in the order they are tried.
+# Accepted column names, in order of preference.
 QUERY = ("query", "asked", "question1", "text1", "b")
 CANDIDATE = ("candidate", "stored", "question2", "text2", "a")
 LABEL = ("right", "label", "same", "is_duplicate", "duplicate")
@@ -29,7 +29,7 @@ _WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class PairColumns:
-    """The columns of a file of pairs, where they do not go by a usual name."""
+    """Column names of a file of pairs, where they differ from the usual ones."""
 
     query: str | None = None
     candidate: str | None = None
@@ -38,26 +38,26 @@ class PairColumns:
 
 @dataclass(frozen=True, slots=True)
 class Logged:
-    """What the log of shadow mode holds."""
+    """Content of a log of shadow mode."""
 
     scores: Scores
     models: tuple[str, ...]
-    """Whose similarities these are, each with whether it was judged; in order, each once."""
+    """Models of the similarities, and whether each was judged; distinct, in order."""
     repeats: int
-    """Lookups of the very same text in the same context."""
+    """Lookups of identical text in the same context."""
     changed: int
-    """Of them, those whose answer had changed."""
+    """Repeats whose answer had changed."""
     problem: str | None
-    """Of the first line that was left out."""
+    """The problem of the first skipped line."""
     skipped: int
 
 
 def read_pairs(path: Path, columns: PairColumns) -> list[LabelledPair]:
-    """Read labelled pairs: CSV, TSV or JSON lines, gzipped or not.
+    """Read labelled pairs from CSV, TSV or JSON lines, optionally gzipped.
 
     Raises:
-        ArgumentError: The file cannot be read, lacks a column, or a row is broken; all are of one
-            kind.
+        ArgumentError: The file cannot be read, lacks a column, or has a broken row; or all pairs
+            have the same label.
     """
     names = (
         ("the query", "--query", (columns.query,) if columns.query else QUERY),
@@ -89,10 +89,10 @@ def read_pairs(path: Path, columns: PairColumns) -> list[LabelledPair]:
 
 
 def read_log(path: Path) -> Logged:
-    """Read the log of shadow mode; a line that was cut short is left out, and told of.
+    """Read the log of shadow mode; a truncated line is skipped and reported.
 
     Raises:
-        ArgumentError: The file cannot be read, or is no such log; all answers agree, or none.
+        ArgumentError: The file cannot be read, or is no such log; or all answers agree, or none.
     """
     similarity: list[float] = []
     right: list[bool] = []
@@ -150,11 +150,11 @@ def _flag(value: Any, where: str) -> bool:
 
 
 def _problem(row: Mapping[str, Any]) -> str | None:
-    """Say what a line of a log lacks."""
+    """Return the problem of a log line, or None."""
     if not {"query_key", "model", "judge"} <= row.keys():
         return f"expected query_key, model and judge, got {', '.join(map(str, row))}"
     if "candidate_key" not in row:
-        return None  # nothing comparable was stored
+        return None  # no entry to compare with
     similarity = row.get("similarity", -1)
     if not is_number(similarity) or not 0 <= similarity <= 1:
         return f"similarity is {similarity!r}: expected a number from 0 to 1"

@@ -1,4 +1,4 @@
-"""The commands that bring entries from one place to another: files, known answers, a new model."""
+"""Commands that move entries: files, known answers, re-embedding."""
 
 from __future__ import annotations
 
@@ -28,23 +28,21 @@ from memora.errors import ArgumentError
 if TYPE_CHECKING:
     from memora.transfer import Moved
 
-SkipErrors = Annotated[
-    bool, typer.Option("--skip-errors", help="Leave out and count what is broken.")
-]
+SkipErrors = Annotated[bool, typer.Option("--skip-errors", help="Skip and count broken entries.")]
 MaxEntries = Annotated[
-    int | None, typer.Option(min=1, help="Entries kept.", show_default="unlimited")
+    int | None, typer.Option(min=1, help="Maximum number of entries.", show_default="unlimited")
 ]
 
 
 def export(
-    file: Annotated[Path, typer.Argument(help="A .parquet, or a .jsonl for people.")],
+    file: Annotated[Path, typer.Argument(help="A .parquet, or a readable .jsonl.")],
     *,
     db: Db,
     skip_errors: SkipErrors = False,
     table: TableName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write all entries of a store to a file, or over it."""
+    """Write all entries of a store to a file, replacing it."""
     with (
         open_without_model(config_of(db_uri=db, table_name=table)) as cache,
         progress_of("exporting", left="nothing was written") as progress,
@@ -54,19 +52,19 @@ def export(
 
 
 def import_command(
-    file: Annotated[Path, typer.Argument(help="A .parquet of `export`, or a .jsonl.")],
+    file: Annotated[Path, typer.Argument(help="A .parquet from `export`, or a .jsonl.")],
     *,
     db: Db,
     skip_errors: SkipErrors = False,
     reembed: Annotated[
-        bool, typer.Option("--reembed", help="Embed anew: the file is of another model.")
+        bool, typer.Option("--reembed", help="Recompute the vectors: the file is of another model.")
     ] = False,
     max_entries: MaxEntries = None,
     table: TableName = None,
     model: ModelName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Put the entries of a file into a store, made if missing; run it again if it was cut short."""
+    """Import the entries of a file into a store; after an interruption, run it again."""
     _check_db(db)
     settings = config_of(db_uri=db, table_name=table, model_name=model, max_entries=max_entries)
     with (
@@ -90,7 +88,7 @@ def warm(
     model: ModelName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Store answers that are known in a store, made if missing."""
+    """Store known answers in a store, which is created if missing."""
     _check_db(db)
     settings = config_of(db_uri=db, table_name=table, model_name=model, max_entries=max_entries)
     with (
@@ -108,16 +106,16 @@ def reembed(
         str, typer.Option("--model", help="The new embedding model: packaged, directory, hub name.")
     ],
     to_table: Annotated[
-        str | None, typer.Option(help="The table to copy to; by default of the same name.")
+        str | None, typer.Option(help="The table to copy to; default: the same name.")
     ] = None,
     to_db: Annotated[
-        str | None, typer.Option(help="The store to copy to; by default the same.")
+        str | None, typer.Option(help="The store to copy to; default: the same store.")
     ] = None,
     max_entries: MaxEntries = None,
     table: TableName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Copy all entries of a table to another one, for another model; run it again to go on."""
+    """Copy all entries of a table to another, for another model; run it again to resume."""
     source = config_of(db_uri=db, table_name=table)
     if to_table is None and to_db is None:
         raise ArgumentError("name where to copy to: --to-table, or --to-db, or both")

@@ -1,4 +1,4 @@
-"""The commands for those who run a cache: is it well, what happens in it, make it small."""
+"""Commands for operators: health, activity, compaction."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from memora.protocols import Store
 
 EXIT_UNHEALTHY = 1
-_SHOWN = 10  # entries that were used most
-_QUERY = 60  # characters of a query
+_SHOWN = 10  # rows of the table of most used entries
+_QUERY = 60  # maximum characters of a query
 
 
 def health(
@@ -58,18 +58,18 @@ def health(
         bool,
         typer.Option(
             "--live/--ready",
-            help="Only whether a process can start here at all; or whether model and store work.",
+            help="Check only that a process can start, or that model and store work.",
         ),
     ] = False,
     timeout: Annotated[
-        float, typer.Option(min=0.1, max=3600, help="Seconds until it counts as unhealthy.")
+        float, typer.Option(min=0.1, max=3600, help="Seconds until the check fails.")
     ] = 10.0,
     as_json: AsJson = False,
 ) -> None:
-    """Tell whether model and store work, opened in this process. Exit code 0 if so, else 1."""
+    """Check that model and store open and work. Exit code 0 if healthy, 1 if not."""
     config = config_of(db_uri=db, table_name=table, model_name=model)
     if is_on_disk(config.db_uri):
-        local_path(config.db_uri)  # a wrong setting is no fault of the store
+        local_path(config.db_uri)  # raises for a wrong setting, which is no fault of the store
     hung = False
     try:
         probe = _started if live else partial(_probed, config, timeout)
@@ -92,13 +92,14 @@ def top(
     *,
     db: Db,
     interval: Annotated[
-        float, typer.Option("--interval", "-n", min=0.2, max=3600, help="Seconds between looks.")
+        float,
+        typer.Option("--interval", "-n", min=0.2, max=3600, help="Seconds between refreshes."),
     ] = 2.0,
-    once: Annotated[bool, typer.Option("--once", help="Look once.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Print once and exit.")] = False,
     table: TableName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Watch a store on disk: entries, bytes, uses, processes; --json prints a line a look."""
+    """Watch a store on disk: entries, bytes, uses, processes; --json prints a line per refresh."""
     config = config_of(db_uri=db, table_name=table)
     store, embedder = open_to_look(config)
     title = f"{without_password(config.db_uri)}  {config.table_name}  {embedder.identity}"
@@ -117,13 +118,13 @@ def top(
                 look = _look(store, config, look)
                 screen.update(_frame(look, title), refresh=True)
     except KeyboardInterrupt:
-        pass  # how it is meant to end
+        pass  # the normal end
     finally:
         store.close()
 
 
 def compact(*, db: Db, table: TableName = None, as_json: AsJson = False) -> None:
-    """Bring the table of a store up to its log and compact it, now."""
+    """Write the log of a store into its table and compact the table now."""
     config = config_of(db_uri=db, table_name=table)
     path = local_path(config.db_uri)
     store, _ = open_stored(config)
@@ -149,15 +150,15 @@ def _started() -> dict[str, Any]:
 
 
 def _probed(config: CacheConfig, timeout: float) -> dict[str, Any]:
-    """Open what the settings name, as the next process of the application would, and try it."""
+    """Open and check the configured model and store, as a new process of the application would."""
     started = time.perf_counter()
     try:
         embedder = load_embedder(config.model_name, use_onnx=config.use_onnx)
-    except (MemoraError, OSError) as fault:  # also a ConfigError: a model that is gone is none
+    except (MemoraError, OSError) as fault:  # also a ConfigError: the model may be missing
         return _unhealthy("embedding", fault, time.perf_counter() - started)
     started = time.perf_counter()
     try:
-        # A probe evicts nothing, makes nothing, takes no duty from others, builds no graph.
+        # A probe evicts nothing, creates nothing, takes over no upkeep, builds no graph.
         probing = config.model_copy(
             update={"max_entries": None, "max_bytes": None, "hot_index": "off"}
         )
@@ -168,7 +169,7 @@ def _probed(config: CacheConfig, timeout: float) -> dict[str, Any]:
         return _unhealthy("database", fault, time.perf_counter() - started)
     cache = Memora(config, embedder=embedder, store=store)
     try:
-        return cache.health_check(timeout=timeout / 2)  # opening takes the rest
+        return cache.health_check(timeout=timeout / 2)  # the first half is for opening
     finally:
         cache.close()
 
@@ -187,7 +188,7 @@ def _now() -> int:
 
 
 def _leave_at_once() -> None:
-    """End without closing what hangs: whoever probes has waited long enough."""
+    """Exit without closing a cache that hangs, as the caller's timeout has passed."""
     sys.stdout.flush()
     os._exit(EXIT_UNHEALTHY)
 
@@ -204,21 +205,21 @@ def _print_health(report: dict[str, Any]) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Look:
-    """A store at one moment."""
+    """The state of a store at one moment."""
 
     timestamp: float
     entries: int
     expired: int
-    """Entries that have ended and are still held."""
+    """Expired entries that are still stored."""
     contexts: int
     bytes: int
-    """What the entries take in the log."""
+    """Size of the entries in the log."""
     disk_bytes: int
     processes: int
     uses: int
     used_entries: int
     uses_per_second: float | None
-    """Since the look before."""
+    """Rate since the previous refresh."""
     stores_per_second: float | None
     removals_per_second: float | None
     oldest_seconds: float | None
@@ -246,10 +247,10 @@ def _look(store: Store, config: CacheConfig, last: _Look | None) -> _Look:
         contexts=len({one.entry.context.fingerprint for one in holdings}),
         bytes=sum(one.bytes for one in holdings),
         disk_bytes=sum(sizes(path, config.table_name)),
-        processes=max(len(members) - 1, 0),  # without this one
+        processes=max(len(members) - 1, 0),  # without this process
         uses=uses,
         used_entries=sum(1 for one in holdings if one.uses),
-        # An entry that has left takes its uses with it.
+        # The total drops when a used entry is removed.
         uses_per_second=rate(max(uses - last.uses, 0) if last else 0),
         stores_per_second=rate(len(ids - last.ids) if last else 0),
         removals_per_second=rate(len(last.ids - ids) if last else 0),
@@ -311,7 +312,7 @@ def _rate(value: float | None) -> str:
 def _bytes(count: int) -> str:
     size = float(count)
     for unit in ("B", "kB", "MB"):
-        if size < 1000:  # noqa: PLR2004 - of the next unit
+        if size < 1000:  # noqa: PLR2004 - then the next unit
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} GB"

@@ -1,4 +1,4 @@
-"""Writing what a command made: all of its files, or none."""
+"""Output files of a command: all are written, or none."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _NO_ENV_FILE = {".json", ".toml", ".yaml", ".yml", ".ini", ".py"}
 
 
 def check_writable(paths: Iterable[Path]) -> None:
-    """Refuse files that cannot be written, before anything is computed for them.
+    """Refuse paths that cannot be written, before any work is done.
 
     Raises:
-        ArgumentError: Names the first, and why.
+        ArgumentError: Names the first one and the reason.
     """
     seen: set[Path] = set()
     for path in paths:
@@ -47,7 +47,7 @@ def _problem(path: Path) -> str | None:
 
 
 def write_all(contents: Mapping[Path, bytes]) -> None:
-    """Write files, each in place of what it was: a reader sees the old one or the new one, whole.
+    """Write files, replacing each atomically: a reader sees either the old or the new content.
 
     Raises:
         ArgumentError: One of them cannot be written; then none has been changed.
@@ -55,7 +55,7 @@ def write_all(contents: Mapping[Path, bytes]) -> None:
     written: list[tuple[Path, Path]] = []
     try:
         for named, content in contents.items():
-            path = named.resolve()  # a link stays one
+            path = named.resolve()  # keep a link and replace its target
             with (
                 _explained(path),
                 tempfile.NamedTemporaryFile(
@@ -76,15 +76,15 @@ def write_all(contents: Mapping[Path, bytes]) -> None:
 
 
 def with_setting(path: Path, name: str, value: str) -> bytes:
-    """Return an env file with a setting changed, or added at its end, and not a byte else.
+    """Return the content of an env file with one setting changed or appended, all else unchanged.
 
     Args:
-        path: The file; it need not be there.
-        name: Of the variable.
-        value: Of it.
+        path: The file; it may be missing.
+        name: Name of the variable.
+        value: Its new value.
 
     Raises:
-        ArgumentError: It cannot be read, or is no env file.
+        ArgumentError: The file cannot be read, or is no env file.
     """
     if path.suffix.lower() in _NO_ENV_FILE:
         raise ArgumentError(
@@ -118,7 +118,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def _mode(path: Path) -> int:
-    """Return the mode that a file has, or that a new one gets."""
+    """Return the mode of an existing file, or that of a new one."""
     with suppress(OSError):
         return path.stat().st_mode & 0o7777
     return PRIVATE

@@ -1,6 +1,6 @@
-"""Query logs as records: JSONL, CSV or plain text, gzipped or not, one query a line, streamed.
+"""Read query logs as a stream: JSONL, CSV or plain text, optionally gzipped, one query per line.
 
-Also a JSON array, which is read as a whole; and logs of chats, whose messages are queries.
+A JSON array is read as a whole. In chat logs the messages are the queries.
 """
 
 from __future__ import annotations
@@ -36,40 +36,40 @@ _SUFFIXES: dict[str, Format] = {
     ".csv": "csv",
     ".tsv": "csv",
 }
-_LONGEST = 64 * 1024 * 1024  # characters of a line, or of a field of a CSV file
+_LONGEST = 64 * 1024 * 1024  # maximum characters of a line, or of a CSV field
 _TOO_LONG = f"longer than {_LONGEST:,} characters"
-# The names a column goes by, in the order they are tried.
+# Accepted column names, in order of preference.
 _QUERY = ("query", "text", "prompt", "question")
 _CLASS = ("class", "label", "intent")
 _ANSWER = ("answer", "response", "result")
-# Where a row of a log of chats has its messages: itself, or the request that was logged.
+# Where a chat log's row holds the messages: in itself, or in the logged request.
 _REQUESTS = ("body", "request", "kwargs")
 _ASKS, _ANSWERS = ("user", "human"), ("assistant", "ai")
 _STANDARD_INPUT = "-"
 _GZIP = b"\x1f\x8b"
-_HEAD = 4096  # bytes by which a file is told
+_HEAD = 4096  # bytes that are read to detect the format
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",  # Excel's CSV
-    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark begins it
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose byte order mark is a prefix of this one
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-_DELIMITERS = ";\t|"  # of a CSV whose heading has no comma
+_DELIMITERS = ";\t|"  # for a CSV whose heading has no comma
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
-    """The columns to read, where they do not go by a usual name."""
+    """Column names to read, where they differ from the usual ones."""
 
     query: str | None = None
     context: tuple[str, ...] = ()
-    """One column is the context itself; several are its fields. By default `context`, if any."""
+    """One column is the whole context; several are its fields. By default `context`, if any."""
     label: str | None = None
     answer: str | None = None
 
     def named(self) -> list[str]:
-        """Return the columns that must be there."""
+        """Return the columns that must exist."""
         return [name for name in (self.query, *self.context, self.label, self.answer) if name]
 
 
@@ -81,20 +81,20 @@ class Record:
     query: str
     context: dict[str, Any]
     label: str | None
-    """Records of one context with one label are served by one answer."""
+    """Records with the same context and label have the same answer."""
     answer: Any
 
 
 @dataclass(frozen=True, slots=True)
 class BadLine:
-    """A line that is no record, and why."""
+    """A line that is no record, with the reason."""
 
     line: int
     problem: str
 
 
 class QueryLog:
-    """A query log that is read once, from its beginning; `-` is standard input.
+    """A query log, read once from its beginning; `-` is standard input.
 
     Raises:
         ArgumentError: The file cannot be read.
@@ -104,7 +104,7 @@ class QueryLog:
         self._piped = str(path) == _STANDARD_INPUT
         self.name = "standard input" if self._piped else path.name
         self._columns = columns
-        self._found: dict[str, None] = {}  # the columns met so far, in order
+        self._found: dict[str, None] = {}  # columns found so far, in order
         suffixes = [suffix.lower() for suffix in path.suffixes]
         zipped = suffixes[-1:] == [".gz"]
         if zipped:
@@ -121,10 +121,10 @@ class QueryLog:
         unzipped = io.BufferedReader(gzip.GzipFile(fileobj=self._raw)) if zipped else self._raw
         try:
             head = unzipped.peek(_HEAD)[:_HEAD]
-        except (OSError, EOFError):  # damaged, which is told when it is read
+        except (OSError, EOFError):  # the damage is reported when the file is read
             head = b""
         self._format: Format = log_format or _SUFFIXES.get(self._suffix) or self._guess(head)
-        # One badly encoded line must not end a long replay: it is told as such.
+        # One badly encoded line must not end a long replay: it is reported as a problem.
         # newline="" keeps line breaks inside quoted CSV fields.
         encoding = self._encoding(head)
         errors = "surrogateescape" if encoding.startswith("utf-8") else "replace"
@@ -140,7 +140,7 @@ class QueryLog:
 
     @property
     def position(self) -> int:
-        """Bytes of the file read so far, out of `size`; 0 where that is not known."""
+        """Bytes of the file read so far, out of `size`; 0 if unknown."""
         return self._raw.tell() if self.size is not None else 0
 
     def __iter__(self) -> Iterator[Record | BadLine]:
@@ -158,7 +158,7 @@ class QueryLog:
         self._check_named(f"the columns are {', '.join(self._found)}")
 
     def rows(self) -> Iterator[tuple[int, dict[str, Any] | str]]:
-        """Yield line numbers with a row as it stands in the file, or with what is wrong.
+        """Yield line numbers with the row as in the file, or with the problem.
 
         Raises:
             ArgumentError: The file is damaged, or has no columns.
@@ -170,7 +170,7 @@ class QueryLog:
             yield from read(self._lines)
 
     def _guess(self, head: bytes) -> Format:
-        """Tell the format of what has no suffix that says it."""
+        """Detect the format of a file whose suffix does not give it."""
         return "jsonl" if self._piped and head.lstrip()[:1] in {b"{", b"["} else "text"
 
     def _encoding(self, head: bytes) -> str:
@@ -193,14 +193,14 @@ class QueryLog:
             raise ArgumentError(f"the file is damaged or not {self._format}: {error}") from error
 
     def _check_named(self, found: str) -> None:
-        """Refuse a column that was named and never met: its figures would be of something else."""
+        """Refuse a named column that never occurs: the figures would be meaningless."""
         missing = [name for name in self._columns.named() if name not in self._found]
         if missing:
             raise ArgumentError(f"there is no column {missing[0]!r}; {found}")
 
 
 def _cut(lines: IO[str]) -> Iterator[str]:
-    """Yield the lines; of one that is too long its beginning, which shows it."""
+    """Yield the lines; of a line that is too long, only as much as shows that."""
     while line := lines.readline(_LONGEST + 1):
         yield line
         while len(line) > _LONGEST and not line.endswith("\n"):
@@ -208,7 +208,7 @@ def _cut(lines: IO[str]) -> Iterator[str]:
 
 
 def _jsonl(lines: IO[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Yield line numbers with a row, or with what is wrong; of an array, the items' numbers."""
+    """Yield line numbers with a row or a problem; for an array, item numbers."""
     numbered: Iterator[tuple[int, str]] = iter(
         (number, line) for number, line in enumerate(_cut(lines), start=1) if line.strip()
     )
@@ -247,7 +247,7 @@ def _as_row(value: Any) -> dict[str, Any] | str:
 
 
 def _array(lines: list[str]) -> list[tuple[int, dict[str, Any] | str]] | None:
-    """Return the items of a file that is one JSON array; None where each line is a value."""
+    """Return the items of a file that is one JSON array; None if each line is a value."""
     text = "".join(lines)
     try:
         items = json.loads(text)
@@ -258,7 +258,7 @@ def _array(lines: list[str]) -> list[tuple[int, dict[str, Any] | str]] | None:
         raise ArgumentError(
             f"the file begins with '[' and is no JSON array: {_undecoded(text) or error}"
         ) from error
-    if _are_messages(items):  # one conversation
+    if _are_messages(items):  # a single conversation
         return [(1, {"messages": items})]
     rows = enumerate(map(_as_row, items), start=1)
     return [
@@ -267,7 +267,7 @@ def _array(lines: list[str]) -> list[tuple[int, dict[str, Any] | str]] | None:
 
 
 def _undecoded(text: str) -> str | None:
-    """Say which byte of a text was no UTF-8, if any was."""
+    """Return a message on the first byte that was not UTF-8, or None."""
     if text.isascii() or (found := re.search("[\udc80-\udcff]", text)) is None:
         return None
     return not_utf8(ord(found[0]) - 0xDC00)
@@ -280,7 +280,7 @@ def _tsv(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
 def _csv(
     lines: Iterable[str], *, delimiter: str = ","
 ) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    csv.field_size_limit(_LONGEST)  # a query may be longer than the 128 KB that are the default
+    csv.field_size_limit(_LONGEST)  # a query may exceed the default limit of 128 KB
     lines = iter(lines)
     heading = next(lines, "")
     bare = re.sub(r'"[^"]*"', "", heading)
@@ -328,7 +328,7 @@ def _record(number: int, row: Mapping[str, Any], columns: Columns) -> Record | B
 
 
 def _are_messages(value: Any) -> bool:
-    """Tell whether a value is a conversation, as APIs of chat models take it."""
+    """Return whether a value is a conversation in the format of chat APIs."""
     return (
         isinstance(value, list)
         and bool(value)
@@ -337,10 +337,10 @@ def _are_messages(value: Any) -> bool:
 
 
 def _request(row: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the conversation that a row logs, if it does, and for which model that was."""
+    """Return the conversation that a row logs, with its model, or None."""
     for place in (row, *(row.get(name) for name in _REQUESTS)):
         found = place.get("messages") if isinstance(place, Mapping) else None
-        if isinstance(found, str) and found.lstrip().startswith("["):  # of a CSV
+        if isinstance(found, str) and found.lstrip().startswith("["):  # from a CSV
             with suppress(ValueError, RecursionError):
                 found = json.loads(found)
         if _are_messages(found) and isinstance(place, Mapping):
@@ -349,7 +349,7 @@ def _request(row: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _asked(chat: dict[str, Any]) -> tuple[str | None, dict[str, Any], Any]:
-    """Return what the user asked last, all else that was said as a context, and the answer."""
+    """Return the user's last question, everything else as a context, and the answer."""
     messages = chat["messages"]
     asked = next((i for i in reversed(range(len(messages))) if messages[i]["role"] in _ASKS), None)
     if asked is None:
@@ -366,7 +366,7 @@ def _asked(chat: dict[str, Any]) -> tuple[str | None, dict[str, Any], Any]:
 
 
 def _parts(content: Any) -> tuple[str, list[Any]]:
-    """Return the text of a message, and its parts that are none, such as images."""
+    """Return the text of a message, and its other parts, such as images."""
     texts, others = [], []
     for part in content if isinstance(content, list) else [content]:
         text = part.get("text") if isinstance(part, dict) else part

@@ -1,4 +1,4 @@
-"""Reports as tables for people."""
+"""Reports as tables for the terminal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def print_report(console: Console, report: Report, *, title: str, call_seconds: float) -> None:
-    """Print the totals of a replay, then examples of what was served and what was refused."""
+    """Print the totals of a replay, then examples of served and refused candidates."""
     table = Table(title=title, show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(justify="right")
@@ -36,7 +36,7 @@ def print_report(console: Console, report: Report, *, title: str, call_seconds: 
 def print_comparison(
     console: Console, replay: Replay, *, names: Sequence[str], title: str, call_seconds: float
 ) -> None:
-    """Print the totals under two settings side by side, then what only one of the two served."""
+    """Print the totals under two settings side by side, then what only one of them served."""
     table = Table(title=title, title_justify="left")
     table.add_column("")
     for name in names:
@@ -111,7 +111,7 @@ def _print_examples(
 ) -> None:
     if not examples:
         return
-    # A verdict is of the decision; a column of "wrong" would read as of the answer.
+    # A verdict is on the decision; a column of "wrong" would read as being on the answer.
     labels = {"right": "[green]right answer[/]", "wrong": "[red]wrong answer[/]", "unlabelled": ""}
     if refused:
         labels |= {"right": "[green]rightly refused[/]", "wrong": "[red]hit lost[/]"}
@@ -134,7 +134,7 @@ def _print_examples(
 
 
 def _why(example: Example) -> str:
-    # The evidence alone, where there is any: the similarity has a column of its own.
+    # Only the evidence, if any: the similarity has its own column.
     said = "; ".join(f"{one.kind}: {one.detail}" for one in example.evidence)
     return said or example.explanation
 

@@ -1,4 +1,4 @@
-"""Replaying a query log through a cache, and adding up what it would have saved and got wrong."""
+"""Replay a query log through a cache, and count its savings and wrong answers."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from memora.cache import Memora
     from memora.model import Evidence, LookupResult
 
-_LABEL = "class"  # the metadata key under which a replayed entry carries its class
+_LABEL = "class"  # metadata key of a replayed entry's class
 
 Verdict: TypeAlias = Literal["right", "wrong", "unlabelled"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """A query beside the stored one it met."""
+    """A query and the stored query it was compared with."""
 
     query: str
     stored: str
@@ -35,11 +35,11 @@ class Example:
     explanation: str
     evidence: tuple[Evidence, ...]
     verdict: Verdict
-    """Whether the decision, to serve or to refuse, was right."""
+    """Whether the decision (to serve or to refuse) was right."""
 
 
 class _Extremes:
-    """The few examples with the highest (or lowest) similarity, one a stored query."""
+    """The examples with the highest or lowest similarity, at most one per stored query."""
 
     def __init__(self, size: int, *, highest: bool) -> None:
         self._size, self._sign = size, 1.0 if highest else -1.0
@@ -61,17 +61,17 @@ class _Extremes:
 
 @dataclass(kw_only=True)
 class Report:
-    """What a replay found. Counts are of queries."""
+    """The result of a replay. Counts are of queries."""
 
     examples: int = 4
-    """How many examples of each kind are kept."""
+    """Maximum number of examples of each kind."""
     queries: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
-    """By the reason of the lookup."""
+    """Counts by reason of the lookup."""
     labelled_hits: int = 0
     wrong_hits: int = 0
     possible_hits: int | None = None
-    """Queries whose class was met in their context before; None without labels."""
+    """Queries whose class occurred before in their context; None without labels."""
     skipped_lines: int = 0
     first_problem: str | None = None
     lookups: Histogram = field(default_factory=Histogram)
@@ -81,35 +81,35 @@ class Report:
         self._paraphrases = _Extremes(self.examples, highest=False)
         self._mistakes = _Extremes(self.examples, highest=True)
         self._refusals = _Extremes(self.examples, highest=True)
-        self._contexts: dict[str, set[str]] = {}  # fingerprint -> the classes met in it
+        self._contexts: dict[str, set[str]] = {}  # fingerprint -> classes seen in it
 
     @property
     def hits(self) -> int:
-        """Hits by the same text and by meaning."""
+        """Hits by identical text and by meaning."""
         return self.outcomes["exact"] + self.outcomes["semantic"]
 
     @property
     def contexts(self) -> int:
-        """How many contexts the queries had."""
+        """Number of distinct contexts."""
         return len(self._contexts)
 
     @property
     def paraphrases(self) -> list[Example]:
-        """Paraphrases served, the least similar first."""
+        """Served paraphrases, least similar first."""
         return self._paraphrases.examples()
 
     @property
     def mistakes(self) -> list[Example]:
-        """Hits that the labels call wrong, the most similar first."""
+        """Hits that are wrong by their labels, most similar first."""
         return self._mistakes.examples()
 
     @property
     def refusals(self) -> list[Example]:
-        """Candidates refused, the most similar first."""
+        """Refused candidates, most similar first."""
         return self._refusals.examples()
 
     def seconds_saved(self, call_seconds: float) -> float:
-        """Return what the hits saved, less what all lookups cost, if a call takes that long.
+        """Return the seconds saved by hits minus the cost of all lookups, for calls this long.
 
         A hit that is known to be wrong saves nothing.
         """
@@ -118,7 +118,7 @@ class Report:
     def count(
         self, record: Record, found: LookupResult, labels: Mapping[str, str | None]
     ) -> Example | None:
-        """Add one lookup; return it as an example, where it met a stored query."""
+        """Count one lookup; return it as an example if it had a candidate."""
         self.queries += 1
         self.outcomes[found.reason] += 1
         classes = self._contexts.setdefault(canonical_context(record.context).fingerprint, set())
@@ -144,7 +144,7 @@ class Report:
         if found.is_miss:
             self._refusals.offer(example)
         elif found.reason == "exact":
-            pass  # says nothing of the decision
+            pass  # carries no information on the decision
         elif same is False:
             self._mistakes.offer(example)
         else:
@@ -152,7 +152,7 @@ class Report:
         return example
 
     def skip(self, line: BadLine) -> None:
-        """Add a line that is no query."""
+        """Count a line that is no query."""
         self.skipped_lines += 1
         self.first_problem = self.first_problem or f"line {line.line}: {line.problem}"
 
@@ -179,7 +179,7 @@ class Report:
 
 
 class OneSided:
-    """What one of two caches served and the other did not. Counts are of queries."""
+    """Queries that only one of two caches served."""
 
     def __init__(self, size: int) -> None:
         self.verdicts: Counter[Verdict] = Counter()
@@ -187,11 +187,11 @@ class OneSided:
 
     @property
     def examples(self) -> list[Example]:
-        """The most similar first; their explanation and evidence are why the other refused."""
+        """Examples, most similar first; their explanation and evidence are the other cache's."""
         return self._examples.examples()
 
     def count(self, served: Example, refused: LookupResult) -> None:
-        """Add one query."""
+        """Count one query."""
         self.verdicts[served.verdict] += 1
         why, evidence = refused.explanation, refused.evidence
         if refused.nearest is not None and refused.nearest.query != served.stored:
@@ -205,19 +205,19 @@ class OneSided:
 
 
 class Replay:
-    """One log through one cache, or through two at once."""
+    """Replay of one log through one cache, or through two at once."""
 
     def __init__(self, *caches: Memora, examples: int) -> None:
         self._caches = caches
         self.interrupted = False
         self._labels: list[dict[str, str | None]] = [{} for _ in caches]  # entry id -> class
         self.reports = [Report(examples=examples) for _ in caches]
-        self.only = [OneSided(examples) for _ in caches]  # what this one served and no other
+        self.only = [OneSided(examples) for _ in caches]  # queries that only this cache served
 
     def run(self, log: Iterable[Record | BadLine]) -> Iterator[Report]:
-        """Look each query up, store it on a miss, as an application would; yield once a line."""
+        """Look up each query and store it on a miss, as an application would; yield per line."""
         for cache in self._caches:
-            cache.check_availability("warm up")  # loads the model, which is no query's latency
+            cache.check_availability("warm up")  # load the model before the first timed query
         started = time.perf_counter()
         for record in log:
             try:
@@ -225,7 +225,7 @@ class Replay:
                     self._skip(record)
                 else:
                     self._step(record)
-            except (QueryError, ContextError) as error:  # of the first cache, as of any
+            except (QueryError, ContextError) as error:  # the same for all caches
                 self._skip(BadLine(record.line, str(error)))
             for report in self.reports:
                 report.elapsed_seconds = time.perf_counter() - started
@@ -255,9 +255,9 @@ class Replay:
 
 
 def _same(record: Record, found: LookupResult, labels: Mapping[str, str | None]) -> bool | None:
-    """Return whether the nearest entry has the record's class; None where one is not labelled."""
+    """Return whether the nearest entry has the record's class; None if a class is unknown."""
     if record.label is None or found.nearest is None:
         return None
-    # A hit carries its class, also when an earlier replay stored it on disk.
+    # A hit carries its class, even if an earlier replay stored it on disk.
     stored = found.metadata.get(_LABEL, labels.get(found.nearest.entry_id))
     return None if stored is None else bool(stored == record.label)

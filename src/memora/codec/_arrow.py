@@ -1,4 +1,4 @@
-"""The kinds of pyarrow, as Arrow IPC: exact by its own definition."""
+"""Kinds of pyarrow, stored as Arrow IPC, which is exact by definition."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pyarrow as pa
 from memora.codec._ipc import growth
 from memora.codec._kind import Blob, Kind, UnsupportedError
 
-# A type of the application's own is known only to a process that registered it with Arrow, and is
-# read as its storage by any other. Arrow's own extension types are known to all.
+# An application's own extension type is known only to processes that registered it with Arrow; any
+# other process reads its storage type. Arrow's own extension types are known everywhere.
 _FOREIGN = re.compile(r"extension<(?!arrow\.)")
 
 
@@ -32,7 +32,7 @@ def _open(blob: memoryview) -> Any:
 
 def _table(blob: memoryview) -> Any:
     table = _open(blob).read_all()
-    table.validate(full=True)  # Arrow trusts offsets; the checksum does not stop a forger
+    table.validate(full=True)  # Arrow trusts offsets, and the checksum does not detect forgery
     return table
 
 
@@ -46,8 +46,8 @@ def _alone(column: Any) -> Any:
     return pa.RecordBatch.from_arrays([column], [""])
 
 
-# Arrow IPC is exact, and to Arrow no NaN is equal to another: that it can be read, and as what, is
-# all there is to prove.
+# Arrow IPC is exact, and Arrow compares NaN as unequal. So the proof only checks that the value can
+# be read, with the same schema or type and length.
 
 
 def _same_schema(one: Any, other: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The codec: bytes for a value, the value for bytes, and the application's own types by name."""
+"""The codec: encodes and decodes values, and registers the application's own types."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_LEAST_ALLOWANCE = 64 * 1024 * 1024  # bytes that any result may take, however small its payload
-_SHOWN = 200  # characters of a name that an error quotes
+_LEAST_ALLOWANCE = 64 * 1024 * 1024  # bytes that any result may take, even if its payload is small
+_SHOWN = 200  # maximum length of a name quoted in an error
 
-OWN = "@"  # before the name of an application's type, so that it never meets one of ours
+OWN = "@"  # prefix of an application type's name, so that it cannot clash with a built-in kind
 
-_EXACT = (  # the walk leaves only JSON's own types; should it not, orjson is to refuse, not guess
+_EXACT = (  # the tree holds only JSON's own types; if not, orjson must fail, not convert
     orjson.OPT_PASSTHROUGH_SUBCLASS
     | orjson.OPT_PASSTHROUGH_DATACLASS
     | orjson.OPT_PASSTHROUGH_DATETIME
 )
 
-_LIBRARIES = MappingProxyType(  # prefix of the names on the wire: package, our table of its kinds
+_LIBRARIES = MappingProxyType(  # name prefix in a payload: package, and the module with its kinds
     {
         "np": ("numpy", "memora.codec._numpy"),
         "pd": ("pandas", "memora.codec._pandas"),
@@ -59,11 +59,11 @@ _LIBRARIES = MappingProxyType(  # prefix of the names on the wire: package, our 
 
 
 class Codec:
-    """Turns results into bytes and back, exactly or not at all. Called from many threads at once.
+    """Converter of results to bytes and back, exactly or not at all. Thread-safe.
 
     Args:
-        max_expansion: How many times its size a payload may grow by what it refers to again and
-            again, or describes without holding it; 64 MiB are always allowed.
+        max_expansion: How many times larger than its payload a decoded value may be, because it
+            repeats or describes data it does not hold. 64 MiB are always allowed.
 
     >>> codec = Codec()
     >>> codec.decode(codec.encode({"rows": [(1, 2.0), (3, None)]}))
@@ -74,12 +74,12 @@ class Codec:
         self._max_expansion = max_expansion
         self._by_type: dict[type, Kind] = {}
         self._by_name: dict[str, tuple[type, Kind]] = {}
-        self._sources: list[tuple[Source, bool]] = []  # and whether any class in it is meant
+        self._sources: list[tuple[Source, bool]] = []  # and whether non-data classes count
         renew_after_fork(self)
 
     def renew(self) -> None:
         """See `Renewable`."""
-        self._lock = threading.RLock()  # guards the sources; registering may come back here
+        self._lock = threading.RLock()  # guards the sources; reentrant for nested registrations
 
     def register(
         self,
@@ -91,23 +91,24 @@ class Codec:
     ) -> None:
         """Accept instances of an application's class.
 
-        Without functions: an enum by its member's name, a named tuple by its items, a pydantic
-        model by its state, any other class by its `__dict__` and `__slots__`; no `__init__` runs
-        when one comes back. The types of its fields are registered too, where they are data:
-        models, dataclasses, named tuples, enums and the like, as soon as one is met.
+        Without functions, an enum is stored by its member's name, a named tuple by its items, a
+        pydantic model by its state, and any other class by its `__dict__` and `__slots__`; decoding
+        runs no `__init__`. Classes of its fields are registered too if they are data (models,
+        dataclasses, named tuples, enums and the like), when the first instance is met.
 
         Args:
-            cls: The class itself; its subclasses are classes of their own.
-            name: What records call it, by default its module and name. Keep it when the class
-                moves. A class may be registered under several names; the last is written, all
-                are read.
-            encode: Turns an instance into a value of any kind, where its fields are not enough.
-            decode: Turns that value back into an instance. The value is as trustworthy as whoever
-                can write the store.
+            cls: The class. Subclasses have to be registered separately.
+            name: Name of the class in records, by default its module and qualified name. Keep it
+                when the class moves. A class may have several names: the last is written, all are
+                read.
+            encode: Converts an instance to a value of any supported kind, for a class that its
+                fields do not fully describe.
+            decode: Converts that value back to an instance. Anyone with write access to the store
+                can choose the value.
 
         Raises:
-            ArgumentError: Another class has the name, the class is one Memora stores by itself or
-                one whose content is not in its attributes, or only one function is given.
+            ArgumentError: Another class has the name, Memora already stores the class, its content
+                is not in its attributes, or only one function is given.
         """
         if not isinstance(cls, type):
             raise ArgumentError(f"register a class, not an instance of {type(cls).__name__}")
@@ -129,24 +130,24 @@ class Codec:
         self._follow(cls)
 
     def accept(self, function: Any, returns: Any = None) -> None:
-        """Register the classes that a function returns, by its annotation or as is said here.
+        """Register the classes that a function returns, from its annotation or from `returns`.
 
-        They are read when a class is met that nobody registered; what cannot be read, or needs
-        functions to be registered, is left out.
+        Annotations are read when an unregistered class is first met. An annotation that cannot be
+        read, or a class that needs `encode` and `decode`, is skipped.
 
         Args:
-            function: Whose annotation counts, and whose names `returns` is written in.
+            function: Its return annotation is used, and its scope resolves names in `returns`.
             returns: A type, or several.
         """
         self._add([(source_of_function(function, returns), True)], now=_is_local(function))
 
     def encode(self, result: Any) -> bytes:
-        """Return the bytes that `decode` turns back into an equal value of the same type.
+        """Return bytes that `decode` converts back to an equal value of the same type.
 
-        Not kept: which parts of the value are one and the same object.
+        Object identity is not kept: an object used twice comes back as two equal objects.
 
         Raises:
-            SerializationError: Something in it has no exact form; the message says what and where.
+            SerializationError: A part has no exact form; the message says which part and why.
         """
         writer = Writer(self._kind_of)
         try:
@@ -160,7 +161,7 @@ class Codec:
             raise SerializationError("cannot store result: it is nested too deeply") from None
         except MemoraError:
             raise
-        except (TypeError, ValueError, RuntimeError) as error:  # as iterators and orjson put it
+        except (TypeError, ValueError, RuntimeError) as error:  # raised by iterators and orjson
             raise SerializationError(
                 "cannot store result: it changed while it was being stored"
             ) from error
@@ -170,19 +171,19 @@ class Codec:
                 "cannot store result: it describes far more than it holds, such as a column of "
                 "nothing but nulls (max_expansion)"
             )
-        # The kinds of Python itself and of numpy come back by construction, which tests show.
+        # Kinds of Python and numpy are exact by construction, as tests show; others are checked.
         if not all(map(_is_proven, writer.kinds)):
             self._prove(result, payload)
         return payload
 
     def _prove(self, result: Any, payload: bytes) -> None:
-        """Raise a SerializationError unless a payload is read as the value that it was made of."""
+        """Raise a SerializationError unless the payload decodes to an equal value."""
         try:
             again = self.decode(payload)
             if same(self._kind_of, result, again):
                 return
             problem, cause = "it would come back changed", None
-        except Exception as error:  # noqa: BLE001 - whatever a class of the application raises
+        except Exception as error:  # noqa: BLE001 - a class of the application may raise anything
             problem, cause = f"it could not be read again ({type(error).__name__})", error
         cls = type(result)
         refusal = UnsupportedError(
@@ -193,11 +194,11 @@ class Codec:
         raise refusal.told() from cause
 
     def decode(self, payload: bytes) -> Any:
-        """Return the value that `encode` was given.
+        """Return the value that was passed to `encode`.
 
         Raises:
-            CorruptEntryError: The bytes are damaged, not of this format, or would grow too much.
-            SerializationError: They hold a class nobody registered, or need a library that is not
+            CorruptEntryError: The bytes are damaged, of another format, or would expand too much.
+            SerializationError: They hold an unregistered class, or need a library that is not
                 installed.
         """
         content = unseal(payload)
@@ -214,17 +215,17 @@ class Codec:
             raise
         except RecursionError:
             raise SerializationError("stored result is nested too deeply to be read here") from None
-        except Exception as error:  # whatever a library raises for parts that are not its own
+        except Exception as error:  # a library may raise anything for parts that it did not write
             raise CorruptEntryError(
                 f"stored result cannot be put together: {type(error).__name__}"
             ) from error
 
     @staticmethod
     def check(payload: bytes) -> None:
-        """Look whether bytes are undamaged ones of this format; nothing is put together.
+        """Check that bytes are an undamaged payload, without decoding it.
 
         Raises:
-            CorruptEntryError: They are not.
+            CorruptEntryError: The payload is damaged or of another format.
         """
         unseal(payload)
 
@@ -244,11 +245,11 @@ class Codec:
     def _add(self, sources: list[tuple[Source, bool]], *, now: bool) -> None:
         with self._lock:
             self._sources += sources
-            if now:  # while the names of the function around it can be seen
+            if now:  # names local to the enclosing function can be resolved only now
                 self._read_sources()
 
     def _read_sources(self) -> None:
-        """Register the classes that are named where one is expected; of fields, only data."""
+        """Register the classes in all sources; from fields, only classes that are data."""
         with self._lock:
             unread: list[tuple[Source, bool]] = []
             while self._sources:
@@ -261,10 +262,10 @@ class Codec:
             self._sources = unread
 
     def _meet(self, cls: type, *, any_class: bool) -> None:
-        """Register a class that was named in a type, where that is possible."""
+        """Register a class found in an annotation, if possible."""
         if is_typeddict(cls):
             if cls not in self._by_type:
-                self._by_type[cls] = _STDLIB.by_type[dict]  # no value is of this class
+                self._by_type[cls] = _STDLIB.by_type[dict]  # placeholder: no value has this class
                 self._follow(cls)
         elif (
             cls not in self._by_type
@@ -272,7 +273,7 @@ class Codec:
             and can_have_instances(cls)
             and f"{cls.__module__}.{cls.__qualname__}" not in self._by_name
         ):
-            with suppress(ArgumentError):  # it is stored anyway, or cannot be without functions
+            with suppress(ArgumentError):  # already stored without registration, or needs functions
                 self.register(cls)
 
     def _kind_named(self, name: str) -> Kind:
@@ -339,7 +340,7 @@ def _library(prefix: str) -> _Table:
 
 
 def _builtin_kind(cls: type) -> Kind | None:
-    """Return the kind Memora itself has for a class; import nothing the application has not."""
+    """Return Memora's own kind for a class; import no library the application does not use."""
     kind = _STDLIB.by_type.get(cls)
     if kind is not None:
         return kind

@@ -1,4 +1,4 @@
-"""The kinds of dateutil: the zones its parser makes."""
+"""Kinds of dateutil: the time zones its parser makes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from memora.codec._kind import Kind, refused
 
-tz: Any = import_module("dateutil.tz")  # no stubs here, and not always installed
+tz: Any = import_module("dateutil.tz")  # has no stubs, and is not always installed
 
 KINDS = (
     Kind("dateutil.utc", (type(tz.UTC),), lambda _: (), lambda: tz.UTC),

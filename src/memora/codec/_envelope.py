@@ -1,4 +1,4 @@
-"""The bytes of a payload: a header, the tree as JSON, the blobs; and a checksum over all of it.
+"""The format of a payload: a header, the tree as JSON, the blobs; with a checksum.
 
     offset  size
          0     3  b"MEM"
@@ -11,8 +11,8 @@
         24    8n  lengths of the blobs
                   the tree, then the blobs, each at the next multiple of 16
 
-All little-endian. The checksum finds damage, not forgery: whoever can write the store can write
-any value of the kinds the application accepts, but no code.
+All integers are little-endian. The checksum detects damage, not forgery: anyone with write access
+to the store can write any value of the kinds the application accepts, but cannot run code.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 MAGIC = b"MEM"
 VERSION = 1
-ALIGNMENT = 16  # of any numpy or Arrow value, so that Arrow can read in place
+ALIGNMENT = 16  # sufficient for any numpy or Arrow value, so that Arrow can read in place
 
 _OUTER = struct.Struct("<3sBI")
 _INNER = struct.Struct("<B3xIQ")
 
 
 class Content(NamedTuple):
-    """What a payload holds."""
+    """The content of a payload."""
 
     plain: bool
     tree: memoryview
@@ -43,7 +43,7 @@ class Content(NamedTuple):
 
 
 def seal(tree: bytes, blobs: Sequence[memoryview], *, plain: bool) -> bytes:
-    """Frame a tree and its blobs. Copies each byte once."""
+    """Frame a tree and its blobs, copying each byte once."""
     sizes = [blob.nbytes for blob in blobs]
     chunks: list[bytes | memoryview] = [
         _INNER.pack(plain, len(blobs), len(tree)) + struct.pack(f"<{len(sizes)}Q", *sizes),
@@ -60,10 +60,10 @@ def seal(tree: bytes, blobs: Sequence[memoryview], *, plain: bool) -> bytes:
 
 
 def unseal(payload: bytes) -> Content:
-    """Check a payload and return views of its parts. Copies nothing.
+    """Check a payload and return views of its parts, without copying.
 
     Raises:
-        CorruptEntryError: Damaged, cut short, or written by another version.
+        CorruptEntryError: The payload is damaged, truncated, or of another format version.
     """
     view = memoryview(payload)
     if len(view) < _OUTER.size + _INNER.size:

@@ -1,11 +1,11 @@
-"""How much an Arrow IPC stream or file may grow when it is read, told from its messages alone.
+"""Estimate from its messages how much an Arrow IPC stream or file may grow when it is read.
 
-Arrow reads buffers in place, so what is honest grows little. A forged message may hold compressed
-buffers, use one buffer for many columns, state rows that take no bytes, or have a million texts
-that are views of one long buffer, each of which is checked by itself.
+Arrow reads buffers in place, so an honest stream grows little. A forged message may hold compressed
+buffers, use one buffer for many columns, claim rows that take no bytes, or have a million texts
+that are views of one long buffer, each of which is validated separately.
 
-The layout is of Arrow's `Message.fbs` and `File.fbs`: FlatBuffers, of which the few tables that
-matter are read here.
+The layout is that of Arrow's `Message.fbs` and `File.fbs`. They are FlatBuffers; this module reads
+only the few tables it needs.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _MAGIC = b"ARROW1"
-_CONTINUES = 0xFFFFFFFF  # before the length of a message, since Arrow 0.15
-_DICTIONARY, _BATCH = 2, 3  # kinds of messages
-_ROWS_A_BYTE = 8  # of the smallest type that takes any: a bit
+_CONTINUES = 0xFFFFFFFF  # precedes the length of a message, since Arrow 0.15
+_DICTIONARY, _BATCH = 2, 3  # message types
+_ROWS_A_BYTE = 8  # the smallest type that takes space is one bit
 
 
 class _Growth(NamedTuple):
     rows: int
-    """Of all arrays, nested ones too."""
+    """Rows of all arrays, including nested ones."""
     longest: int
-    """Bytes of the longest buffer that texts are views of; 0 where there are none."""
+    """Bytes of the longest buffer that text views refer to; 0 without text views."""
 
 
 def growth(blob: memoryview) -> int:
-    """Return how many bytes a stream or a file may take beyond its own.
+    """Return how many bytes a stream or file may need beyond its own size.
 
     Raises:
-        ValueError: It is not what pyarrow or polars write: compressed, cut short, or its parts
-            overlap.
+        ValueError: pyarrow and polars would not write it: it is compressed, truncated, or its
+            parts overlap.
     """
     is_file = blob[: len(_MAGIC)] == _MAGIC
     messages = _of_file(blob) if is_file else _of_stream(blob)
@@ -47,7 +47,7 @@ def growth(blob: memoryview) -> int:
 
 
 def _of_stream(blob: memoryview) -> Iterator[tuple[int, int]]:
-    """Yield where each message's metadata begins, and where its body does."""
+    """Yield the offsets of each message's metadata and body."""
     at = 0
     while at < len(blob):
         start, size = _metadata(blob, at)
@@ -55,13 +55,13 @@ def _of_stream(blob: memoryview) -> Iterator[tuple[int, int]]:
             return
         yield start, start + size
         body = _Table.root(blob, start).integer(3, "q")
-        if body < 0:  # it would never end
+        if body < 0:  # would loop forever
             raise ValueError("not the length of a body")
         at = start + size + body
 
 
 def _of_file(blob: memoryview) -> Iterator[tuple[int, int]]:
-    """Do as `_of_stream`; the end of a file says where its messages are."""
+    """Yield as `_of_stream` does, from the block list in the file's footer."""
     tail = len(blob) - len(_MAGIC) - 4
     size = _read(blob, "i", tail)
     footer = _Table.root(blob, tail - size)
@@ -76,7 +76,7 @@ def _of_file(blob: memoryview) -> Iterator[tuple[int, int]]:
 
 
 def _metadata(blob: memoryview, at: int) -> tuple[int, int]:
-    """Return where the metadata of the message begins, and how long it is."""
+    """Return the offset and the length of a message's metadata."""
     size = _read(blob, "I", at)
     return (at + 8, _read(blob, "I", at + 4)) if size == _CONTINUES else (at + 4, size)
 
@@ -104,14 +104,14 @@ def _growth(blob: memoryview, start: int, body: int) -> _Growth:
 
 
 def _viewed(blob: memoryview, most: int, *, is_file: bool) -> int:
-    """Return how many bytes texts have that are views of a buffer, each counted by itself."""
+    """Return the total bytes of texts that are views, counting each text separately."""
     source = pa.py_buffer(blob)
     try:
         reader: Any = pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)
         table = reader.read_all()
-    except pa.ArrowNotImplementedError:  # polars has types that pyarrow has not
+    except pa.ArrowNotImplementedError:  # polars has types that pyarrow lacks
         return most
-    found: dict[int, int] = {}  # by address: batches share a dictionary
+    found: dict[int, int] = {}  # by buffer address: batches share a dictionary
     for column in table.columns:
         for chunk in column.chunks:
             _measure_views(chunk, found)
@@ -135,14 +135,14 @@ def _measure_views(array: Any, found: dict[int, int]) -> None:
         inner = [array.field(at) for at in range(kind.num_fields)]
     elif pa.types.is_map(kind):
         inner = [array.keys, array.items]
-    elif hasattr(array, "values"):  # lists of all kinds, and run-end encoded
+    elif hasattr(array, "values"):  # all kinds of lists, and run-end encoded arrays
         inner = [array.values]
     for one in inner:
         _measure_views(one, found)
 
 
 class _Table(NamedTuple):
-    """A table of FlatBuffers: its fields by number."""
+    """A FlatBuffers table; fields are read by number."""
 
     blob: memoryview
     at: int
@@ -160,7 +160,7 @@ class _Table(NamedTuple):
         return None if at is None else _Table.root(self.blob, at)
 
     def structs(self, field: int, form: str) -> Any:
-        """Return a vector of structs as an array of records."""
+        """Return a vector of structs as a record array."""
         at, dtype = self._field(field), np.dtype(form)
         if at is None:
             return np.empty(0, dtype)

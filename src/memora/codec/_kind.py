@@ -1,4 +1,4 @@
-"""The words the tables of kinds are written in."""
+"""The types and functions that the tables of kinds are written with."""
 
 from __future__ import annotations
 
@@ -12,72 +12,72 @@ from memora.errors import SerializationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-MAX_KEY = 40  # characters of a key that an error may quote
-ATTRIBUTES = "."  # a step that names no place yet: the next is the name of an attribute
-MAX_STEPS = 16  # of the way to a part that an error names: a cycle would fill the screen
-_MOST_ALIKE = 100  # keys of one hash: each is compared with all before it
-_SEEDED = {str, bytes}  # the hashes of these differ in each process, so nobody can choose them
+MAX_KEY = 40  # longest key, in characters or digits, that an error quotes
+ATTRIBUTES = "."  # a path step without a name: the next step is an attribute name
+MAX_STEPS = 16  # longest path in an error: that of a cycle would fill the screen
+_MOST_ALIKE = 100  # keys with the same hash: each is compared with all earlier ones
+_SEEDED = {str, bytes}  # their hashes are randomized per process, so an attacker cannot choose them
 
 
 class Blob(NamedTuple):
-    """A part that stays out of the JSON. Comes back as a read-only `memoryview` of bytes."""
+    """A part stored outside the JSON. It is decoded as a read-only `memoryview` of bytes."""
 
     data: Any
     """A contiguous buffer."""
 
 
 def in_attributes(_whole: Any, _part: int) -> str:
-    """Say that the parts are mappings of attributes."""
+    """Mark the parts as mappings of attributes."""
     return ATTRIBUTES
 
 
 def nowhere(_whole: Any, _part: int) -> str:
-    """Say nothing about where a part sits."""
+    """Add no step to the path of an error."""
     return ""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of value: what records call it, what it is made of, and how it is made again."""
+    """One kind of value: its name in records, how to split it into parts, and how to rebuild it."""
 
     name: str
-    """On the wire, so for ever. A name with a dot begins with its library's prefix."""
+    """Part of the format, so it never changes. With a dot, it begins with its library's prefix."""
 
     types: tuple[type, ...]
-    """Exactly these, not their subclasses: a subclass is another type."""
+    """Exact types; subclasses do not match."""
 
     apart: Callable[[Any], Iterable[Any]]
-    """From the value to its parts, each of any kind."""
+    """Split a value into parts, each of any kind."""
 
     together: Callable[..., Any]
-    """From the parts, as arguments, to the value."""
+    """Rebuild the value, with the parts as arguments."""
 
     where: Callable[[Any, int], str] = nowhere
-    """How an error names the n-th part: `['rows']`, `[3]`, `.total`."""
+    """Name the n-th part in an error's path: `['rows']`, `[3]`, `.total`."""
 
     family: bool = False
-    """Also the subclasses that the library itself defines."""
+    """Also match the subclasses that the library itself defines."""
 
     same: Callable[[Any, Any], bool] | None = None
-    """Whether two of one type are equal, where that is not whether their parts are."""
+    """Compare two values of the same type; by default their parts are compared."""
     size: Callable[..., int] | None = None
-    """From the parts, how many bytes the value may take beyond those of its blobs."""
+    """Return how many bytes the value may need beyond its blobs, with the parts as arguments."""
 
 
 class UnsupportedError(SerializationError):
     """A value somewhere in the result cannot be stored exactly."""
 
     def __init__(self, problem: str) -> None:
-        """Begin with the problem; the walk adds where, inside out."""
+        """Store the problem; the tree walk adds the path, innermost step first."""
         super().__init__(problem)
-        self.where: list[tuple[str, bool]] = []  # a step, and whether it tells of the data
-        self.of: type | None = None  # the class of the value that it is about
+        self.where: list[tuple[str, bool]] = []  # each step, and whether it reveals data
+        self.of: type | None = None  # class of the unsupported value
 
     def __str__(self) -> str:
         return f"cannot store result{self._path(hidden=False)}: {self.args[0]}"
 
     def told(self) -> SerializationError:
-        """Return the error for whoever stores."""
+        """Return the public error, with path and type."""
         error = SerializationError(str(self))
         error.path = self._path(hidden=True).removeprefix(".")
         error.problem = str(self.args[0])
@@ -102,48 +102,48 @@ class UnsupportedError(SerializationError):
         return "".join(steps)
 
 
-# Between a pydantic model and a field of it.
+# Steps between a pydantic model and its fields.
 _STATE = frozenset({"['__dict__']", "['__pydantic_extra__']", "['__pydantic_private__']"})
 
 
 def at_key(key: Any) -> str:
-    """Name a key without quoting more of the application's data than it takes to find it."""
+    """Return a key's path step, quoting only short keys, to limit application data in errors."""
     if (type(key) is str and len(key) <= MAX_KEY) or (type(key) is int and abs(key) < 10**MAX_KEY):
         return f"[{key!r}]"
     return f"[<{type(key).__name__}>]"
 
 
 def at_index(_whole: Any, part: int) -> str:
-    """Name an item of a sequence."""
+    """Return the path step of a sequence's item."""
     return f"[{part}]"
 
 
 def at_value(whole: Mapping[Any, Any], part: int) -> str:
-    """Name a value of a mapping whose values are its parts."""
+    """Return the path step of a value, if the parts are a mapping's values."""
     return at_key(list(whole)[part])
 
 
 def at_pair(whole: Mapping[Any, Any], part: int) -> str:
-    """Name a key or a value of a mapping taken apart by `pairs`."""
+    """Return the path step of a key or value, if the parts are those of `pairs`."""
     key = list(whole)[part // 2]
     return at_key(key) if part % 2 else f"<key {at_key(key)[1:-1]}>"
 
 
 def pairs(mapping: Mapping[Any, Any]) -> Iterable[Any]:
-    """Key, value, key, value: flat, so that each level of a value is one of the tree."""
+    """Return key, value, key, value, …: flat, so that each level of a value is one of the tree."""
     return chain.from_iterable(mapping.items())
 
 
 def unpaired(*flat: Any) -> dict[Any, Any]:
-    """Undo `pairs`, in order."""
+    """Rebuild the dict that `pairs` split, in order."""
     return dict(zip(keys_of(flat[::2]), flat[1::2], strict=True))
 
 
 def keys_of(keys: Sequence[Any]) -> Sequence[Any]:
-    """Return keys for a hash table as they are.
+    """Return the keys, after a check that they are safe for a hash table.
 
     Raises:
-        ValueError: So many have one hash that the table would take quadratic time to build.
+        ValueError: Many keys share one hash, so building the table would take quadratic time.
     """
     if len(keys) > _MOST_ALIKE and not _SEEDED.issuperset(map(type, keys)):
         hashes = list(map(hash, keys))
@@ -153,12 +153,12 @@ def keys_of(keys: Sequence[Any]) -> Sequence[Any]:
 
 
 def items(*parts: Any) -> tuple[Any, ...]:
-    """Take the parts as they are."""
+    """Return the parts as a tuple."""
     return parts
 
 
 def refused(problem: str) -> Callable[..., NoReturn]:
-    """Refuse a kind that has a better form to be stored in."""
+    """Return a function that refuses a kind, with the problem as message."""
 
     def refuse(*_parts: Any) -> NoReturn:
         raise UnsupportedError(problem)

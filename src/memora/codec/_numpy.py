@@ -1,4 +1,4 @@
-"""The kinds of numpy: arrays of every dtype, scalars, dtypes."""
+"""Kinds of numpy: arrays of every dtype, scalars, dtypes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from memora.errors import SerializationError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-_TEXT: Any = getattr(np.dtypes, "StringDType", None)  # numpy 2: text of any length
-_NAN = np.nan  # the one object that pandas and numpy put where a value is missing
-_MOST_AXES = 64  # of an array, by numpy's own limit
-_MANTISSA = int(np.finfo(np.longdouble).nmant)  # a long double is another number elsewhere
+_TEXT: Any = getattr(np.dtypes, "StringDType", None)  # numpy 2: variable-length text
+_NAN = np.nan  # the object that pandas and numpy use for a missing value
+_MOST_AXES = 64  # numpy's limit of axes per array
+_MANTISSA = int(np.finfo(np.longdouble).nmant)  # the size of a long double depends on the platform
 
 
 def _dtype_parts(dtype: np.dtype[Any]) -> list[Any]:
@@ -50,7 +50,7 @@ def _dtype(descr: Any, char: str, mantissa: int = _MANTISSA) -> np.dtype[Any]:
     dtype: np.dtype[Any] = np.lib.format.descr_to_dtype(descr)
     if dtype.char == char:
         return dtype
-    alias = np.dtype(char).newbyteorder(descr[0])  # another of C's names for the same numbers
+    alias = np.dtype(char).newbyteorder(descr[0])  # another C name for the same type
     return alias if alias.str == descr else dtype
 
 
@@ -61,7 +61,7 @@ def _array_parts(array: np.ndarray[Any, Any]) -> list[Any]:
         objects = array.ravel().tolist()
         holes = [place for place, value in enumerate(objects) if value is _NAN]
         for place in holes:
-            objects[place] = None  # a text column has many, and JSON has none
+            objects[place] = None  # a text column has many, and JSON has no NaN
         return [array.dtype, array.shape, False, objects, np.array(holes, np.int64)]
     fortran = array.flags.f_contiguous and not array.flags.c_contiguous
     flat = np.ascontiguousarray(array.T if fortran else array).reshape(-1)
@@ -79,11 +79,11 @@ def _is_text(dtype: np.dtype[Any]) -> bool:
 def _array(
     dtype: Any,
     shape: Sequence[int],
-    fortran: bool,  # noqa: FBT001 - a part, in its place
+    fortran: bool,  # noqa: FBT001 - a positional part
     data: Any,
     holes: Any = None,
 ) -> np.ndarray[Any, Any]:
-    # Each by its very type: a forged range, as items or as a shape, would be as long as it says.
+    # Check exact types: a forged range as shape or items could claim any length.
     if type(shape) is not tuple or len(shape) > _MOST_AXES or {*map(type, shape)} - {int}:
         raise TypeError("not the shape of an array")
     if isinstance(dtype, str):
@@ -106,7 +106,7 @@ def _array(
 
 
 def _size(dtype: Any, shape: Any, *_: Any) -> int:
-    """Count the items that take no bytes: whatever reads them makes objects of them."""
+    """Count items that take no bytes, because a reader makes an object for each."""
     empty = isinstance(dtype, np.dtype) and dtype.itemsize == 0 and type(shape) is tuple
     return max(0, 8 * prod(shape[:_MOST_AXES])) if empty else 0
 
@@ -120,7 +120,7 @@ def _scalar_parts(scalar: np.generic) -> list[Any]:
 KINDS = (
     Kind("np.dtype", (np.dtype,), _dtype_parts, _dtype, family=True),
     Kind("np.array", (np.ndarray,), _array_parts, _array, size=_size),
-    # `b"".join` and the like take nothing but what they are for: np.bytes_(n) would be n bytes.
+    # Functions such as `b"".join` accept only their own type: np.bytes_(n) would make n bytes.
     Kind(
         "np.str", (np.str_,), lambda text: [str.__str__(text)], lambda text: np.str_("".join(text))
     ),

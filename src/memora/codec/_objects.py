@@ -1,4 +1,4 @@
-"""Classes an application registers: how an instance comes apart without a word from its author."""
+"""Kinds for the classes an application registers, derived from the classes themselves."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def kind_of_class(
     """Return the kind of a registered class.
 
     Raises:
-        ArgumentError: It needs functions: its content is not in its attributes.
+        ArgumentError: The class needs `encode` and `decode`: its content is not in attributes.
     """
     if encode is not None and decode is not None:
         return Kind(name, (cls,), lambda value: [encode(value)], decode)
@@ -43,12 +43,12 @@ def _flag(cls: Any, name: str) -> Kind:
         return [member.value]
 
     def together(value: int) -> Any:
-        # The enum looks at bit after bit, in quadratic time, and keeps what it makes of them.
+        # Enum decomposes a flag bit by bit, in quadratic time, and caches the result.
         if value.bit_length() > _MOST_FLAG_BITS:
             raise ValueError("not a value of this flag")
         return cls(value)
 
-    return Kind(name, (cls,), apart, together)  # by value, as members combine: no name
+    return Kind(name, (cls,), apart, together)  # by value, as a combination of members has no name
 
 
 def _enum(cls: Any, name: str) -> Kind:
@@ -90,7 +90,7 @@ def _struct(cls: Any, name: str) -> Kind:
         return filled, getattr(struct, "__dict__", {})
 
     def together(filled: dict[str, Any], attributes: dict[str, Any]) -> Any:
-        # As msgspec copies and pickles one: nothing makes a struct without its __init__.
+        # As msgspec's copying and pickling do: a struct cannot be made without its __init__.
         value = cls(**{field: filled.get(field, unset) for field in fields})
         if attributes:
             vars(value).update(attributes)
@@ -136,7 +136,7 @@ def _slots(cls: type) -> tuple[str, ...]:
 
 
 def _has_hidden_content(cls: type) -> bool:
-    """Whether a base is built in: a dict, an exception, an array."""
+    """Return whether a base class is built in (dict, exception, array)."""
     return any(
         isinstance(base.__dict__.get("__new__"), BuiltinFunctionType)
         for base in cls.__mro__

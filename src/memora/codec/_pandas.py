@@ -1,9 +1,9 @@
-"""The kinds of pandas: a frame is its indexes and the arrays of its columns.
+"""Kinds of pandas: a frame is stored as its indexes and the arrays of its columns.
 
-Not by way of one Arrow table: that turns column names into text, NaN into null and objects into
-whatever they resemble. Column by column nothing is converted: a numpy column is its bytes, a
-nullable one its values and mask, a categorical its codes and categories; only what is Arrow's
-already (strings, Arrow-backed dtypes) goes as Arrow IPC.
+One Arrow table would turn column names into text, NaN into null, and objects into whatever they
+resemble. Storing column by column converts nothing: a numpy column is its bytes, a nullable one its
+values and mask, a categorical its codes and categories. Only what Arrow holds already (strings,
+Arrow-backed dtypes) is stored as Arrow IPC.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from memora.codec._kind import Kind, UnsupportedError, at_key, keys_of
 _ExtensionArray: Any = pd.api.extensions.ExtensionArray
 _CategoricalDtype: Any = pd.CategoricalDtype
 _Flags: Any = pd.Flags  # type: ignore[attr-defined]
-_arrays: Any = pd.arrays  # the stubs know too little of these
+_arrays: Any = pd.arrays  # the stubs lack some of these
 _DateOffset: Any = pd.DateOffset
 _PeriodIndex: Any = pd.PeriodIndex
 _StringDtype: Any = pd.StringDtype
 
 
 def _values(column: Any) -> Any:
-    """Return the array under a Series or an Index: numpy's where it is one, else pandas'."""
+    """Return the array of a Series or an Index: numpy's if there is one, otherwise pandas'."""
     array = column.array
     return array.to_numpy() if type(array) is _arrays.NumpyExtensionArray else array
 
 
 def _column(values: Any) -> Any:
-    """Return the array of a column as it is.
+    """Return the array of a column unchanged.
 
     Raises:
-        TypeError: It is no array of one axis: pandas would spread a forged range, an index of one
-            or a single number over as many rows as there are said to be.
+        TypeError: It is not a one-dimensional array. pandas would expand a forged range, a short
+            index or a single number to as many rows as the record claims.
     """
     if not isinstance(values, (np.ndarray, _ExtensionArray)) or values.ndim != 1:
         raise TypeError("not the array of a column")
@@ -113,7 +113,7 @@ def _in_frame(frame: Any, part: int) -> str:
 def _labelled(whole: Any, attrs: dict[Any, Any], duplicates: bool) -> Any:  # noqa: FBT001
     whole.attrs = attrs
     if not duplicates:
-        # Past the setter, which hashes all labels: forged numbers may all have one hash.
+        # Bypass the setter, which hashes all labels: forged numbers may all share one hash.
         whole._flags = _Flags(whole, allows_duplicate_labels=False)  # noqa: SLF001
     return whole
 
@@ -134,7 +134,7 @@ def _index(values: Any, name: Any, freq: Any) -> Any:
         return index
     if not isinstance(freq, BaseOffset):
         raise TypeError("not a frequency")
-    # Past the check of the constructor: pandas' own tz_convert keeps a frequency that the values no
+    # Bypass the constructor's check: pandas' own tz_convert keeps a frequency that the values no
     # longer follow.
     (index if hasattr(index, "_freq") else index._data)._freq = freq  # noqa: SLF001
     return index if index.freq == freq else type(index)(values, freq=freq, name=name)
@@ -152,7 +152,7 @@ def _multi_index(names: Any, sortorder: Any, *parts: Any) -> Any:
             raise ValueError("not the codes of an index")
     if not isinstance(names, list):
         raise TypeError("not the names of an index")
-    # The check of the constructor hashes all labels: see `_labelled`.
+    # Bypass the constructor's check, which hashes all labels: see `_labelled`.
     return pd.MultiIndex(
         parts[:half], parts[half:], sortorder=sortorder, names=names, verify_integrity=False
     )
@@ -180,7 +180,7 @@ def _offset_parts(offset: Any) -> list[Any]:
 
 def _categorical(codes: Any, categories: Any, ordered: Any) -> Any:
     _check_codes(codes, categories)
-    make = _CategoricalDtype._from_fastpath  # noqa: SLF001 - no hash of labels: see `_labelled`
+    make = _CategoricalDtype._from_fastpath  # noqa: SLF001 - does not hash labels: see `_labelled`
     return pd.Categorical.from_codes(codes, dtype=make(_labels(categories), ordered))
 
 
@@ -212,7 +212,7 @@ def _sparse(values: Any, places: Any, length: int, fill: Any, kind: str) -> Any:
 def _string_parts(array: Any) -> list[Any]:
     try:
         data = array.__arrow_array__()
-    except UnicodeEncodeError:  # a lone surrogate, which Arrow does not hold
+    except UnicodeEncodeError:  # a lone surrogate, which Arrow cannot hold
         data = np.asarray(array, dtype=object)
     return [array.dtype.storage, array.dtype.na_value is pd.NA, data]
 
@@ -221,7 +221,7 @@ def _strings(storage: str, na: bool, data: Any) -> Any:  # noqa: FBT001
     dtype = _StringDtype(storage) if na else _StringDtype(storage, na_value=np.nan)
     if isinstance(data, np.ndarray):
         return pd.array(_column(data), dtype)
-    # Of a dictionary's the text of each row would be written out.
+    # A dictionary type would be expanded to one text per row.
     if str(data.type) not in {"string", "large_string"}:
         raise TypeError("not the texts of an array")
     return dtype.__from_arrow__(data)
@@ -295,7 +295,7 @@ KINDS = (
         _string_parts,
         _strings,
         family=True,
-        size=lambda _storage, _na, data: 8 * len(data),  # an object for each, also where it is null
+        size=lambda _storage, _na, data: 8 * len(data),  # one object per row, null or not
     ),
     Kind(
         "pd.arrow",

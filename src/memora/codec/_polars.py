@@ -1,4 +1,4 @@
-"""The kinds of polars, as Arrow IPC with polars' own notes, checked before they are trusted."""
+"""Kinds of polars, as Arrow IPC with polars' own metadata, checked before it is trusted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import polars as pl
 from memora.codec._ipc import growth
 from memora.codec._kind import Blob, Kind, UnsupportedError, refused
 
-_EXTENSION: Any = getattr(pl, "BaseExtension", ())  # polars 2: types of the application's own
+_EXTENSION: Any = getattr(pl, "BaseExtension", ())  # polars 2: types of the application
 
 
 def _frame_parts(frame: pl.DataFrame) -> list[Any]:
@@ -22,7 +22,7 @@ def _frame_parts(frame: pl.DataFrame) -> list[Any]:
 
 
 def _is_foreign(dtype: Any) -> bool:
-    """Whether only a process that registered the type would read it as such."""
+    """Return whether only a process that registered the type can read it as that type."""
     inner = getattr(dtype, "inner", None)
     return (
         isinstance(dtype, _EXTENSION)
@@ -38,7 +38,7 @@ def _size(_height: int, blob: memoryview) -> int:
 def _frame(height: int, blob: memoryview) -> pl.DataFrame:
     try:
         frame = pl.read_ipc(BytesIO(blob))
-    except pl.exceptions.PanicException as panic:  # not an Exception: it would pass all handlers
+    except pl.exceptions.PanicException as panic:  # not an Exception: no other handler catches it
         raise ValueError("not an Arrow file") from panic
     if frame.height != height:
         raise ValueError("not the rows of this frame")

@@ -1,4 +1,4 @@
-"""Whether a value that was decoded is the one that was encoded, as far as the codec can tell."""
+"""Comparison of a decoded value with the one that was encoded."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
     from memora.codec._kind import Kind
 
-_CHUNK = 1 << 20  # bytes that are compared at once: a comparison of views takes them one by one
+_CHUNK = 1 << 20  # bytes compared at a time: comparing memoryviews is slow, byte by byte
 
 
 def same(  # noqa: PLR0911 - a table of types
     kind_of: Callable[[type], Kind | None], one: Any, other: Any
 ) -> bool:
-    """Tell whether two values are of one type and equal, by what the codec makes of them.
+    """Return whether two values have the same type and are equal, part by part.
 
-    Not by `==`: of an array it is no truth, of NaN it is False, and a class may define it as it
-    likes.
+    `==` is unsuitable: for arrays it gives no truth value, for NaN it is False, and a class may
+    define it in any way.
     """
     cls = type(one)
     if cls is not type(other):
@@ -65,7 +65,7 @@ def _same_sets(
     if len(one) != len(other):
         return False
     found = {item: item for item in other}
-    # An object that is equal to itself alone, or NaN, is not found: then its type has to do.
+    # NaN, and an object equal only to itself, is not found: compare by type instead.
     lost = [item for item in one if item not in found]
     types = [type(item).__name__ for item in other if item not in one]
     return sorted(type(item).__name__ for item in lost) == sorted(types) and all(

@@ -1,4 +1,4 @@
-"""The kinds of pytz, whose zones pandas uses before version 3."""
+"""Kinds of pytz, whose time zones pandas uses before version 3."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Any
 
 from memora.codec._kind import Kind
 
-pytz: Any = import_module("pytz")  # no stubs here, and not always installed
+pytz: Any = import_module("pytz")  # has no stubs, and is not always installed
 
 
 def _parts(zone: Any) -> list[Any]:
-    """Name the zone and which of its offsets this object is: pytz has one object for each."""
+    """Return the zone's name and this object's offset: pytz has one object per offset."""
     offset = (zone._utcoffset, zone._dst, zone._tzname) if hasattr(zone, "_tzinfos") else ()  # noqa: SLF001
     return [zone.zone, *offset]
 
 
 def _zone(name: str, *offset: Any) -> Any:
     zone = pytz.timezone(name)
-    return zone._tzinfos[offset] if offset else zone  # noqa: SLF001 - pytz's own pickling does so
+    return zone._tzinfos[offset] if offset else zone  # noqa: SLF001 - as pytz's own pickling does
 
 
 KINDS = (

@@ -1,4 +1,4 @@
-"""The kinds of the standard library, JSON's own included where JSON falls short of them."""
+"""Kinds of the standard library, including values of JSON's types that JSON cannot represent."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _FACTORIES = MappingProxyType(
 )
 
 
-_MOST_BITS = 65_536  # of each part of a fraction
+_MOST_BITS = 65_536  # maximum for each term of a fraction
 
 
 def _moment(value: Any) -> tuple[Any, ...]:
@@ -82,7 +82,7 @@ def _float(bits: int) -> float:
 
 
 def _short_terms(numerator: int, denominator: int) -> tuple[int, int]:
-    # To make a fraction is to find a common divisor, in time quadratic in the digits.
+    # Making a fraction computes a common divisor, in time quadratic in the digits.
     if max(numerator.bit_length(), denominator.bit_length()) > _MOST_BITS:
         raise UnsupportedError(f"a fraction has more than {_MOST_BITS:,} bits above or below")
     return numerator, denominator
@@ -97,9 +97,9 @@ def _aware_time(text: str, fold: int, zone: Any) -> time:
 
 
 KINDS = (
-    # What JSON cannot say.
+    # Values that JSON cannot represent.
     Kind("int", (int,), lambda n: [f"{n:x}"], lambda digits: int(digits, 16)),  # of any length
-    Kind("float", (float,), _float_bits, _float),  # NaN, with its payload, and the infinities
+    Kind("float", (float,), _float_bits, _float),  # NaN with its payload, and infinities
     Kind(
         "str",  # with lone surrogates
         (str,),
@@ -140,7 +140,7 @@ KINDS = (
     Kind("slice", (slice,), lambda s: [s.start, s.stop, s.step], slice),
     # Numbers and names.
     Kind("decimal", (Decimal,), lambda number: [str(number)], Decimal),
-    # `index` takes integers only: Fraction("1e9999999") would compute for ever.
+    # `index` accepts integers only: Fraction("1e9999999") would take practically forever.
     Kind(
         "fraction",
         (Fraction,),

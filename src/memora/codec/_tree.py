@@ -1,7 +1,7 @@
-"""The walk: a value to a JSON tree with blobs beside it, and back.
+"""Conversion between a value and a JSON tree with separate blobs.
 
-JSON's own types stand for themselves wherever orjson gives them back as they were. Anything else
-is an object with the key "!": a list of the kind's name and its parts, or a blob's number.
+Values of JSON's own types represent themselves if orjson returns them unchanged. Anything else is
+an object with the key "!", which holds a list of the kind's name and its parts, or a blob's number.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
 TAG = "!"
-MAX_DEPTH = 120  # a level is at most two of JSON's, of which orjson writes 254
+MAX_DEPTH = 120  # a level takes at most two JSON levels, and orjson writes up to 254
 
 _LEAVES = {NoneType, bool, int, float, str}
-_LEAST, _MOST = -(2**63), 2**64 - 1  # the integers orjson writes and reads
+_LEAST, _MOST = -(2**63), 2**64 - 1  # range of integers that orjson writes and reads
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 def is_json(items: Iterable[Any], depth: int = MAX_DEPTH) -> bool:
-    """Whether JSON gives each item back as it is.
+    """Return whether JSON represents each item exactly.
 
     Args:
         items: Values of any type.
-        depth: How many levels of lists and objects the items may have; 0 asks for scalars.
+        depth: How many levels of lists and objects the items may have; 0 accepts only scalars.
     """
     for item in items:
-        cls = type(item)  # a subclass is another type, and orjson would not say
+        cls = type(item)  # orjson would write a subclass without an error
         if cls is str:
             exact = item.isascii() or _is_utf8(item)
         elif cls is int:
@@ -54,7 +54,7 @@ def is_json(items: Iterable[Any], depth: int = MAX_DEPTH) -> bool:
 
 
 def _are_names(keys: Iterable[Any]) -> bool:
-    """Whether JSON gives each key back as it is, and none can be taken for a tag."""
+    """Return whether JSON represents each key exactly, and none equals the tag."""
     for key in keys:
         if type(key) is not str or key == TAG or not (key.isascii() or _is_utf8(key)):
             return False
@@ -66,20 +66,20 @@ def _is_utf8(text: str) -> bool:
 
 
 class Writer:
-    """Turns one value into a tree; `blobs`, `plain`, `kinds` and `size` say what came of it."""
+    """Converter of one value to a tree; also fills `blobs`, `plain`, `kinds` and `size`."""
 
     def __init__(self, kind_of: Callable[[type], Kind | None]) -> None:
         self._kind_of = kind_of
         self.blobs: list[memoryview] = []
         self.plain = True
         self.kinds: set[str] = set()
-        self.size = 0  # what a reader counts
+        self.size = 0  # as a reader counts it against its allowance
 
     def node(self, value: Any, depth: int = 0) -> Any:
         """Return the tree of a value.
 
         Raises:
-            UnsupportedError: The value, or something in it, has no exact form.
+            UnsupportedError: The value, or a part of it, has no exact form.
         """
         cls = type(value)
         if cls in _LEAVES and is_json((value,)):
@@ -118,7 +118,7 @@ class Writer:
         nodes: list[Any] = []
         try:
             for part in parts:
-                nodes.append(self.node(part, depth + 1))  # noqa: PERF401 - its length is the place
+                nodes.append(self.node(part, depth + 1))  # noqa: PERF401 - its length is the index
         except UnsupportedError as refusal:
             at = len(nodes)
             step = where(whole, at)
@@ -135,20 +135,20 @@ def _parts(kind: Kind, value: Any) -> tuple[Any, ...]:
             return tuple(kind.apart(value))
     except (UnsupportedError, MemoryError, RecursionError):
         raise
-    except Exception as error:  # whatever a library or the application's own function raises
+    except Exception as error:  # a library or the application's function may raise anything
         raise UnsupportedError(
             f"taking this {type(value).__qualname__} apart raised {type(error).__name__}"
         ) from error
 
 
 class Reader:
-    """Turns a tree back into its value.
+    """Converter of a tree to its value.
 
     Args:
-        kind_named: Finds a kind by its name.
-        blobs: Of the payload.
-        allowance: How many bytes the value may take beyond the tree's own. A forged tree may refer
-            to one blob again and again, or describe more than it holds.
+        kind_named: Returns a kind by name.
+        blobs: The blobs of the payload.
+        allowance: Maximum bytes of the value beyond the tree's own. A forged tree may refer to one
+            blob repeatedly, or describe more than it holds.
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class Reader:
         """Return the value of a tree.
 
         Raises:
-            CorruptEntryError: It would take more than is allowed.
+            CorruptEntryError: The value would exceed the allowance.
         """
         cls = type(node)
         if cls is list:

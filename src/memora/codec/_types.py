@@ -1,4 +1,4 @@
-"""The classes that a type names: those of a result's fields, and of what a function returns."""
+"""Find the classes in annotations: of a result's fields, and of a function's return type."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _SELF_MADE = frozenset({"builtins", "typing", "collections.abc", "typing_extensi
 
 
 class Source(NamedTuple):
-    """Annotations, and the names that they are written in."""
+    """Annotations, and the namespaces that resolve them."""
 
     annotations: tuple[Any, ...]
     globals: dict[str, Any] | None = None
-    """None where all that is written has been read."""
+    """None if the annotations are resolved already."""
     locals: dict[str, Any] | None = None
 
     def read(self) -> tuple[list[type], tuple[Any, ...]]:
-        """Return the classes that are named, and the annotations that cannot be read yet."""
+        """Return the classes found, and the annotations that cannot be resolved yet."""
         if self.globals is None:
             return list(classes_in(list(self.annotations))), ()
         found, unread = list[type](), list[Any]()
@@ -34,7 +34,7 @@ class Source(NamedTuple):
             holder = SimpleNamespace(__annotations__={"it": annotation})
             try:
                 read = typing.get_type_hints(holder, self.globals, self.locals)
-            except Exception:  # noqa: BLE001 - a name that is not there, or not yet
+            except Exception:  # noqa: BLE001 - a name that is not defined, or not yet
                 unread.append(annotation)
             else:
                 found += classes_in(read.get("it"))
@@ -42,7 +42,7 @@ class Source(NamedTuple):
 
 
 def classes_in(annotation: Any) -> Iterator[type]:
-    """Yield the classes in a type: of its parts, where it is made of others."""
+    """Yield the classes in a type, including those of its type arguments."""
     ahead, seen = [annotation], list[Any]()
     while ahead:
         one = ahead.pop()
@@ -69,7 +69,7 @@ def classes_in(annotation: Any) -> Iterator[type]:
 
 
 def is_data(cls: type) -> bool:
-    """Tell whether a class says which fields it has, or is an enum: whether it is but data."""
+    """Return whether a class declares its fields or is an enum, so that its instances are data."""
     return (
         issubclass(cls, enum.Enum)
         or dataclasses.is_dataclass(cls)
@@ -81,25 +81,25 @@ def is_data(cls: type) -> bool:
 
 
 def is_model(cls: type) -> bool:
-    """Tell whether a class is a pydantic model."""
+    """Return whether a class is a pydantic model."""
     pydantic = sys.modules.get("pydantic")
     return pydantic is not None and issubclass(cls, pydantic.BaseModel)
 
 
 def is_struct(cls: type) -> bool:
-    """Tell whether a class is a msgspec.Struct."""
+    """Return whether a class is a msgspec.Struct."""
     msgspec = sys.modules.get("msgspec")
     return msgspec is not None and issubclass(cls, msgspec.Struct)
 
 
 def can_have_instances(cls: type) -> bool:
-    """Tell whether a result may be of this very class."""
+    """Return whether a result may have exactly this class."""
     protocol = getattr(cls, "_is_protocol", False)
     return not (inspect.isabstract(cls) or protocol or cls.__module__ in _SELF_MADE)
 
 
 def sources_of_class(cls: Any) -> list[Source]:
-    """Return the annotations of a class's fields, by the classes it inherits them from."""
+    """Return the annotations of a class's fields, one source for each class that declares some."""
     scope, private = _scope_of(cls), getattr(cls, "__private_attributes__", {})
     found: list[Source] = []
     for base in cls.__mro__:
@@ -114,19 +114,19 @@ def sources_of_class(cls: Any) -> list[Source]:
             found.append(Source(annotations, space, names))
     if is_model(cls):
         if not getattr(cls, "__pydantic_fields_complete__", cls.__pydantic_complete__):
-            cls.model_rebuild(raise_errors=False)  # as pydantic does at the first instance
+            cls.model_rebuild(raise_errors=False)  # as pydantic does for the first instance
         found.append(Source(tuple(field.annotation for field in cls.model_fields.values())))
     attributes = tuple(one.type for one in getattr(cls, "__attrs_attrs__", ()))
     return [*found, Source(attributes)]
 
 
 def source_of_function(function: Any, returns: Any) -> Source:
-    """Return what a function is said to return, by its annotation and beside that."""
+    """Return the source of a function's return annotation and of `returns`."""
     said = function if isinstance(function, type) else _annotations(function).get("return")
     code, cells = getattr(function, "__code__", None), getattr(function, "__closure__", None) or ()
     names = dict(_scope_of(function))
     for name, cell in zip(code.co_freevars if code and cells else (), cells, strict=True):
-        with suppress(ValueError):  # it may be empty: not assigned yet
+        with suppress(ValueError):  # an empty cell: the name is not assigned yet
             names[name] = cell.cell_contents
     given = (said, *(returns if isinstance(returns, (list, tuple)) else (returns,)))
     annotations = tuple(one for one in given if one is not None)
@@ -136,7 +136,7 @@ def source_of_function(function: Any, returns: Any) -> Source:
 def _annotations(holder: Any) -> Mapping[str, Any]:
     try:
         return getattr(holder, "__annotations__", None) or {}
-    except Exception:  # noqa: BLE001 - Python 3.14 reads them when they are asked for
+    except Exception:  # noqa: BLE001 - Python 3.14 evaluates annotations on access
         return {}
 
 
@@ -145,9 +145,9 @@ def _classes_of(names: Mapping[str, Any]) -> dict[str, type]:
 
 
 def _scope_of(named: Any) -> dict[str, Any]:
-    """Return the local names of the function that makes a class or function, while it runs.
+    """Return the local names of a running function that defines a class or function.
 
-    As pydantic does: no annotation says where a local name comes from.
+    pydantic does the same: annotations do not record the scope of a local name.
     """
     place, made_inside, _ = getattr(named, "__qualname__", "").rpartition(".<locals>.")
     frame = sys._getframe() if made_inside else None  # noqa: SLF001 - the only way

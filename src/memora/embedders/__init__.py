@@ -1,7 +1,7 @@
-"""Embedders: what turns a text into a unit vector.
+"""Embedders, which convert a text to a unit vector.
 
-`load_embedder` is the only place that chooses one. Importing this package loads no model and no
-library that runs one; those are imported where they are first used.
+Only `load_embedder` chooses one. Importing this package loads no model and no library that runs
+one; those are imported on first use.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ _PACKAGED_NAMES = ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2")
 
 
 def load_embedder(model_name: str, *, use_onnx: bool) -> Embedder:
-    """Choose the embedder for a model.
+    """Return the embedder for a model.
 
     Args:
-        model_name: The packaged model, else a sentence-transformers directory, else a name on the
-            Hugging Face hub.
+        model_name: The packaged model, a sentence-transformers directory, or a name on the Hugging
+            Face hub; checked in this order.
         use_onnx: Run the model's ONNX file with onnxruntime; otherwise the sentence-transformers
-            library runs it, with torch.
+            library runs the model, with torch.
 
     Raises:
-        ConfigError: There is no such model, or it cannot be run this way.
+        ConfigError: The model does not exist, or cannot be run this way.
         MissingExtraError: sentence-transformers is needed and not installed.
-        EmbedderError: The model could not be fetched or loaded.
+        EmbedderError: The model could not be downloaded or loaded.
     """
     if not use_onnx:
         return SentenceTransformersEmbedder(model_name)
@@ -60,33 +60,33 @@ def load_embedder(model_name: str, *, use_onnx: bool) -> Embedder:
 
 
 def is_packaged(model_name: str) -> bool:
-    """Tell whether a name is that of the model in the package."""
+    """Return whether a name is that of the packaged model."""
     return model_name in _PACKAGED_NAMES
 
 
 def _near(model_name: str) -> str | None:
-    """Return the packaged model that a name is like, whatever its case and owner."""
+    """Return the packaged model if a name is close to its name, ignoring case and owner."""
     packaged = _PACKAGED_NAMES[0]
     bare = model_name.strip().rpartition("/")[2].lower().replace("_", "-")
     return packaged if difflib.get_close_matches(bare, [packaged.lower()]) else None
 
 
 def local_model(model_name: str) -> Path | None:
-    """Return the directory that a name is, if it is one.
+    """Return the directory with this path, if there is one.
 
     Raises:
-        EmbedderError: It may not be looked at.
+        EmbedderError: No permission to look.
     """
     try:
         path = Path(model_name).expanduser()
         return path if path.is_dir() else None
-    except RuntimeError:  # "~nobody": there is no such home, so no such directory
+    except RuntimeError:  # a home such as "~nobody" does not exist
         return None
     except OSError as error:
         raise EmbedderError(f"cannot look for {model_name!r}: {error.strerror}") from error
 
 
 def _recorded_digest() -> str:
-    """Look up the packaged weights' hash; to compute it would take longer than to load them."""
+    """Return the recorded hash of the packaged weights; hashing is slower than loading them."""
     lines = (_PACKAGED / "SHA256SUMS").read_text("utf-8").splitlines()
     return next(line[:12] for line in lines if line.endswith("  onnx/model.onnx"))

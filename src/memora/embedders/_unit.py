@@ -1,4 +1,4 @@
-"""Unit vectors from whatever a model returned."""
+"""Conversion of a model's output to unit vectors."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def unit_vectors(rows: NDArray[Any], *, dimension: int, model: str) -> list[Vect
 
     Args:
         rows: Numbers of any real type, shape (n, dimension).
-        dimension: What the model said it would be.
+        dimension: The model's stated dimension.
         model: Its identity, for messages.
 
     Raises:
-        DimensionMismatchError: It is not.
+        DimensionMismatchError: The rows have another dimension.
         EmbedderError: A row is zero or not finite, so it has no direction.
     """
     if rows.shape[1] != dimension:
         raise DimensionMismatchError(
             f"{model} returned vectors of dimension {rows.shape[1]}, not {dimension}"
         )
-    wide = rows.astype(np.float64)  # the squares of large float32 values overflow
+    wide = rows.astype(np.float64)  # squares of large float32 values overflow
     lengths = np.linalg.norm(wide, axis=1, keepdims=True)
     if not (np.isfinite(lengths) & (lengths > 0)).all():
         raise EmbedderError(f"{model} returned a vector that is zero or not finite")

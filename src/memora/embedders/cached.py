@@ -1,4 +1,4 @@
-"""An embedder that remembers the most recent vectors, and is given no text that hides something."""
+"""A cache of recent vectors around an embedder, which also drops unembeddable characters."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from memora.protocols import Embedder, Vector
 
 _SHORT = 1_000  # characters
-_TOLERANCE = 1e-3  # of a vector's length, which float16 rounding stays within
+_TOLERANCE = 1e-3  # allowed deviation of a vector's length from 1; float16 rounding stays within it
 
 
 def _key(text: str) -> str | bytes:
-    """Return what a text is remembered by: a long one would take more room than its vector."""
+    """Return the cache key of a text; for a long text a hash, which is shorter."""
     return text if len(text) <= _SHORT else sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 class CachedEmbedder:
-    """Remembers the texts used last, so that a lookup and the store after it embed once."""
+    """Cache of recently used texts' vectors, so that a lookup and its store embed once."""
 
     def __init__(
         self,
@@ -44,11 +44,11 @@ class CachedEmbedder:
         """Wrap an embedder.
 
         Args:
-            inner: Embeds the texts that are not remembered.
-            size: How many texts are remembered; 0 remembers none.
-            timer: Entered around each call of the inner embedder.
-            warmed: Is given the seconds that the inner embedder's `warm_up` took, where it has one,
-                before its first call.
+            inner: Embeds the texts that are not in the cache.
+            size: Number of vectors in the cache; 0 disables it.
+            timer: Context manager around each call of the inner embedder.
+            warmed: Called with the duration in seconds of the inner embedder's `warm_up`, if it has
+                one, before its first call.
 
         Raises:
             ConfigError: The size is negative.
@@ -62,27 +62,27 @@ class CachedEmbedder:
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """Make the lock."""
-        # An LRU cache moves entries even when read. The model runs outside the lock: two threads
-        # may embed one text at once, and neither waits for the other's.
+        """Create the locks."""
+        # Reading an LRU cache moves entries, so it needs the lock. The model runs outside the lock:
+        # two threads may embed the same text at the same time, but neither waits for the other.
         self._lock = threading.Lock()
-        self._warming = threading.Lock()  # held while one loads the model
+        self._warming = threading.Lock()  # held while a thread loads the model
 
     @property
     def identity(self) -> str:
-        """The inner embedder's."""
+        """The inner embedder's identity."""
         return self._inner.identity
 
     @property
     def dimension(self) -> int:
-        """The inner embedder's."""
+        """The inner embedder's dimension."""
         return self._inner.dimension
 
     def embed(self, texts: Sequence[str], /) -> list[Vector | None]:
-        """Return one read-only unit vector a text, in order.
+        """Return one read-only unit vector per text, in order.
 
-        None where the inner embedder returns None, and for a text with invisible characters. The
-        inner embedder gets texts without their emoji; see `memora._characters`.
+        The result is None if the inner embedder returns None, or if the text has invisible
+        characters. The inner embedder gets texts without emoji; see `memora._characters`.
 
         Raises:
             EmbedderError: The inner embedder failed.
@@ -98,7 +98,7 @@ class CachedEmbedder:
     def _embed(self, texts: list[str]) -> dict[str, Vector | None]:
         if not self._warm:
             self._warm_up()
-        with self._timer(), outside:  # the application's own may use a cache
+        with self._timer(), outside:  # an application's embedder may use a cache itself
             vectors = self._inner.embed(texts)
         if len(vectors) != len(texts):
             raise EmbedderError(
@@ -107,12 +107,12 @@ class CachedEmbedder:
         fresh = dict(zip(texts, map(self._checked, vectors), strict=True))
         if self._recent.maxsize:
             with self._lock:
-                # None is for long texts, mostly, and soon found again.
+                # Do not cache None: it is mostly for long texts, and quickly found again.
                 self._recent.update({_key(t): v for t, v in fresh.items() if v is not None})
         return fresh
 
     def _warm_up(self) -> None:
-        """Load the model: once a process, so its time is no latency of a query."""
+        """Load the model once per process, outside the timer, as its time is no query latency."""
         with self._warming:
             if not self._warm:
                 started = time.perf_counter()
@@ -121,9 +121,9 @@ class CachedEmbedder:
                 self._warm = True
 
     def _checked(self, vector: Vector | None) -> Vector | None:
-        """Hold an application's embedder to its word: a similarity is only as true as its vectors.
+        """Validate a vector, as an application's embedder may return a wrong one; copy it.
 
-        The copy is read-only, because it is shared, and keeps no whole batch in memory.
+        The copy is read-only, because it is shared, and does not keep a whole batch in memory.
         """
         if vector is None:
             return None
@@ -133,7 +133,7 @@ class CachedEmbedder:
                 f"{self.identity} returned a vector of shape {copy.shape}, not ({self.dimension},)"
             )
         length = float(np.linalg.norm(copy))
-        if not abs(length - 1) < _TOLERANCE:  # NaN too
+        if not abs(length - 1) < _TOLERANCE:  # also true for NaN
             raise EmbedderError(
                 f"{self.identity} returned a vector of length {length:.3g}; an Embedder returns "
                 "unit vectors (a plain function need not: see FunctionEmbedder)"

@@ -1,4 +1,4 @@
-"""Any callable as an embedder."""
+"""Embedder around any callable."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PROBE = "How long is a vector?"
 
 
 class FunctionEmbedder:
-    """Calls a function with texts; it may be called from many threads at once."""
+    """Embedder that calls a function with texts, possibly from many threads at once."""
 
     def __init__(
         self,
@@ -34,18 +34,18 @@ class FunctionEmbedder:
         """Wrap a function.
 
         Args:
-            fn: From n texts to n vectors: lists, an array, or anything that numpy reads as one.
-                They need not be unit vectors.
-            identity: Names what decides the vectors, such as "openai:text-embedding-3-small". By
-                default the function's module and name, so state it where the function's
-                surroundings decide them: a client, a model name in a closure.
-            dimension: Of every vector; learnt by calling the function once when not given.
-            fits: Whether a text is within the model's window; without it every text of up to a
-                million characters is.
+            fn: Maps n texts to n vectors: lists, an array, or anything that numpy reads as one.
+                The vectors need not have length 1.
+            identity: Identifies the model, such as "openai:text-embedding-3-small". The default is
+                the function's module and name. Set it if the vectors depend on more than that, such
+                as a client or a model name in a closure.
+            dimension: Length of every vector; by default the function is called once to learn it.
+            fits: Returns whether a text is within the model's window. By default every text of up
+                to a million characters is.
 
         Raises:
             ConfigError: The function cannot be used, or has no name of its own.
-            EmbedderError: It failed when called to learn the dimension.
+            EmbedderError: The function failed in the call that learns the dimension.
         """
         if inspect.iscoroutinefunction(fn):
             raise ConfigError(f"{fn!r} is asynchronous: an embedder's function returns the vectors")
@@ -56,7 +56,7 @@ class FunctionEmbedder:
 
     @property
     def identity(self) -> str:
-        """As given, or the function's module and name."""
+        """The given identity, or the function's module and name."""
         return self._identity
 
     @property
@@ -65,10 +65,10 @@ class FunctionEmbedder:
         return self._dimension
 
     def embed(self, texts: Sequence[str], /) -> list[Vector | None]:
-        """Return one unit vector a text, in order; None for a text that does not fit.
+        """Return one unit vector per text, in order; None for a text that does not fit.
 
         Raises:
-            EmbedderError: The function failed, or did not return a usable vector a text.
+            EmbedderError: The function failed, or did not return one usable vector per text.
         """
         fits = self._fits or _is_short
         fitting = [text for text in texts if fits(text)]
@@ -80,11 +80,11 @@ class FunctionEmbedder:
         return [found.get(text) for text in texts]
 
     def _rows(self, texts: list[str]) -> np.ndarray[Any, Any]:
-        """Call the function; its answer as numbers of shape (texts, any)."""
+        """Call the function; return its result as numbers of shape (texts, any)."""
         try:
             with contained:
                 rows = np.asarray(self._fn(texts))
-        except Exception as error:  # it is the application's
+        except Exception as error:  # raised by the application's function
             raise EmbedderError(f"{self._identity} failed: {error!r}") from error
         if rows.dtype.kind not in "fiu" or rows.ndim != 2 or len(rows) != len(texts):  # noqa: PLR2004
             raise EmbedderError(
@@ -99,14 +99,14 @@ def _is_short(text: str) -> bool:
 
 
 def as_embedder(candidate: Embedder | Callable[[list[str]], Any], /) -> Embedder:
-    """Return an embedder as it is, and wrap a callable.
+    """Return an embedder unchanged, or wrap a callable.
 
     Raises:
-        ConfigError: It is neither.
+        ConfigError: The argument is neither.
     """
-    # A class has an embedder's attributes too, but is none before it is called.
+    # An embedder class has the same attributes as its instances, but must be called first.
     if not isinstance(candidate, type):
-        # Not `isinstance`: from Python 3.12 on it does not see what a proxy forwards.
+        # Not `isinstance`: from Python 3.12 on it does not see attributes that a proxy forwards.
         if all(hasattr(candidate, name) for name in ("identity", "dimension", "embed")):
             return cast("Embedder", candidate)
         if callable(candidate):
@@ -118,7 +118,7 @@ def as_embedder(candidate: Embedder | Callable[[list[str]], Any], /) -> Embedder
 
 def _name(fn: Callable[..., Any]) -> str:
     name = getattr(fn, "__qualname__", "<nameless>")
-    if name.endswith(">"):  # <lambda>, and what partial and callable objects lack
+    if name.endswith(">"):  # <lambda>, also the default for partial and callable objects
         raise ConfigError(
             f"{fn!r} has no name to record in the store: wrap it as "
             "FunctionEmbedder(fn, identity=...)"

@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub: fetched once, then read from its local cache."""
+"""Models of the Hugging Face hub, downloaded once and then read from its local cache."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from memora._faults import contained
 from memora._show import one_line
 from memora.errors import ConfigError, EmbedderError
 
-# Weights in other formats stay behind; they are most of a repository.
+# Weights in other formats, most of a repository's size, are not downloaded.
 _FILES = ["*.json", "onnx/model.onnx*", "model.onnx*"]
 _WAYS_OUT = (
     "name a directory, name the packaged model (all-MiniLM-L6-v2), or set use_onnx=False to load "
@@ -20,14 +20,14 @@ def download(model_name: str, *, meant: str | None = None) -> Path:
     """Return the directory of a hub model's ONNX file, tokenizer and configuration.
 
     Args:
-        model_name: `owner/name`; without an owner, sentence-transformers is meant.
-        meant: A packaged model that the name is like, for the error.
+        model_name: `owner/name`; the default owner is sentence-transformers.
+        meant: A packaged model with a similar name, for the error.
 
     Raises:
-        ConfigError: The hub has no such model, or this is no name at all.
+        ConfigError: The hub has no such model, or the name is invalid.
         EmbedderError: The hub could not be reached and the model is not in its local cache.
     """
-    # Imported here because it takes longer than all of Memora.
+    # Imported here because it takes longer than the rest of Memora.
     from huggingface_hub import snapshot_download  # noqa: PLC0415
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError  # noqa: PLC0415
 
@@ -41,7 +41,7 @@ def download(model_name: str, *, meant: str | None = None) -> Path:
             f"model_name={model_name!r} is neither a directory nor a model on the hub that can be "
             f"read: {_WAYS_OUT}{hint}"
         ) from error
-    except Exception as error:  # whatever the hub's client or its network stack raises
+    except Exception as error:  # raised by the hub's client or its network stack
         raise EmbedderError(
             f"{model_name!r} is not packaged, and could not be fetched from the hub "
             f"({one_line(str(error))}): connect this machine, {_WAYS_OUT}{hint}"

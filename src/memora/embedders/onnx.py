@@ -1,10 +1,10 @@
-"""Any sentence-transformers model directory that has an ONNX file, run by onnxruntime.
+"""Embedder for a sentence-transformers model directory with an ONNX file, run by onnxruntime.
 
-Nothing is truncated, padded or batched. A text beyond the window has no vector. The others are run
-one by one, so that a vector never depends on its neighbours: kernels that quantise activations may
-round otherwise for another number of rows (on ARM a cosine of 0.9998 instead of 1), and models
-whose activations share one scale differ far more. On one thread a batch would gain 9 % with the
-packaged model, before padding; what many texts gain is that several threads take one each.
+Texts are not truncated, padded or batched. A text beyond the window has no vector. The others run
+one by one, so a vector never depends on other texts: kernels with quantised activations may round
+differently for another number of rows (on ARM a cosine of 0.9998 instead of 1), and models whose
+activations share one scale differ far more. On one thread a batch would gain 9 % with the packaged
+model, before padding. Many texts gain from threads instead, each of which takes one text at a time.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 
     from memora.protocols import Vector
 
-_UNLIMITED = 1_000_000  # a tokenizer without a limit states a number beyond this one
-# A thread takes a twentieth of a text's time to start; and a server has other things to do.
+_UNLIMITED = 1_000_000  # a tokenizer without a limit states a number above this
+# Starting a thread costs a twentieth of a text's time, and a server has other work to do.
 _TEXTS_A_THREAD, _MOST_THREADS = 4, 8
 _REMEDY = "set use_onnx=False to load the model with the sentence-transformers library"
 
-# Without padding there is nothing to mask: each takes (texts, tokens, dimension).
+# Without padding no mask is needed. Input shape: (texts, tokens, dimension).
 _POOLINGS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
     "cls": lambda hidden: hidden[:, 0],
     "max": lambda hidden: hidden.max(axis=1),
@@ -53,21 +53,21 @@ _INPUTS: dict[str, Callable[[NDArray[np.int64]], NDArray[np.int64]]] = {
     "input_ids": np.asarray,
     "token_type_ids": np.zeros_like,
 }
-_UNKNOWN = ("[UNK]", "<unk>")  # as WordPiece and the others call it
-_SPACES = (" ", "  ", "\t", "\r", "\n", "\n\n", " \t\r\n ")  # as `squeezed` takes them for one
-# The names that exporters give to a vector a text, and to a vector a token.
+_UNKNOWN = ("[UNK]", "<unk>")  # in WordPiece, and in other tokenizers
+_SPACES = (" ", "  ", "\t", "\r", "\n", "\n\n", " \t\r\n ")  # `squeezed` makes each one space
+# Exporters' names for the vector of a text, and for the vectors of its tokens.
 _SENTENCE, _TOKENS = "sentence_embedding", ("last_hidden_state", "token_embeddings")
 
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """What the JSON files of a model directory say."""
+    """Content of the JSON files of a model directory."""
 
     weights: Path
     tokenizer: Path
     dimension: int
     window: int
-    """Tokens, special ones included."""
+    """Maximum tokens, including special ones."""
     pooling: str
     lowercase: bool
 
@@ -81,17 +81,17 @@ class _Runtime:
     inputs: dict[str, type[np.signedinteger[Any]]]
     output: str
     unknown: int | None
-    """The token that stands for any character the vocabulary lacks."""
+    """The token for any character outside the vocabulary."""
     spaces_alike: bool
-    """Whether several white spaces are as one to the tokenizer."""
+    """True if the tokenizer treats a run of white space as one space."""
 
     def count(self, text: str) -> int:
-        """Return how many tokens a text has."""
+        """Return the number of tokens of a text."""
         return len(self.tokenizer.encode(text))
 
 
 class OnnxEmbedder:
-    """Runs a model on the CPU; a text has the same vector alone and in any batch."""
+    """Embedder that runs a model on the CPU; a text's vector does not depend on its batch."""
 
     def __init__(
         self, directory: Path, *, name: str | None = None, digest: str | None = None
@@ -99,10 +99,10 @@ class OnnxEmbedder:
         """Read the directory.
 
         Args:
-            directory: In the layout of sentence-transformers, with one ONNX file.
-            name: For the identity; the directory's by default.
-            digest: For the identity. Where it is known, the model is loaded at the first `embed`
-                only; otherwise it is loaded, and its weights and tokenizer hashed, at once.
+            directory: A sentence-transformers directory with one ONNX file.
+            name: Name in the identity; by default that of the directory.
+            digest: Hash in the identity. If given, the model is loaded only at the first `embed`;
+                otherwise the model is loaded, and its weights and tokenizer hashed, at once.
 
         Raises:
             ConfigError: A file is missing, or the model has a part that is not supported.
@@ -125,9 +125,9 @@ class OnnxEmbedder:
             self._loaded()
 
     def renew(self) -> None:
-        """Make the locks."""
-        self._lock = threading.Lock()  # the first `embed` may come from many threads at once
-        self._sharing = threading.Lock()  # held while one batch has several threads
+        """Create the locks."""
+        self._lock = threading.Lock()  # many threads may call the first `embed`
+        self._sharing = threading.Lock()  # held while a batch uses several threads
 
     @property
     def identity(self) -> str:
@@ -140,7 +140,7 @@ class OnnxEmbedder:
         return self._layout.dimension
 
     def warm_up(self) -> None:
-        """Load the model and run it once, which the first query would otherwise wait for.
+        """Load the model and run it once, so that the first query does not wait for it.
 
         Raises:
             EmbedderError: The model could not be loaded or run.
@@ -148,12 +148,12 @@ class OnnxEmbedder:
         self.embed(["warm up"])
 
     def missing(self) -> str | None:
-        """Return which file is gone that another process would need; None where all are there."""
+        """Return a missing file that another process would need, or None."""
         files = (self._layout.weights, self._layout.tokenizer)
         return next((str(path) for path in files if not path.is_file()), None)
 
     def embed(self, texts: Sequence[str], /) -> list[Vector | None]:
-        """Return one unit vector a text, in order; None for a text the model cannot read in full.
+        """Return one unit vector per text, in order; None for a text that is not read in full.
 
         Raises:
             EmbedderError: The model could not be loaded or run.
@@ -170,14 +170,14 @@ class OnnxEmbedder:
     def _vectors(self, texts: Sequence[str], runtime: _Runtime) -> list[Vector | None]:
         vector = partial(self._vector, runtime=runtime)
         threads = min(_processors(), _MOST_THREADS, len(texts) // _TEXTS_A_THREAD)
-        # One batch at a time: those beside it are busy threads already.
+        # Only one batch uses a pool: concurrent batches already occupy other threads.
         if threads > 1 and self._sharing.acquire(blocking=False):
             try:
                 with ThreadPoolExecutor(threads, "memora-embed") as pool:
                     found: Iterator[Vector | None]
                     try:
                         found = pool.map(vector, texts)
-                    except RuntimeError:  # the interpreter is ending: no new threads
+                    except RuntimeError:  # the interpreter is shutting down: no new threads
                         found = map(vector, texts)
                     return list(found)
             finally:
@@ -185,7 +185,7 @@ class OnnxEmbedder:
         return [vector(text) for text in texts]
 
     def _vector(self, text: str, runtime: _Runtime) -> Vector | None:
-        text = text.strip()  # as sentence-transformers does; both give a text the same vector
+        text = text.strip()  # as sentence-transformers does; both return the same vector
         window = self._layout.window
         most = longest(window)
         if len(text) > most and runtime.spaces_alike:
@@ -213,7 +213,7 @@ class OnnxEmbedder:
                         self._runtime = _load(self._layout)
                 except MemoraError:
                     raise
-                except Exception as error:  # a damaged file: each library has its own kind
+                except Exception as error:  # a damaged file; each library has its own errors
                     raise EmbedderError(f"{self._identity} cannot be loaded: {error}") from error
             return self._runtime
 
@@ -226,8 +226,8 @@ def _load(layout: _Layout) -> _Runtime:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     options = onnxruntime.SessionOptions()
-    # One thread a text. A second one saves a short query 0.2 ms of 1.6 and costs a busy server
-    # throughput, and a pool's threads would be missing after a fork.
+    # One thread per text. A second saves 0.2 of 1.6 ms for a short query but costs a busy server
+    # throughput, and the threads of a pool would be missing after a fork.
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(
         layout.weights, options, providers=["CPUExecutionProvider"]
@@ -250,20 +250,20 @@ def _load(layout: _Layout) -> _Runtime:
 
 
 def _processors() -> int:
-    """Return how many this process may use."""
+    """Return the number of processors available to this process."""
     allowed = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
     return len(allowed(0)) if allowed is not None else os.cpu_count() or 1
 
 
 def _digest(layout: _Layout) -> str:
-    """Hash weights and tokenizer; a large model keeps its weights in a file beside the graph."""
+    """Hash weights and tokenizer; a large model stores its weights beside the graph file."""
     digest = hashlib.sha256()
     weights = layout.weights.parent.glob(f"{layout.weights.name}*")
     for path in [*sorted(weights), layout.tokenizer]:
         with path.open("rb") as file:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
-    settings = [layout.pooling, layout.window, layout.lowercase]  # they change vectors too
+    settings = [layout.pooling, layout.window, layout.lowercase]  # they affect vectors too
     digest.update(json.dumps(settings).encode())
     return digest.hexdigest()[:12]
 
@@ -295,7 +295,7 @@ def _read(directory: Path) -> _Layout:
 
 
 def _weights(directory: Path) -> Path:
-    """Find `model.onnx`, or the only ONNX file of another name."""
+    """Return `model.onnx`, or the only ONNX file with another name."""
     usual = [directory / "onnx" / "model.onnx", directory / "model.onnx"]
     found = [path for path in usual if path.is_file()] or list(directory.rglob("*.onnx"))
     if not found:
@@ -309,7 +309,7 @@ def _weights(directory: Path) -> Path:
 
 
 def _window(transformer: Path, bert: dict[str, Any]) -> int:
-    """Return the longest text in tokens, by the rule of sentence-transformers."""
+    """Return the maximum number of tokens, by the rules of sentence-transformers."""
     if stated := bert.get("max_seq_length"):
         return int(stated)
     limits = [
@@ -323,7 +323,7 @@ def _window(transformer: Path, bert: dict[str, Any]) -> int:
 
 
 def _pooling(config: dict[str, Any], directory: Path) -> str:
-    """Return the one pooling mode, from the library's older or newer way of writing it."""
+    """Return the single pooling mode, from the library's old or new format."""
     flags = {"pooling_mode_cls_token": "cls", "pooling_mode_max_tokens": "max"}
     flags["pooling_mode_mean_tokens"] = "mean"
     prefix = "pooling_mode_"

@@ -1,4 +1,4 @@
-"""Models run by the sentence-transformers library, with torch: those without a usable ONNX file."""
+"""Embedder run by the sentence-transformers library with torch, for models without ONNX file."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 
 class SentenceTransformersEmbedder:
-    """Runs a model of any kind that the library loads."""
+    """Embedder for any model that the library loads."""
 
     def __init__(self, model_name: str) -> None:
         """Load the model, from a directory or the hub.
 
         Raises:
             MissingExtraError: The library is not installed.
-            EmbedderError: It could not load the model.
+            EmbedderError: The library could not load the model.
         """
         try:
             library = import_module("sentence_transformers")
@@ -41,20 +41,20 @@ class SentenceTransformersEmbedder:
             with contained:
                 self._model = library.SentenceTransformer(model_name)
                 self._dimension = int(self._model.encode("How long is a vector?").shape[0])
-        except Exception as error:  # the library's, the hub's and the network's
+        except Exception as error:  # raised by the library, the hub or the network
             raise EmbedderError(
                 f"{model_name!r} could not be loaded with sentence-transformers ({error}): name "
                 "another model or a directory, or set use_onnx=True for the packaged model"
             ) from error
-        # A directory may be anywhere; a model of the hub has a slash in its name.
+        # A directory's location does not matter; a hub model's name contains a slash.
         name = Path(model_name).resolve().name if Path(model_name).is_dir() else model_name
         self._identity = f"{name}:sentence-transformers:sha256={_digest(self._model)}"
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """Make the lock."""
+        """Create the lock."""
         # A fast tokenizer cannot be used by two threads at once ("Already borrowed"), and torch
-        # uses every core for one call anyway.
+        # uses all cores for one call anyway.
         self._lock = threading.Lock()
 
     @property
@@ -68,7 +68,7 @@ class SentenceTransformersEmbedder:
         return self._dimension
 
     def embed(self, texts: Sequence[str], /) -> list[Vector | None]:
-        """Return one unit vector a text, in order; None for a text it cannot read in full.
+        """Return one unit vector per text, in order; None for a text that is not read in full.
 
         Raises:
             EmbedderError: The library failed.
@@ -90,7 +90,7 @@ class SentenceTransformersEmbedder:
 
     def _fits(self, text: str) -> bool:
         window = self._model.max_seq_length
-        if window is None or window == math.inf:  # such as word vectors, of which a mean is taken
+        if window is None or window == math.inf:  # such as averaged word vectors
             return len(text) <= MOST_CHARACTERS
         tokenizer = self._model.tokenizer
         prompt = self._model.prompts.get(self._model.default_prompt_name or "", "")
@@ -102,13 +102,13 @@ class SentenceTransformersEmbedder:
         if not may_fit(text, window, lambda part: len(tokens(part))):
             return False
         ids = tokens(text)
-        # Some tokenizers give the end of a text the same token, which then says nothing.
+        # Some tokenizers also use the unknown token as end token, which then carries no meaning.
         unknown = {tokenizer.unk_token_id} - {tokenizer.eos_token_id, tokenizer.bos_token_id}
         return len(ids) <= window and unknown.isdisjoint(ids)
 
 
 def _digest(model: Any) -> str:
-    """Hash the weights, whatever file or revision of the hub they came from."""
+    """Hash the weights, independent of the file or hub revision they came from."""
     byte = import_module("torch").uint8
     digest = hashlib.sha256()
     for tensor in model.parameters():

@@ -1,8 +1,8 @@
-"""May a stored answer be served? Pure: a query and candidates in, a verdict out.
+"""Decide whether a stored answer may be served. Pure: a query and candidates in, a verdict out.
 
-The one place where a request becomes a hit or a miss by similarity. A candidate's cosine says that
-two texts are about the same; the judge compares the texts themselves (`_compare`), and turns both
-into one calibrated probability that the stored answer is right for the query (`_calibration`).
+This is the only place where similarity decides between hit and miss. A candidate's cosine says that
+two texts are on the same subject; the judge compares the texts themselves (`_compare`) and converts
+both into one calibrated probability that the stored answer is right for the query (`_calibration`).
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _ALMOST_ONE = math.nextafter(1.0, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """What the judge makes of one candidate."""
+    """The judge's result for one candidate."""
 
     similarity: float
     """Probability that the stored answer is right, in [0, 1)."""
     evidence: tuple[Evidence, ...]
     barred: Literal["other_language", "unreadable"] | None = None
-    """Why it may not be served at any threshold, if it may not.
+    """Why the candidate may not be served at any threshold; None if it may be.
 
     It is in another language, or differs in characters that the embedding model may not read.
     """
@@ -45,30 +45,30 @@ class Assessment:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was decided on one lookup, and why."""
+    """The decision on one lookup, with its reason."""
 
     reason: Literal[
         "exact", "semantic", "below_threshold", "other_language", "unreadable", "no_candidate"
     ]
     explanation: str
     nearest: Match | None
-    """The candidate that is most likely right."""
+    """The candidate most likely to be right."""
     similarity: float | None
     evidence: tuple[Evidence, ...] = ()
 
     @property
     def served(self) -> bool:
-        """Whether the nearest candidate may be served."""
+        """True if the nearest candidate may be served."""
         return self.reason in {"exact", "semantic"}
 
 
 class Judge:
-    """Decides over the candidates of lookups; holds no state but its weights.
+    """Judge of the candidates of lookups; its only state is its weights.
 
     Args:
-        model: Identity of the embedder that the cosines come from: a name, and what follows a
-            colon. Where the named model has no calibration, evidence only lowers the cosine.
-        enabled: Without, a candidate's similarity is its cosine.
+        model: Identity of the embedder of the cosines: a model name, optionally followed by a
+            colon and details. If the model has no calibration, evidence can only lower the cosine.
+        enabled: If False, a candidate's similarity is its cosine.
         cross_lingual: Whether a candidate in another language than the query may be served.
         without: A kind of evidence to leave out, for ablations; see `KINDS`.
     """
@@ -89,7 +89,7 @@ class Judge:
         self._weights = Calibration.of(name if self._calibrated else DEFAULT_CALIBRATION)
 
     def assess(self, query: str, candidates: Sequence[tuple[str, float]]) -> list[Assessment]:
-        """Judge stored queries with their cosines, nearest first; one assessment each, in order."""
+        """Judge stored queries with their cosines, nearest first; return one assessment each."""
         return [self._assess(query, stored, cosine) for stored, cosine in candidates]
 
     def _assess(self, query: str, stored: str, cosine: float) -> Assessment:
@@ -116,12 +116,12 @@ class Judge:
         return Assessment(_inside(similarity), tuple(evidence))
 
     def decide(self, query: str, matches: Sequence[Match], *, threshold: float) -> Verdict:
-        """Decide over the candidates of one lookup.
+        """Decide on the candidates of one lookup.
 
         Args:
-            query: The text that is looked up.
+            query: The text of the lookup.
             matches: Candidates of the query's own context, nearest first.
-            threshold: Least similarity to serve, in [0, 1].
+            threshold: Minimum similarity to serve, in [0, 1].
         """
         if not matches:
             nothing = "nothing comparable is stored in this context"
@@ -157,6 +157,6 @@ def _verdict(match: Match, assessment: Assessment, threshold: float) -> Verdict:
 
 
 def _inside(similarity: float) -> float:
-    # Below 0 is simply not similar. 1 is kept for the same text, so that a threshold of 1 serves
+    # Negative values become 0. 1 is reserved for identical text, so that a threshold of 1 serves
     # nothing else.
     return min(max(similarity, 0.0), _ALMOST_ONE)

@@ -1,7 +1,7 @@
-"""Finds what is exact in a text: numbers with their units, dates, identifiers, addresses.
+"""Find the exact parts of a text: numbers with units, dates, identifiers, addresses.
 
 An atom is a kind and a canonical value, so that "5 km" and "5,000 metres", "Q3" and "the third
-quarter", "$10k" and "ten thousand dollars" are the same one.
+quarter", "$10k" and "ten thousand dollars" are equal atoms.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 class Atom(NamedTuple):
-    """Something exact: equal atoms mean the same, other atoms of the kind do not."""
+    """An exact part of a text: equal atoms mean the same, different atoms of one kind do not."""
 
     kind: str
     value: str
     shown: str
-    """As it stands in the text."""
+    """The original text."""
 
 
 class Token(NamedTuple):
-    """A piece of text, with its class as the scanner saw it."""
+    """A token of the text, with the class the scanner gave it."""
 
     kind: str
     text: str
@@ -33,11 +33,11 @@ class Token(NamedTuple):
 
 
 _Found = tuple[tuple[Atom, ...], int]
-"""What was read, and from how many tokens; nothing from none."""
+"""The atoms found and the number of tokens used; empty and 0 if there are none."""
 
-# Order matters: the longest reading first, but for the words that no other reading can begin with,
-# which are most of any text. Every repetition is bounded, or ends where no other may begin on the
-# same characters, so that a scan is linear.
+# Order matters: longer readings come first, except for plain words, which no other pattern can
+# match and which are most of any text. Every repetition is bounded, or ends where no other can
+# begin on the same characters, so a scan takes linear time.
 _TOKENS = re.compile(
     r"\s?(?:"
     r"(?P<plain>[A-Za-z]+(?=[\s,?!]|$))"
@@ -67,19 +67,19 @@ _PERIOD = re.compile(r"(?:(\d{4})[-_]?)?(?:(?:q|quarter)([1-4])|h([12]))(?:[-_]?
 _FISCAL = re.compile(r"fy(\d{2}|\d{4})")
 _NAMED_MONTH = re.compile(r"(?:(\d{1,2})[-_])?([a-z]{3,9})[-_](\d{2}|\d{4})")
 
-_YEARS = range(1000, 2200)  # four digits that are a year, if nothing speaks against it
-_PIVOT = 69  # two digits from here on are of the 20th century, as POSIX reads them
+_YEARS = range(1000, 2200)  # four digits in this range are a year, unless context says otherwise
+_PIVOT = 69  # two-digit years from here on are in the 20th century, as in POSIX
 _LAST_MONTH = 12
 _DAY_DIGITS = 2
-_SHORT_DAY = 3  # letters; "sun" and "sat" are words, unless in capitals
-# A float keeps 15 digits, of which twelve survive a conversion of units. Longer numbers, most of
-# them of an order or an account, are compared as they are written.
+_SHORT_DAY = 3  # letters; "sun" and "sat" are weekdays only if capitalised
+# A float keeps 15 digits, of which twelve survive a unit conversion. Longer numbers, such as order
+# or account numbers, are compared as text.
 _EXACT_DIGITS = 12
 
-_MOST_SCALES = 3  # "2 hundred thousand million"
+_MOST_SCALES = 3  # "2 hundred thousand million" has three
 
 _VERSION = word_set("version versions release")
-# What has versions: 3.10 is not 3.1 there.
+# Names of versioned software, for which 3.10 differs from 3.1.
 _VERSIONED = word_set(
     "python java node ruby php go django react angular kubernetes postgres postgresql mysql ubuntu"
 )
@@ -96,16 +96,16 @@ _DECADES = {
          "nineties"), start=2
     )
 }  # fmt: skip
-# Months that are words as well, or parts of them, in small letters.
+# Month names that are also words, or abbreviations that are, in lower case.
 _DOUBTFUL_MONTHS = word_set("may march mar jan dec sep oct")
 _BEFORE_MONTHS = word_set("in of since until")
-# Dimensions whose units say something without a number: "in dollars".
+# Dimensions whose units carry meaning without a number: "in dollars".
 _BARE = word_set(
     "celsius fahrenheit kelvin USD EUR GBP JPY INR CHF percent length mass volume data speed power "
     "pressure"
 )
 _OTHER_MEANINGS = word_set("cup foot yard ton kilo")
-_NO_UNITS = word_set("in second")  # after a number: "5 in all", "2 second hand phones"
+_NO_UNITS = word_set("in second")  # not a unit after a number: "5 in all", "2 second hand phones"
 _STARTS = (
     MONTHS.keys() | WEEKDAYS.keys() | _RELATIVE | _DECADES.keys() | {"fiscal"}
     | {
@@ -121,7 +121,7 @@ _LOOKAHEAD = 3 + _MOST_SCALES  # tokens
 
 
 def tokens_of(text: str) -> list[Token]:
-    """Split into tokens, in order; what is none of them is dropped."""
+    """Return the tokens of a text, in order; anything unrecognised is dropped."""
     tokens = []
     for match in _TOKENS.finditer(text):
         kind = match.lastgroup or ""
@@ -131,7 +131,7 @@ def tokens_of(text: str) -> list[Token]:
 
 
 def take_atoms(tokens: list[Token]) -> tuple[list[Atom], list[Token | Atom]]:
-    """Return the atoms, and the sequence with every atom in place of its tokens."""
+    """Return the atoms, and the sequence with each atom in place of its tokens."""
     atoms: list[Atom] = []
     sequence: list[Token | Atom] = []
     padded = [*tokens, *[_END] * _LOOKAHEAD]
@@ -174,7 +174,7 @@ def _word(tokens: list[Token], at: int) -> _Found:
 
 
 def _month(tokens: list[Token], at: int) -> _Found:
-    """Read a month, and the day behind it; nothing where it is another word, such as "may"."""
+    """Read a month and a following day; return nothing if it is an ordinary word, such as "may"."""
     (_, text, lower), after = tokens[at], tokens[at + 1]
     is_day = after.kind == "ordinal" or (after.kind == "number" and len(after.text) <= _DAY_DIGITS)
     if lower in _DOUBTFUL_MONTHS and not (
@@ -223,7 +223,7 @@ def _iso(tokens: list[Token], at: int) -> _Found:
 
 
 def _slash(tokens: list[Token], at: int) -> _Found:
-    """Read a date as American, unless it can only be of the rest of the world."""
+    """Read an American date (month first), unless the first number can only be a day."""
     text = tokens[at].text
     month, day, year = text.split("/")
     if int(month) > _LAST_MONTH:
@@ -243,7 +243,7 @@ def _date(text: str, year: str, month: str, *day: str) -> _Found:
 
 
 def _year(digits: str) -> str:
-    """Write a year's century out."""
+    """Return a year with its century."""
     if len(digits) > 2:  # noqa: PLR2004 - "99" has two
         return digits
     return f"{19 if int(digits) >= _PIVOT else 20}{digits}"
@@ -257,7 +257,7 @@ def _short(tokens: list[Token], at: int) -> _Found:
 def _decade(tokens: list[Token], at: int) -> _Found:
     _, text, lower = tokens[at]
     digits = lower.rstrip("s").rstrip("'")
-    if len(digits) == 2:  # noqa: PLR2004 - "90s": as its name has it; the twenties are 1920s
+    if len(digits) == 2:  # noqa: PLR2004 - "90s" is the 1990s; "twenties" is the 1920s
         digits = ("20" if digits < "20" else "19") + digits
     return _one("year", f"{digits}s", text)
 
@@ -307,7 +307,7 @@ class _Amount(NamedTuple):
 
 
 def _amount(tokens: list[Token], at: int, *, money: bool = False) -> _Amount:
-    """Read digits and the words that scale them; "m" is a million only of money, or as "M"."""
+    """Read digits and scale words; "m" means million only for money, or as "M"."""
     text, after = tokens[at].text, tokens[at + 1]
     digits, shown, used, scale = text.replace(",", ""), text, 1, 1.0
     if after.kind == "fraction" and len(digits) <= _DAY_DIGITS and digits.isdigit():  # "1 1/2"
@@ -330,7 +330,7 @@ def _divided(fraction: Token) -> float:
 
 
 def _times(digits: str, factor: float) -> str:
-    """Multiply; what is longer than a float is exact stays as it is written."""
+    """Multiply; a number with more digits than a float keeps stays text."""
     if len(digits) > _EXACT_DIGITS:
         digits = digits.lstrip("0") or "0"
         return digits if factor == 1 else f"{digits}*{factor:g}"
@@ -358,7 +358,7 @@ def _number(tokens: list[Token], at: int) -> _Found:
 
 
 def _quantity(tokens: list[Token], at: int) -> _Found:
-    """Read an amount, and the unit or the currency it is of."""
+    """Read an amount with its unit or currency."""
     exact, shown, used = _amount(tokens, at)
     after, further = tokens[at + used], tokens[at + used + 1]
     both = f"{shown} {after.text} {further.text}"
@@ -370,7 +370,7 @@ def _quantity(tokens: list[Token], at: int) -> _Found:
     if currency and further.lower in UNITS:
         return _one("number", f"{exact} {currency}", both, used + 2)
     if after.lower in UNITS and after.lower not in _NO_UNITS:
-        if after.text in _MONEY and further.kind == "number":  # it is of the next number
+        if after.text in _MONEY and further.kind == "number":  # it belongs to the next number
             return _one("number", exact, shown, used)
         unit = UNITS[after.lower]
         dimension = unit.dimension
@@ -387,7 +387,7 @@ def _unit(name: str) -> str:
 
 
 def _currency_before(tokens: list[Token], at: int) -> str | None:
-    """Return the currency that the word before names: "Canadian dollars"."""
+    """Return the currency that the preceding word names: "Canadian dollars"."""
     if not at:
         return None
     before = tokens[at - 1]

@@ -1,7 +1,7 @@
-"""From evidence to a probability: an additive model, its weights in readable files.
+"""Convert evidence to a probability with an additive model, whose weights are readable files.
 
-Each feature adds to the log odds by a piecewise-linear function of its own, so that what a piece
-of evidence costs can be read off the file. `training/train.py` in the repository fits them.
+Each feature adds its own piecewise-linear function to the log odds, so the file shows the effect of
+each piece of evidence. `training/train.py` in the repository fits the weights.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 _FOLDER = "calibrations"
 DEFAULT_CALIBRATION = "all-MiniLM-L6-v2"
-"""Whose weights stand for those of a model that has none."""
-_LEAST = 1e-6  # a probability, where its log odds are needed
+"""The model whose weights are used for a model without its own."""
+_LEAST = 1e-6  # clamps a probability, to keep its log odds finite
 
 
 class Curve:
@@ -44,7 +44,7 @@ class Curve:
 
 
 class Calibration:
-    """Weights of the evidence, fitted for the cosines of one embedding model."""
+    """Weights of the evidence, fitted to the cosines of one embedding model."""
 
     def __init__(self, weights: Mapping[str, Any]) -> None:
         terms = {name: Curve(points) for name, points in weights["terms"].items()}
@@ -58,7 +58,7 @@ class Calibration:
     @classmethod
     @cache
     def of(cls, model: str) -> Calibration:
-        """Return the packaged calibration of a model, by its name."""
+        """Return the packaged calibration of a model by name."""
         path = files("memora.judge") / _FOLDER / f"{model}.json"
         return cls(json.loads(path.read_text("utf-8")))
 
@@ -66,7 +66,7 @@ class Calibration:
         """Return the probability that one answer is right for both texts.
 
         Args:
-            features: What differs; see `_compare.KINDS`.
+            features: How the texts differ; see `_compare.KINDS`.
             cosine: Of the calibrated model, in [-1, 1].
         """
         near = self._cosine(cosine)
@@ -77,12 +77,12 @@ class Calibration:
             elif name in self._bridge:
                 bridged += self._bridge[name] * value
         if near < self._reach:
-            # What two texts share counts as far as the model sees too little likeness in them.
+            # Shared content raises the probability only where the cosine is low.
             total += min(bridged, 1.0) * (self._reach - near)
         return _probability(self._log_odds(total))
 
     def lowered(self, features: Mapping[str, float], cosine: float) -> float:
-        """Return a cosine of any model, lowered by what speaks against the candidate."""
+        """Return a cosine of any model, lowered by the evidence against the candidate."""
         against = sum(
             min(self._terms[name](value), 0.0)
             for name, value in features.items()
@@ -95,7 +95,7 @@ class Calibration:
 
 @cache
 def calibrated_models() -> frozenset[str]:
-    """Return the names of the models that have a calibration of their own."""
+    """Return the names of the models that have their own calibration."""
     folder = files("memora.judge") / _FOLDER
     return frozenset(
         file.name.removesuffix(".json") for file in folder.iterdir() if file.name.endswith(".json")

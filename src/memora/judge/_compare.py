@@ -1,4 +1,4 @@
-"""Compares two texts: what differs, in kinds, as numbers for the model and in words for people."""
+"""Compare two texts: return their differences as features for the model and words for people."""
 
 from __future__ import annotations
 
@@ -31,32 +31,32 @@ KINDS: dict[str, tuple[str, ...]] = {
     "order": ("order",),
     "bounds": ("bounds",),
 }
-"""Kinds of evidence, and the features that carry each."""
+"""Kinds of evidence, and the features of each."""
 
-# Words left over on a side that are paired with the other side's: more would cost time, and texts
-# that differ in more are not repeats.
+# Maximum number of unmatched words per text to pair: more would cost time, and texts that differ in
+# more are not repeats.
 _MOST_WORDS = 24
-_MOST_SHOWN = 4  # words of a side, in evidence
+_MOST_SHOWN = 4  # words per text, in evidence
 _MOST_SHOWN_ATOMS = 3
-_MOST_SHOWN_ORDER = 6  # pieces of a side that is turned round
+_MOST_SHOWN_ORDER = 6  # pieces per text, in evidence of a changed order
 
-# Up to this share of both texts' weight, divided into 1, what they have in common still counts:
-# little for a word such as "not", which decides only between texts that are otherwise alike, and
-# less for synonyms, which say that all is covered.
+# Each feature shrinks with the unmatched share of both texts' weight, and is 0 from 1 / factor on.
+# `_DECISIVE` is for words such as "not", which decide only between otherwise similar texts;
+# `_COVERING` is for synonyms, which matter only if they cover almost all differences.
 _DECISIVE = 1.5
 _COVERING = 3.0
-_ANCHORED = 1.5  # a common date makes up for a share of what is not covered
-_ENOUGH_REWORDED = 3  # words that are the same in other words; more explain no more
-_FRAME_POWER = 3  # one word changed in an otherwise equal sentence changes what is meant
+_ANCHORED = 1.5  # a common date compensates for some unmatched weight
+_ENOUGH_REWORDED = 3  # reworded words beyond this number add no evidence
+_FRAME_POWER = 3  # one changed word in an otherwise equal sentence changes its meaning
 
 _DATES = frozenset(("year", "month", "day", "weekday", "period"))
 _ATOM_KINDS = {
     "number": "numbers", "date": "dates", "identifier": "identifiers", "version": "identifiers",
     "unit": "units",
 }  # fmt: skip
-# Of the small words; others, such as "all" and "under", are compared as words.
+# Small words compared as quantifiers; others, such as "all" and "under", are content words.
 _QUANTIFIERS = word_set("any some only")
-# Of these too: what excludes each other. "From" and "to", "can" and "should" are mostly wording.
+# Small words that exclude each other. "From" and "to", "can" and "should" are mostly style.
 _SMALL_OPPOSITES = (("on", "off"), ("off", "on"), ("did", "will"), ("will", "did"))
 _NEGATING_PREFIXES = ("un", "in", "im", "ir", "il", "dis", "non", "de", "mis")
 _LEAST_NEGATED = 3  # letters
@@ -67,39 +67,38 @@ _SPECIFIC_QUESTIONS = frozenset((
 _BOUND_NAMES = {"ge": "at least", "le": "at most", "gt": "more", "lt": "less", "eq": "exactly"}
 _UNDERSTOOD = frozenset(("", "en"))  # languages
 
-# "A and B" is "B and A"; "A to B" is not "B to A", unless the two are compared.
+# "A and B" equals "B and A"; "A to B" differs from "B to A", unless the text compares A and B.
 _SYMMETRIC = word_set("and or vs versus")
 _COMPARING = word_set("compar differ mix combin relat similar versus vs equal better")
 _LINKS = word_set("with to from between than")
 _PREPOSITIONS = word_set("in on at for from by of to with between since until per during")
-_LEAST_SWAP, _LONGEST_SWAP = 3, 40  # pieces that are searched for a swap
-_LONGEST_PART = 5  # pieces of a part that changed places
+_LEAST_SWAP, _LONGEST_SWAP = 3, 40  # pieces of a sequence that is searched for a swap
+_LONGEST_PART = 5  # pieces of a swapped part
 
-_POUND = 453.59237  # grams; the table's mass is in grams
+_POUND = 453.59237  # grams, the base unit of mass
 _ROUNDING = 1e-9
-_KIBIS = [1.024**power for power in (1, 2, 3, 4)]  # a thousand bytes or 1,024, up to tera
+_KIBIS = [1.024**power for power in (1, 2, 3, 4)]  # a thousand bytes or 1,024 bytes, up to tera
 
 _ACRONYM = range(2, 6)  # letters
 _SMALL_WORD = range(4, 8)  # letters of a small word that may be misspelt
-_LEAST_SLIP = 4  # letters; shorter words are too near to others
-_LEAST_STRANGE_SLIP = 6  # the same, where neither word is known
-_LONG_WORD = 8  # letters; may have two slips
+_LEAST_SLIP = 4  # letters; shorter words are too similar to others
+_LEAST_STRANGE_SLIP = 6  # the same, if neither word is known
+_LONG_WORD = 8  # letters; may have two typos
 _MOST_SLIPS = 2
 
 
 class Comparison(NamedTuple):
-    """How two texts differ."""
+    """The differences between two texts."""
 
     features: dict[str, float]
-    """By name, those that are not 0; see `KINDS`."""
+    """Non-zero features by name; see `KINDS`."""
     evidence: list[Evidence]
 
 
 def compare(a: Text, b: Text) -> Comparison:
-    """Compare a query with a stored one.
+    """Compare a query with a stored query.
 
-    The same features come out if the two change places; the evidence is worded the other way
-    round.
+    The features are symmetric; the evidence names the first text first.
     """
     found = Comparison({}, [])
     features = found.features
@@ -122,8 +121,8 @@ def compare(a: Text, b: Text) -> Comparison:
         features["insertion"] = frame * abs(left_weight - right_weight)
         _compare_names(a, b, left, right, found)
     else:
-        # The word lists are English: of other languages only what is exact is compared. These two
-        # have no weight: the first caps a similarity, the second bars.
+        # The word lists are English, so texts in other languages are compared only by atoms. Both
+        # features have no weight: "foreign" caps a similarity, "languages" bars the candidate.
         features["foreign"] = 1.0
         features["languages"] = float(a.language != b.language and bool(a.language and b.language))
     if (a.negations - b.negations + opposites) % 2:
@@ -137,7 +136,7 @@ def compare(a: Text, b: Text) -> Comparison:
         features["bounds"] = 1.0
         found.evidence.append(Evidence("bounds", f"{_bounds(a)} / {_bounds(b)}"))
     _compare_order(a, b, slice(start, -end or None), found)
-    if a.rest != b.rest:  # as if one word were another
+    if a.rest != b.rest:  # counted as one substituted word
         features["substitution"] = features.get("substitution", 0.0) + 1.0
         differ = f"the texts differ after {MOST_CHARACTERS:,} characters"
         found.evidence.append(Evidence("words", differ))
@@ -147,13 +146,13 @@ def compare(a: Text, b: Text) -> Comparison:
 
 
 def _lacking(text: Text, other: Text) -> list[str]:
-    """Return the stems that a text has more often than the other."""
+    """Return the stems that occur more often in a text than in the other."""
     there = other.content
     return [word for word, count in text.content.items() if count > there.get(word, 0)]
 
 
 def _compare_atoms(a: Text, b: Text, found: Comparison) -> None:
-    """Compare what is exact: an atom of a kind on each side that the other lacks is a conflict."""
+    """Compare atoms: a kind with an unmatched atom in both texts is a conflict."""
     if not a.atoms and not b.atoms:
         return
     only: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
@@ -180,7 +179,7 @@ def _compare_atoms(a: Text, b: Text, found: Comparison) -> None:
 def _drop_years(
     numbers: tuple[dict[str, str], dict[str, str]], dates: tuple[dict[str, str], dict[str, str]]
 ) -> None:
-    """Drop numbers that look like a year on one side, as "1000" beside "1k"."""
+    """Drop a year that equals a number of the other text, such as "1000" and "1k"."""
     for years, others in zip(dates, reversed(numbers), strict=True):
         for key in list(years):
             kind, _, year = key.partition(" ")
@@ -190,7 +189,7 @@ def _drop_years(
 
 
 def _drop_equal_numbers(one: dict[str, str], other: dict[str, str]) -> None:
-    """Drop numbers that are equal but for a unit that one side leaves out or writes otherwise."""
+    """Drop numbers that are equal except for a unit that is missing or written differently."""
     matches = list(other)[:_MOST_WORDS]
     for value in list(one)[:_MOST_WORDS]:
         for match in matches:
@@ -211,7 +210,7 @@ def _equal(one: str, other: str) -> bool:
     if "percent" in {unit, other_unit}:
         part, whole = (float(y), float(x)) if unit else (float(x), float(y))
         return part == whole or abs(part - whole / 100) < _ROUNDING  # 0.25 or 25
-    # A float keeps fewer digits than an account's number has.
+    # An account number may have more digits than a float keeps.
     return x == y if x.isdigit() and y.isdigit() else float(x) == float(y)
 
 
@@ -219,7 +218,7 @@ def _same_measure(first: float, unit: str, second: float, other_unit: str) -> bo
     if unit == other_unit == "data":
         low, high = sorted((first, second))
         return any(abs(high - low * kibi) < _ROUNDING * high for kibi in _KIBIS)
-    if {unit, other_unit} == {"mass", "GBP"}:  # pounds: the scanner takes them for a weight
+    if {unit, other_unit} == {"mass", "GBP"}:  # pounds: the scanner reads them as a weight
         weight, money = (first, second) if unit == "mass" else (second, first)
         return abs(weight / _POUND - money) <= _ROUNDING * money
     return False
@@ -228,10 +227,10 @@ def _same_measure(first: float, unit: str, second: float, other_unit: str) -> bo
 def _pair(
     a: Text, b: Text, left: list[str], right: list[str], found: Comparison
 ) -> tuple[int, int]:
-    """Take out of both lists what means the same, or the opposite.
+    """Remove pairs of equal or opposite meaning from both lists.
 
     Returns:
-        How many pairs are opposites, and how many the same in other words.
+        The number of pairs of opposites, and of reworded pairs.
     """
     opposites = reworded = 0
     if left and right:
@@ -260,7 +259,7 @@ def _pair_words(
                 found.evidence.append(Evidence("opposites", shown))
             elif not synonyms.isdisjoint(known.synonyms.get(other, nothing)):
                 if known.exclusive.get(word, 0) & known.exclusive.get(other, 0):
-                    continue  # "second" and "minute" are also words for a moment
+                    continue  # "second" and "minute" are also synonyms, for a moment
                 reworded += 1
             elif (familiar and other in known.rarity) or not _is_slip(a, word, b, other):
                 continue
@@ -281,13 +280,13 @@ def _is_negated(one: str, other: str) -> bool:
 
 
 def _is_slip(a: Text, word: str, b: Text, match: str) -> bool:
-    """Return whether one of two words, not both of them known, is a slip of the pen."""
+    """Return whether two words, at least one of them unknown, differ by a typo."""
     one, other = a.shown[word].lower(), b.shown[match].lower()
     longest = max(len(one), len(other))
     if longest < _LEAST_SLIP or abs(len(one) - len(other)) > _MOST_SLIPS:
         return False
     known = relations().rarity
-    # Two names, or two words that nobody knows, may well be two things.
+    # Two names, or two unknown words, may well mean different things.
     if (word not in known and match not in known) or (word in a.names and match in b.names):
         return longest >= _LEAST_STRANGE_SLIP and one[0] == other[0] and _distance(one, other) <= 1
     return _distance(one, other) <= (1 if longest < _LONG_WORD else _MOST_SLIPS)
@@ -298,7 +297,7 @@ def _distance(one: str, other: str) -> int:
 
 
 def _expand(words: list[str], text: Text, others: list[str], other: Text) -> int:
-    """Take out acronyms, with what they stand for, and words that the other text writes in two."""
+    """Remove acronyms and their expansions, and words that the other text splits in two."""
     known, acronyms = relations().rarity, 0
     for word in words[:_MOST_WORDS]:
         shown = text.shown[word]
@@ -319,7 +318,7 @@ def _expand(words: list[str], text: Text, others: list[str], other: Text) -> int
 
 
 def _apart(word: str, sequence: Sequence[str]) -> tuple[str, ...]:
-    """Return two neighbours that make up a word: "check" and "out"."""
+    """Return two adjacent words that form a word: "check" and "out"."""
     for first, second in pairwise(sequence):
         if word.startswith(first) and first + second == word:
             return first, second
@@ -327,7 +326,7 @@ def _apart(word: str, sequence: Sequence[str]) -> tuple[str, ...]:
 
 
 def _drop_slips(words: list[str], other: Text) -> int:
-    """Drop misspelt small words: "shoud" where the other text has "should"."""
+    """Drop misspelt small words: "shoud" if the other text has "should"."""
     known, slips = relations().rarity, 0
     for word in words[:_MOST_WORDS]:
         if word not in known and len(word) in _SMALL_WORD and any(
@@ -343,7 +342,7 @@ def _drop_slips(words: list[str], other: Text) -> int:
 def _compare_siblings(
     a: Text, b: Text, left: list[str], right: list[str], found: Comparison
 ) -> None:
-    """Look for words that exclude each other: two colours, two rooms, two cities."""
+    """Find words that exclude each other: two colours, two rooms, two cities."""
     known = relations()
     left = [word for word in left[:_MOST_WORDS] if word in known.siblings]
     right = [word for word in right[:_MOST_WORDS] if word in known.siblings]
@@ -376,7 +375,7 @@ def _compare_questions(a: Text, b: Text, weight: float, found: Comparison) -> No
 
 
 def _oppose_small_words(a: Text, b: Text, found: Comparison) -> int:
-    """Count the small words that only one text has, and whose opposite only the other has."""
+    """Count small words of one text whose opposite occurs only in the other."""
     one, other = a.function, b.function
     opposites = 0
     for here, there in _SMALL_OPPOSITES:
@@ -398,7 +397,7 @@ def _bounds(text: Text) -> str:
 
 
 def _ends(one: Sequence[str], other: Sequence[str]) -> tuple[int, int]:
-    """Return how many pieces two sequences share at the start, and then at the end."""
+    """Return the lengths of the common prefix and of the common suffix, without overlap."""
     size = min(len(one), len(other))
     start = 0
     while start < size and one[start] == other[start]:
@@ -423,7 +422,7 @@ def _compare_order(a: Text, b: Text, differing: slice, found: Comparison) -> Non
 
 
 def _swapped(one: Sequence[str], other: Sequence[str], *, compared: bool) -> bool:
-    """Return whether two parts changed places around a middle that is not symmetric."""
+    """Return whether two parts changed places around an asymmetric middle."""
     one = [piece for piece in one if piece not in ARTICLES]
     other = [piece for piece in other if piece not in ARTICLES]
     size = len(one)
@@ -441,7 +440,7 @@ def _swapped(one: Sequence[str], other: Sequence[str], *, compared: bool) -> boo
             if other[:last] != one[size - last :] or middle != other[last : size - first]:
                 continue
             if one[0] in _PREPOSITIONS or one[size - last] in _PREPOSITIONS:
-                return False  # a part took its preposition along
+                return False  # a part moved together with its preposition
             if any(map(_is_date, one[:first] + one[size - last :])) or symmetric >= set(middle):
                 return False
             swapped = True
@@ -454,7 +453,7 @@ def _is_date(piece: str) -> bool:
 
 
 def _turned(a: Text, b: Text) -> bool:
-    """Return whether "to" points elsewhere: at what the other text also names."""
+    """Return whether "to" has another target, while each text names both targets."""
     return (
         bool(a.targets and b.targets)
         and a.targets.isdisjoint(b.targets)
@@ -464,7 +463,7 @@ def _turned(a: Text, b: Text) -> bool:
 
 
 def _tell_words(a: Text, b: Text, left: list[str], right: list[str], found: Comparison) -> None:
-    """Say what differs where nothing else is known of it, unless it says nothing."""
+    """Add the unmatched words as evidence, unless they carry almost no meaning."""
     one = [word for word in left if weight_of(word) > LIGHT_WEIGHT]
     other = [word for word in right if weight_of(word) > LIGHT_WEIGHT]
     if one and other:
@@ -479,7 +478,7 @@ def _show(text: Text, words: Iterable[str]) -> str:
 
 
 def _spell(text: Text, pieces: Iterable[str]) -> str:
-    """Write pieces of a sequence as they stand in the text, as far as it tells."""
+    """Return pieces of a sequence as the text spells them, where known."""
     words = []
     for piece in pieces:
         kind, _, value = piece.partition(" ")

@@ -1,4 +1,4 @@
-"""What the judge knows of one text, worked out once."""
+"""Analysis of one text for the judge, cached."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 MOST_CHARACTERS = 8_000
-"""How much of a text is read word by word; of the rest only whether it is the same."""
+"""Length of the part analysed word by word; the rest is only compared for equality."""
 
-# Texts that are kept analysed. What is long takes a hundred times the memory.
+# Texts up to this length are cached in the larger cache. A longer one takes a hundred times the
+# memory.
 _SHORT = 1_000
 _KEPT_SHORT = 4_096
 _KEPT_LONG = 64
-# Marks that combine are sorted in quadratic time, so the text is normalised in pieces.
+# Sorting combining marks takes quadratic time, so the text is normalised in pieces.
 _PIECE = 500
 
 _STOP = word_set(
@@ -39,7 +40,7 @@ _NEGATORS = _NO | word_set(
     "nicht kein keine keinen keiner nie niemals ohne pas jamais rien aucun aucune sans nunca sin "
     "nada ningún ninguna não nem sem non mai senza niet geen nooit zonder"
 )
-# What is said in asking, whatever is asked.
+# Words of asking, which carry little meaning in any question.
 _LIGHT = word_set(
     "explain describe tell give show list name find see know want need like help asked ask asking "
     "question wondering wonder trying guess mean sort kind kinda honestly basically whatever "
@@ -48,7 +49,7 @@ _LIGHT = word_set(
     "stuff much bit lot analyze analyse analysis data info information figures overview"
 )
 LIGHT_WEIGHT = 0.1
-"""How much a word says that says nothing."""
+"""Weight of a word that carries almost no meaning."""
 _STOPS = {
     "es": word_set(
         "el los las un una unos de del que qué cómo cuál cuánto cuántos es son para por con en mi "
@@ -76,7 +77,7 @@ _FOREIGN = {
     word: tuple(language for language, words in _STOPS.items() if word in words)
     for word in frozenset[str]().union(*_STOPS.values())
 }
-_SURE = 2  # what a small word says of the language; any other English word says 1
+_SURE = 2  # weight of a small word as a sign of its language; other known English words count 1
 _LAST_LATIN = "\u024f"
 _AUXILIARIES = word_set(
     "is are was were do does did can could should would will has have had may might must am shall"
@@ -89,18 +90,18 @@ _CONTRACTIONS = {
     "hows": "how is", "wheres": "where is", "whos": "who is", "ive": "i have", "thats": "that is",
     "cannot": "can not", "can't": "can not", "won't": "will not", "shan't": "shall not",
 }  # fmt: skip
-_ENDINGS = frozenset(("'s", "'re", "'ve", "'ll", "'d", "'m"))  # of a word that is read without
+_ENDINGS = frozenset(("'s", "'re", "'ve", "'ll", "'d", "'m"))  # dropped from a word
 _COUNTRIES = {
     "US": ("united", "states"), "USA": ("united", "states"), "UK": ("united", "kingdom"),
 }  # fmt: skip
-# Number words, as far as they are left on their own; "one" is more often a pronoun.
+# Number words that text2num leaves alone; "one" is usually a pronoun.
 _SMALL = {
     word: str(number)
     for number, word in enumerate(
         ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
     )
 }
-# Which text2num leaves, as they have other meanings.
+# text2num leaves these, as they have other meanings.
 _ORDINALS = {"first": "1st", "second": "2nd"}
 _PERIODS = frozenset(("quarter", "half"))
 _BEFORE_PRONOUN = word_set(
@@ -133,12 +134,12 @@ _BOUNDS = re.compile(
     r"|(?P<eq>exactly|precisely))\b"
 )
 _HYPHEN = re.compile(r"(?<=[a-z])-(?=[a-z])")
-# A number behind which text2num would take the scale for a number of its own.
+# After a number, text2num would read the scale as a separate number.
 _SCALED = re.compile(r"(?<=\d) (?=(?:hundred|thousand|million|billion|trillion)\b)", re.IGNORECASE)
-_AFTER_DIGIT = re.compile(r"(?<=\d)(?=[\u00bc-\u00be])")  # "1½" is no 11/2
+_AFTER_DIGIT = re.compile(r"(?<=\d)(?=[\u00bc-\u00be])")  # "1½" is not 11/2
 _FOREIGN_DIGIT = re.compile(r"(?![0-9])\d")
 _QUOTES = str.maketrans("\u2018\u2019\u201c\u201d\u2044", "''\"\"/")
-# What is said around a question and does not change its answer.
+# Phrases around a question that do not change its answer.
 _WRAPPERS = re.compile(
     r"^(?:\[[^\]]{1,60}\] *)?(?:you are (?:a|an) [^.:]{1,80}\. *)?"
     r"(?:(?:please )?answer (?:the (?:following )?)?(?:user's )?question[^.:]{0,60}[.:] *)?"
@@ -157,50 +158,50 @@ _WRAPPERS = re.compile(
 
 
 class Text(NamedTuple):
-    """One text, as the judge compares it."""
+    """One analysed text."""
 
     sequence: tuple[str, ...]
-    """Stems and atoms' values, in order, wrappers gone."""
+    """Stems and values of atoms, in order, without wrappers."""
     content: dict[str, int]
-    """How often each stem that carries meaning occurs."""
+    """Counts of the stems that carry meaning."""
     function: dict[str, int]
-    """The same of the small words."""
+    """Counts of the small words."""
     shown: dict[str, str]
-    """A stem as it stands in the text."""
+    """The original spelling of each stem."""
     weight: float
     """Sum of the weights of `content`."""
     atoms: dict[tuple[str, str], str]
-    """Kind and value of each atom, and how it is shown."""
+    """Kind and value of each atom, with its original text."""
     language: str
-    """"en", another code, the name of a script, or "" where the text does not tell."""
+    """"en", another code, the name of a script, or "" if unknown."""
     names: frozenset[str]
     """Stems that look like names."""
     bounds: frozenset[str]
-    """What is said of its numbers and dates: more, at least, less, at most, exactly."""
+    """Bounds on its numbers and dates: more, at least, less, at most, exactly."""
     targets: frozenset[str]
-    """What stands behind a "to"."""
+    """Words after a "to"."""
     negations: int
     passive: bool
-    """Whether it has a "by" and a form of "be"."""
+    """True if it has a "by" and a form of "be"."""
     question: str
-    """What it asks for, such as "how many"; "whether" of yes or no, "" of nothing."""
+    """What it asks for, such as "how many"; "whether" for yes or no, "" if it asks nothing."""
     initials: str
-    """First letters of the words, to read acronyms by."""
+    """First letters of the words, to match acronyms."""
     rest: int
-    """A hash of what is too long to be read, 0 of nothing."""
+    """Hash of the part that is not analysed, 0 if there is none."""
 
 
 def analyse(text: str) -> Text:
-    """Take a text apart, in time linear in what of it is read."""
+    """Analyse a text, in time linear in the analysed part."""
     if len(text) <= _SHORT:
         return _kept_short(text)
-    # What is not read is not kept either.
+    # The part that is not analysed is not cached either.
     rest = hash(text[MOST_CHARACTERS:]) if len(text) > MOST_CHARACTERS else 0
     return _kept_long(text[:MOST_CHARACTERS], rest)
 
 
 def weight_of(word: str) -> float:
-    """How much a stem says, from 0 to 1; a word nobody knows says most."""
+    """Return the weight of a stem, from 0 to 1; an unknown word has the most."""
     return _weights().get(word, 1.0)
 
 
@@ -270,35 +271,35 @@ _kept_long = lru_cache(maxsize=_KEPT_LONG)(_analyse)
 
 
 def forget() -> None:
-    """Drop the texts that are kept analysed."""
+    """Clear the caches of analyses."""
     _kept_short.cache_clear()
     _kept_long.cache_clear()
 
 
 def _plain(text: str) -> str:
-    """Write letters, digits and quotation marks in one way, as far as the text is read."""
+    """Normalise letters, digits, quotation marks and hyphens in the analysed part."""
     if not text.isascii():
         text = _AFTER_DIGIT.sub(" ", text)
         pieces = (text[at : at + _PIECE] for at in range(0, len(text), _PIECE))
         text = "".join(unicodedata.normalize("NFKC", piece) for piece in pieces)
-        text = text[:MOST_CHARACTERS].translate(_QUOTES)  # some characters stand for twenty
+        text = text[:MOST_CHARACTERS].translate(_QUOTES)  # one character may expand to twenty
         text = _FOREIGN_DIGIT.sub(lambda match: str(int(match[0])), text)
     return _HYPHEN.sub(" ", text) if "-" in text else text
 
 
 def _count(text: str) -> str:
-    """Write number words as digits."""
+    """Replace number words with digits."""
     try:
         return str(alpha2digit(_SCALED.sub("", text), "en"))
-    except ValueError:  # half a surrogate pair
+    except ValueError:  # a lone surrogate
         return text
 
 
 def _unwrap(text: str) -> tuple[str, str]:
-    """Return the text without what is said around it, and that in lower case."""
+    """Return the text without its wrapper, and the same in lower case."""
     lower = text.lower()
     start = _WRAPPERS.match(lower)
-    if start and len(lower) == len(text):  # "İ" is two letters in lower case
+    if start and len(lower) == len(text):  # "İ" becomes two characters in lower case
         body = text[start.end() :]
         if body.strip(" .?!"):
             return body, lower[start.end() :]
@@ -306,7 +307,7 @@ def _unwrap(text: str) -> tuple[str, str]:
 
 
 def _open(tokens: list[Token]) -> list[Token]:
-    """Write contractions out, and the small numbers that are left as words."""
+    """Expand contractions, and convert the remaining small number words."""
     opened: list[Token] = []
     for at, token in enumerate(tokens):
         kind, text, lower = token
@@ -342,7 +343,7 @@ def _is_money(word: str) -> bool:
 
 
 def _counts(before: list[Token]) -> bool:
-    """Return whether "one" after these is a number, and not a pronoun."""
+    """Return whether "one" after these tokens is a number, not a pronoun."""
     return not before or before[-1].lower not in _BEFORE_PRONOUN
 
 
@@ -371,7 +372,7 @@ def _question(lower: str, pieces: Sequence[Token | Atom]) -> str:
 
 
 def _language(pieces: Iterable[Token | Atom]) -> str:
-    """Tell a language by its small words, or its script."""
+    """Return the language of a text, by its small words or its script."""
     light, known = _light(), relations().rarity
     seen: Counter[str] = Counter()
     for piece in pieces:

@@ -1,4 +1,4 @@
-"""The word lists, loaded once a process: readable text, one group a line, `#` for comments."""
+"""Word lists, loaded once per process: readable text, one group per line, `#` for comments."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import Stemmer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_stemmer = Stemmer.Stemmer("english", 0)  # keeps none itself
+_stemmer = Stemmer.Stemmer("english", 0)  # 0: no cache of its own
 
-_LONGEST_WORD = 40  # characters; what is longer is no word, has no stem, and is not kept
-_STEMS = 65_536  # kept: the lists have 15,000
+_LONGEST_WORD = 40  # characters; a longer string gets no stem and is not cached
+_STEMS = 65_536  # cache size; the lists have 15,000
 
 
 def word_set(words: str) -> frozenset[str]:
-    """Return the words of a line."""
+    """Return the words of a line as a set."""
     return frozenset(words.split())
 
 
 def _numbered(names: str) -> dict[str, int]:
-    """Number groups of names from 1."""
+    """Map names to their group's number, from 1."""
     return {
         name: number
         for number, group in enumerate(names.split("|"), start=1)
@@ -63,12 +63,12 @@ def _lines(name: str) -> Iterator[str]:
 
 
 class Unit(NamedTuple):
-    """What a name of a unit stands for."""
+    """The meaning of a unit's name."""
 
     dimension: str
-    """What it measures: "length"; a currency's code in capitals."""
+    """The measured dimension, such as "length"; for money, the currency code in capitals."""
     factor: float
-    """How many of the dimension's base units."""
+    """Size in the dimension's base units."""
 
 
 def _units() -> dict[str, Unit]:
@@ -81,23 +81,23 @@ def _units() -> dict[str, Unit]:
 
 
 UNITS = _units()
-_LAST_OF_OURS = "season"  # in the file of siblings
+_LAST_OF_OURS = "season"  # last of Memora's own groups in the file of siblings
 _RAREST = 20  # the highest level in the file of frequencies
 
 
 class Relations(NamedTuple):
-    """What is known of words, all by stem."""
+    """Relations between words, all by stem."""
 
     antonyms: dict[str, frozenset[str]]
     synonyms: dict[str, frozenset[int]]
-    """Numbers of the groups a word is in."""
+    """Numbers of a word's groups."""
     siblings: dict[str, frozenset[int]]
     exclusive: dict[str, int]
-    """The groups of siblings that are ours, as bits: stronger than WordNet's synonyms."""
+    """Memora's own sibling groups, as bits; they override WordNet's synonyms."""
     kinds: list[str]
-    """Names of the groups of siblings."""
+    """Names of the sibling groups."""
     rarity: dict[str, float]
-    """0 for a word of every other text, 1 for one that is hardly ever used."""
+    """0 for a word in every other text, 1 for one that is hardly ever used."""
 
 
 def _groups(name: str) -> tuple[dict[str, frozenset[int]], list[str]]:
@@ -113,7 +113,7 @@ def _groups(name: str) -> tuple[dict[str, frozenset[int]], list[str]]:
 
 @cache
 def relations() -> Relations:
-    """Load the lists; some tens of milliseconds, at the first text that is analysed."""
+    """Load the lists when the first text is analysed, in some tens of milliseconds."""
     antonyms: dict[str, set[str]] = {}
     for line in _lines("antonyms"):
         left, right = ({stem(word) for word in side.split()} for side in line.split("|"))

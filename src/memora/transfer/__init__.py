@@ -1,8 +1,8 @@
-"""Entries on the move: to a file and back, from answers that are known, to another model.
+"""Export and import of entries, warming with known answers, and re-embedding for another model.
 
-All is deliberate, so faults are raised. A file is checked to its end before the first entry of it
-is written; what was interrupted is run again, and goes on where it ended, because an entry that is
-there already is left alone.
+These operations are explicit, so faults are raised. A file is read and checked completely before
+its first entry is written. After an interruption, run the operation again: it resumes, because an
+entry that is already present is skipped.
 """
 
 from __future__ import annotations
@@ -81,18 +81,18 @@ def export_entries(
     skip_errors: bool = False,
     progress: Progress | None = None,
 ) -> Moved:
-    """Write the entries that have not ended to a file, which appears when it is complete.
+    """Write the live entries to a file, which appears only when it is complete.
 
     Args:
-        ports: The cache's.
-        path: `.parquet`, which has all there is to an entry, or `.jsonl`, for people: without
-            vectors, and with contexts and results as plain JSON.
-        skip_errors: Leave out and count what cannot be written, rather than raise.
-        progress: Called with how many are done, of how many.
+        ports: The cache's ports.
+        path: `.parquet`, which holds every field of an entry, or `.jsonl`, which is readable: it
+            has no vectors, and contexts and results are plain JSON.
+        skip_errors: Skip and count entries that cannot be written, instead of raising.
+        progress: Called with the number of entries done and the total.
 
     Raises:
         ArgumentError: The path has another suffix.
-        TransferError: The file cannot be written; or an entry is damaged, or has no exact form
+        TransferError: The file cannot be written, an entry is damaged, or it has no exact form
             as JSON.
         StoreError: The store failed.
     """
@@ -105,7 +105,7 @@ def export_entries(
         for done, holding in enumerate(holdings, start=1):
             try:
                 found = fetch(holding.entry.key, now=ports.clock())
-                # Else it has left, or been replaced, since.
+                # Otherwise it was removed or replaced in the meantime.
                 if found is not None and found[0].id == holding.entry.id:
                     sink.write(holding, found[1], found[2])
                     written += 1
@@ -128,23 +128,23 @@ def import_entries(  # noqa: PLR0913 - each is a choice of the caller's
     reembed: bool = False,
     progress: Progress | None = None,
 ) -> Moved:
-    """Put the entries of a file into a cache, as they were: ids, times, uses.
+    """Import the entries of a file into a cache with their ids, times and uses.
 
-    An entry that is there already is left alone, and so is a newer one of the same query and
-    context; the others are replaced. The cache's limits hold meanwhile.
+    An entry is skipped if the cache has the same one, or a newer one of the same query and context;
+    otherwise it replaces what the cache has. The cache's limits apply during the import.
 
     Args:
-        ports: The cache's.
-        config: Its limits; and what `warm` takes from it.
-        path: `.parquet`, or `.jsonl`, whose lines are as for `warm`.
-        skip_errors: Leave out and count rows that are broken, rather than raise.
-        reembed: Make the vectors of a `.parquet` anew, because they are of another model.
-        progress: Called with how many rows are done, of how many.
+        ports: The cache's ports.
+        config: The cache's limits, and the settings that `warm` uses.
+        path: `.parquet`, or `.jsonl` with lines as for `warm`.
+        skip_errors: Skip and count broken rows, instead of raising.
+        reembed: Recompute the vectors of a `.parquet`, because they are of another model.
+        progress: Called with the number of rows done and the total.
 
     Raises:
         ArgumentError: The path has another suffix.
         TransferError: The file cannot be read, or a row is broken; nothing was imported.
-        ModelMismatchError: The file's vectors are another model's; nothing was imported.
+        ModelMismatchError: The file's vectors are of another model; nothing was imported.
         MemoraError: The store or the model failed; import the file again.
     """
     path = _as_path(path)
@@ -178,21 +178,21 @@ def warm(
     *,
     progress: Progress | None = None,
 ) -> Moved:
-    """Store answers that are known, embedded in batches.
+    """Store known answers, embedded in batches.
 
-    A file and a sequence are checked to their end before the first is stored; of an iterator, which
-    can be read once only, what comes before a broken item is.
+    A file or a sequence is checked completely before its first item is stored. An iterator can be
+    read only once, so the items before a broken one are stored.
 
     Args:
-        ports: The cache's.
-        config: How long they live, where they do not say; and the cache's limits.
-        items: Mappings with `query` and `result`, and where wanted `context`, `metadata`, `ttl`,
+        ports: The cache's ports.
+        config: The default lifetimes of entries, and the cache's limits.
+        items: Mappings with `query` and `result`, and optionally `context`, `metadata`, `ttl`,
             `stale_ttl`, `sliding`, `tags` and `cost`; tuples of query, context and result; or the
-            path of a `.jsonl` with such a mapping a line.
-        progress: Called with how many are done, and of how many, where that is known.
+            path of a `.jsonl` file with one such mapping per line.
+        progress: Called with the number of items done and the total, if known.
 
     Raises:
-        ArgumentError: The path has another suffix, or it is not iterable.
+        ArgumentError: The path has another suffix, or `items` is not iterable.
         TransferError: The file cannot be read, or an item is broken.
         MemoraError: The store or the model failed.
     """
@@ -205,7 +205,7 @@ def warm(
         with LineSource(path, reader) as lines:
             validated(lines, outcome=_NOTHING_STORED)
             return carrier.carry(lines.read(), name=lines.name, total=lines.total, strict=True)
-    given: object = items  # whatever the application passed
+    given: object = items  # unchecked input of the application
     if not isinstance(given, Iterable):
         raise ArgumentError(
             f"expected an iterable of items, or the path of a .jsonl, got {given!r}"
@@ -225,17 +225,17 @@ def reembed(
 ) -> Moved:
     """Copy all entries of one table to another one, for another embedding model.
 
-    The source is not changed, and needs no model. Run it again after an interruption, or to fetch
-    what has been stored meanwhile: entries that the target has are left alone.
+    The source is not changed, and needs no model. Run this again after an interruption, or to copy
+    newly stored entries: entries that the target already has are skipped.
 
     Args:
-        source: Names the table: `db_uri` and `table_name`.
-        target: Names the other table, made if missing, its model, and its limits.
-        embedder: Instead of the target's model.
-        progress: Called with how many are done, of how many.
+        source: Settings with the source's `db_uri` and `table_name`.
+        target: Settings of the target: its table, created if missing, its model and its limits.
+        embedder: Used instead of the target's model.
+        progress: Called with the number of entries done and the total.
 
     Raises:
-        ArgumentError: Both are one table, or one is in memory.
+        ArgumentError: Source and target are the same table, or one is in memory.
         ModelMismatchError: The target holds vectors of a third model.
         MemoraError: A store or the model failed; run it again.
     """
@@ -252,7 +252,7 @@ def reembed(
         chosen = embedder or load_embedder(target.model_name, use_onnx=target.use_onnx)
         clock = SteadyClock()
         ports = Ports(
-            embedder=CachedEmbedder(chosen, 0),  # it checks what the application's returns
+            embedder=CachedEmbedder(chosen, 0),  # validates the application's vectors
             store=open_store(target, embedder=chosen, clock=clock),
             codec=Codec(),
             clock=clock,
@@ -269,13 +269,13 @@ def reembed(
 def copy_entries(
     source: StoreReader, ports: Ports, config: CacheConfig, *, progress: Progress | None = None
 ) -> Moved:
-    """Put the entries of a store that have not ended into a cache, embedded by its model.
+    """Copy the live entries of a store to a cache, embedded by the cache's model.
 
     Args:
         source: The store.
-        ports: The cache's.
-        config: Its limits.
-        progress: Called with how many are done, of how many.
+        ports: The cache's ports.
+        config: The cache's limits.
+        progress: Called with the number of entries done and the total.
 
     Raises:
         ArgumentError: The store is the cache's own.
@@ -294,7 +294,7 @@ def _fetched(
 ) -> Iterator[Arrival | Problem]:
     for holding in holdings:
         found = source.fetch(holding.entry.key, now=ports.clock())
-        if found is not None:  # else it has left since
+        if found is not None:  # otherwise it was removed in the meantime
             yield Arrival(
                 entry=found[0],
                 content=found[1],
@@ -343,18 +343,18 @@ def _sink(form: Format, file: IO[bytes], ports: Ports) -> Iterator[ParquetSink |
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a new file that takes a path's place at the end, and else is gone."""
-    whole = Path(os.path.realpath(path))  # behind a link, not the link
+    """Open a temporary file that replaces a path on success and is deleted on failure."""
+    whole = Path(os.path.realpath(path))  # replaces the target of a link, not the link
     part = whole.with_name(f".{whole.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         with open(part, "xb", opener=opener(PRIVATE)) as file:
-            with suppress(OSError):  # there is none yet
+            with suppress(OSError):  # the path does not exist yet
                 part.chmod(whole.stat().st_mode & 0o7777)
             yield file
             file.flush()
             os.fsync(file.fileno())
         part.replace(whole)
-    except MemoraError:  # a store's is an OSError too
+    except MemoraError:  # a store's error is an OSError too
         raise
     except OSError as error:
         raise TransferError(f"{path} cannot be written: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""Entries on their way into a store: what each has to be, and how they are put, in batches."""
+"""Entries on their way into a store: their validation, and their storage in batches."""
 
 from __future__ import annotations
 
@@ -25,44 +25,44 @@ if TYPE_CHECKING:
     from memora.protocols import Vector
 
 Progress: TypeAlias = "Callable[[int, int | None], object]"
-"""Called with how many are done, and of how many, where that is known."""
+"""Called with the number done, and the total if known."""
 
-# Embedded, and then put: what an interruption may cost, and how often progress is told. A model on
-# the CPU embeds so many short texts in a third of a second.
+# Entries embedded and stored together: the work that an interruption may lose, and the interval of
+# progress. A model on the CPU embeds this many short texts in a third of a second.
 _BATCH = 64
 _BATCH_BYTES = 64 * 1024 * 1024
-_SHOWN = 80  # characters of a value that is broken
-_TOLD = 20  # problems that are kept in words
+_SHOWN = 80  # characters of a broken value in an error
+_TOLD = 20  # maximum number of problems that are described
 _ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
-_MOST_USES = 2**31 - 1  # that a store can count
+_MOST_USES = 2**31 - 1  # the largest count that a store holds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moved:
-    """What became of the entries of an export, an import or a re-embedding."""
+    """Result of an export, an import or a re-embedding: counts of entries."""
 
     written: int = 0
     present: int = 0
-    """Left alone: the cache has the same entry, or a newer one of its query and context."""
+    """Skipped: the cache has the same entry, or a newer one of its query and context."""
     expired: int = 0
-    """Left out, as they would not have been served any more."""
+    """Skipped, as they have expired."""
     broken: int = 0
-    """Left out with `skip_errors`."""
+    """Skipped because of `skip_errors`."""
     problems: tuple[str, ...] = ()
-    """What was wrong with the first of them."""
+    """Descriptions of the first broken ones."""
     evicted: int = 0
-    """Entries that left the cache because of its limits, old ones or new ones."""
+    """Old or new entries that the cache evicted because of its limits."""
 
 
-class Broken(Exception):  # noqa: N818 - caught before anybody sees it
-    """Something that cannot become an entry, and why."""
+class Broken(Exception):  # noqa: N818 - always caught internally
+    """Input that cannot become an entry, with the reason."""
 
 
 class Problem(NamedTuple):
-    """What is wrong, and where."""
+    """A broken item, with its place."""
 
     place: str
-    """Such as "row 7"."""
+    """For example "row 7"."""
     said: str
 
     def __str__(self) -> str:
@@ -71,7 +71,7 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrival:
-    """An entry that is to be put."""
+    """An entry to be stored."""
 
     entry: Entry
     content: Content
@@ -79,42 +79,42 @@ class Arrival:
     uses: int = 0
     last_used_at: float | None = None
     is_new: bool = False
-    """Whether it takes the place of any other, as what is stored does."""
+    """True if it replaces any other entry, as `store` does, instead of only an older one."""
 
 
 class Source(Protocol):
-    """Where entries come from."""
+    """A source of entries."""
 
     @property
     def name(self) -> str:
-        """What errors call it."""
+        """Name in errors."""
         ...
 
     @property
     def total(self) -> int | None:
-        """How many there are, entries and problems, where that is known."""
+        """Number of entries and problems, if known."""
         ...
 
     def read(self) -> Iterator[Arrival | Problem]:
-        """Yield all, from the beginning."""
+        """Yield all entries and problems, from the beginning."""
         ...
 
 
 class Problems:
-    """Counts what is broken, and keeps the first in words."""
+    """Counter of problems, with descriptions of the first ones."""
 
     def __init__(self) -> None:
         self.count = 0
         self.first: list[str] = []
 
     def note(self, problem: Problem) -> None:
-        """Count one."""
+        """Count a problem."""
         self.count += 1
         if len(self.first) < _TOLD:
             self.first.append(str(problem))
 
     def refuse(self, name: str, outcome: str) -> TransferError:
-        """Return the error that tells of them."""
+        """Return the error that describes them."""
         more = f" ({self.count - 1:,} more are broken)" if self.count > 1 else ""
         return TransferError(f"{name}: {self.first[0]}{more}; {outcome}")
 
@@ -139,13 +139,13 @@ class _Tally:
 
 
 class Carrier:
-    """Puts arrivals into the store of a cache, as `Memora.store` does, but many at a time.
+    """Writer of arrivals to a cache's store, as `Memora.store` but in batches.
 
     Args:
-        ports: The cache's; faults pass through.
-        config: Its limits.
-        embeds: Whether vectors are made here, rather than brought.
-        progress: Told after each batch.
+        ports: The cache's ports; their faults propagate.
+        config: The cache's limits.
+        embeds: Whether to compute vectors; otherwise the arrivals bring them.
+        progress: Called after each batch.
     """
 
     def __init__(
@@ -164,10 +164,10 @@ class Carrier:
     def carry(
         self, arrivals: Iterable[Arrival | Problem], *, name: str, total: int | None, strict: bool
     ) -> Moved:
-        """Put all, and tell what became of them.
+        """Store all arrivals and return the counts.
 
         Raises:
-            TransferError: One is broken, and `strict` is true; those before it are put.
+            TransferError: One is broken and `strict` is true; those before it are stored.
         """
         tally, done = _Tally(), 0
         for batch in _batches(_to_the_first_problem(arrivals) if strict else arrivals):
@@ -197,10 +197,10 @@ class Carrier:
         due, used, newest = [], [], dict[bytes, float]()
         for one, vector in zip(wanted, vectors, strict=True):
             key, created = one.entry.key, one.entry.created_at
-            # Again, as it may be twice in the batch, or have been stored by somebody meanwhile.
+            # Checked again: the batch may have it twice, or another process may have stored it.
             if not one.is_new and (created <= newest.get(key, -inf) or not self._is_wanted(one)):
                 continue
-            # What is there has uses of its own, which a replacement keeps.
+            # An existing entry has its own use count, which its replacement keeps.
             if one.uses and key not in newest and store.peek(key, now=ALL_TIMES) is None:
                 used.append(one)
             newest[key] = created
@@ -218,7 +218,7 @@ class Carrier:
         )
 
     def _is_wanted(self, arrival: Arrival) -> bool:
-        """Tell whether the store lacks it: what makes a second run go on where the first ended."""
+        """Return whether the store lacks the entry, so that a second run resumes the first."""
         if arrival.is_new:
             return True
         known = self._ports.store.peek(arrival.entry.key, now=self._ports.clock())
@@ -229,7 +229,7 @@ def validated(source: Source, *, outcome: str) -> None:
     """Read a source to its end.
 
     Raises:
-        TransferError: Something in it is broken: the first, and how many more.
+        TransferError: Some items are broken; it describes the first and counts the others.
     """
     problems = Problems()
     for one in source.read():
@@ -242,15 +242,15 @@ def validated(source: Source, *, outcome: str) -> None:
 def recorded_entry(
     row: Mapping[str, Any], *, text: str, context: Context
 ) -> tuple[Entry, int, float | None]:
-    """Return an entry as it was when it was exported, how often it was used, and when last.
+    """Return an entry as it was at its export, its number of uses, and the time of the last one.
 
     Args:
-        row: Its columns, unchecked; those that it need not have may be missing, or None.
-        text: Its query, canonical.
+        row: Its columns, unchecked; optional ones may be missing or None.
+        text: Its canonical query.
         context: Its context.
 
     Raises:
-        Broken: One of them is not what it has to be.
+        Broken: A column has an invalid value.
     """
     moment = "a finite number of seconds since the epoch"
     entry_id = row.get("id", uuid.uuid4().hex)
@@ -283,7 +283,7 @@ def recorded_entry(
 
 
 def broken(column: str, value: Any, expected: str) -> Broken:
-    """Return the error that says what a column holds, and what it has to hold."""
+    """Return the error that names a column, its value and the expected value."""
     shown = repr(value[:_SHOWN] if isinstance(value, (str, bytes)) else value)
     return Broken(f"{column} is {one_line(shown, _SHOWN)}, expected {expected}")
 

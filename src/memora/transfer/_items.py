@@ -1,4 +1,4 @@
-"""Entries as people write them: mappings with a query and a result, or JSON lines of those."""
+"""Entries in readable form: mappings with a query and a result, or JSON lines of mappings."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 Item: TypeAlias = "Mapping[str, Any] | tuple[str, Mapping[str, Any] | None, Any]"
 """An answer to store: a mapping of its fields, or (query, context, result)."""
 
-# Bytes of a line: of all but the result, and of a result for each that it takes stored.
+# Maximum bytes of a line: of everything but the result, and per stored byte of the result.
 _LEAST_LINE, _LINE_A_PAYLOAD = 128 * 1024 * 1024, 6
-_LARGEST = 1024 * 1024 * 1024  # bytes of a result, where there is no limit
+_LARGEST = 1024 * 1024 * 1024  # bytes assumed for a result if payloads have no limit
 
 _LIFE = ("ttl", "stale_ttl", "sliding")
-# What an export says of an entry instead: it comes back as old as it was.
+# Fields of an exported entry instead of `_LIFE`: it keeps its age.
 _RECORDED = (
     "id",
     "created_at",
@@ -54,7 +54,7 @@ _RECORDED = (
 
 
 class ItemReader:
-    """Turns items into arrivals: each is checked as `Memora.store` checks its arguments."""
+    """Converter of items to arrivals; it checks them as `Memora.store` checks its arguments."""
 
     def __init__(self, ports: Ports, config: CacheConfig) -> None:
         self._ports = ports
@@ -62,7 +62,7 @@ class ItemReader:
         self.largest = largest_payload(config)
 
     def read(self, item: Any, place: str) -> Arrival | Problem:
-        """Return what an item says, or what is wrong with it."""
+        """Return the arrival of an item, or the problem with it."""
         try:
             return self._arrival(fields_of(item, (*STORED_WITH, *_RECORDED)))
         except (Broken, MemoraError) as error:
@@ -92,7 +92,7 @@ class ItemReader:
 
 
 class ItemSource:
-    """Items of the application's; may be read once only, as an iterator may."""
+    """Items of the application; an iterator can be read only once."""
 
     name = "warm"
 
@@ -111,12 +111,12 @@ class LineSource:
     """A file of JSON lines; a context manager.
 
     Raises:
-        TransferError: It cannot be opened.
+        TransferError: The file cannot be opened.
     """
 
     def __init__(self, path: Path, reader: ItemReader) -> None:
         self.name = str(path)
-        self.total: int | None = None  # known when it has been read once
+        self.total: int | None = None  # known after the first complete read
         self._reader = reader
         self._longest = _LEAST_LINE + _LINE_A_PAYLOAD * (reader.largest or _LARGEST)
         try:
@@ -169,7 +169,7 @@ class LineSource:
         self.total = found
 
     def _lines(self) -> Iterator[bytes]:
-        """Yield the lines, no more of one that is too long than shows it."""
+        """Yield the lines; a line that is too long is cut just beyond the limit."""
         while line := self._file.readline(self._longest + 1):
             yield line
             while len(line) > self._longest and not line.endswith(b"\n"):
@@ -177,17 +177,17 @@ class LineSource:
 
 
 class LineSink:
-    """Writes entries to an open file, a line each."""
+    """Writer of entries to an open file, one per line."""
 
     def __init__(self, file: IO[bytes], ports: Ports) -> None:
         self._file = file
         self._ports = ports
 
     def write(self, holding: Holding, content: Content, _: Vector | None) -> None:
-        """Add an entry.
+        """Write an entry.
 
         Raises:
-            Broken: Its result or its context would not come back from JSON as it is.
+            Broken: JSON cannot represent its result or its context exactly.
         """
         entry = holding.entry
         result = self._ports.codec.decode(content.payload)
@@ -207,18 +207,18 @@ class LineSink:
             "uses": holding.uses,
             "last_used_at": holding.last_used_at,
         }
-        # Joined as bytes, as the result is written already, and may be long.
+        # Joined as bytes, as the result is JSON already, and may be long.
         head, tail = _json({"query": entry.query, "context": context}), _json(rest)
         self._file.write(b'%s, "result": %s, %s\n' % (head[:-1], text, tail[1:]))
 
     def finish(self) -> None:
-        """There is nothing behind the last line."""
+        """Do nothing: the format has no footer."""
 
     def abandon(self) -> None:
-        """There is nothing to be undone."""
+        """Do nothing: there is nothing to undo."""
 
     def _exactly(self, result: Any) -> bytes:
-        """Return a result as JSON, if that gives it back equal in value and type."""
+        """Return a result as JSON, if JSON returns it equal in value and type."""
         codec = self._ports.codec
         try:
             text = _json(result)
@@ -233,7 +233,7 @@ class LineSink:
 
 
 def _json(value: Any) -> bytes:
-    """Return JSON that people can read; escaped where it has text that UTF-8 does not have."""
+    """Return readable JSON; non-ASCII is escaped if the text has characters outside UTF-8."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError:

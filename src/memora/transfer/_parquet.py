@@ -1,4 +1,4 @@
-"""Entries as Parquet: all that a store holds of them, exactly, payloads and vectors included."""
+"""Entries as Parquet: every field that a store holds, exactly, with payloads and vectors."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Version of the columns, recorded in the file."""
 
-# Rows of one group, and bytes at which it ends earlier: what is held in memory at once, by who
-# writes and by who reads.
+# Maximum rows of a group, and bytes that end it earlier. Reader and writer hold one group in
+# memory.
 _GROUP_ROWS = 256
 _GROUP_BYTES = 64 * 1024 * 1024
-# What a file may hold, however small it is: it may be a forgery that states far more than it has.
-_MOST_VALUES = 16 * 1024 * 1024  # of one column of a group
-_LARGEST_GROUP = 1024 * 1024 * 1024  # bytes, where payloads have no limit
-_COMPRESSED = 16  # times that a large group may be compressed
-_LEAST_TEXT, _REPEATED = 1024 * 1024 * 1024, 1000  # bytes of all rows, and times the file's size
-_TOLERANCE = 1e-3  # of a vector's length, as of an embedder's
+# Limits on a file that hold even if it is small: a forgery may claim more than it has.
+_MOST_VALUES = 16 * 1024 * 1024  # in one column of a group
+_LARGEST_GROUP = 1024 * 1024 * 1024  # bytes, if payloads have no limit
+_COMPRESSED = 16  # compression factor accepted for a large group
+_LEAST_TEXT, _REPEATED = 1024 * 1024 * 1024, 1000  # bytes of all rows; factor to the file's size
+_TOLERANCE = 1e-3  # allowed deviation of a vector's length from 1, as for an embedder
 
 
 def _schema(model: str, dimension: int) -> pa.Schema:
@@ -66,7 +66,7 @@ def _schema(model: str, dimension: int) -> pa.Schema:
             pa.field("cost", number, nullable=False),
             pa.field("uses", pa.int64(), nullable=False),
             pa.field("last_used_at", number),
-            # Not of a fixed size: pyarrow before 26 cannot read nulls of those.
+            # Not a fixed-size list: pyarrow before 26 cannot read nulls of that type.
             pa.field("vector", pa.list_(pa.float32())),
             pa.field("payload", pa.large_binary(), nullable=False),
         ],
@@ -79,11 +79,11 @@ def _schema(model: str, dimension: int) -> pa.Schema:
 
 
 class ParquetSink:
-    """Writes entries to an open file, in groups of rows."""
+    """Writer of entries to an open file, in groups of rows."""
 
     def __init__(self, file: IO[bytes], embedder: Embedder) -> None:
         self._schema = _schema(embedder.identity, embedder.dimension)
-        # What many entries share; of the rest a dictionary would only be tried.
+        # Columns with repeated values; for the others a dictionary would be a wasted attempt.
         shared: Any = ["context", "metadata", "tags.list.element"]
         self._writer = pq.ParquetWriter(
             file,
@@ -122,12 +122,12 @@ class ParquetSink:
             self._flush()
 
     def finish(self) -> None:
-        """Write what is left, and the end of the file."""
+        """Write the remaining rows and the file's footer."""
         self._flush()
         self._writer.close()
 
     def abandon(self) -> None:
-        """Write nothing more; when it is collected, the writer would write its end."""
+        """Stop writing; otherwise the writer would write a footer when it is garbage-collected."""
         self._writer.is_open = False
 
     def _flush(self) -> None:
@@ -138,18 +138,18 @@ class ParquetSink:
 
 
 class ParquetSource:
-    """A file that was exported; a context manager.
+    """An exported file; a context manager.
 
     Args:
         path: The file.
-        embedder: The one that its vectors have to be of, unless `embeds`.
+        embedder: The embedder that the vectors must be of, unless `embeds` is true.
         codec: Checks payloads.
-        max_payload_bytes: The largest payload that is accepted; None for any.
-        embeds: Whether vectors are made anew, so that the file's do not matter.
+        max_payload_bytes: Maximum size of a payload; None for no limit.
+        embeds: Whether the vectors are recomputed, so that the file's do not matter.
 
     Raises:
-        TransferError: It is no export, or one of another format, or lacks a column.
-        ModelMismatchError: Its vectors are another model's.
+        TransferError: The file is no export, has another format, or lacks a column.
+        ModelMismatchError: The vectors are of another model.
     """
 
     def __init__(
@@ -166,12 +166,12 @@ class ParquetSource:
         self._dimension = None if embeds else embedder.dimension
         self._max_payload_bytes = max_payload_bytes
         self._last: Context | None = None
-        # Without its vectors, where they are made anew.
+        # Do not read vectors that will be recomputed.
         self._columns = [name for name in _COLUMNS if name != "vector" or not embeds]
         with _explained(self.name):
             self._size = path.stat().st_size
             metadata = pq.read_metadata(path)
-            # What is repeated stays so: one text for all the rows that have it.
+            # Keep repeated values as a dictionary: one text for all rows that have it.
             self._file = pq.ParquetFile(
                 path,
                 metadata=metadata,
@@ -226,7 +226,7 @@ class ParquetSource:
             )
 
     def _check_sizes(self, metadata: pq.FileMetaData) -> None:
-        """Refuse a file that would take far more memory than it has bytes, before it is read."""
+        """Refuse a file that claims far more memory than its size, before it is read."""
         largest = self._max_payload_bytes or _LARGEST_GROUP
         most_values, problem = max(_MOST_VALUES, self._size), ""
         if metadata.num_rows > self._size:
@@ -254,7 +254,7 @@ class ParquetSource:
             if row.get(name) is None and not nullable:
                 raise broken(name, None, "a value")
         if self._last is None or self._last.canonical != row["context"]:
-            self._last = _context(row["context"])  # many rows in a row have one
+            self._last = _context(row["context"])  # consecutive rows often share one
         entry, uses, last = recorded_entry(row, text=_query(row["query"]), context=self._last)
         return Arrival(
             entry=entry,
@@ -279,7 +279,7 @@ class ParquetSource:
 
 
 _SIZED = (str, bytes)
-# The columns, and whether they may be null.
+# Columns by name; True if nullable.
 _COLUMNS = {field.name: field.nullable for field in _schema("", 1)}
 _KINDS: dict[str, tuple[str, Callable[[pa.DataType], bool]]] = {
     "text": ("text", lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind)),
@@ -311,7 +311,7 @@ _KIND_OF = {
 
 
 def _shared(metadata: pq.FileMetaData) -> list[str]:
-    """Return the columns of text and bytes that have a dictionary."""
+    """Return the text and bytes columns that have a dictionary."""
     found: dict[str, None] = {}
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
@@ -374,7 +374,7 @@ def _check_columns(name: str, schema: pa.Schema) -> None:
 
 
 def _cells(column: pa.Array) -> list[Any]:
-    """Return the values of a column; vectors as arrays, and text that is not UTF-8 as bytes."""
+    """Return the values of a column; vectors are arrays, and text that is not UTF-8 is bytes."""
     if pa.types.is_dictionary(column.type):
         values = _cells(column.dictionary)
         return [None if at is None else values[at] for at in column.indices.to_pylist()]
@@ -434,14 +434,14 @@ def _vector(value: Any, dimension: int) -> Vector | None:
         raise Broken(f"vector has {len(value)} numbers, expected {dimension}")
     vector: Vector = np.array(value, dtype=np.float32)
     length = float(np.linalg.norm(vector.astype(np.float64)))
-    if not abs(length - 1) < _TOLERANCE:  # NaN too
+    if not abs(length - 1) < _TOLERANCE:  # also true for NaN
         raise Broken(f"vector has the length {length:.4g}, expected a finite one of length 1")
     return vector
 
 
 @contextmanager
 def _explained(name: str) -> Iterator[None]:
-    """Name the file in Arrow's faults: they are ValueErrors and OSErrors alike."""
+    """Add the file's name to errors of Arrow, which are ValueErrors and OSErrors."""
     try:
         yield
     except (pa.ArrowException, OSError) as error:
