@@ -423,7 +423,9 @@ class FileFlights:
     def _remove(self, path: Path) -> None:
         """Delete the file of a process that stands still; its lock then excludes nobody."""
         # One at a time: two who saw the same old file must not delete each other's new one.
-        guard = filelock.FileLock(self._folder / "takeover.lock", thread_local=False)
+        guard = filelock.FileLock(
+            self._folder / "takeover.lock", thread_local=False, mode=file_mode(self._folder)
+        )
         # A `filelock.Timeout` is an OSError: another is at it.
         with suppress(OSError), self._lock, guard.acquire(blocking=False):
             seen = self._seen.pop(path, None)

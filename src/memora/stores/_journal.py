@@ -206,7 +206,8 @@ def keep_reserve(path: Path) -> None:
         if not path.exists():
             fresh = path.with_suffix(f".{os.getpid()}")
             try:
-                fresh.write_bytes(os.urandom(_RESERVE_BYTES))  # which no file system compresses
+                with open(fresh, "wb", opener=opener(file_mode(path.parent))) as file:
+                    file.write(os.urandom(_RESERVE_BYTES))  # which no file system compresses
                 fresh.replace(path)
             finally:
                 fresh.unlink(missing_ok=True)
