@@ -34,7 +34,9 @@ def is_on_disk(db_uri: str) -> bool:
 
 
 # What a URI, or what is meant to be one, begins with: a scheme and its slashes, or one of them.
-_SCHEME = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.,;-]*(?::/*|//+)|//+)?")
+_SCHEME = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.,;-]*(?:\s*:\s*/*|//+)|//+)?")
+# What stands before a whole URI by a slip, and would make a path of it.
+_SLIP = re.compile(r"[^\w:]+(?=[A-Za-z][A-Za-z0-9+.-]*://)")
 # To the last "@": one within a password should be quoted, and may not be. Of a name alone nobody
 # can tell whether it is a password.
 _LOGIN = re.compile(r"(?P<user>[^:/?#@]*):.*@|[^:/?#@]+@", re.DOTALL)
@@ -72,6 +74,8 @@ def mistaken(db_uri: str) -> str | None:
         return f"did you mean '{_MEANT.get(word, word)}://'?{named}"
     if bare != db_uri:
         return f"did you mean {without_password(bare)!r}, without the blanks around it?"
+    if slip := _SLIP.match(bare):
+        return f"did you mean {without_password(bare[slip.end() :])!r}?"
     if re.match(r"([A-Za-z][\w.-]+|\d+(\.\d+){3}):\d+(/\d*)?$", bare):  # a host and its port
         return f"did you mean {f'redis://{bare}'!r}?"
     found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)(://|:/|//|:(?=[^\\]))", bare)
@@ -92,6 +96,8 @@ def _scheme_meant(scheme: str, mark: str) -> str | None:
 
 def without_password(uri: str) -> str:
     """Return a URI without the secrets in it, also one that is mistyped; a path as it is."""
+    if slip := _SLIP.match(uri):
+        return slip[0] + without_password(uri[slip.end() :])
     if re.match(r"[./~]|[A-Za-z]:[\\/]", uri) and not uri.startswith("//"):
         return _NAMED.sub(rf"\1{MASK}", uri)
     start = _SCHEME.match(uri)
