@@ -34,7 +34,9 @@ def is_on_disk(db_uri: str) -> bool:
 
 
 # The beginning of a URI, or of a mistyped one: a scheme, slashes, or both.
-_SCHEME = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.,;-]*(?::/*|//+)|//+)?")
+_SCHEME = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.,;-]*(?:\s*:\s*/*|//+)|//+)?")
+# What precedes a whole URI by mistake, and would make it a path.
+_SLIP = re.compile(r"[^\w:]+(?=[A-Za-z][A-Za-z0-9+.-]*://)")
 # Up to the last "@", as one in a password may be unquoted. A name alone may be a password.
 _LOGIN = re.compile(r"(?P<user>[^:/?#@]*):.*@|[^:/?#@]+@", re.DOTALL)
 _NO_PORT = re.compile(r"(\[[^\]]*\])|(?<=:)(?!\d{1,5}(?:[,?#]|$))[^,?#]+")
@@ -71,6 +73,8 @@ def mistaken(db_uri: str) -> str | None:
         return f"did you mean '{_MEANT.get(word, word)}://'?{named}"
     if bare != db_uri:
         return f"did you mean {without_password(bare)!r}, without the blanks around it?"
+    if slip := _SLIP.match(bare):
+        return f"did you mean {without_password(bare[slip.end() :])!r}?"
     if re.match(r"([A-Za-z][\w.-]+|\d+(\.\d+){3}):\d+(/\d*)?$", bare):  # a host and its port
         return f"did you mean {f'redis://{bare}'!r}?"
     found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)(://|:/|//|:(?=[^\\]))", bare)
@@ -91,6 +95,8 @@ def _scheme_meant(scheme: str, mark: str) -> str | None:
 
 def without_password(uri: str) -> str:
     """Return a URI with its secrets masked, even if it is mistyped; a path is unchanged."""
+    if slip := _SLIP.match(uri):
+        return slip[0] + without_password(uri[slip.end() :])
     if re.match(r"[./~]|[A-Za-z]:[\\/]", uri) and not uri.startswith("//"):
         return _NAMED.sub(rf"\1{MASK}", uri)
     start = _SCHEME.match(uri)

@@ -1101,7 +1101,7 @@ class Memora:
         """
         self._check_open()
         store = self._ports.store
-        created = isinstance(store, IndexedStore) and alone(store.create_index)(
+        created = isinstance(store, IndexedStore) and alone(contained(store.create_index))(
             num_partitions=num_partitions,
             num_sub_vectors=num_sub_vectors,
             index_type=index_type,

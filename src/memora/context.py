@@ -26,6 +26,7 @@ from collections.abc import Set as AbstractSet
 from functools import lru_cache
 from typing import Any, TypeAlias
 
+from memora._faults import contained
 from memora.errors import ContextError, QueryError, QueryTypeError
 from memora.model import Context
 
@@ -76,7 +77,8 @@ def canonical_context(context: Mapping[str, object] | None, /) -> Context:
             f"got {type(context).__name__}"
         )
     try:
-        text = _dump(_canonical(context, _Place(_Budget())))
+        with contained:
+            text = _dump(_canonical(context, _Place(_Budget())))
     except ContextError:
         raise
     except RecursionError:

@@ -238,6 +238,14 @@ def test_an_emoji_at_the_end_of_a_question_is_no_miss() -> None:
         assert cache.lookup("Which servers are \U0001f7e2 now?", None, 0.0).is_miss
 
 
+def test_so_many_emojis_that_their_order_may_say_something_are_compared() -> None:
+    told = "".join("\U0001f600\U0001f601"[int(bit)] for bit in f"{ord('x'):08b}")
+
+    assert difference(QUESTION, f"{QUESTION} {told[:5]}") == ""
+    assert "\U0001f600" in difference(QUESTION, f"{QUESTION} {told}")
+    assert "\U0001f600" in difference(QUESTION, f"{QUESTION} {' '.join(told)}")
+
+
 def test_an_embedder_is_given_no_emoji_and_nothing_hidden(blind: Blind) -> None:
     blind.read.clear()
     found = CachedEmbedder(blind, 10).embed([  # type: ignore[arg-type]

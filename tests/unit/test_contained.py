@@ -284,3 +284,51 @@ def test_work_in_the_background_goes_on_after_it() -> None:
         assert rig.cache.get_scheduler_stats()["running"]  # type: ignore[index]
     finally:
         rig.cache.stop_scheduler()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("option", ["key", "context"])
+def test_what_makes_a_key_may_raise_it(fault: BaseException, option: str) -> None:
+    with Memora(CacheConfig(), embedder=WordEmbedder()) as cache:
+        function = cache.cached(lambda query: query.upper(), **{option: raising(fault)})
+
+        assert function(KNOWN) == KNOWN.upper()
+        assert len(function.cache_info().uncacheable) == 1
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_identifies_an_object_may_raise_it(fault: BaseException) -> None:
+    class Agent:
+        def ask(self, query: str) -> str:
+            return query.upper()
+
+    class Strange(dict[str, str]):
+        def items(self) -> Any:
+            raise fault
+
+    with Memora(CacheConfig(), embedder=WordEmbedder()) as cache:
+        ask = cache.cached(Agent().ask, instance=raising(fault))
+        assert ask(KNOWN) == KNOWN.upper()
+        assert ask.cache_info().uncacheable == {"context": 1}
+        assert cache.get_or_compute(KNOWN, Strange(a="b"), lambda: 1) == 1
+        assert cache.get_stats()["uncacheable"]["context"] == 2
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("call", ["export_entries", "import_entries", "warm"])
+def test_who_asks_for_work_is_told_by_an_exception(
+    tmp_path: Path, fault: BaseException, call: str
+) -> None:
+    store = FaultyStore(MemoryStore(dimension=64))
+    with Memora(CacheConfig(), embedder=WordEmbedder(), store=store) as cache:  # type: ignore[arg-type]
+        cache.store(KNOWN, SQL, 1)
+        cache.export_entries(tmp_path / "there.parquet")
+        for name in ("select", "peek", "put_many"):
+            store.before[name] = raising(fault)
+        given: dict[str, Any] = {
+            "export_entries": tmp_path / "new.parquet",
+            "import_entries": tmp_path / "there.parquet",
+            "warm": [(OTHER, SQL, 2)],
+        }
+        with pytest.raises(PartError):
+            getattr(cache, call)(given[call])

@@ -97,6 +97,20 @@ def test_the_modes_of_an_older_store_are_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("umask")
+@pytest.mark.parametrize(("given", "files"), [(0o700, 0o600), (0o2770, 0o660)])
+def test_what_a_takeover_makes_is_for_those_who_may_use_the_store(
+    tmp_path: Path, given: int, files: int
+) -> None:
+    folder = tmp_path / "flights"
+    folder.mkdir()
+    folder.chmod(given)
+
+    FileFlights(folder)._remove(folder / "00.lock")
+
+    assert {mode(one) for one in folder.iterdir()} == {files}
+
+
+@pytest.mark.usefixtures("umask")
 def test_files_for_the_user_are_the_users_alone(tmp_path: Path) -> None:
     log, kept = tmp_path / "shadow.jsonl", tmp_path / "kept.jsonl"
     kept.touch()

@@ -70,6 +70,11 @@ MISTYPED = [
     "s3://key:hunter2@bucket/x",
     "redis://user:hunter2\n@cache/x",
     "redis://user:%68hunter2@cache/x",
+    "./redis://user:hunter2@cache",
+    "/redis://user:hunter2@cache",
+    "@redis://user:hunter2@cache",
+    "<rediss://user:hunter2@cache>",
+    "redis: //user:hunter2@cache",
 ]
 
 

@@ -20,6 +20,7 @@ from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, Modul
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from uuid import UUID
 
+from memora._faults import contained
 from memora.context import Settled, canonical_context, canonical_query
 from memora.errors import ArgumentError, ClosedError, ContextError, QueryError, QueryTypeError
 
@@ -391,7 +392,8 @@ class Binding:
             ContextError: `context` failed.
         """
         try:
-            return make(arguments)
+            with contained:
+                return make(arguments)
         except Exception as error:
             refusal = QueryError if option == "key" else ContextError
             raise refusal(f"{self._name}(): {option}= raised {type(error).__name__}") from error
@@ -484,7 +486,8 @@ def owner_form(owner: Any, instance: Callable[[Any], Any] | None) -> object:
     if instance is None:
         return _identity(owner, set()) if isinstance(owner, type) else owner
     try:
-        return instance(owner)
+        with contained:
+            return instance(owner)
     except Exception as error:
         raise ContextError(f"instance= raised {type(error).__name__}") from error
 

@@ -421,7 +421,9 @@ class FileFlights:
     def _remove(self, path: Path) -> None:
         """Delete the file of a stalled process, which makes its lock void."""
         # One at a time: two observers of the same old file must not delete each other's new one.
-        guard = filelock.FileLock(self._folder / "takeover.lock", thread_local=False)
+        guard = filelock.FileLock(
+            self._folder / "takeover.lock", thread_local=False, mode=file_mode(self._folder)
+        )
         # A `filelock.Timeout` is an OSError: another process is removing a file.
         with suppress(OSError), self._lock, guard.acquire(blocking=False):
             seen = self._seen.pop(path, None)

@@ -90,7 +90,8 @@ class Bucket:
                 },
             )
         except (exceptions.BaseError, ValueError, TypeError) as error:
-            raise ConfigError(f"storage_options for {uri!r}: {self._said(error)}") from None
+            shown = without_password(uri)
+            raise ConfigError(f"storage_options for {shown!r}: {self._said(error)}") from None
         self._exists = exceptions.AlreadyExistsError, exceptions.PreconditionError
 
     @property

@@ -207,8 +207,8 @@ def keep_reserve(path: Path) -> None:
         if not path.exists():
             fresh = path.with_suffix(f".{os.getpid()}")
             try:
-                # Random, so that no file system compresses it.
-                fresh.write_bytes(os.urandom(_RESERVE_BYTES))
+                with open(fresh, "wb", opener=opener(file_mode(path.parent))) as file:
+                    file.write(os.urandom(_RESERVE_BYTES))  # random: no file system compresses it
                 fresh.replace(path)
             finally:
                 fresh.unlink(missing_ok=True)

@@ -999,7 +999,7 @@ def _upgraded(path: Path, name: str, stamp: Stamp) -> EntryTable:
     """Open a table of an older format, and upgrade it."""
     folder = path / f"{name}.log"
     with faults(f"make the log in {str(folder)!r}"):
-        folder.mkdir(exist_ok=True)
+        make_folder(folder)
     with _guards.opening(folder):
         table = EntryTable(path, name, stamp, create=False)
         if table.outdated:  # else another process has just upgraded it

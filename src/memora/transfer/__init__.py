@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from memora._arguments import largest_payload
 from memora._clock import SteadyClock
+from memora._faults import contained
 from memora._files import PRIVATE, opener
 from memora._reentry import alone
 from memora._uris import is_in_ram, is_on_disk, without_password
@@ -98,8 +99,8 @@ def export_entries(
     """
     path = _as_path(path)
     form = _format(path)
-    holdings = alone(ports.store.select)(Selection(), now=ports.clock())
-    fetch = alone(ports.store.fetch)
+    holdings = alone(contained(ports.store.select))(Selection(), now=ports.clock())
+    fetch = alone(contained(ports.store.fetch))
     written, problems = 0, Problems()
     with _replacing(path) as file, _sink(form, file, ports) as sink:
         for done, holding in enumerate(holdings, start=1):

@@ -9,6 +9,7 @@ from math import inf, isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from memora._arguments import is_number, tags_of
+from memora._faults import contained
 from memora._reentry import alone
 from memora._show import one_line
 from memora.context import exact_key
@@ -186,6 +187,7 @@ class Carrier:
         return tally.total()
 
     @alone
+    @contained
     def _put(self, arrivals: list[Arrival], tally: _Tally) -> None:
         store, now = self._ports.store, self._ports.clock()
         alive = [one for one in arrivals if _end(one.entry) > now]
