@@ -293,6 +293,8 @@ class BatchWriter:
 
     gave_up = False
     """Whether something was not written that this process has in its view."""
+    pending_bytes = 0
+    """Nothing is acknowledged before it is in the bucket."""
 
     def __init__(self, log: BatchLog, member: str) -> None:
         self._log, self._member = log, member
