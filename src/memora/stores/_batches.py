@@ -305,7 +305,7 @@ class BatchWriter:
         """Bytes of all records; after `append`, what to `sync` up to."""
         self._written = 0
         self._busy = False
-        self._fault: StoreError | None = None  # the last
+        self._fault: StoreError | None = None  # of the last time
         self._lost: deque[tuple[int, int]] = deque(maxlen=1000)  # given up: from, up to
 
     def append(self, records: Sequence[bytes], *, always: bool = False) -> tuple[Batch, list[int]]:
@@ -368,7 +368,7 @@ class BatchWriter:
                     self._sealed.popleft()
                     if late:
                         self._give_up(batch)
-                    self._written = batch.upto
+                    self._written, self._fault = batch.upto, None
                     self._changed.notify_all()
         except StoreError as error:
             with self._changed:
@@ -399,7 +399,10 @@ class BatchWriter:
         """Write all that waits; raises StoreError as `sync`."""
         self._write_up_to(self.appended)
 
-    close = write_out
+    def close(self) -> None:
+        """Write all that waits; nothing where the bucket has refused the last time it was tried."""
+        if self._fault is None:
+            self.write_out()
 
     def _give_up(self, batch: Batch) -> None:
         """Drop a batch, but for what can be done at any time: deletions, up to their stamps."""
