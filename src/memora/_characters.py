@@ -85,8 +85,8 @@ _LATIN = "A-Za-z\u00c0-\u024f"
 _ALIKE = "\u00b5\u0370-\u03ff\u0400-\u052f\u0531-\u0587\u13a0-\u13fd"
 _MIXED = re.compile(f"[{_LATIN}][{_ALIKE}]|[{_ALIKE}][{_LATIN}]")
 
-# Up to five emoji at the end of a question have no meaning; the order of many may have one. These are
-# smiling or laughing faces, folded hands, a waving hand, a thinking face, hearts, sparkles.
+# Up to five emoji at the end of a question have no meaning; the order of many may have one. These
+# are smiling or laughing faces, folded hands, a waving hand, a thinking face, hearts, sparkles.
 _FRIENDLY = re.compile(
     "(?:\\s*[\u2665\u2728\u2764\U0001f389\U0001f44b\U0001f499-\U0001f49c\U0001f600-\U0001f60a"
     f"\U0001f642\U0001f64c\U0001f64f\U0001f914\U0001f917][\ufe0f{_SKIN}]?){{1,5}}\\s*\\Z"

@@ -7,6 +7,7 @@ too: 0770 and 0660. Others never get access. Windows has inherited access lists 
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from contextlib import suppress
@@ -55,6 +56,26 @@ def make_folder(path: Path) -> None:
     else:
         if os.name == "posix" and file_mode(path.parent) == _SHARED:
             path.chmod(path.stat().st_mode & _SPECIAL | 0o770)
+
+
+def open_file(path: Path | str, flags: int = os.O_RDONLY) -> int:
+    """Open a file to be read; return its descriptor. Also an `opener` for `open`.
+
+    Raises:
+        OSError: It cannot be opened, or is none: to open a pipe waits for who writes to it, and a
+            device may never end.
+    """
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return descriptor
+
+
+def read_file(path: Path) -> bytes:
+    """Return what is in a file; raises OSError as `open_file`."""
+    with open(path, "rb", opener=open_file) as file:
+        return file.read()
 
 
 def opener(mode: int) -> Callable[[str, int], int]:

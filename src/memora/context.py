@@ -139,7 +139,7 @@ def canonical_query(query: str, /) -> str:
     Normalisation keeps the meaning: it strips outer white space and applies the Unicode form NFC
     (NFKC would turn "5²" into "52"). It keeps four control characters that Python also counts as
     white space, and the order of 64 or more marks on one character, which occurs in no script and
-    takes quadratic time to sort.
+    takes quadratic time to sort. A query of more than 1,000,000 characters keeps its Unicode form.
 
     Raises:
         QueryTypeError: The query is not a string.
@@ -179,7 +179,7 @@ def is_large(*given: object) -> bool:
 
 def _composed(text: str) -> str:
     """Normalise piece by piece, so that other threads can run; the result is the same."""
-    if text.isascii():
+    if text.isascii() or len(text) > _LONGEST:
         return text
     written: list[str] = []
     start, length = 0, len(text)
@@ -222,6 +222,7 @@ class _Joins(dict[int, str]):
         return found
 
 
+_LONGEST = 1_000_000  # characters; of scripts beyond _COMMON, this many take about 0.3 s
 _JOINS = _Joins()
 _RUN = re.compile(f".M{{{_MOST_MARKS},}}")
 _WHOLE = re.compile(f".{{1,{_PIECE}}}(?!M)")

@@ -352,6 +352,22 @@ def test_without_any_space_a_withdrawal_holds_here_at_once_and_for_all_as_soon_a
             assert answers(cache) == ["apple", None, "cedar", "delta"]
 
 
+def test_without_any_space_all_is_withdrawn_however_much_it_is(
+    tmp_path: Path, embedder: WordEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queries = [f"word{i}" for i in range(200)]
+    with opened(tmp_path, embedder) as cache:
+        for query in queries:
+            cache.store(query, SQL, query)
+        disk = FullDisk(monkeypatch, None)
+        with pytest.raises(StoreError, match="withdrawn in this process"):
+            cache.clear()
+        assert not any(cache.lookup(query, SQL).is_hit for query in queries)
+        disk.is_full = False
+    with opened(tmp_path, embedder) as cache:
+        assert not any(cache.lookup(query, SQL).is_hit for query in queries)
+
+
 def test_a_flipped_bit_of_the_checkpoint_is_noticed() -> None:
     checkpoint = Checkpoint({"a-1.log": 1234, "a-2.log": 99}, {"a-1.log": 1000}, {}, 1.7e9)
     text = json.dumps(said_of(checkpoint)).encode()

@@ -298,6 +298,8 @@ class BatchWriter:
 
     gave_up = False
     """Whether records in this process's view were given up and never written."""
+    pending_bytes = 0
+    """Always 0: nothing is acknowledged before it is in the bucket."""
 
     def __init__(self, log: BatchLog, member: str) -> None:
         self._log, self._member = log, member
@@ -372,7 +374,7 @@ class BatchWriter:
                     self._sealed.popleft()
                     if late:
                         self._give_up(batch)
-                    self._written = batch.upto
+                    self._written, self._fault = batch.upto, None
                     self._changed.notify_all()
         except StoreError as error:
             with self._changed:
@@ -403,7 +405,10 @@ class BatchWriter:
         """Write all that waits; raises StoreError as `sync` does."""
         self._write_up_to(self.appended)
 
-    close = write_out
+    def close(self) -> None:
+        """Write all that waits; nothing where the bucket has refused the last time it was tried."""
+        if self._fault is None:
+            self.write_out()
 
     def _give_up(self, batch: Batch) -> None:
         """Drop a batch except its deletions: these have stamps, so they may be logged late."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import filelock
 
-from memora._files import PRIVATE, file_mode, opener
+from memora._files import PRIVATE, file_mode, open_file, opener, read_file
 from memora.errors import StoreError
 from memora.stores import _records
 
@@ -73,7 +73,7 @@ class Segment:
         """File size at which no record was found after an unreadable one."""
         self.broken = False
         """Whether a write or a sync of it has failed: later records may be lost too."""
-        self._descriptor = os.open(path, os.O_RDONLY)
+        self._descriptor = open_file(path)
 
     def __del__(self) -> None:
         # Not closed before the last reader is gone: the system gives a closed descriptor to another
@@ -474,12 +474,12 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
     """
     path = folder / CHECKPOINT
     try:
-        return checkpoint_of(json.loads(path.read_bytes()))
+        return checkpoint_of(json.loads(read_file(path)))
     except FileNotFoundError:
         return None
     except OSError as error:
         raise StoreError(f"cannot read {str(path)!r}: {error.strerror}") from error
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

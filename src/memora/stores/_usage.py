@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from memora._files import read_file
 from memora.stores._journal import disk_faults, replacing
 from memora.stores.hot import Uses
 
@@ -37,7 +37,7 @@ class KeptUses(NamedTuple):
 def read_uses(folder: Path) -> KeptUses:
     """Return the saved usage."""
     try:
-        return unpack_uses((folder / USES).read_bytes())
+        return unpack_uses(read_file(folder / USES))
     except OSError:
         return KeptUses({}, {})
 
@@ -79,5 +79,5 @@ def unpack_uses(data: bytes) -> KeptUses:
                 {keys[16 * i : 16 * i + 16]: Uses(*row) for i, row in enumerate(rows)},
                 {str(name): int(at) for name, at in counted.items()},
             )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile):
+    except Exception:  # noqa: BLE001 - readers of zips and arrays raise a dozen types
         return KeptUses({}, {})

@@ -442,16 +442,22 @@ class LanceStore:
     def discard(self, entries: Iterable[Entry], /) -> int:
         self._check()
         discarded, appended = 0, 0
-        waiting = iter(entries)
-        while batch := list(islice(waiting, _BATCH)):
+        waiting, fault = iter(entries), None
+        # After a fault the rest is withdrawn too, here at least, and the log is tried only once.
+        while batch := list(islice(waiting, None if fault else _BATCH)):
             with self._writing:
                 view = self._view
                 with view.lock:
                     keys = dict.fromkeys(e.key for e in batch if view.hot.stored_as(e))
                     found = view.hot.stamps(keys)
-                self._delete(found, withdrawn=True)
+                try:
+                    self._delete(found, withdrawn=True)
+                except StoreError as error:
+                    fault = error
                 appended = self._deletions.appended
             discarded += len(found)
+        if fault is not None:
+            raise fault
         if discarded:
             self._sync_deletions(appended)
         return discarded
@@ -613,12 +619,14 @@ class LanceStore:
     def _end_log(self) -> None:
         with self._writing:
             try:
-                if self._unlogged:
-                    self._log_deletions([])
-                self._deletions.close()
-                self._writer.close()
+                with ExitStack() as steps:  # as above
+                    for writer in {self._writer, self._deletions}:  # which may be one
+                        steps.callback(writer.close)
+                    if self._unlogged:
+                        self._log_deletions([])
             except StoreError as error:
-                lost = self._writer.pending_bytes
+                if not (lost := self._writer.pending_bytes):
+                    raise
                 raise StoreError(
                     f"{error}; {lost} bytes that were acknowledged are lost"
                 ) from error
