@@ -29,7 +29,8 @@ from memora.judge._text import forget
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Unpack
+
+    from typing_extensions import Unpack
 
     from memora.calls import CallOptions
     from memora.protocols import Embedder, Vector

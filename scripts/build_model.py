@@ -131,7 +131,7 @@ class Graph:
 
 def quantised(values: Floats) -> tuple[NDArray[np.int8], Floats]:
     """Round to -127..127 with one scale for each run of the last axis; return it too."""
-    scales = np.abs(values).max(axis=-1) / np.float32(127)
+    scales: Floats = (np.abs(values).max(axis=-1) / np.float32(127)).astype(np.float32)
     divisors = np.where(scales == 0, np.float32(1), scales)
     return np.rint(values / divisors[..., None]).astype(np.int8), scales
 

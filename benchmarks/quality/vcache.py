@@ -93,9 +93,9 @@ def _fit(
         return steepness, middle, _separated(len(x), table)
     a, b, c = weights.sum(), (weights * x).sum(), (weights * x * x).sum()
     # Of -intercept / steepness, by the delta method.
-    scale = max(a * c - b * b, 1e-12)
+    determinant = max(a * c - b * b, 1e-12)
     one, other = -1 / steepness, intercept / steepness**2
-    variance = (one * one * c - 2 * one * other * b + other * other * a) / scale
+    variance = (one * one * c - 2 * one * other * b + other * other * a) / determinant
     return steepness, middle, float(max(variance, 0.0))
 
 

@@ -67,7 +67,7 @@ def canonical_context(context: Mapping[str, object] | None, /) -> Context:
     if type(context) is Settled:
         return context.canonical
     if type(context) is dict:
-        items = tuple(context.items())
+        items: tuple[tuple[Any, Any], ...] = tuple(context.items())
         if all(type(key) is str and type(value) is str for key, value in items):
             short = sum([len(key) + len(value) for key, value in items]) <= _CACHED
             return _context_of_texts(items) if short else _context_of_items(items)

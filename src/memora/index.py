@@ -163,7 +163,8 @@ class VectorIndex:
 
     def _scan(self, vector: Vector, k: int, alive: Alive) -> list[tuple[int, float]]:
         n = self._count
-        slots, scores = self._slots[:n], np.empty(n, np.float32)
+        slots = self._slots[:n]
+        scores: NDArray[np.float32] = np.empty(n, np.float32)
         for start in range(0, n, _BLOCK):
             stop = min(start + _BLOCK, n)
             np.dot(self._vectors[start:stop], vector, out=scores[start:stop])

@@ -99,7 +99,10 @@ def _alarm() -> tuple[Callable[..., Coroutine[Any, Any, bool]], Callable[[], obj
         finally:
             timer.cancel()
 
-    return asyncio_wait, partial(loop.call_soon_threadsafe, end, True)  # noqa: FBT003
+    def ring() -> object:
+        return loop.call_soon_threadsafe(end, True)  # noqa: FBT003
+
+    return asyncio_wait, ring
 
 
 def shield() -> AbstractContextManager[Any]:

@@ -270,7 +270,7 @@ class _Computation(Computation):
     __slots__ = ("_args", "_call", "_decorated", "_kwargs", "_thread", "counted")
 
     def __init__(
-        self, decorated: _Decorated[Any], call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, decorated: _Decorated[...], call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         self._decorated, self._call = decorated, call
         self._args, self._kwargs = args, kwargs

@@ -13,6 +13,7 @@ from memora.errors import SerializationError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+_FORMAT: Any = np.lib.format  # some versions of numpy have no types for it
 _TEXT: Any = getattr(np.dtypes, "StringDType", None)  # numpy 2: variable-length text
 _NAN = np.nan  # the object that pandas and numpy use for a missing value
 _MOST_AXES = 64  # numpy's limit of axes per array
@@ -20,7 +21,7 @@ _MANTISSA = int(np.finfo(np.longdouble).nmant)  # the size of a long double depe
 
 
 def _dtype_parts(dtype: np.dtype[Any]) -> list[Any]:
-    descr: Any = dtype.str if dtype.names is None else np.lib.format.dtype_to_descr(dtype)
+    descr: Any = dtype.str if dtype.names is None else _FORMAT.dtype_to_descr(dtype)
     parts: list[Any] = [descr, dtype.char]
     if any(base.char in "gG" for base in _bases(dtype)):
         parts.append(_MANTISSA)
@@ -47,7 +48,7 @@ def _dtype(descr: Any, char: str, mantissa: int = _MANTISSA) -> np.dtype[Any]:
         raise SerializationError(
             "stored result holds long doubles of another kind of machine; compute it again here"
         )
-    dtype: np.dtype[Any] = np.lib.format.descr_to_dtype(descr)
+    dtype: np.dtype[Any] = _FORMAT.descr_to_dtype(descr)
     if dtype.char == char:
         return dtype
     alias = np.dtype(char).newbyteorder(descr[0])  # another C name for the same type

@@ -200,7 +200,8 @@ def _sparse_parts(array: Any) -> list[Any]:
 
 
 def _sparse(values: Any, places: Any, length: int, fill: Any, kind: str) -> Any:
-    _plain(values), _plain(places)
+    _plain(values)
+    _plain(places)
     if hasattr(_arrays.SparseArray, "from_indices"):  # pandas 3.1
         return _arrays.SparseArray.from_indices(values, places, length, fill_value=fill, kind=kind)
     index: Any = type(_arrays.SparseArray([0]).sp_index.to_int_index())(length, places)

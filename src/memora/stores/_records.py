@@ -11,7 +11,7 @@ import math
 import re
 import struct
 import zlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -124,7 +124,7 @@ def unpack(data: bytes | bytearray | memoryview) -> Record | None:
     if zlib.crc32(view[_CHECKSUM.size :]) != checksum:
         return None
     if kind == USE:
-        rows = np.frombuffer(view[HEADER_BYTES:], _USES).tolist()
+        rows: list[Any] = np.frombuffer(view[HEADER_BYTES:], _USES).tolist()
         return Record(kind, stamp, key, uses={name: Uses(*one) for name, *one in rows})
     if kind == OUTDATE:
         return Record(kind, stamp, key, tag=str(view[HEADER_BYTES:], "utf-8"))
