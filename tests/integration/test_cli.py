@@ -191,7 +191,9 @@ def test_long_fields_of_a_csv_are_read(tmp_path: Path) -> None:
 
 def test_a_query_cannot_control_the_terminal(tmp_path: Path) -> None:
     path = tmp_path / "log.txt"
-    path.write_text("[red]hello[/] \x1b]0;title\x07 world\n[bold]hello there[/] world\n", "utf-8")
+    # A text with control characters is compared by equality only, so the table shows the others.
+    texts = ["[red]hello[/] world", "[bold]hello there[/] world", "hello \x1b]0;title\x07 world"]
+    path.write_text("\n".join(texts), "utf-8")
 
     printed = memora("replay", path)
 

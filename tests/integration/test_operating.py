@@ -409,7 +409,7 @@ def test_doctor_finds_what_is_wrong(  # noqa: PLR0913
 def test_doctor_tells_of_a_store_of_another_version(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("memora.stores._inspect.FORMAT", FORMAT - 1)
+    monkeypatch.setattr("memora.stores._table.FORMAT", FORMAT - 1)
 
     finding = examined("--db", store, code=1)["store"]
 

@@ -220,7 +220,7 @@ def payloads() -> Iterator[tuple[str, bytes]]:  # noqa: PLR0915 - a list
 
 def harmless() -> Iterator[tuple[str, bytes]]:
     """Yield payloads that look alike and may be decoded, in the same bounds."""
-    collide, eight = numbers(*colliding_int64(200_000))
+    collide, eight = numbers(*colliding_int64(20_000))
     labels = node("pd.index", collide, None, None)
     codes = node("np.array", node("np.dtype", "|i1", "b"), node("tuple", 8), False, {"!": 1})
     yield "colliding numbers", sealed(node("pd.categorical", codes, labels, False), eight, bytes(8))
