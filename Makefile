@@ -1,8 +1,8 @@
 # The verbs that people and CI share; `make` alone lists them. Needs Python 3.10 or newer, nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
-# One worker a processor. Servers start in each: that costs less than a worker with nothing to do.
-PYTEST := $(BIN)/pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
+# One worker a processor. A file stays with one: the examples of a page build on one another.
+PYTEST := $(BIN)/pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test setup fix check quick cover bench matrix lock build
