@@ -1,4 +1,4 @@
-"""What users try first: how a cache is opened, what is told of a wrong name, how results look."""
+"""The first steps of a user: opening a cache, mistyped names, and how results look."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results of classes with classes inside, and what is told of those that are not stored."""
+"""Results whose classes contain other classes, and the warning for results that are not stored."""
 
 from __future__ import annotations
 
