@@ -11,12 +11,12 @@ import filelock
 from memora.errors import StoreFormatError
 from memora.stores import _guards
 from memora.stores._journal import living_members
-from memora.stores._table import FORMAT, faults, read_stamp, unreadable
+from memora.stores._table import faults, read_stamp, unreadable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["FORMAT", "Facts", "inspect", "sizes"]
+__all__ = ["Facts", "inspect", "sizes"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
