@@ -454,7 +454,9 @@ def test_what_cannot_be_cleared_is_refused(db: str, said: str) -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_shell_completes_commands(shell: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "_MEMORA_COMPLETE" in memora("--show-completion", shell)
+    # What --show-completion prints for the shell that it finds itself in.
+    monkeypatch.setenv("_MEMORA_COMPLETE", f"source_{shell}")
+    assert "_MEMORA_COMPLETE" in memora()
     monkeypatch.setenv("_MEMORA_COMPLETE", f"complete_{shell}")
     monkeypatch.setenv("COMP_WORDS", "memora cle")
     monkeypatch.setenv("COMP_CWORD", "1")
