@@ -20,7 +20,7 @@ import numpy as np
 from memora import CacheConfig
 from memora.context import canonical_context, exact_key
 from memora.model import Content, Entry
-from memora.stores.objects import ObjectStore
+from memora.stores.bucket.store import ObjectStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -124,7 +124,7 @@ class Store:
             memory = import_module("memora.stores.memory")
             self._store = memory.MemoryStore(dimension=DIMENSION)
         else:
-            disk = import_module("memora.stores.lancedb")
+            disk = import_module("memora.stores.disk.store")
             self._store = disk.LanceStore(
                 path, table_name="bench", model="bench", dimension=DIMENSION, **chosen
             )

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class DictBucket:
-    """Replacement for `memora.stores._bucket.Bucket`, over a dictionary that several may share.
+    """A `memora.stores.bucket._client.Bucket` over a dictionary, which several may share.
 
     Args:
         objects: Objects by name.

@@ -363,7 +363,7 @@ class StorageServer:
 
     def answers(self) -> bool:
         """Return whether the server accepts requests and the bucket exists."""
-        from memora.stores._bucket import Bucket  # noqa: PLC0415 - its client is an extra
+        from memora.stores.bucket._client import Bucket  # noqa: PLC0415 - its client is an extra
 
         with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1.0):
             Bucket(self.uri, self.storage_options).list("nothing")

@@ -17,8 +17,8 @@ from doubles import WordEmbedder
 
 from memora import CacheConfig, Memora
 from memora.pipeline import Request
-from memora.stores._records import content_of
-from memora.stores.lancedb import LanceStore
+from memora.stores.disk._records import content_of
+from memora.stores.disk.store import LanceStore
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

@@ -7,7 +7,7 @@ import time
 from math import inf
 from typing import TYPE_CHECKING
 
-from memora._fork import renew_after_fork
+from memora.concurrency.fork import renew_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from memora._reentry import inside
 from memora._show import one_line
+from memora.concurrency.reentry import inside
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping

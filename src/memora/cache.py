@@ -35,18 +35,18 @@ from memora._clock import SteadyClock
 from memora._durations import seconds
 from memora._faults import contained
 from memora._log import make_logger
-from memora._reentry import alone, busy, inside
 from memora._show import one_line
 from memora._uris import is_bucket, is_on_server, without_password
 from memora.calls._binding import UNKEYED, place_of, why_unkeyed
-from memora.calls._breaker import Breaker
-from memora.calls._bridge import drive
 from memora.calls._engine import CallOptions
-from memora.calls._workers import Workers
 from memora.calls.decorator import Caching
-from memora.calls.flights import Flights
-from memora.calls.lanes import TaskLane, ThreadLane
 from memora.codec import Codec
+from memora.concurrency.breaker import Breaker
+from memora.concurrency.bridge import drive
+from memora.concurrency.executors import TaskLane, ThreadLane
+from memora.concurrency.flights import Flights
+from memora.concurrency.reentry import alone, busy, inside
+from memora.concurrency.workers import Workers
 from memora.config import CacheConfig, config_from, shown
 from memora.context import canonical_context, canonical_query, exact_key, is_large
 from memora.core import Call, Core, said
@@ -73,7 +73,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import ParamSpec, Self, Unpack
 
-    from memora.calls.lanes import Lane
+    from memora.concurrency.executors import Lane
     from memora.config import Settings
     from memora.eviction import EvictionPolicy
     from memora.health import Kind, Looked

@@ -1,6 +1,6 @@
 """The logic of lookups, stores and cached calls, shared by threads and tasks.
 
-Its coroutines take a lane (`calls.lanes`), which implements waiting. This module turns faults of
+Its coroutines take a lane (`concurrency.executors`), which implements waiting. This module turns faults of
 the cache into misses; `memora.cache` has already checked the arguments.
 """
 
@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 from memora import pipeline
 from memora._arguments import largest_payload, metadata_json
 from memora._faults import contained
-from memora._fork import renew_after_fork
-from memora._reentry import Inside, busy, inside, refusal, refuse
 from memora._show import excerpt, fault_line
 from memora.calls._engine import aside, is_faithful
-from memora.calls.flights import delays
-from memora.calls.lanes import Budget
+from memora.concurrency.executors import Budget
+from memora.concurrency.flights import delays
+from memora.concurrency.fork import renew_after_fork
+from memora.concurrency.reentry import Inside, busy, inside, refusal, refuse
 from memora.errors import (
     DeadlineError,
     JudgeError,
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
-    from memora.calls.lanes import Lane
+    from memora.concurrency.executors import Lane
     from memora.config import CacheConfig
     from memora.metrics import Operation, Vitals
     from memora.model import Lifetime, Reason, Unkeyed
@@ -209,7 +209,7 @@ class Core:
 
         Raises:
             DeadlineError: The function takes longer.
-            ReentryError: See `memora._reentry`.
+            ReentryError: See `memora.concurrency.reentry`.
         """
         refuse()
         found: T = await Inside(self._in_time(lane, contained(function)))

@@ -13,11 +13,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 from memora._durations import seconds
-from memora._fork import renew_after_fork
-from memora._reentry import inside
 from memora._show import fault_line
-from memora.calls._bridge import sleep, within
-from memora.calls._workers import Workers
+from memora.concurrency.bridge import sleep, within
+from memora.concurrency.fork import renew_after_fork
+from memora.concurrency.reentry import inside
+from memora.concurrency.workers import Workers
 from memora.embedders.onnx import OnnxEmbedder
 from memora.errors import ArgumentError, DimensionMismatchError, EmbedderError
 from memora.protocols import IndexedStore

@@ -9,7 +9,7 @@ from itertools import chain, repeat
 from typing import TYPE_CHECKING, NamedTuple
 
 from memora._faults import contained
-from memora._reentry import alone
+from memora.concurrency.reentry import alone
 from memora.errors import ArgumentError
 from memora.model import Selected
 from memora.protocols import ALL_TIMES

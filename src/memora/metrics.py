@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
-from memora._fork import renew_after_fork
-from memora._reentry import inside
+from memora.concurrency.fork import renew_after_fork
+from memora.concurrency.reentry import inside
 from memora.model import FAULTS, Reason, Unkeyed
 from memora.reading import Distribution, Family, Reading
 

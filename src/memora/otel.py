@@ -16,7 +16,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 from weakref import WeakMethod
 
-from memora._fork import renew_after_fork
+from memora.concurrency.fork import renew_after_fork
 from memora.core import Core
 from memora.errors import ClosedError, MissingExtraError
 from memora.metrics import COUNTERS, GAUGES
@@ -29,7 +29,7 @@ except ImportError as error:
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from memora.calls.lanes import Lane
+    from memora.concurrency.executors import Lane
     from memora.metrics import Operation
     from memora.model import Lifetime, LookupResult
     from memora.pipeline import Request

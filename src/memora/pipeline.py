@@ -20,7 +20,7 @@ from typing_extensions import ParamSpec
 from memora._characters import why_unreadable
 from memora._faults import contained
 from memora._show import fault_line
-from memora.calls._breaker import Breaker
+from memora.concurrency.breaker import Breaker
 from memora.context import canonical_context, canonical_query, exact_key
 from memora.errors import (
     CorruptEntryError,

@@ -13,7 +13,7 @@ from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING, Any, Protocol
 
-from memora._fork import renew_after_fork
+from memora.concurrency.fork import renew_after_fork
 from memora.errors import ArgumentError, ClosedError, MissingExtraError
 
 try:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from memora._durations import seconds
 from memora._faults import contained
-from memora._fork import renew_after_fork
+from memora.concurrency.fork import renew_after_fork
 from memora.errors import ArgumentError
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
-from memora._fork import renew_after_fork
-from memora._reentry import inside
-from memora.calls._workers import Workers
+from memora.concurrency.fork import renew_after_fork
+from memora.concurrency.reentry import inside
+from memora.concurrency.workers import Workers
 from memora.errors import ArgumentError, ConfigError, DeadlineError
 
 if TYPE_CHECKING:

@@ -17,10 +17,10 @@ from memora.errors import ClosedError
 from memora.eviction import POLICIES, make_policy
 from memora.model import Content, Entry, Holding
 from memora.selection import Selection
-from memora.stores import lancedb as lance_module
-from memora.stores.lancedb import LanceStore
+from memora.stores.bucket.store import ObjectStore
+from memora.stores.disk import store as lance_module
+from memora.stores.disk.store import LanceStore
 from memora.stores.memory import MemoryStore
-from memora.stores.objects import ObjectStore
 from memora.stores.tiered import TieredStore
 
 if TYPE_CHECKING:

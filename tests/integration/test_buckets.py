@@ -21,15 +21,9 @@ from store_worker import CONTEXTS
 
 from memora import CacheConfig, Memora
 from memora.errors import ConfigError, ModelMismatchError, StoreError, StorePathError
-from memora.stores import (
-    _batches,
-    _bucket,
-    _bucket_upkeep,
-    _bucket_view,
-    open_store,
-    open_stored,
-)
-from memora.stores.objects import ObjectStore
+from memora.stores import open_store, open_stored
+from memora.stores.bucket import _batches, _client, _maintenance, _view
+from memora.stores.bucket.store import ObjectStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,14 +34,14 @@ pytestmark = pytest.mark.servers
 
 # What takes minutes and megabytes takes a few entries and seconds.
 FLUSHING = {
-    "memora.stores._upkeep._FLUSH_BYTES": [1, 1],
-    "memora.stores._bucket_upkeep.LEASE_SECONDS": 2.0,
+    "memora.stores.disk._maintenance._FLUSH_BYTES": [1, 1],
+    "memora.stores.bucket._maintenance.LEASE_SECONDS": 2.0,
 }
 COMPACTING = FLUSHING | {
-    "memora.stores._bucket_upkeep._DEAD_BYTES": 0,
-    "memora.stores._bucket_upkeep._OBJECT_BYTES": 1000,
-    "memora.stores._bucket_upkeep._COMPACT_AT": 4,
-    "memora.stores._bucket_upkeep.GRACE_SECONDS": 1.0,  # less than others may stand still
+    "memora.stores.bucket._maintenance._DEAD_BYTES": 0,
+    "memora.stores.bucket._maintenance._OBJECT_BYTES": 1000,
+    "memora.stores.bucket._maintenance._COMPACT_AT": 4,
+    "memora.stores.bucket._maintenance.GRACE_SECONDS": 1.0,  # less than others may stand still
 }
 # Of each of two processes.
 STORES = 500 if "STORE_KILL_ROUNDS" in os.environ else 200
@@ -201,10 +195,10 @@ def test_an_owner_that_stood_still_harms_nothing(  # noqa: PLR0915 - a course of
     s3: StorageServer, uri: str, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     """It goes on where it stood, beside its successor, when all has been forgotten."""
-    monkeypatch.setattr(_bucket_upkeep, "LEASE_SECONDS", 1.0)
-    monkeypatch.setattr(_bucket_upkeep, "_DEAD_BYTES", 0)
-    monkeypatch.setattr(_bucket_upkeep, "GRACE_SECONDS", 0.0)
-    monkeypatch.setattr(_bucket_view.BucketView, "remember_seconds", 0.0)
+    monkeypatch.setattr(_maintenance, "LEASE_SECONDS", 1.0)
+    monkeypatch.setattr(_maintenance, "_DEAD_BYTES", 0)
+    monkeypatch.setattr(_maintenance, "GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(_view.BucketView, "remember_seconds", 0.0)
     quiet = {"max_staleness_seconds": 60}
     with opened(s3, uri, **quiet) as old, opened(s3, uri, **quiet) as new:
         stopped, successor = store_of(old), store_of(new)
@@ -270,8 +264,8 @@ def test_an_owner_that_stood_still_harms_nothing(  # noqa: PLR0915 - a course of
 def test_a_payload_that_has_moved_is_found_where_it_is(
     s3: StorageServer, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_bucket_upkeep, "_DEAD_BYTES", 0)
-    monkeypatch.setattr(_bucket_upkeep, "GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(_maintenance, "_DEAD_BYTES", 0)
+    monkeypatch.setattr(_maintenance, "GRACE_SECONDS", 0.0)
     monkeypatch.setattr(_batches, "_RECENT_BYTES", 1)
     quiet = {"max_staleness_seconds": 60, "hot_payload_bytes": 0}
     with opened(s3, uri, **quiet) as writer:
@@ -292,7 +286,7 @@ def test_a_payload_that_has_moved_is_found_where_it_is(
 
 
 def test_a_dead_server_makes_misses_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_bucket, "_RETRIES", 0)
+    monkeypatch.setattr(_client, "_RETRIES", 0)
     monkeypatch.setattr(_batches, "_RECENT_BYTES", 1)
     with servers.seaweedfs() as server:
         uri = f"{server.uri}/dead"
@@ -316,7 +310,7 @@ def test_a_dead_server_makes_misses_and_comes_back(monkeypatch: pytest.MonkeyPat
             assert servers.SECRET not in said
             # What is in RAM serves for a while, and no longer: others may have withdrawn it.
             with monkeypatch.context() as soon:
-                soon.setattr(_bucket_view, "STALE_SECONDS", 0.1)
+                soon.setattr(_view, "STALE_SECONDS", 0.1)
                 with pytest.raises(StoreError, match="has not been reached"):
                     until(lambda: not strict.lookup("kept", CONTEXTS[0]).is_hit)
 
@@ -376,7 +370,7 @@ def test_a_lookup_needs_no_request(s3: StorageServer, uri: str, monkeypatch: Any
             cache.store(f"total of q{i}", CONTEXTS[0], i)
         asked: list[str] = []
         monkeypatch.setattr(
-            _bucket.Bucket, "_named", lambda self, operation, name: asked.append(name)
+            _client.Bucket, "_named", lambda self, operation, name: asked.append(name)
         )
 
         assert cache.lookup("total of q3", CONTEXTS[0]).result == 3
@@ -504,7 +498,7 @@ def test_doctor_looks_into_a_bucket(
     assert found(uri, 0) == {"store": "warning", "writes": "ok"}
     opened(s3, uri).close()
     assert found(uri, 1) == {"store": "ok", "vectors": "problem", "writes": "ok"}
-    log = _bucket.Bucket(uri, s3.storage_options).list("semantic_cache.log")
+    log = _client.Bucket(uri, s3.storage_options).list("semantic_cache.log")
     assert not any(name.startswith("probe") for name in log)
     assert found("s3://nosuchbucket/caches", 1) == {"store": "problem"}
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from doubles import until
 
-from memora.calls.flights import FileFlights, delays
+from memora.concurrency.flights import FileFlights, delays
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +25,7 @@ KEY, OTHER = b"k" * 16, b"o" * 16
 HEAD = """
 import os, signal, sys, threading, time
 from pathlib import Path
-from memora.calls.flights import FileFlights, Flights, delays
+from memora.concurrency.flights import FileFlights, Flights, delays
 folder, key = Path(sys.argv[1]), b"k" * 16
 files = FileFlights(folder / "flights")
 """
@@ -133,7 +133,7 @@ def test_a_file_that_is_replaced_while_it_is_opened_is_not_led(
             replaced.append(found)
         return found
 
-    monkeypatch.setattr("memora.calls.flights.os.fstat", replace)
+    monkeypatch.setattr("memora.concurrency.flights.os.fstat", replace)
     assert files.try_lead(KEY) is None
     lead_once(files)
 

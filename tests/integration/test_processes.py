@@ -17,7 +17,7 @@ from processes import PATIENCE, History, Process, held
 from store_worker import CONTEXTS
 
 from memora import CacheConfig, Memora
-from memora.stores._journal import MAGIC, read_checkpoint
+from memora.stores.disk._journal import MAGIC, read_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
 TABLE = "semantic_cache"
 # What takes minutes and megabytes takes a few entries.
-FLUSHING = {"memora.stores._upkeep._FLUSH_BYTES": [1, 1]}
+FLUSHING = {"memora.stores.disk._maintenance._FLUSH_BYTES": [1, 1]}
 COMPACTING = FLUSHING | {
-    "memora.stores._upkeep._SEGMENT_BYTES": [2000, 2000],
-    "memora.stores._upkeep._DEAD_BYTES": 0,
-    "memora.stores._upkeep._LOOK_SECONDS": -1.0,
-    "memora.stores._upkeep._FILE_BYTES": 0,
-    "memora.stores._upkeep.GRACE_SECONDS": 1.0,
-    "memora.stores._view.GRACE_SECONDS": 1.0,
-    "memora.stores.lancedb.GRACE_SECONDS": 1.0,
-    "memora.stores._table._COMPACT_AT": 4,
-    "memora.stores._table._KEEP_SECONDS": 0.1,
+    "memora.stores.disk._maintenance._SEGMENT_BYTES": [2000, 2000],
+    "memora.stores.disk._maintenance._DEAD_BYTES": 0,
+    "memora.stores.disk._maintenance._LOOK_SECONDS": -1.0,
+    "memora.stores.disk._maintenance._FILE_BYTES": 0,
+    "memora.stores.disk._maintenance.GRACE_SECONDS": 1.0,
+    "memora.stores.disk._view.GRACE_SECONDS": 1.0,
+    "memora.stores.disk.store.GRACE_SECONDS": 1.0,
+    "memora.stores.disk._table._COMPACT_AT": 4,
+    "memora.stores.disk._table._KEEP_SECONDS": 0.1,
 }
 KILL_ROUNDS = int(os.environ.get("STORE_KILL_ROUNDS", "0"))
 
@@ -359,9 +359,9 @@ def test_a_process_that_stood_still_agrees_again(start: Any, tmp_path: Path) -> 
     settings = {"max_staleness_seconds": 0.02}
     # It stands still for longer than this.
     constants = COMPACTING | {
-        "memora.stores._upkeep.GRACE_SECONDS": 0.4,
-        "memora.stores._view.GRACE_SECONDS": 0.4,
-        "memora.stores.lancedb.GRACE_SECONDS": 0.4,
+        "memora.stores.disk._maintenance.GRACE_SECONDS": 0.4,
+        "memora.stores.disk._view.GRACE_SECONDS": 0.4,
+        "memora.stores.disk.store.GRACE_SECONDS": 0.4,
     }
     keys = [f"key {i}" for i in range(20)]
     sleeper = start("sleeper", settings=settings, constants=constants)

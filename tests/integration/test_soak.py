@@ -12,9 +12,9 @@ import pytest
 from doubles import WordEmbedder
 
 from memora import CacheConfig, Memora
-from memora.stores import _table, _upkeep, _view
-from memora.stores import lancedb as lance_module
-from memora.stores.lancedb import LanceStore
+from memora.stores.disk import _maintenance, _table, _view
+from memora.stores.disk import store as lance_module
+from memora.stores.disk.store import LanceStore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,13 +52,13 @@ def memory_of_this_process() -> int:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make everything due soon: what takes hours happens in seconds."""
-    monkeypatch.setattr(_upkeep, "_FLUSH_BYTES", (100_000, 100_000))
-    monkeypatch.setattr(_upkeep, "_FLUSH_SECONDS", 0.2)
-    monkeypatch.setattr(_upkeep, "_DEAD_BYTES", 100_000)
-    monkeypatch.setattr(_upkeep, "_FILE_BYTES", 10_000)
-    monkeypatch.setattr(_upkeep, "_SEGMENT_BYTES", (50_000, 200_000))
-    monkeypatch.setattr(_upkeep, "_LOOK_SECONDS", 0.05)
-    for module in (_upkeep, _view, lance_module):
+    monkeypatch.setattr(_maintenance, "_FLUSH_BYTES", (100_000, 100_000))
+    monkeypatch.setattr(_maintenance, "_FLUSH_SECONDS", 0.2)
+    monkeypatch.setattr(_maintenance, "_DEAD_BYTES", 100_000)
+    monkeypatch.setattr(_maintenance, "_FILE_BYTES", 10_000)
+    monkeypatch.setattr(_maintenance, "_SEGMENT_BYTES", (50_000, 200_000))
+    monkeypatch.setattr(_maintenance, "_LOOK_SECONDS", 0.05)
+    for module in (_maintenance, _view, lance_module):
         if hasattr(module, "GRACE_SECONDS"):
             monkeypatch.setattr(module, "GRACE_SECONDS", 1.0)
     monkeypatch.setattr(_view.LogView, "remember_seconds", 0.5)

@@ -6,7 +6,7 @@ from doubles import FakeClock
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from memora.calls._breaker import Breaker
+from memora.concurrency.breaker import Breaker
 
 
 class BreakerMachine(RuleBasedStateMachine):

@@ -33,7 +33,7 @@ from memora.stores import (
     lancedb,
     objects,
 )
-from memora.stores.objects import ObjectStore
+from memora.stores.bucket.store import ObjectStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from memora.calls.flights import Flights, _Claim
+from memora.concurrency.flights import Flights, _Claim
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -38,7 +38,7 @@ from memora.eviction import make_policy
 from memora.model import Entry, Holding, Match
 from memora.protocols import ALL_TIMES
 from memora.selection import Selection
-from memora.stores.lancedb import LanceStore
+from memora.stores.disk.store import LanceStore
 from memora.stores.memory import MemoryStore
 from memora.stores.tiered import TieredStore
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from memora.judge import Verdict
     from memora.protocols import Store
-    from memora.stores.hot import HotTable
+    from memora.stores.memtable import HotTable
 
 TEXTS = [
     "sales in march",

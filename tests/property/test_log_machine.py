@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from memora.context import canonical_context, exact_key
 from memora.model import Content, Entry
-from memora.stores import _records
-from memora.stores._journal import MAGIC
-from memora.stores._view import LogView
+from memora.stores.disk import _records
+from memora.stores.disk._journal import MAGIC
+from memora.stores.disk._view import LogView
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -14,10 +14,10 @@ from memora.context import canonical_context, exact_key
 from memora.errors import ConfigError, MissingExtraError, StoreError, StorePathError
 from memora.model import Content, Entry
 from memora.stores import _batches, _records
-from memora.stores._batches import Batch, BatchLog, BatchWriter
-from memora.stores._bucket import Bucket
-from memora.stores._bucket_view import BucketView
-from memora.stores._journal import Checkpoint
+from memora.stores.bucket._batches import Batch, BatchLog, BatchWriter
+from memora.stores.bucket._client import Bucket
+from memora.stores.bucket._view import BucketView
+from memora.stores.disk._journal import Checkpoint
 
 EMPTY = Checkpoint({}, {}, {})
 CONTEXT = canonical_context({})

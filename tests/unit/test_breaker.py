@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from memora.calls._breaker import Breaker
+from memora.concurrency.breaker import Breaker
 from memora.errors import ArgumentError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import anyio
 import pytest
 import trio
 
-from memora.calls._bridge import alarm, drive
+from memora.concurrency.bridge import alarm, drive
 
 
 @pytest.fixture(params=["asyncio", "trio"])

@@ -19,7 +19,7 @@ from engine import SIDES, Faulty, FaultyStore, Side, raising
 from memora import CacheConfig, Memora
 from memora._faults import contained, is_fault
 from memora.errors import MemoraError, PartError, StoreError
-from memora.stores import _journal
+from memora.stores.disk import _journal
 from memora.stores.memory import MemoryStore
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from engine import SIDES, FaultyStore, SharedFaultyStore, Side, hanging, impatie
 
 from memora import CacheConfig, Memora
 from memora.calls import flights
-from memora.calls._workers import Workers
-from memora.calls.flights import FileFlights
+from memora.concurrency.flights import FileFlights
+from memora.concurrency.workers import Workers
 from memora.errors import ConfigError, DeadlineError
 from memora.stores.memory import MemoryStore
 

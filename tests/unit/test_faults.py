@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from doubles import FakeClock
     from engine import Hang
 
-    from memora.calls._breaker import Breaker
+    from memora.concurrency.breaker import Breaker
 
 SQL = {"agent": "sql"}
 KNOWN = "total sales in march for all regions"
@@ -513,7 +513,7 @@ def test_a_full_disk_costs_what_it_cannot_hold_and_is_over_when_there_is_room(
     config = CacheConfig(db_uri=str(tmp_path / "store"))
     with Memora(config, embedder=WordEmbedder()) as cache:
         with monkeypatch.context() as patch:
-            patch.setattr("memora.stores._journal.io.FileIO", Full)
+            patch.setattr("memora.stores.disk._journal.io.FileIO", Full)
             assert side.compute(cache, KNOWN, lambda: "new", SQL) == "new"
             assert side(cache.store_many, [(KNOWN, SQL, 1), (OTHER, SQL, 2)]) == [None, None]
             assert cache.get_stats()["errors"] == NO_FAULT | {
@@ -533,11 +533,12 @@ def test_a_lease_that_cannot_be_taken_or_given_back_is_no_fault_of_the_call(
     with Memora(config, embedder=WordEmbedder()) as cache:
         with monkeypatch.context() as patch:
             patch.setattr(
-                "memora.calls.flights.FileFlights.try_lead", raising_method(OSError("no locks"))
+                "memora.concurrency.flights.FileFlights.try_lead",
+                raising_method(OSError("no locks")),
             )
             assert side.compute(cache, KNOWN, lambda: "a", SQL) == "a"
         with monkeypatch.context() as patch:
-            patch.setattr("memora.calls.flights.Lease.release", raising_method(OSError("io")))
+            patch.setattr("memora.concurrency.flights.Lease.release", raising_method(OSError("io")))
             assert side.compute(cache, OTHER, lambda: "b", SQL) == "b"
         assert cache.get_stats()["errors"]["lookup"] == 2
 

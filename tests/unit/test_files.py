@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from memora import CacheConfig, Memora
 from memora._files import file_mode, make_folder
-from memora.calls.flights import FileFlights
 from memora.cli.app import app
 from memora.cli.outputs import write_all
+from memora.concurrency.flights import FileFlights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

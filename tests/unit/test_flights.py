@@ -20,7 +20,7 @@ import anyio.to_thread
 import pytest
 from doubles import threads_started, until
 
-from memora.calls.flights import Flight, Flights
+from memora.concurrency.flights import Flight, Flights
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -544,7 +544,7 @@ import os, sys, threading, warnings
 warnings.filterwarnings("ignore", "This process", DeprecationWarning)
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from doubles import until
-from memora.calls.flights import Flights
+from memora.concurrency.flights import Flights
 flights, key, other = Flights(), b"k" * 16, b"o" * 16
 got, may_end = [], threading.Event()
 def follow(key):

@@ -13,8 +13,8 @@ from stored import BEGAN, EXPECTED, RESULTS, SQL, look, opened
 
 from memora.errors import StoreFormatError
 from memora.stores import _table
-from memora.stores._table import FORMAT, OLDEST_FORMAT, EntryTable, Stamp
-from memora.stores.lancedb import LanceStore
+from memora.stores.disk._table import FORMAT, OLDEST_FORMAT, EntryTable, Stamp
+from memora.stores.disk.store import LanceStore
 
 if TYPE_CHECKING:
     from memora import Memora

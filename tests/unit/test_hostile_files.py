@@ -10,9 +10,9 @@ import pytest
 
 from memora import CacheConfig, Memora
 from memora.errors import StoreError
-from memora.stores._journal import CHECKPOINT, read_checkpoint
-from memora.stores._usage import USES, KeptUses, pack_uses, read_uses, unpack_uses
-from memora.stores.hot import Uses
+from memora.stores.disk._journal import CHECKPOINT, read_checkpoint
+from memora.stores.disk._usage import USES, KeptUses, pack_uses, read_uses, unpack_uses
+from memora.stores.memtable import Uses
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memora.errors import StoreError
-from memora.stores import _journal
-from memora.stores._journal import Writer
+from memora.stores.disk import _journal
+from memora.stores.disk._journal import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -24,14 +24,14 @@ from memora.errors import (
     StorePathError,
 )
 from memora.stores import _guards, _table, _upkeep, open_store
-from memora.stores import lancedb as lance_module
-from memora.stores._journal import read_checkpoint
-from memora.stores.lancedb import LanceStore
+from memora.stores.disk import store as lance_module
+from memora.stores.disk._journal import read_checkpoint
+from memora.stores.disk.store import LanceStore
 
 if TYPE_CHECKING:
     from doubles import WordEmbedder
 
-    from memora.stores._upkeep import Upkeep
+    from memora.stores.disk._maintenance import Upkeep
 
 SQL = {"agent": "sql"}
 TABLE = "semantic_cache"

@@ -16,10 +16,10 @@ import pytest
 from doubles import WordEmbedder
 
 from memora import CacheConfig, Memora
-from memora._reentry import Inside, alone, busy, inside, outside
+from memora.concurrency.reentry import Inside, alone, busy, inside, outside
 from memora.embedders import FunctionEmbedder
 from memora.errors import ReentryError
-from memora.stores.hot import HotTable
+from memora.stores.memtable import HotTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

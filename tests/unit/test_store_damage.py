@@ -14,9 +14,9 @@ from memora import CacheConfig, Memora
 from memora.errors import StoreError
 from memora.pipeline import Request
 from memora.stores import _journal, _records, _upkeep
-from memora.stores import lancedb as lance_module
-from memora.stores._journal import MAGIC
-from memora.stores.lancedb import LanceStore
+from memora.stores.disk import store as lance_module
+from memora.stores.disk._journal import MAGIC
+from memora.stores.disk.store import LanceStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from doubles import WordEmbedder
 
-    from memora.stores.hot import Place
+    from memora.stores.memtable import Place
 
 SQL = {"agent": "sql"}
 TABLE = "semantic_cache"
@@ -417,7 +417,7 @@ def test_a_disk_that_refuses_to_be_read_is_a_counted_miss(
             raise OSError("the disk has gone")
 
         with monkeypatch.context() as patch:
-            patch.setattr("memora.stores._journal._pread", refuse)
+            patch.setattr("memora.stores.disk._journal._pread", refuse)
             assert cache.lookup("apple", SQL).reason == "error"
             assert cache.get_stats()["errors"]["lookup"] == 1
         assert reasons(cache) == EXACT
@@ -443,7 +443,7 @@ def test_a_full_disk_while_a_segment_is_begun_is_over_when_there_is_room(
 
     with opened(tmp_path, embedder) as cache:
         with monkeypatch.context() as patch:
-            patch.setattr("memora.stores._journal.io.FileIO", Full)
+            patch.setattr("memora.stores.disk._journal.io.FileIO", Full)
             assert cache.store("apple", SQL, 1) is None
             assert cache.store("apple", SQL, 1) is None
             assert cache.get_stats()["errors"]["store"] == 2

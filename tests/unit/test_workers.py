@@ -18,7 +18,7 @@ import pytest
 from doubles import until
 
 from memora.calls import _workers
-from memora.calls._workers import Workers
+from memora.concurrency.workers import Workers
 from memora.errors import ArgumentError, DeadlineError
 
 if TYPE_CHECKING:
@@ -404,7 +404,7 @@ import os, sys, threading, warnings
 warnings.filterwarnings("ignore", "This process", DeprecationWarning)
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from doubles import until
-from memora.calls._workers import Workers
+from memora.concurrency.workers import Workers
 from memora.errors import DeadlineError
 workers = Workers(2, "test")
 """

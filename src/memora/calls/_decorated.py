@@ -24,7 +24,6 @@ from typing import (
     overload,
 )
 
-from memora._fork import renew_after_fork
 from memora.calls._binding import (
     CODE,
     FUNCTION,
@@ -42,6 +41,7 @@ from memora.calls._binding import (
 )
 from memora.calls._engine import Computation
 from memora.calls._streams import arelay, recording_of, relay
+from memora.concurrency.fork import renew_after_fork
 from memora.context import canonical_context
 from memora.errors import ArgumentError, ClosedError, ContextError
 

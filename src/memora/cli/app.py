@@ -42,7 +42,7 @@ from memora.cli.replay import Replay
 from memora.config import CacheConfig, chosen
 from memora.errors import ArgumentError
 from memora.stores import local_path
-from memora.stores._inspect import sizes
+from memora.stores.disk._inspect import sizes
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -35,7 +35,7 @@ from memora.errors import (
 )
 from memora.judge._calibration import calibrated_models
 from memora.stores import local_path
-from memora.stores._inspect import Facts, inspect
+from memora.stores.disk._inspect import Facts, inspect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -238,10 +238,10 @@ def _off_disk(config: CacheConfig, embedder: Embedder | None) -> Iterator[Findin
 
 
 def _writes(config: CacheConfig, advice: str) -> Finding:
-    from memora.stores import objects  # noqa: PLC0415 - imported only for this kind of store
+    from memora.stores.bucket import store as bucket  # noqa: PLC0415 - imported only for this kind of store
 
     try:
-        objects.probe(config.db_uri, config.storage_options, config.table_name)
+        bucket.probe(config.db_uri, config.storage_options, config.table_name)
     except StoreError as error:
         return Finding("problem", "writes", fault_line(error), advice)
     return Finding("ok", "writes", "an object was created where there was none, and removed")

@@ -19,7 +19,6 @@ from rich.table import Table
 from memora._show import duration, fault_line, one_line
 from memora._uris import is_on_disk, without_password
 from memora.cache import Memora
-from memora.calls._workers import Workers
 from memora.cli.common import (
     AsJson,
     Db,
@@ -30,13 +29,14 @@ from memora.cli.common import (
     open_to_look,
     readable,
 )
+from memora.concurrency.workers import Workers
 from memora.embedders import load_embedder
 from memora.errors import ConfigError, DeadlineError, MemoraError, StoreError
 from memora.selection import Selection
 from memora.stores import local_path, open_store, open_stored
-from memora.stores._inspect import sizes
-from memora.stores._journal import living_members
-from memora.stores.lancedb import LanceStore
+from memora.stores.disk._inspect import sizes
+from memora.stores.disk._journal import living_members
+from memora.stores.disk.store import LanceStore
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -14,7 +14,6 @@ import orjson
 from typing_extensions import is_typeddict
 
 from memora._faults import contained
-from memora._fork import renew_after_fork
 from memora.codec import _stdlib
 from memora.codec._envelope import seal, unseal
 from memora.codec._kind import Kind, UnsupportedError
@@ -28,6 +27,7 @@ from memora.codec._types import (
     source_of_function,
     sources_of_class,
 )
+from memora.concurrency.fork import renew_after_fork
 from memora.errors import ArgumentError, CorruptEntryError, MemoraError, SerializationError
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import numpy as np
 from cachetools import LRUCache
 
 from memora._characters import embeddable
-from memora._fork import renew_after_fork
-from memora._reentry import outside
+from memora.concurrency.fork import renew_after_fork
+from memora.concurrency.reentry import outside
 from memora.errors import ConfigError, DimensionMismatchError, EmbedderError
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from memora._faults import contained
-from memora._fork import renew_after_fork
 from memora._onnxruntime import import_onnxruntime
+from memora.concurrency.fork import renew_after_fork
 from memora.embedders._unit import unit_vectors
 from memora.embedders._window import longest, may_fit, squeezed
 from memora.errors import ConfigError, EmbedderError, MemoraError

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from memora._faults import contained
-from memora._fork import renew_after_fork
+from memora.concurrency.fork import renew_after_fork
 from memora.embedders._unit import unit_vectors
 from memora.embedders._window import MOST_CHARACTERS, may_fit
 from memora.errors import EmbedderError, MissingExtraError

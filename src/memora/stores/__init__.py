@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from memora.eviction import EvictionPolicy
     from memora.index import GraphType
     from memora.protocols import Clock, Embedder, Store
-    from memora.stores._table import Stamp
+    from memora.stores.disk._table import Stamp
 
 __all__ = ["local_path", "open_store", "open_stored"]
 
@@ -47,7 +47,7 @@ def open_store(  # noqa: PLR0913 - arguments that replace settings
 
     Raises:
         ConfigError: The URI is of another kind.
-        StoreError: See `memora.stores.lancedb.LanceStore`, `memora.stores.redis.RedisStore`.
+        StoreError: See `memora.stores.disk.store.LanceStore`, `memora.stores.redis.RedisStore`.
     """
     if policy is None and config.eviction_policy != "fifo":  # stores use FIFO without a policy
         policy = make_policy(config.eviction_policy)
@@ -101,13 +101,13 @@ def open_store(  # noqa: PLR0913 - arguments that replace settings
         "keep": keep,
     }
     if is_bucket(config.db_uri):
-        from memora.stores.objects import ObjectStore  # noqa: PLC0415 - only for this store
+        from memora.stores.bucket.store import ObjectStore  # noqa: PLC0415 - only for this store
 
         if config.hot_index == "off":  # from a command, which does not search
             settings["hot_index"] = "int8"
         return ObjectStore(config.db_uri, options=config.storage_options, **settings)
     path = local_path(config.db_uri)
-    from memora.stores.lancedb import LanceStore  # noqa: PLC0415 - only for this store
+    from memora.stores.disk.store import LanceStore  # noqa: PLC0415 - only for this store
 
     index_at = config.index_threshold_entries if config.auto_create_index else None
     return LanceStore(path, index_at=index_at, **settings)
@@ -128,7 +128,7 @@ def open_stored(
     Raises:
         ArgumentError: The URI is `memory://`, which is empty in a new process.
         ConfigError: The URI is of another kind.
-        StoreError: See `memora.stores.lancedb.LanceStore`.
+        StoreError: See `memora.stores.disk.store.LanceStore`.
     """
     limitless = config.model_copy(update={"max_entries": None, "max_bytes": None})
     if is_on_server(config.db_uri):
@@ -137,7 +137,7 @@ def open_stored(
         store = RedisStore(config.db_uri, table_name=config.table_name, create=False, clock=clock)
         embedder = FunctionEmbedder(_refuse, identity=store.model, dimension=store.dimension)
         return store, embedder
-    from memora.stores import _guards  # noqa: PLC0415 - only for this store
+    from memora.stores.disk import _guards  # noqa: PLC0415 - only for this store
 
     _guards.check_process()
     stamp = _stamp_of(config)
@@ -148,10 +148,10 @@ def open_stored(
 
 def _stamp_of(config: CacheConfig) -> Stamp:
     if is_bucket(config.db_uri):
-        from memora.stores import objects  # noqa: PLC0415 - only for this store
+        from memora.stores.bucket import store as bucket  # noqa: PLC0415 - only for this store
 
-        return objects.read_stamp(config.db_uri, config.storage_options, config.table_name)
-    from memora.stores import _guards, _table  # noqa: PLC0415 - as above
+        return bucket.read_stamp(config.db_uri, config.storage_options, config.table_name)
+    from memora.stores.disk import _guards, _table  # noqa: PLC0415 - as above
 
     path = local_path(config.db_uri)
     _guards.check_directory(path, create=False)

@@ -21,9 +21,9 @@ import threading
 from math import inf
 from typing import TYPE_CHECKING
 
-from memora._fork import renew_after_fork
+from memora.concurrency.fork import renew_after_fork
 from memora.model import Match, Measures
-from memora.stores.hot import HotTable, Place
+from memora.stores.memtable import HotTable, Place
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -17,8 +17,8 @@ from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from memora._faults import contained
-from memora._fork import renew_after_fork
-from memora._reentry import inside
+from memora.concurrency.fork import renew_after_fork
+from memora.concurrency.reentry import inside
 from memora.protocols import IndexedStore, MeasuredStore, SharedStore, WatchedStore
 
 if TYPE_CHECKING:

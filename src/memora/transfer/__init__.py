@@ -18,9 +18,9 @@ from memora._arguments import largest_payload
 from memora._clock import SteadyClock
 from memora._faults import contained
 from memora._files import PRIVATE, opener
-from memora._reentry import alone
 from memora._uris import is_in_ram, is_on_disk, without_password
 from memora.codec import Codec
+from memora.concurrency.reentry import alone
 from memora.embedders import CachedEmbedder, load_embedder
 from memora.errors import (
     ArgumentError,

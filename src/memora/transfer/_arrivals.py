@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from memora._arguments import is_number, tags_of
 from memora._faults import contained
-from memora._reentry import alone
 from memora._show import one_line
+from memora.concurrency.reentry import alone
 from memora.context import exact_key
 from memora.errors import ArgumentError, TransferError
 from memora.model import Entry

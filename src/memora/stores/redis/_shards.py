@@ -18,7 +18,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
-from memora._fork import renew_after_fork
+from memora.concurrency.fork import renew_after_fork
 from memora.errors import ModelMismatchError, StoreError, StoreFormatError, StorePathError
 from memora.stores.redis._server import GoneError, Server
 from memora.stores.redis._time import Ahead

@@ -37,8 +37,8 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from memora._clock import is_of_system
-from memora._fork import renew_after_fork
-from memora._reentry import inside
+from memora.concurrency.fork import renew_after_fork
+from memora.concurrency.reentry import inside
 from memora.errors import ArgumentError, ClosedError, CorruptEntryError, StoreError
 from memora.eviction import FIFO, POLICIES
 from memora.model import Match, Measures

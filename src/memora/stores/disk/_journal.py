@@ -22,7 +22,7 @@ import filelock
 
 from memora._files import PRIVATE, file_mode, open_file, opener, read_file
 from memora.errors import StoreError
-from memora.stores import _records
+from memora.stores.disk import _records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,12 +9,12 @@ need no common lock. Deletions go to separate segments and are synced before the
 except with durability "memory". Stamps order operations between processes: a stamp is the time in
 nanoseconds, but always later than all stamps that its process has seen. The highest stamp wins.
 
-Reads: lookups are answered from RAM (`_view`, `hot`); only a payload that is not cached is read
+Reads: lookups are answered from RAM (`_view`, `memtable`); only a payload that is not cached is read
 from its segment. With hot_index "off", vectors are searched in the table. Processes see each other
 through the log: a background thread reads new records several times per `max_staleness_seconds`,
 about half as often if nothing changes. A process that stood still too long loads everything again.
 
-Upkeep: the process that holds owner.lock is the owner (`_upkeep`). It writes the log's changes to
+Upkeep: the process that holds owner.lock is the owner (`_maintenance`). It writes the log's changes to
 the table in batches, saves in the checkpoint how far it got, compacts the table, moves live records
 out of mostly dead segments, and deletes dead segments after a grace period. If it ends, the system
 releases the lock and another process takes over.
@@ -41,13 +41,13 @@ import pyarrow as pa
 
 from memora._clock import SteadyClock
 from memora._files import make_folder
-from memora._fork import renew_after_fork
-from memora._reentry import inside
-from memora.calls.flights import FileFlights
+from memora.concurrency.flights import FileFlights
+from memora.concurrency.fork import renew_after_fork
+from memora.concurrency.reentry import inside
 from memora.errors import ClosedError, CorruptEntryError, StoreError, StoreFormatError
 from memora.model import Match, Measures
-from memora.stores import _guards, _records
-from memora.stores._journal import (
+from memora.stores.disk import _guards, _records
+from memora.stores.disk._journal import (
     DELETIONS,
     RESERVE,
     Member,
@@ -56,10 +56,10 @@ from memora.stores._journal import (
     living_members,
     release_reserve,
 )
-from memora.stores._table import MIN_INDEX_ROWS, EntryTable, Stamp, faults
-from memora.stores._upkeep import Upkeep
-from memora.stores._view import GRACE_SECONDS, LogView
-from memora.stores.hot import Place
+from memora.stores.disk._maintenance import Upkeep
+from memora.stores.disk._table import MIN_INDEX_ROWS, EntryTable, Stamp, faults
+from memora.stores.disk._view import GRACE_SECONDS, LogView
+from memora.stores.memtable import Place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -72,7 +72,7 @@ if TYPE_CHECKING:
     from memora.model import Content, Entry, Holding
     from memora.protocols import Clock, Lease, Vector
     from memora.selection import Selection
-    from memora.stores._journal import Durability
+    from memora.stores.disk._journal import Durability
 
 _PATIENCE_SECONDS = 10.0  # how long `close` waits for the store's threads
 # Up to this many entries, vectors are loaded before a store opens; above, in the background.

@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING, Any
 from cachetools import LRUCache
 
 from memora.errors import StoreError
-from memora.stores import _records
-from memora.stores._journal import MAGIC, Checkpoint, Segment, checkpoint_of, said_of
-from memora.stores._usage import USES, KeptUses, pack_uses, unpack_uses
+from memora.stores.disk import _records
+from memora.stores.disk._journal import MAGIC, Checkpoint, Segment, checkpoint_of, said_of
+from memora.stores.disk._usage import USES, KeptUses, pack_uses, unpack_uses
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from memora.stores._bucket import Bucket
+    from memora.stores.bucket._client import Bucket
 
 GRACE_SECONDS = 120.0
 """How long a dead batch is kept for processes that do not know yet that it is dead."""

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import filelock
 
 from memora._files import file_mode, make_folder
-from memora._fork import renew_after_fork
-from memora._reentry import inside
-from memora.calls._bridge import alarm, within
+from memora.concurrency.bridge import alarm, within
+from memora.concurrency.fork import renew_after_fork
+from memora.concurrency.reentry import inside
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

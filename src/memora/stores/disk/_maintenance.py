@@ -16,8 +16,8 @@ import filelock
 from memora._faults import contained
 from memora._files import file_mode
 from memora.errors import StoreError
-from memora.stores import _records
-from memora.stores._journal import (
+from memora.stores.disk import _records
+from memora.stores.disk._journal import (
     CHECKPOINT,
     MAGIC,
     Checkpoint,
@@ -26,18 +26,18 @@ from memora.stores._journal import (
     segment_names,
     write_checkpoint,
 )
-from memora.stores._table import Row
-from memora.stores._usage import KeptUses, write_uses
-from memora.stores._view import GRACE_SECONDS
-from memora.stores.hot import Uses
+from memora.stores.disk._table import Row
+from memora.stores.disk._usage import KeptUses, write_uses
+from memora.stores.disk._view import GRACE_SECONDS
+from memora.stores.memtable import Uses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from memora.protocols import Clock
-    from memora.stores._table import EntryTable
-    from memora.stores._view import Deletion, LogView
-    from memora.stores.hot import Place
+    from memora.stores.disk._table import EntryTable
+    from memora.stores.disk._view import Deletion, LogView
+    from memora.stores.memtable import Place
 
 # A flush is due after this many bytes of the log (an eighth of the live bytes, within these
 # bounds), or this long after the last flush.

@@ -56,6 +56,8 @@ class Mark:
             return function()
 
     def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
+        """Decorate a function, all of which becomes such a section."""
+
         @functools.wraps(function)
         def marked(*args: P.args, **kwargs: P.kwargs) -> T:
             with self:

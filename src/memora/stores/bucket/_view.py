@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memora.stores._batches import STALE_SECONDS, Batch, BatchLog
-from memora.stores._journal import MAGIC, Checkpoint, Segment
-from memora.stores._view import LogView
+from memora.stores.bucket._batches import STALE_SECONDS, Batch, BatchLog
+from memora.stores.disk._journal import MAGIC, Checkpoint, Segment
+from memora.stores.disk._view import LogView
 
 if TYPE_CHECKING:
-    from memora.stores import _records
-    from memora.stores._usage import KeptUses
+    from memora.stores.disk import _records
+    from memora.stores.disk._usage import KeptUses
 
 # How late a batch may still be written; then it is given up, except for a request under way.
 _LATE_SECONDS = STALE_SECONDS + 30.0

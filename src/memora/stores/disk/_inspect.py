@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import filelock
 
 from memora.errors import StoreFormatError
-from memora.stores import _guards
-from memora.stores._journal import living_members
-from memora.stores._table import faults, read_stamp, unreadable
+from memora.stores.disk import _guards
+from memora.stores.disk._journal import living_members
+from memora.stores.disk._table import faults, read_stamp, unreadable
 
 if TYPE_CHECKING:
     from pathlib import Path

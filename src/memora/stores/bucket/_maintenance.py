@@ -20,18 +20,18 @@ from typing import TYPE_CHECKING, Any
 import filelock
 
 from memora.errors import StoreError, StorePathError
-from memora.stores import _records
-from memora.stores._batches import GRACE_SECONDS, Batch, BatchLog
-from memora.stores._journal import Checkpoint
-from memora.stores._table import DELETE_ROWS, EntryTable, Row, Stamp, _create, connect, faults
-from memora.stores._upkeep import Upkeep
-from memora.stores._view import LogView
+from memora.stores.bucket._batches import GRACE_SECONDS, Batch, BatchLog
+from memora.stores.disk import _records
+from memora.stores.disk._journal import Checkpoint
+from memora.stores.disk._maintenance import Upkeep
+from memora.stores.disk._table import DELETE_ROWS, EntryTable, Row, Stamp, _create, connect, faults
+from memora.stores.disk._view import LogView
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from memora.stores._usage import KeptUses
-    from memora.stores.hot import Place
+    from memora.stores.disk._usage import KeptUses
+    from memora.stores.memtable import Place
 
 LEASE_SECONDS = 30.0
 """How long a head must stay unchanged before another process may become the owner."""

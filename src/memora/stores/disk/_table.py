@@ -29,8 +29,8 @@ from memora.errors import (
     StoreFormatError,
     StorePathError,
 )
-from memora.stores import _records
-from memora.stores._journal import sync_path
+from memora.stores.disk import _records
+from memora.stores.disk._journal import sync_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from memora.model import Entry
     from memora.protocols import Vector
-    from memora.stores._records import Record
+    from memora.stores.disk._records import Record
 
 FORMAT = 5
 """Version of the table's layout, recorded in the schema."""

@@ -12,16 +12,16 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from memora._reentry import inside
-from memora.calls._bridge import Stopped, alarm, drive, shield, sleep, spawn
+from memora.concurrency.bridge import Stopped, alarm, drive, shield, sleep, spawn
+from memora.concurrency.reentry import inside
 from memora.errors import DeadlineError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
     from contextlib import AbstractAsyncContextManager
 
-    from memora.calls._workers import Workers
-    from memora.calls.flights import Flight, Flights
+    from memora.concurrency.flights import Flight, Flights
+    from memora.concurrency.workers import Workers
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Literal
 
 from memora._durations import seconds
-from memora._fork import renew_after_fork
+from memora.concurrency.fork import renew_after_fork
 from memora.errors import ArgumentError
 
 if TYPE_CHECKING:

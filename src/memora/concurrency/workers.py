@@ -10,9 +10,9 @@ from contextvars import copy_context
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from memora._fork import renew_after_fork
-from memora._reentry import inside, outside
-from memora.calls._bridge import alarm, within
+from memora.concurrency.bridge import alarm, within
+from memora.concurrency.fork import renew_after_fork
+from memora.concurrency.reentry import inside, outside
 from memora.errors import ArgumentError, DeadlineError
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import numpy as np
 
 from memora.context import fingerprint_of
 from memora.model import Content, Context, Entry
-from memora.stores.hot import Uses
+from memora.stores.memtable import Uses
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,7 +45,7 @@ class Record(NamedTuple):
 
     kind: int
     stamp: int
-    """Order of the operations of all processes; see `memora.stores.lancedb`."""
+    """Order of the operations of all processes; see `memora.stores.disk.store`."""
     key: bytes
     """Key of a PUT or DELETE."""
     entry: Entry | None = None

@@ -18,8 +18,8 @@ from cachetools import LRUCache
 
 from memora.errors import CorruptEntryError
 from memora.model import Context
-from memora.stores import _records
-from memora.stores._journal import (
+from memora.stores.disk import _records
+from memora.stores.disk._journal import (
     MAGIC,
     Checkpoint,
     Segment,
@@ -28,9 +28,9 @@ from memora.stores._journal import (
     read_checkpoint,
     segment_names,
 )
-from memora.stores._table import Row, checksums, key_of
-from memora.stores._usage import read_uses
-from memora.stores.hot import HotTable, Place, Rest, Uses
+from memora.stores.disk._table import Row, checksums, key_of
+from memora.stores.disk._usage import read_uses
+from memora.stores.memtable import HotTable, Place, Rest, Uses
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from memora.index import GraphType
     from memora.model import Content
     from memora.protocols import Vector
-    from memora.stores._table import EntryTable
-    from memora.stores._usage import KeptUses
+    from memora.stores.disk._table import EntryTable
+    from memora.stores.disk._usage import KeptUses
 
 GRACE_SECONDS = 20.0
 """How long a complete segment is kept for processes that may not have read it. A process that has

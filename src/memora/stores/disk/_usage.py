@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memora._files import read_file
-from memora.stores._journal import disk_faults, replacing
-from memora.stores.hot import Uses
+from memora.stores.disk._journal import disk_faults, replacing
+from memora.stores.memtable import Uses
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

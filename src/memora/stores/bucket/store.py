@@ -1,7 +1,7 @@
 """Store in a bucket: lookups in RAM, a log of immutable batches, and one LanceDB table.
 
 A cache named NAME under a prefix has the objects of its log, NAME.log/..., and the table
-NAME.lance. The store works as the one on disk (`memora.stores.lancedb`), except where a bucket
+NAME.lance. The store works as the one on disk (`memora.stores.disk.store`), except where a bucket
 differs: objects cannot be appended to, and there are no locks.
 
 Writes: records of a process are collected into a batch (`_batches`), which is written whole, once,
@@ -15,7 +15,7 @@ process that could not list it for `STALE_SECONDS` refuses lookups until it has 
 again. There are no leases between processes: each computes its own misses.
 
 Upkeep: numbered head objects, created by conditional writes (If-None-Match), hold the checkpoint
-and the name of the owner, which flushes and compacts (`_bucket_upkeep`). If the newest head stays
+and the name of the owner, which flushes and compacts (`_maintenance`). If the newest head stays
 unchanged for a lease, another process takes over. A bucket without conditional writes is refused.
 
 Crashes: once `put` has returned (with a durability other than "memory"), its entry is in the
@@ -34,14 +34,14 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from memora.errors import StoreError, StorePathError
-from memora.stores import _guards
-from memora.stores._batches import GRACE_SECONDS, STALE_SECONDS, Batch, BatchLog, BatchWriter
-from memora.stores._bucket import Bucket
-from memora.stores._bucket_upkeep import BucketTable, BucketUpkeep, open_if_there
-from memora.stores._bucket_view import BucketView
-from memora.stores._table import Stamp, connect, faults, stamp_of
-from memora.stores.hot import Place
-from memora.stores.lancedb import LanceStore
+from memora.stores.bucket._batches import GRACE_SECONDS, STALE_SECONDS, Batch, BatchLog, BatchWriter
+from memora.stores.bucket._client import Bucket
+from memora.stores.bucket._maintenance import BucketTable, BucketUpkeep, open_if_there
+from memora.stores.bucket._view import BucketView
+from memora.stores.disk import _guards
+from memora.stores.disk._table import Stamp, connect, faults, stamp_of
+from memora.stores.disk.store import LanceStore
+from memora.stores.memtable import Place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -50,9 +50,9 @@ if TYPE_CHECKING:
     from memora.index import GraphType
     from memora.model import Content, Entry, Match
     from memora.protocols import Clock, Vector
-    from memora.stores._journal import Durability
-    from memora.stores._table import EntryTable
-    from memora.stores._view import LogView
+    from memora.stores.disk._journal import Durability
+    from memora.stores.disk._table import EntryTable
+    from memora.stores.disk._view import LogView
 
 _LOAD_ATTEMPTS = 3
 

@@ -1,0 +1,1 @@
+"""Threads and tasks served by one implementation: executors, deadlines, locks, breakers, forks."""

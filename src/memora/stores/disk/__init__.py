@@ -1,0 +1,1 @@
+"""Store in a directory on disk, shared by processes of one machine: `store` says how it works."""
