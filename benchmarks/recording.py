@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from machine import machine
 
-from memora.metrics import Metrics, Vitals
+from memora.metrics import HealthCounters, Metrics
 from memora.model import LookupResult
 
 if TYPE_CHECKING:
@@ -37,12 +37,12 @@ PRICED = LookupResult(
 )
 
 
-def duration(metrics: Vitals) -> Callable[[], None]:
+def duration(metrics: HealthCounters) -> Callable[[], None]:
     """Return what takes one duration down, which was measured before."""
     return partial(metrics.timings.lookup, 0.001)
 
 
-def exact(metrics: Vitals) -> Callable[[], None]:
+def exact(metrics: HealthCounters) -> Callable[[], None]:
     """Return what a hit of the very same text records: two durations and its outcome."""
     timings = metrics.timings
     now, total, payload = timings.now, timings.lookup, timings.lookup_payload
@@ -56,7 +56,7 @@ def exact(metrics: Vitals) -> Callable[[], None]:
     return record
 
 
-def semantic(metrics: Vitals) -> Callable[[], None]:
+def semantic(metrics: HealthCounters) -> Callable[[], None]:
     """Return what any other hit records: five durations, its outcome and what it saved."""
     timings = metrics.timings
     now = timings.now
@@ -113,7 +113,7 @@ def together(record: Callable[[], None]) -> float:
 
 def main() -> None:
     """Measure, print and write."""
-    on, off = Metrics(), Vitals()
+    on, off = Metrics(), HealthCounters()
     rows = [
         ("one duration", microseconds(duration(on)), microseconds(duration(off))),
         ("exact hit", microseconds(exact(on)), microseconds(exact(off))),

@@ -69,9 +69,9 @@ class Faulty:
 
 
 class FaultyStore(Faulty):
-    """A store on disk: `glance` never finds an entry."""
+    """A store on disk: `get_in_memory` never finds an entry."""
 
-    def glance(self, key: bytes, /, *, now: float) -> None:
+    def get_in_memory(self, key: bytes, /, *, now: float) -> None:
         """Return None, as for an entry that is not in memory."""
 
 
@@ -81,9 +81,9 @@ class SharedFaultyStore(FaultyStore):
     leases = 0
     led_by_another = False
 
-    def try_lead(self, _: bytes, /) -> SharedFaultyStore | None:
+    def try_lock(self, _: bytes, /) -> SharedFaultyStore | None:
         """Return a lease: the store itself."""
-        self._do("try_lead")
+        self._do("try_lock")
         if self.led_by_another:
             return None
         self.leases += 1
@@ -157,8 +157,8 @@ def impatient(cache: Memora, seconds: float = 0.05) -> Iterator[None]:
 
 def at_rest(cache: Memora) -> bool:
     """Wait until all workers of the cache are idle; return False if that takes too long."""
-    lane = cache._threads
-    crews = (lane._workers, lane._background, cache._tasks._patient, cache._health._workers)
+    executor = cache._threads
+    crews = (executor._workers, executor._background, cache._tasks._patient, cache._health._workers)
     return until(
         lambda: not any(len(crew._crew) > len(crew._idle) or crew._waiting for crew in crews)
     )

@@ -126,10 +126,10 @@ class Worker:
         self.tell("dump", held=held, count=stats["total_entries"], errors=stats["errors"])
 
     def state(self) -> None:
-        upkeep = self.disk._upkeep
+        maintenance = self.disk._maintenance
         self.tell(
             "state",
-            owner=upkeep is not None and upkeep.owner,
+            owner=maintenance is not None and maintenance.owner,
             count=self.disk.count(),
             errors=self.cache.get_stats()["errors"],
             healthy=self.cache.health_check()["checks"]["database"]["ok"],

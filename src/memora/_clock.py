@@ -7,7 +7,7 @@ import time
 from math import inf
 from typing import TYPE_CHECKING
 
-from memora.concurrency.fork import renew_after_fork
+from memora.concurrency.fork import register_for_reinit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,9 +40,9 @@ class SteadyClock:
             steady = time.monotonic if wall is time.time else _still
         self.wall, self._steady = wall, steady
         self._last = self._ahead = -inf  # ahead: the difference of the time and the steady clock
-        renew_after_fork(self)
+        register_for_reinit(self)
 
-    def renew(self) -> None:
+    def reinit_after_fork(self) -> None:
         # Guards last and ahead. Reentrant, as a signal handler may read the clock. A fork amid a
         # change of both does not set time back.
         self._lock = threading.RLock()

@@ -43,7 +43,7 @@ from memora.calls.decorator import Caching
 from memora.codec import Codec
 from memora.concurrency.breaker import Breaker
 from memora.concurrency.bridge import drive
-from memora.concurrency.executors import TaskLane, ThreadLane
+from memora.concurrency.executors import TaskExecutor, ThreadExecutor
 from memora.concurrency.flights import Flights
 from memora.concurrency.reentry import alone, busy, inside
 from memora.concurrency.workers import Workers
@@ -54,7 +54,7 @@ from memora.embedders import CachedEmbedder, as_embedder, load_embedder
 from memora.errors import ArgumentError, ClosedError, MemoraError, StoreError
 from memora.health import Health, look_at_scheduler
 from memora.judge import Judge
-from memora.metrics import Metrics, Timed, Vitals, stats_of
+from memora.metrics import HealthCounters, Metrics, Timed, stats_of
 from memora.model import AvailabilityCheck, Explanation, LookupResult
 from memora.protocols import ALL_TIMES, IndexedStore, MeasuredStore
 from memora.scheduler import CleanupScheduler
@@ -73,16 +73,16 @@ if TYPE_CHECKING:
 
     from typing_extensions import ParamSpec, Self, Unpack
 
-    from memora.concurrency.executors import Lane
+    from memora.concurrency.executors import Executor
     from memora.config import Settings
     from memora.eviction import EvictionPolicy
-    from memora.health import Kind, Looked
+    from memora.health import CheckResult, Kind
     from memora.lifecycle import Found
     from memora.model import Lifetime, Measures, Selected, Unkeyed
     from memora.prometheus import MetricsServer
     from memora.protocols import Clock, Embedder, Store
-    from memora.reading import Reading
-    from memora.transfer import Item, Moved, Progress
+    from memora.reading import MetricsSnapshot
+    from memora.transfer import ImportReport, Item, Progress
 
     P = ParamSpec("P")
 
@@ -182,7 +182,7 @@ class Memora:
         steady = SteadyClock(clock)
         if store is None:
             store = open_store(config, embedder=chosen, policy=eviction_policy, clock=steady)
-        counting = Metrics if config.enable_metrics else Vitals
+        counting = Metrics if config.enable_metrics else HealthCounters
         self._metrics = counting(
             clock=time.monotonic if clock is time.time else clock,  # a tenth of what `steady` takes
             policy=config.eviction_policy,
@@ -223,8 +223,8 @@ class Memora:
         workers, flights = Workers(_WORKERS, "memora-call"), Flights()
         background = Workers(_REFRESHERS, "memora-refresh")
         patient = Workers(_WORKERS, "memora-encode")
-        self._threads = ThreadLane(workers, background, flights)
-        self._tasks = TaskLane(workers, patient, flights)
+        self._threads = ThreadExecutor(workers, background, flights)
+        self._tasks = TaskExecutor(workers, patient, flights)
         self._chores = Workers(_WORKERS, "memora-chore")
         self._crews = (workers, background, patient, self._chores)
         self._health = Health(self._ports, chosen, self._metrics, workers)
@@ -799,7 +799,7 @@ class Memora:
         *,
         skip_errors: bool = False,
         progress: Progress | None = None,
-    ) -> Moved:
+    ) -> ImportReport:
         """Write all entries that have not ended to a file, which appears once it is complete.
 
         Args:
@@ -830,7 +830,7 @@ class Memora:
         skip_errors: bool = False,
         reembed: bool = False,
         progress: Progress | None = None,
-    ) -> Moved:
+    ) -> ImportReport:
         """Add the entries of an export to this cache, with their original age.
 
         The whole file is checked first. Entries that this cache already has, or has a newer version
@@ -993,7 +993,7 @@ class Memora:
             **stats_of(reading),
         }
 
-    def read_metrics(self) -> Reading:
+    def read_metrics(self) -> MetricsSnapshot:
         """Return a snapshot of all metrics, for an exporter: see `memora.reading`.
 
         Raises:
@@ -1002,7 +1002,7 @@ class Memora:
         self._check_open()
         return self._read(self._look_at_store())
 
-    def _read(self, held: _Held) -> Reading:
+    def _read(self, held: _Held) -> MetricsSnapshot:
         measures = held.measures
         gauges = {
             "entries": held.entries,
@@ -1196,7 +1196,7 @@ class Memora:
 
     async def _lookup(
         self,
-        lane: Lane,
+        executor: Executor,
         query: str,
         context: Mapping[str, Any] | None,
         similarity_threshold: float | None,
@@ -1204,15 +1204,17 @@ class Memora:
     ) -> LookupResult:
         self._check_open()
         return await self._core.lookup(
-            lane,
-            await self._aside(lane, partial(pipeline.Request.of, query, context), query, context),
+            executor,
+            await self._aside(
+                executor, partial(pipeline.Request.of, query, context), query, context
+            ),
             threshold=self._threshold(similarity_threshold),
             max_age=inf if max_age is None else seconds("max_age", max_age),
         )
 
     async def _lookup_many(
         self,
-        lane: Lane,
+        executor: Executor,
         queries: Iterable[str | tuple[str, Mapping[str, Any] | None]],
         context: Mapping[str, Any] | None,
         similarity_threshold: float | None,
@@ -1223,18 +1225,18 @@ class Memora:
             raise ArgumentError(f"queries must be an iterable of texts, got the text {queries!r}")
         asked = [query if isinstance(query, tuple) else (query, context) for query in queries]
         requests = await self._aside(
-            lane, lambda: [pipeline.Request.of(*one) for one in asked], asked
+            executor, lambda: [pipeline.Request.of(*one) for one in asked], asked
         )
         return await self._core.lookup_many(
-            lane,
+            executor,
             requests,
             threshold=self._threshold(similarity_threshold),
             max_age=inf if max_age is None else seconds("max_age", max_age),
         )
 
-    async def _aside(self, lane: Lane, check: Callable[[], T], *given: object) -> T:
+    async def _aside(self, executor: Executor, check: Callable[[], T], *given: object) -> T:
         """Check arguments; large ones of a task in a worker, because that takes long."""
-        if lane is self._tasks and is_large(*given):
+        if executor is self._tasks and is_large(*given):
             return await self._chores.arun(check, None)
         return check()
 
@@ -1359,7 +1361,7 @@ class Memora:
     def _report_cleanup(self, fault: Exception) -> None:
         self._core.report("cleanup", fault)
 
-    def _look_at_scheduler(self) -> Looked:
+    def _look_at_scheduler(self) -> CheckResult:
         return look_at_scheduler(self.get_scheduler_stats(), wanted=self._scheduling)
 
     def _look_at_store(self, *, index: bool = False) -> _Held:

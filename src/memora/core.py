@@ -1,7 +1,7 @@
 """The logic of lookups, stores and cached calls, shared by threads and tasks.
 
-Its coroutines take a lane (`concurrency.executors`), which implements waiting. This module turns faults of
-the cache into misses; `memora.cache` has already checked the arguments.
+Its coroutines take an executor (`concurrency.executors`), which implements waiting. This module
+turns faults of the cache into misses; `memora.cache` has already checked the arguments.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from memora._show import excerpt, fault_line
 from memora.calls._engine import aside, is_faithful
 from memora.concurrency.executors import Budget
 from memora.concurrency.flights import delays
-from memora.concurrency.fork import renew_after_fork
+from memora.concurrency.fork import register_for_reinit
 from memora.concurrency.reentry import Inside, busy, inside, refusal, refuse
 from memora.errors import (
     DeadlineError,
@@ -43,9 +43,9 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
-    from memora.concurrency.executors import Lane
+    from memora.concurrency.executors import Executor
     from memora.config import CacheConfig
-    from memora.metrics import Operation, Vitals
+    from memora.metrics import HealthCounters, Operation
     from memora.model import Lifetime, Reason, Unkeyed
     from memora.pipeline import Draft, Ports, Request
     from memora.protocols import Lease
@@ -90,7 +90,7 @@ class Core:
         self,
         config: CacheConfig,
         ports: Ports,
-        metrics: Vitals,
+        metrics: HealthCounters,
         log: FilteringBoundLogger,
         *,
         shadow: Shadow | None = None,
@@ -100,10 +100,10 @@ class Core:
         self._shadow = shadow
         self._largest = largest_payload(config)
         self._disabled: ContextVar[bool] = ContextVar("disabled", default=False)
-        renew_after_fork(self)
+        register_for_reinit(self)
 
-    def renew(self) -> None:
-        """See `Renewable`."""
+    def reinit_after_fork(self) -> None:
+        """See `ReinitAfterFork`."""
         # By key. Empty after a fork: the parent's refreshes run in the parent only.
         self._refreshing: dict[bytes, object] = {}
         self._warned: set[tuple[object, ...]] = set()
@@ -123,15 +123,15 @@ class Core:
         return not self._disabled.get()
 
     async def lookup(
-        self, lane: Lane, request: Request, *, threshold: float, max_age: float
+        self, executor: Executor, request: Request, *, threshold: float, max_age: float
     ) -> LookupResult:
         """Look up and count the outcome; a fault is a miss, unless `fail_open` is False."""
-        found = await self._find(lane, request, threshold=threshold, max_age=max_age)
+        found = await self._find(executor, request, threshold=threshold, max_age=max_age)
         self._count(request, found)
         return found
 
     async def _find(
-        self, lane: Lane, request: Request, *, threshold: float, max_age: float
+        self, executor: Executor, request: Request, *, threshold: float, max_age: float
     ) -> LookupResult:
         """Look up as `lookup` does, but leave counting the outcome to the caller."""
         if busy():
@@ -139,10 +139,10 @@ class Core:
         started = self._timings.now()
         try:
             with inside:
-                found = self._glance(lane, request, max_age)
+                found = self._get_in_memory(executor, request, max_age)
             if found is None:
                 look = partial(self._look, request, threshold=threshold, max_age=max_age)
-                found = cast("LookupResult", await Inside(self._in_time(lane, look)))
+                found = cast("LookupResult", await Inside(self._in_time(executor, look)))
         except Exception as fault:  # noqa: BLE001 - no fault may reach the application
             return self._failed(request, fault)
         else:
@@ -151,7 +151,7 @@ class Core:
             self._timings.lookup(self._timings.now() - started)
 
     async def lookup_many(
-        self, lane: Lane, requests: Sequence[Request], *, threshold: float, max_age: float
+        self, executor: Executor, requests: Sequence[Request], *, threshold: float, max_age: float
     ) -> list[LookupResult]:
         """Look up several requests in one batch."""
         if not requests:
@@ -161,7 +161,7 @@ class Core:
             fault = refusal()
             found = [fault for _ in requests]
         else:
-            found = await Inside(self._looked_up_many(lane, requests, threshold, max_age))
+            found = await Inside(self._looked_up_many(executor, requests, threshold, max_age))
         results = self._reported(found)
         for request, result in zip(requests, results, strict=True):
             self._count(request, result)
@@ -172,13 +172,13 @@ class Core:
         return results
 
     async def _looked_up_many(
-        self, lane: Lane, requests: Sequence[Request], threshold: float, max_age: float
+        self, executor: Executor, requests: Sequence[Request], threshold: float, max_age: float
     ) -> list[LookupResult | Exception]:
         look = partial(self._look_many, requests, threshold=threshold, max_age=max_age)
         try:
             with Timed(self._timings.now, self._timings.lookup):
                 found: list[LookupResult | Exception] = await self._in_time(
-                    lane, look, items=len(requests)
+                    executor, look, items=len(requests)
                 )
         except Exception as fault:  # noqa: BLE001 - no fault may reach the application
             return [fault for _ in requests]
@@ -192,19 +192,19 @@ class Core:
         return [missed[id(one)] if isinstance(one, Exception) else one for one in found]
 
     async def check(
-        self, lane: Lane, request: Request, *, threshold: float, max_age: float
+        self, executor: Executor, request: Request, *, threshold: float, max_age: float
     ) -> AvailabilityCheck:
         """Return whether a lookup would hit; counted as an operation, but not as a lookup."""
         look = partial(pipeline.check, self._ports, request, threshold=threshold, max_age=max_age)
         try:
-            found: AvailabilityCheck = await self.ask(lane, look)
+            found: AvailabilityCheck = await self.ask(executor, look)
         except Exception as fault:  # noqa: BLE001 - no fault may reach the application
             self.report("lookup", fault)
             return AvailabilityCheck(available=False)
         self._metrics.count_check()
         return found
 
-    async def ask(self, lane: Lane, function: Callable[[], T]) -> T:
+    async def ask(self, executor: Executor, function: Callable[[], T]) -> T:
         """Run a function that queries parts of the cache, within the deadline of a lookup.
 
         Raises:
@@ -212,38 +212,44 @@ class Core:
             ReentryError: See `memora.concurrency.reentry`.
         """
         refuse()
-        found: T = await Inside(self._in_time(lane, contained(function)))
+        found: T = await Inside(self._in_time(executor, contained(function)))
         return found
 
     async def store(
-        self, lane: Lane, request: Request, result: Any, *, metadata: str, lifetime: Lifetime
+        self,
+        executor: Executor,
+        request: Request,
+        result: Any,
+        *,
+        metadata: str,
+        lifetime: Lifetime,
     ) -> str | None:
         """Store a result; return the entry's id, or None if that failed."""
-        (entry_id,) = await self.store_many(lane, [(request, result, metadata, lifetime)])
+        (entry_id,) = await self.store_many(executor, [(request, result, metadata, lifetime)])
         return entry_id
 
     async def store_many(
-        self, lane: Lane, items: Sequence[tuple[Request, Any, str, Lifetime]]
+        self, executor: Executor, items: Sequence[tuple[Request, Any, str, Lifetime]]
     ) -> list[str | None]:
         """Store several results in one batch; return their ids, None for those not stored."""
         if not items:
             return []
         if busy():
             return self._not_stored(refusal(), lost=len(items), items=len(items))
-        return await Inside(self._stored_many(lane, items))
+        return await Inside(self._stored_many(executor, items))
 
     async def _stored_many(
-        self, lane: Lane, items: Sequence[tuple[Request, Any, str, Lifetime]]
+        self, executor: Executor, items: Sequence[tuple[Request, Any, str, Lifetime]]
     ) -> list[str | None]:
         lost = len(items)
         try:
             with Timed(self._timings.now, self._timings.store):
                 # No deadline: the results cannot change while the caller waits.
-                drafts = await lane.run(partial(self._encoded, items), timeout=None)
+                drafts = await executor.run(partial(self._encoded, items), timeout=None)
                 kept = [draft for draft in drafts if draft is not None]
                 lost = len(kept)
                 put = partial(self._put, kept)
-                ids = iter(await self._in_time(lane, put, items=len(items)))
+                ids = iter(await self._in_time(executor, put, items=len(items)))
         except Exception as fault:  # noqa: BLE001 - no fault may reach the application
             return self._not_stored(fault, lost=lost, items=len(items))
         return [None if draft is None else next(ids) for draft in drafts]
@@ -254,57 +260,57 @@ class Core:
             raise fault
         return [None] * items
 
-    async def call(self, lane: Lane, call: Call, compute: Callable[[], Any]) -> Any:
+    async def call(self, executor: Executor, call: Call, compute: Callable[[], Any]) -> Any:
         """Return the stored result of a call, or else make the call."""
         if busy():
             # Only make the call: waiting for a leader could mean waiting for this thread.
             if not call.refresh:
                 await self.lookup(
-                    lane, call.request, threshold=call.threshold, max_age=call.max_age
+                    executor, call.request, threshold=call.threshold, max_age=call.max_age
                 )
-            return await lane.call(compute)
-        lane = Budget(lane, self._config.lookup_timeout_seconds)
+            return await executor.call(compute)
+        executor = Budget(executor, self._config.lookup_timeout_seconds)
         outcome = _Outcome(call.request, self._count)
         if not call.refresh:
             found = await self._find(
-                lane, call.request, threshold=call.threshold, max_age=call.max_age
+                executor, call.request, threshold=call.threshold, max_age=call.max_age
             )
             if found.is_hit:
                 self._count(call.request, found)
-                self._look_ahead(lane, call, compute, found)
+                self._look_ahead(executor, call, compute, found)
                 return found.result
             outcome.so_far = found
         try:
-            return await self._after_miss(lane, call, compute, outcome)
+            return await self._after_miss(executor, call, compute, outcome)
         finally:
             outcome.settle()
 
     async def _after_miss(
-        self, lane: Budget, call: Call, compute: Callable[[], Any], outcome: _Outcome
+        self, executor: Budget, call: Call, compute: Callable[[], Any], outcome: _Outcome
     ) -> Any:
         """Make the call, or wait for another leader's result of it."""
         if call.refresh or not call.single_flight or self._shadow is not None:
             outcome.settle()
-            return (await self._computed(lane, call, compute)).value
+            return (await self._computed(executor, call, compute)).value
         patience, began = self._config.single_flight_timeout_seconds, monotonic()
-        async with lane.claim(call.request.key, timeout=patience) as flight:
+        async with executor.claim(call.request.key, timeout=patience) as flight:
             if flight.landed:
                 landed: _Landed = flight.value
-                return await self._shared(lane, call, compute, landed, outcome)
+                return await self._shared(executor, call, compute, landed, outcome)
             failed = outcome.so_far is not None and outcome.so_far.reason in FAULTS
             if failed or flight.detached:
                 # No second lookup, which would only take time, and no waiting for other processes:
                 # if results cannot be stored, the processes would compute one after the other, and
                 # their leader may be this very process.
                 outcome.settle()
-                landed = await self._computed(lane, call, compute)
+                landed = await self._computed(executor, call, compute)
                 flight.land(landed)
                 return landed.value
             ends = inf if patience is None else began + patience
-            async with self._lead(lane, call, ends) as found_by_other:
+            async with self._lead(executor, call, ends) as found_by_other:
                 outcome.settle(found_by_other)
                 if found_by_other is None:
-                    landed = await self._computed(lane, call, compute)
+                    landed = await self._computed(executor, call, compute)
                 else:
                     landed = _Landed(found_by_other.result, stored=True)
                 flight.land(landed)
@@ -341,17 +347,19 @@ class Core:
         say("cache_error", operation=operation, error_type=type(fault).__name__)
         self._log.debug("cache_error_details", operation=operation, exc_info=fault)
 
-    async def _in_time(self, lane: Lane, function: Callable[[], Any], *, items: int = 1) -> Any:
+    async def _in_time(
+        self, executor: Executor, function: Callable[[], Any], *, items: int = 1
+    ) -> Any:
         """Run a function within the deadline of a lookup; longer for a large batch."""
         timeout = self._config.lookup_timeout_seconds
         if timeout is None:
             with contained:
-                return await lane.run(function, timeout=None)
+                return await executor.run(function, timeout=None)
         wait = pipeline.Wait()
         token = pipeline.waiting.set(wait)
         try:
             with contained:
-                return await lane.run(function, timeout=timeout * -(-items // _BATCH))
+                return await executor.run(function, timeout=timeout * -(-items // _BATCH))
         except DeadlineError:
             with inside:
                 wait.give_up()
@@ -361,10 +369,14 @@ class Core:
 
     # Shadow mode looks everything up, to learn what would have been served, and serves nothing.
 
-    def _glance(self, lane: Lane, request: Request, max_age: float) -> LookupResult | None:
+    def _get_in_memory(
+        self, executor: Executor, request: Request, max_age: float
+    ) -> LookupResult | None:
         if self._shadow is not None:
             return None
-        return pipeline.glance(self._ports, request, max_age=max_age, largest=lane.glance_bytes)
+        return pipeline.get_in_memory(
+            self._ports, request, max_age=max_age, largest=executor.in_memory_bytes
+        )
 
     def _look(self, request: Request, *, threshold: float, max_age: float) -> LookupResult:
         if self._shadow is None:
@@ -476,17 +488,23 @@ class Core:
             self._metrics.count_left("evicted", evicted)
             self._log.debug("cache_evict", entries=evicted)
 
-    async def _computed(self, lane: Lane, call: Call, compute: Callable[[], Any]) -> _Landed:
+    async def _computed(
+        self, executor: Executor, call: Call, compute: Callable[[], Any]
+    ) -> _Landed:
         """Make the call and store its result; its exceptions pass through."""
         started = time.perf_counter()
-        value = await lane.call(compute)
+        value = await executor.call(compute)
         took = time.perf_counter() - started
         self._timings.compute(took)
         if not is_faithful(compute) or not self._is_wanted(call, value):
             return _Landed(value, stored=False)
         lifetime = call.lifetime if call.costs else replace(call.lifetime, cost=took)
         entry_id = await self.store(
-            lane, call.request, value, metadata=_measured(call.metadata, took), lifetime=lifetime
+            executor,
+            call.request,
+            value,
+            metadata=_measured(call.metadata, took),
+            lifetime=lifetime,
         )
         return _Landed(value, stored=entry_id is not None)
 
@@ -500,7 +518,7 @@ class Core:
 
     async def _shared(
         self,
-        lane: Lane,
+        executor: Executor,
         call: Call,
         compute: Callable[[], Any],
         landed: _Landed,
@@ -508,19 +526,19 @@ class Core:
     ) -> Any:
         """Return the leader's result: if it was stored, a copy, as from any hit."""
         if landed.stored:
-            found = await self._exactly(lane, call)
+            found = await self._exactly(executor, call)
             if found is not None:
                 outcome.settle(found)
                 return found.result
         if isinstance(landed.value, _READ_ONCE):
-            return await lane.call(compute)
+            return await executor.call(compute)
         return landed.value
 
-    async def _exactly(self, lane: Lane, call: Call) -> LookupResult | None:
+    async def _exactly(self, executor: Executor, call: Call) -> LookupResult | None:
         """Return the hit stored by now under exactly this query and context."""
         look = partial(pipeline.exact, self._ports, call.request, max_age=call.max_age)
         try:
-            found: LookupResult | None = await self._in_time(lane, look)
+            found: LookupResult | None = await self._in_time(executor, look)
         except Exception as fault:  # noqa: BLE001 - then it is computed
             self.report("lookup", fault)
             return None
@@ -528,18 +546,18 @@ class Core:
 
     @asynccontextmanager
     async def _lead(
-        self, lane: Budget, call: Call, ends: float
+        self, executor: Budget, call: Call, ends: float
     ) -> AsyncIterator[LookupResult | None]:
         """Lead among all processes on the store; yield a result stored since the lookup."""
         store = self._ports.store
         if not isinstance(store, SharedStore):
-            yield await self._exactly(lane, call)
+            yield await self._exactly(executor, call)
             return
-        async with self._given_back(lane) as lead:
-            yield await self._wait(lane, call, store, lead, ends)
+        async with self._given_back(executor) as lead:
+            yield await self._wait(executor, call, store, lead, ends)
 
     @asynccontextmanager
-    async def _given_back(self, lane: Lane) -> AsyncIterator[_Lead]:
+    async def _given_back(self, executor: Executor) -> AsyncIterator[_Lead]:
         """Release the lease on exit, even if it is acquired only after that."""
         lead = _Lead()
         try:
@@ -553,13 +571,13 @@ class Core:
             else:
                 end = partial(self._end, lead)
                 try:
-                    await lane.finish(end, timeout=self._config.lookup_timeout_seconds)
+                    await executor.finish(end, timeout=self._config.lookup_timeout_seconds)
                 except Exception as fault:  # noqa: BLE001 - the call has its result
                     self.report("lookup", fault)
                     self._end(lead)  # as no worker did
 
     async def _wait(
-        self, lane: Budget, call: Call, store: SharedStore, lead: _Lead, ends: float
+        self, executor: Budget, call: Call, store: SharedStore, lead: _Lead, ends: float
     ) -> LookupResult | None:
         """Wait until this process leads, another stores the result, `ends`, or a fault."""
 
@@ -569,8 +587,8 @@ class Core:
 
         for delay in delays():
             try:
-                with lane.free():
-                    found: LookupResult | None = await self._in_time(lane, look)
+                with executor.free():
+                    found: LookupResult | None = await self._in_time(executor, look)
             except Exception as fault:  # noqa: BLE001 - then it is computed
                 self.report("lookup", fault)
                 break
@@ -578,14 +596,14 @@ class Core:
                 return found
             if monotonic() >= ends:
                 break
-            await lane.sleep(delay)
+            await executor.sleep(delay)
         return None
 
     def _take(self, store: SharedStore, request: Request, lead: _Lead) -> None:
         """Try to acquire the lease, and load entries that other processes stored."""
         try:
             with contained:
-                lease = store.try_lead(request.key)
+                lease = store.try_lock(request.key)
         except Exception as fault:  # noqa: BLE001 - then each process computes it
             self.report("lookup", fault)
             lease = _NO_LEASE
@@ -609,14 +627,14 @@ class Core:
         return pipeline.fresh_for(self._ports, call.request) <= call.refresh_ahead
 
     def _look_ahead(
-        self, lane: Lane, call: Call, compute: Callable[[], Any], found: LookupResult
+        self, executor: Executor, call: Call, compute: Callable[[], Any], found: LookupResult
     ) -> None:
         """Start one background refresh of a result that is stale or due for `refresh_ahead`."""
         left, key = found.ttl_remaining_seconds, call.request.key
         if left is None or (left > call.refresh_ahead and not found.is_stale):
             return
         mine = object()
-        lane = Budget(lane, self._config.lookup_timeout_seconds)
+        executor = Budget(executor, self._config.lookup_timeout_seconds)
         if self._refreshing.setdefault(key, mine) is not mine:  # atomic
             return
         again = aside(compute)  # copy the arguments now, before the caller can change them
@@ -626,16 +644,16 @@ class Core:
 
         async def refresh() -> None:
             try:
-                async with self._given_back(lane) as lead:
-                    if await self._in_time(lane, partial(self._is_due, call, lead)):
-                        await self._computed(lane, call, again)
+                async with self._given_back(executor) as lead:
+                    if await self._in_time(executor, partial(self._is_due, call, lead)):
+                        await self._computed(executor, call, again)
             except Exception as fault:  # noqa: BLE001 - there is no caller to raise to
                 self.report("refresh", fault)
             finally:
                 self._refreshing.pop(key, None)
 
         try:
-            lane.spawn(refresh)
+            executor.spawn(refresh)
         except Exception as fault:  # noqa: BLE001 - the hit is served all the same
             self._refreshing.pop(key, None)
             self.report("refresh", fault)

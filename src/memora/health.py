@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 from memora._durations import seconds
 from memora._show import fault_line
 from memora.concurrency.bridge import sleep, within
-from memora.concurrency.fork import renew_after_fork
+from memora.concurrency.fork import register_for_reinit
 from memora.concurrency.reentry import inside
 from memora.concurrency.workers import Workers
 from memora.embedders.onnx import OnnxEmbedder
@@ -25,7 +25,7 @@ from memora.protocols import IndexedStore
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from memora.metrics import Vitals
+    from memora.metrics import HealthCounters
     from memora.pipeline import Ports
     from memora.protocols import Embedder, Store
 
@@ -42,7 +42,7 @@ _TRIED = 3  # number of parts that may hang
 _FIRST_LOOK_SECONDS, _LOOK_SECONDS = 0.001, 0.02  # a task's first and longest polling interval
 
 
-class Looked(NamedTuple):
+class CheckResult(NamedTuple):
     """The state of a part that needs no try."""
 
     ok: bool
@@ -113,7 +113,7 @@ class Health:
         self,
         ports: Ports,
         embedder: Embedder,
-        metrics: Vitals,
+        metrics: HealthCounters,
         workers: Workers,
     ) -> None:
         self._ports, self._metrics, self._calls = ports, metrics, workers
@@ -123,15 +123,15 @@ class Health:
             "database": partial(_try_store, ports.store),
             "index": partial(_try_index, ports.store),
         }
-        renew_after_fork(self)
+        register_for_reinit(self)
 
-    def renew(self) -> None:
-        """See `Renewable`."""
+    def reinit_after_fork(self) -> None:
+        """See `ReinitAfterFork`."""
         self._lock = threading.RLock()  # guards `_tries`; reentrant for signal handlers
         self._tries: dict[str, _Try] = {}
 
     def check(
-        self, kind: Kind, *, timeout: float, closed: bool, scheduler: Looked
+        self, kind: Kind, *, timeout: float, closed: bool, scheduler: CheckResult
     ) -> dict[str, Any]:
         """Return `status`, `checks`, `metrics` and `timestamp`.
 
@@ -149,7 +149,7 @@ class Health:
         *,
         timeout: float,
         closed: bool,
-        scheduler: Looked,
+        scheduler: CheckResult,
     ) -> dict[str, Any]:
         """Do as `check`, without blocking the event loop."""
         tries, deadline = self._begin(kind), time.monotonic() + seconds("timeout", timeout)
@@ -189,10 +189,10 @@ class Health:
 
     @inside
     def _answer(
-        self, kind: Kind, tries: dict[str, _Try], *, closed: bool, scheduler: Looked
+        self, kind: Kind, tries: dict[str, _Try], *, closed: bool, scheduler: CheckResult
     ) -> dict[str, Any]:
         checks = {name: one.answer() for name, one in tries.items()}
-        looks: dict[str, Callable[[], Looked]] = {
+        looks: dict[str, Callable[[], CheckResult]] = {
             "scheduler": lambda: scheduler,
             "workers": partial(_look_at_workers, self._calls),
         }
@@ -216,35 +216,35 @@ class Health:
             "timestamp": int(self._ports.clock() * 1000),
         }
 
-    def _error_rate(self) -> Looked:
+    def _error_rate(self) -> CheckResult:
         lately = self._metrics.lately()
         quiet = lately.quiet_seconds > _ERROR_SECONDS
         few = lately.failed < _ERRORS or lately.error_rate <= _ERROR_RATE
         details = f"Error rate: {lately.error_rate:.1%} ({lately.failed}/{lately.operations})"
         if quiet and not few:
             details += f", none in the last {_ERROR_SECONDS:.0f} s"
-        return Looked(few or quiet, details)
+        return CheckResult(few or quiet, details)
 
-    def _breakers(self) -> Looked:
+    def _breakers(self) -> CheckResult:
         states = {name: one.state for name, one in self._ports.breakers._asdict().items()}
         # Half open counts as healthy: the next call is allowed, and only traffic can close it.
         ok = all(state != "open" for state in states.values())
-        return Looked(ok, ", ".join(f"{name} {state}" for name, state in states.items()))
+        return CheckResult(ok, ", ".join(f"{name} {state}" for name, state in states.items()))
 
 
-def look_at_scheduler(stats: dict[str, Any] | None, *, wanted: bool) -> Looked:
+def look_at_scheduler(stats: dict[str, Any] | None, *, wanted: bool) -> CheckResult:
     """Return whether the scheduler runs if it should; faults of its work are in the error rate."""
     if stats is None:
-        return Looked(ok=True, details="not started")
+        return CheckResult(ok=True, details="not started")
     running = bool(stats["running"])
     runs = f"{stats['total_runs']} runs, {stats['errors']} failed"
-    return Looked(running or not wanted, f"{'running' if running else 'stopped'}: {runs}")
+    return CheckResult(running or not wanted, f"{'running' if running else 'stopped'}: {runs}")
 
 
-def _look_at_workers(workers: Workers) -> Looked:
+def _look_at_workers(workers: Workers) -> CheckResult:
     if workers.stuck():
-        return Looked(ok=False, details="all threads hang in calls that are overdue")
-    return Looked(ok=True, details="threads are free")
+        return CheckResult(ok=False, details="all threads hang in calls that are overdue")
+    return CheckResult(ok=True, details="threads are free")
 
 
 def _try_embedder(embedder: Embedder) -> None:

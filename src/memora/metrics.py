@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
-from memora.concurrency.fork import renew_after_fork
+from memora.concurrency.fork import register_for_reinit
 from memora.concurrency.reentry import inside
 from memora.model import FAULTS, Reason, Unkeyed
-from memora.reading import Distribution, Family, Reading
+from memora.reading import Distribution, Family, MetricsSnapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -104,7 +104,7 @@ class Timings(NamedTuple):
     lookup_search: Callable[[float], None]
     lookup_judge: Callable[[float], None]
     lookup_payload: Callable[[float], None]
-    """Reading and decoding the served entry, and recording its use."""
+    """MetricsSnapshot and decoding the served entry, and recording its use."""
     store: Callable[[float], None]
     store_encode: Callable[[float], None]
     store_embed: Callable[[float], None]
@@ -158,7 +158,7 @@ class Timed:
         self._took(self._now() - self._started)
 
 
-class Vitals:
+class HealthCounters:
     """Counts of faults and successes, always recorded because health depends on them.
 
     Each process counts separately: a forked child begins at 0.
@@ -172,10 +172,10 @@ class Vitals:
 
     def __init__(self, *, clock: Clock = time.monotonic, policy: str = "fifo") -> None:
         self._clock, self._policy = clock, policy
-        renew_after_fork(self)
+        register_for_reinit(self)
 
-    def renew(self) -> None:
-        """See `Renewable`."""
+    def reinit_after_fork(self) -> None:
+        """See `ReinitAfterFork`."""
         # Guards all counters. Reentrant for the same reason as that of `Histogram`.
         self._lock = threading.RLock()
         self._faults: Counter[Operation] = Counter()
@@ -244,7 +244,7 @@ class Vitals:
     @inside
     def read(
         self, *, gauges: Mapping[str, float | None] | None = None, measures: Measures | None = None
-    ) -> Reading:
+    ) -> MetricsSnapshot:
         """Return all metrics recorded so far.
 
         Args:
@@ -252,7 +252,7 @@ class Vitals:
             measures: The store's measures; its own counts of removed entries are included.
         """
         told = {"error_ratio": self.lately().error_rate, **(gauges or {})}
-        return Reading(
+        return MetricsSnapshot(
             counters=tuple(
                 _family(COUNTERS, name, found) for name, found in self._totals(measures).items()
             ),
@@ -303,7 +303,7 @@ class Vitals:
         self._slot = max(self._slot, slot)
 
 
-class Metrics(Vitals):
+class Metrics(HealthCounters):
     """All metrics of a cache."""
 
     def __init__(self, *, clock: Clock = time.monotonic, policy: str = "fifo") -> None:
@@ -314,9 +314,9 @@ class Metrics(Vitals):
         )
         super().__init__(clock=clock, policy=policy)
 
-    def renew(self) -> None:
-        """See `Renewable`."""
-        super().renew()
+    def reinit_after_fork(self) -> None:
+        """See `ReinitAfterFork`."""
+        super().reinit_after_fork()
         self._lookups: Counter[Reason] = Counter()
         self._stale: Counter[Reason] = Counter()
         self._refusals: Counter[str] = Counter()
@@ -452,7 +452,7 @@ def _family(
     return Family(name, said, unit, labels, MappingProxyType(values))
 
 
-def stats_of(reading: Reading) -> dict[str, Any]:
+def stats_of(reading: MetricsSnapshot) -> dict[str, Any]:
     """Return a reading as the keys that `get_stats` documents."""
     found: dict[str, Mapping[Labels, Any]] = {
         family.name: family.values

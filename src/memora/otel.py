@@ -16,7 +16,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 from weakref import WeakMethod
 
-from memora.concurrency.fork import renew_after_fork
+from memora.concurrency.fork import register_for_reinit
 from memora.core import Core
 from memora.errors import ClosedError, MissingExtraError
 from memora.metrics import COUNTERS, GAUGES
@@ -29,11 +29,11 @@ except ImportError as error:
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from memora.concurrency.executors import Lane
+    from memora.concurrency.executors import Executor
     from memora.metrics import Operation
     from memora.model import Lifetime, LookupResult
     from memora.pipeline import Request
-    from memora.reading import Family, Reading
+    from memora.reading import Family, MetricsSnapshot
 
 __all__ = ["TracedCore", "watch"]
 
@@ -69,28 +69,30 @@ class TracedCore(Core):
         )
 
     async def _find(
-        self, lane: Lane, request: Request, *, threshold: float, max_age: float
+        self, executor: Executor, request: Request, *, threshold: float, max_age: float
     ) -> LookupResult:
         with self._span("lookup") as said:
-            found = await super()._find(lane, request, threshold=threshold, max_age=max_age)
+            found = await super()._find(executor, request, threshold=threshold, max_age=max_age)
             said.update(_outcome([found], threshold))
             return found
 
     async def lookup_many(
-        self, lane: Lane, requests: Sequence[Request], *, threshold: float, max_age: float
+        self, executor: Executor, requests: Sequence[Request], *, threshold: float, max_age: float
     ) -> list[LookupResult]:
         """Look up several requests, in one span."""
         with self._span("lookup", len(requests)) as said:
-            found = await super().lookup_many(lane, requests, threshold=threshold, max_age=max_age)
+            found = await super().lookup_many(
+                executor, requests, threshold=threshold, max_age=max_age
+            )
             said.update(_outcome(found, threshold))
             return found
 
     async def store_many(
-        self, lane: Lane, items: Sequence[tuple[Request, Any, str, Lifetime]]
+        self, executor: Executor, items: Sequence[tuple[Request, Any, str, Lifetime]]
     ) -> list[str | None]:
         """Store several results, in one span."""
         with self._span("store", len(items)) as said:
-            ids = await super().store_many(lane, items)
+            ids = await super().store_many(executor, items)
             said["memora.stored"] = sum(one is not None for one in ids)
             return ids
 
@@ -148,15 +150,15 @@ class _Watched:
     """The caches of this process whose metrics are exported, through shared instruments."""
 
     def __init__(self) -> None:
-        self._caches: list[tuple[str, WeakMethod[Callable[[], Reading]]]] = []
+        self._caches: list[tuple[str, WeakMethod[Callable[[], MetricsSnapshot]]]] = []
         self._instruments: list[object] = []
-        renew_after_fork(self)
+        register_for_reinit(self)
 
-    def renew(self) -> None:
-        """See `Renewable`."""
+    def reinit_after_fork(self) -> None:
+        """See `ReinitAfterFork`."""
         self._lock = threading.Lock()  # guards the attributes above
 
-    def add(self, table: str, read: Callable[[], Reading]) -> None:
+    def add(self, table: str, read: Callable[[], MetricsSnapshot]) -> None:
         with self._lock:
             self._caches = [one for one in self._caches if one[1]() is not None]
             self._caches.append((table, WeakMethod(read)))
@@ -202,7 +204,7 @@ def _observations(family: Family[float], table: str) -> Iterator[metrics.Observa
 _watched = _Watched()
 
 
-def watch(table: str, read: Callable[[], Reading], /) -> None:
+def watch(table: str, read: Callable[[], MetricsSnapshot], /) -> None:
     """Export the metrics of a cache from now on, under the name of its table, while it is open.
 
     Args:

@@ -156,12 +156,12 @@ def shadow(
 
 
 @contained
-def glance(
+def get_in_memory(
     ports: Ports, request: Request, *, max_age: float = inf, largest: float = inf
 ) -> LookupResult | None:
     """Return an exact hit if that takes only RAM and its payload has at most `largest` bytes."""
     now, started = ports.clock(), ports.timings.now()
-    stored = ports.store.glance(request.key, now=now)
+    stored = ports.store.get_in_memory(request.key, now=now)
     if stored is None or len(stored[1].payload) > largest or _age(stored[0], now) > max_age:
         return None
     return _serve_exactly(ports, *stored, now=now, started=started)

@@ -13,7 +13,7 @@ from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING, Any, Protocol
 
-from memora.concurrency.fork import renew_after_fork
+from memora.concurrency.fork import register_for_reinit
 from memora.errors import ArgumentError, ClosedError, MissingExtraError
 
 try:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
 
     from memora.config import CacheConfig
-    from memora.reading import Distribution, Family, Reading
+    from memora.reading import Distribution, Family, MetricsSnapshot
 
 __all__ = ["BUCKETS", "MemoraCollector", "MetricsServer", "serve"]
 
@@ -53,7 +53,7 @@ class Readable(Protocol):
         """The cache's settings."""
         ...
 
-    def read_metrics(self) -> Reading:
+    def read_metrics(self) -> MetricsSnapshot:
         """Return all metrics.
 
         Raises:
@@ -96,7 +96,7 @@ class MemoraCollector(Collector):
                 _add(found, HistogramMetricFamily, histogram, cache, values)
         yield from found.values()
 
-    def _read(self) -> Iterator[tuple[str, Reading]]:
+    def _read(self) -> Iterator[tuple[str, MetricsSnapshot]]:
         for name, cache in self._caches.items():
             with suppress(ClosedError):
                 yield name, cache.read_metrics()
@@ -115,10 +115,10 @@ class MetricsServer:
         self.port: int = self._server.server_port
         """The port on which the server listens."""
         self._open: bool | None = None
-        renew_after_fork(self)
+        register_for_reinit(self)
 
-    def renew(self) -> None:
-        """See `Renewable`."""
+    def reinit_after_fork(self) -> None:
+        """See `ReinitAfterFork`."""
         self._lock = threading.Lock()  # guards the attributes below
         if self._open:  # a forked child, which inherits the socket, but not the thread
             self._server.socket.close()

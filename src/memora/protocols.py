@@ -63,7 +63,7 @@ class StoreReader(Protocol):
         """Return the entry with this key and its content, in one read."""
         ...
 
-    def glance(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
+    def get_in_memory(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
         """Return the same as `get` if that takes only RAM and microseconds, else None.
 
         Called in the event loop's thread. A store that does not know returns None.
@@ -116,7 +116,7 @@ class Lease(Protocol):
 class SharedStore(Protocol):
     """Additional operations of a store that several processes share."""
 
-    def try_lead(self, key: bytes, /) -> Lease | None:
+    def try_lock(self, key: bytes, /) -> Lease | None:
         """Become the leader of a key; None if another process leads it."""
         ...
 

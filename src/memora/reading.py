@@ -1,7 +1,7 @@
 """Snapshots of a cache's metrics: frozen values, for exporters and `get_stats`.
 
 All exporters use the same families, so that their numbers agree.
-`Memora.read_metrics()` returns a `Reading` of these:
+`Memora.read_metrics()` returns a `MetricsSnapshot` of these:
 
 | counter | labels | counts |
 |---|---|---|
@@ -104,7 +104,7 @@ class Family(Generic[V]):
 
 
 @dataclass(frozen=True)
-class Reading:
+class MetricsSnapshot:
     """A snapshot of all metrics of one cache."""
 
     counters: tuple[Family[float], ...]

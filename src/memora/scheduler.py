@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from memora._durations import seconds
 from memora._faults import contained
-from memora.concurrency.fork import renew_after_fork
+from memora.concurrency.fork import register_for_reinit
 from memora.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class CleanupScheduler:
         self._runs = self._deleted = self._errors = 0
         self._last_run: float | None = None
         self._last_error: str | None = None
-        renew_after_fork(self)
+        register_for_reinit(self)
 
     def hold(self, timeout: float, /) -> bool:
         """See `Holdable`."""
@@ -74,8 +74,8 @@ class CleanupScheduler:
         """See `Holdable`."""
         self._lock.release()
 
-    def renew(self) -> None:
-        """See `Renewable`."""
+    def reinit_after_fork(self) -> None:
+        """See `ReinitAfterFork`."""
         # Guards the state; not held during work. Reentrant: a finalizer, which the garbage
         # collector may run at any time, may call `stop`.
         self._lock = threading.RLock()

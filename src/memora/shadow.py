@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
-from memora.concurrency.fork import renew_after_fork
+from memora.concurrency.fork import register_for_reinit
 from memora.concurrency.reentry import inside
 from memora.concurrency.workers import Workers
 from memora.errors import ArgumentError, ConfigError, DeadlineError
@@ -84,7 +84,7 @@ class Shadow:
         self._about = {"model": model, "judge": config.judge}
         self._codec, self._same, self._report = codec, same, report
         self._worker = Workers(1, "memora-shadow", report=report)
-        renew_after_fork(self)
+        register_for_reinit(self)
         try:
             self._append(b"")
         except OSError as error:
@@ -93,8 +93,8 @@ class Shadow:
                 f"{error.strerror}"
             ) from error
 
-    def renew(self) -> None:
-        """See `Renewable`."""
+    def reinit_after_fork(self) -> None:
+        """See `ReinitAfterFork`."""
         self._lock = threading.Lock()  # guards the attributes below
         self._waiting: OrderedDict[bytes, _Waiting | None] = OrderedDict()
         self._held = 0

@@ -1111,7 +1111,7 @@ def test_what_left_and_came_again_begins_at_no_use(
     assert holding(store, again.key).uses == 0
     store.touch(again.key, now=NOW + 4, times=2)
     store.flush()
-    with store._upkeeping, store._writing:
+    with store._maintaining, store._writing:
         store._load()  # as after a kill, or having stood still
     assert holding(store, again.key).uses == 2
     store.close()

@@ -205,9 +205,9 @@ def test_an_owner_that_stood_still_harms_nothing(  # noqa: PLR0915 - a course of
         old.store("q", CONTEXTS[0], "first")
         old.store("gone", CONTEXTS[0], "gone")
         stopped.flush()
-        assert stopped._upkeep is not None
-        assert successor._upkeep is not None
-        assert stopped._upkeep.owner
+        assert stopped._maintenance is not None
+        assert successor._maintenance is not None
+        assert stopped._maintenance.owner
         old.store("q", CONTEXTS[0], "second")
         inside, goes_on = threading.Event(), threading.Event()
         part = stopped._table if where == "before it writes the table" else stopped._writer
@@ -232,7 +232,7 @@ def test_an_owner_that_stood_still_harms_nothing(  # noqa: PLR0915 - a course of
         def taken_over() -> bool:
             successor.refresh()
             successor.flush()
-            return successor._upkeep is not None and successor._upkeep.owner
+            return successor._maintenance is not None and successor._maintenance.owner
 
         assert until(taken_over)
         assert new.store("q", CONTEXTS[0], "third")

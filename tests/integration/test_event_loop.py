@@ -23,7 +23,7 @@ ALIKE = "total sales in march for all regions please"
 LARGE = "x" * 1_000_000
 STORE = [
     *("get", "search", "put_many", "touch", "maintain", "count", "check"),
-    *("try_lead", "refresh", "release"),
+    *("try_lock", "refresh", "release"),
 ]
 
 
@@ -121,7 +121,7 @@ async def test_a_cached_call_leaves_the_loop_alone() -> None:
         return 2
 
     assert await beside_ticks(rig.ticker, lambda: rig.cache.aget_or_compute("n", SQL, compute)) == 2
-    looked, led = ["get", "embed", "search"], ["try_lead", "refresh", "get"]
+    looked, led = ["get", "embed", "search"], ["try_lock", "refresh", "get"]
     stored = ["embed", "put_many", "maintain"]
     assert rig.blocked == [*looked, *led, *stored, "release"]
 

@@ -62,7 +62,7 @@ def files(tmp_path: Path) -> FileFlights:
 
 
 def lead_once(files: FileFlights) -> None:
-    lease = files.try_lead(KEY)
+    lease = files.try_lock(KEY)
     assert lease is not None
     lease.release()
 
@@ -72,23 +72,23 @@ def left(folder: Path) -> list[str]:
 
 
 def test_one_leads_until_it_releases(files: FileFlights, tmp_path: Path) -> None:
-    lease = files.try_lead(KEY)
+    lease = files.try_lock(KEY)
     assert lease is not None
     assert left(tmp_path) == [f"{KEY.hex()}.flight"]
-    assert files.try_lead(KEY) is None
-    assert FileFlights(tmp_path / "flights").try_lead(KEY) is None
+    assert files.try_lock(KEY) is None
+    assert FileFlights(tmp_path / "flights").try_lock(KEY) is None
 
     lease.release()
     assert left(tmp_path) == []
-    again = files.try_lead(KEY)
+    again = files.try_lock(KEY)
     assert again is not None
     lease.release()  # once is enough: it is another's by now
-    assert files.try_lead(KEY) is None
+    assert files.try_lock(KEY) is None
     again.release()
 
 
 def test_keys_do_not_wait_for_each_other(files: FileFlights) -> None:
-    leases = [files.try_lead(KEY), files.try_lead(OTHER)]
+    leases = [files.try_lock(KEY), files.try_lock(OTHER)]
 
     assert None not in leases
     for lease in leases:
@@ -97,7 +97,7 @@ def test_keys_do_not_wait_for_each_other(files: FileFlights) -> None:
 
 
 def test_another_thread_may_release(files: FileFlights, tmp_path: Path) -> None:
-    lease = files.try_lead(KEY)
+    lease = files.try_lock(KEY)
     assert lease is not None
     thread = threading.Thread(target=lease.release)
     thread.start()
@@ -110,7 +110,7 @@ def test_another_thread_may_release(files: FileFlights, tmp_path: Path) -> None:
 def test_a_file_that_was_deleted_by_somebody_excludes_nobody(
     files: FileFlights, tmp_path: Path
 ) -> None:
-    lost = files.try_lead(KEY)
+    lost = files.try_lock(KEY)
     assert lost is not None
     (tmp_path / "flights" / f"{KEY.hex()}.flight").unlink()
     lost.release()
@@ -134,7 +134,7 @@ def test_a_file_that_is_replaced_while_it_is_opened_is_not_led(
         return found
 
     monkeypatch.setattr("memora.concurrency.flights.os.fstat", replace)
-    assert files.try_lead(KEY) is None
+    assert files.try_lock(KEY) is None
     lead_once(files)
 
 
@@ -143,7 +143,7 @@ def test_a_folder_that_cannot_be_used_is_an_error(files: FileFlights, tmp_path: 
     (tmp_path / "flights").touch()
 
     with pytest.raises(OSError, match="flights"):
-        files.try_lead(KEY)
+        files.try_lock(KEY)
     with pytest.raises(OSError, match="flights"):
         FileFlights(tmp_path / "flights")
 
@@ -151,7 +151,7 @@ def test_a_folder_that_cannot_be_used_is_an_error(files: FileFlights, tmp_path: 
 def test_what_dead_processes_left_is_deleted_and_the_living_keep_theirs(
     files: FileFlights, tmp_path: Path
 ) -> None:
-    lease = files.try_lead(OTHER)
+    lease = files.try_lock(OTHER)
     assert lease is not None
     for n in range(5):
         (tmp_path / "flights" / f"{n:032x}.flight").touch()
@@ -159,7 +159,7 @@ def test_what_dead_processes_left_is_deleted_and_the_living_keep_theirs(
     FileFlights(tmp_path / "flights")
 
     assert left(tmp_path) == [f"{OTHER.hex()}.flight", "readme.txt"]
-    assert files.try_lead(OTHER) is None
+    assert files.try_lock(OTHER) is None
     lease.release()
 
 
@@ -192,7 +192,7 @@ def work():
     with flights.claim(key) as flight:
         if flight.leads:
             for delay in delays():
-                if (lease := files.try_lead(key)) is not None:
+                if (lease := files.try_lock(key)) is not None:
                     try:
                         if not value.exists():
                             compute()
@@ -229,7 +229,7 @@ CONTEND = """
 led = 0
 deadline = time.monotonic() + float(sys.argv[2])
 while time.monotonic() < deadline:
-    if (lease := files.try_lead(key)) is not None:
+    if (lease := files.try_lock(key)) is not None:
         inside = os.open(folder / "inside", os.O_CREAT | os.O_EXCL)  # fails where another leads
         os.close(inside)
         led += 1
@@ -251,7 +251,7 @@ def test_two_never_lead_at_the_same_time(tmp_path: Path) -> None:
 
 
 HANG = """
-lease = files.try_lead(key)
+lease = files.try_lock(key)
 assert lease is not None
 print("leads", flush=True)
 sys.stdin.readline()
@@ -272,12 +272,12 @@ def leader(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 def test_when_the_leader_is_killed_one_other_takes_over(
     files: FileFlights, tmp_path: Path, leader: subprocess.Popen[str]
 ) -> None:
-    assert files.try_lead(KEY) is None
+    assert files.try_lock(KEY) is None
     leader.kill()
     leader.wait()
     assert left(tmp_path) == [f"{KEY.hex()}.flight"]
 
-    leases = [files.try_lead(KEY) for _ in range(3)]
+    leases = [files.try_lock(KEY) for _ in range(3)]
     assert [lease is not None for lease in leases] == [True, False, False]
     assert leases[0] is not None
     leases[0].release()
@@ -315,17 +315,17 @@ def test_a_forked_child_does_not_release_its_parents_lease(tmp_path: Path) -> No
         start(
             tmp_path,
             """
-lease = files.try_lead(key)
+lease = files.try_lock(key)
 if (child := os.fork()) == 0:
     lease.release()
-    os._exit(0 if files.try_lead(key) is None else 1)
+    os._exit(0 if files.try_lock(key) is None else 1)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-assert files.try_lead(key) is None
+assert files.try_lock(key) is None
 if (child := os.fork()) == 0:
     sys.stdin.readline()  # lives on, and holds nothing
     os._exit(0)
 lease.release()
-again = files.try_lead(key)
+again = files.try_lock(key)
 assert again is not None
 again.release()
 print("fine", flush=True)

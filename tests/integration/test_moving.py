@@ -24,7 +24,7 @@ from memora.errors import (
 )
 from memora.selection import Selection
 from memora.stores import open_stored
-from memora.transfer import Moved, reembed
+from memora.transfer import ImportReport, reembed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,9 +117,9 @@ def run_until_killed(what: str, path: Path) -> int:
 def test_a_store_on_disk_is_moved_by_a_file(tmp_path: Path) -> None:
     held = fill(tmp_path / "old")
     with Memora(config(tmp_path / "old"), embedder=WordEmbedder()) as cache:
-        assert cache.export_entries(tmp_path / "e.parquet") == Moved(written=ENTRIES)
+        assert cache.export_entries(tmp_path / "e.parquet") == ImportReport(written=ENTRIES)
     with Memora(config(tmp_path / "new"), embedder=WordEmbedder()) as cache:
-        assert cache.import_entries(tmp_path / "e.parquet") == Moved(written=ENTRIES)
+        assert cache.import_entries(tmp_path / "e.parquet") == ImportReport(written=ENTRIES)
         assert cache.lookup("question 7", {"shard": 1}).result == {"rows": (7,)}
 
     moved = state(tmp_path / "new")
@@ -142,7 +142,7 @@ def test_a_killed_import_is_run_again_and_ends_complete(tmp_path: Path) -> None:
         moved = cache.import_entries(tmp_path / "e.parquet")
 
     assert 0 < done <= len(part) < ENTRIES
-    assert moved == Moved(written=ENTRIES - len(part), present=len(part))
+    assert moved == ImportReport(written=ENTRIES - len(part), present=len(part))
     entries = {key: one[:2] for key, one in held.items()}
     assert {key: one[:2] for key, one in state(tmp_path / "new").items()} == entries
 
@@ -158,7 +158,7 @@ def test_a_killed_reembedding_is_run_again_and_ends_complete(tmp_path: Path) -> 
     moved = reembed(config(tmp_path / "old"), new, embedder=embedder)
 
     assert 0 < done <= len(part) < ENTRIES
-    assert moved == Moved(written=ENTRIES - len(part), present=len(part))
+    assert moved == ImportReport(written=ENTRIES - len(part), present=len(part))
     assert len(embedder.embedded) == ENTRIES - len(part)
     entries = {key: one[:2] for key, one in held.items()}
     found = state(tmp_path / "old", table_name="new")
@@ -172,12 +172,12 @@ def test_reembedding_again_fetches_only_what_is_new(tmp_path: Path) -> None:
     fill(tmp_path / "old")
     embedder = WordEmbedder(identity="words-2", dimension=32)
     old, new = config(tmp_path / "old"), config(tmp_path / "old", table_name="new")
-    assert reembed(old, new, embedder=embedder) == Moved(written=ENTRIES)
+    assert reembed(old, new, embedder=embedder) == ImportReport(written=ENTRIES)
     with Memora(old, embedder=WordEmbedder()) as cache:
         cache.store("a new one", None, 1)
         cache.store("question 7", {"shard": 1}, "a newer answer")
 
-    assert reembed(old, new, embedder=embedder) == Moved(written=2, present=ENTRIES - 1)
+    assert reembed(old, new, embedder=embedder) == ImportReport(written=2, present=ENTRIES - 1)
 
     with Memora(new, embedder=embedder) as cache:
         assert cache.lookup("question 7", {"shard": 1}).result == "a newer answer"
@@ -301,8 +301,8 @@ def test_an_entry_is_shown_with_its_result(db: list[str | Path]) -> None:
 
 def test_a_result_that_cannot_be_shown_says_why(tmp_path: Path) -> None:
     with Memora(config(tmp_path / "s"), embedder=WordEmbedder()) as cache:
-        cache.register_type(Moved)
-        cache.store("q", None, Moved())
+        cache.register_type(ImportReport)
+        cache.store("q", None, ImportReport())
         cache.store("\x1b[31mred", None, "\x1b[31mred " + "x" * 3000)
     db = ["--db", tmp_path / "s"]
     other, red = (one["entry_id"] for one in listed(*db))

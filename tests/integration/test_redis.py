@@ -766,18 +766,18 @@ def test_one_leads_a_key(servers: parts.Servers, kind: str, table: str) -> None:
     one, other = (open_store(servers.uri(kind), table) for _ in range(2))
     key, another = entry("q").key, entry("r").key
 
-    lease = one.try_lead(key)
+    lease = one.try_lock(key)
 
     assert lease is not None
-    assert other.try_lead(key) is None
-    free = other.try_lead(another)
+    assert other.try_lock(key) is None
+    free = other.try_lock(another)
     assert free is not None
     lease.release()
     lease.release()
-    again = other.try_lead(key)
+    again = other.try_lock(key)
     assert again is not None
     lease.release()
-    assert one.try_lead(key) is None
+    assert one.try_lock(key) is None
     one.close()
     other.close()
 
@@ -786,7 +786,7 @@ LEADER = """
 import sys, time
 from memora.stores.redis import RedisStore
 store = RedisStore(sys.argv[1], table_name=sys.argv[2], model="toy", dimension=8)
-assert store.try_lead(bytes(16)) is not None
+assert store.try_lock(bytes(16)) is not None
 print("leads", flush=True)
 time.sleep(600)
 """
@@ -804,20 +804,20 @@ def test_a_killed_leader_is_replaced(
         assert leader.stdout.readline() == "leads\n"
         left = client_of(store).pttl(f"{store._shards._prefixes[0]}l:{bytes(16).hex()}")
         assert 0 < left <= 1000 * _leases.SECONDS
-        assert store.try_lead(bytes(16)) is None
+        assert store.try_lock(bytes(16)) is None
         leader.kill()
-    assert until(lambda: store.try_lead(bytes(16)), seconds=60)
+    assert until(lambda: store.try_lock(bytes(16)), seconds=60)
     store.close()
 
 
 def test_a_leader_holds_on_while_it_lives(servers: parts.Servers, table: str) -> None:
     one, other = (open_store(servers.uri("redis"), table) for _ in range(2))
-    assert one.try_lead(bytes(16)) is not None
+    assert one.try_lock(bytes(16)) is not None
     lease = f"{one._shards._prefixes[0]}l:{bytes(16).hex()}"
     client_of(one).pexpire(lease, 1)  # nearly over
 
     assert until(lambda: not client_of(one).exists(lease))
-    successor = other.try_lead(bytes(16))
+    successor = other.try_lock(bytes(16))
     assert successor is not None
     client_of(one).pexpire(lease, 2000)
     other.keep()
@@ -834,9 +834,9 @@ def test_a_leader_that_was_replaced_overwrites_nothing(
 ) -> None:
     slow, quick = (open_store(servers.uri("redis search"), table) for _ in range(2))
     key = entry("q").key
-    assert slow.try_lead(key) is not None
+    assert slow.try_lock(key) is not None
     client_of(slow).delete(f"{slow._shards._prefixes[0]}l:{key.hex()}")  # it stood still too long
-    lease = quick.try_lead(key)
+    lease = quick.try_lock(key)
     assert lease is not None
     newer = put(quick, "q")
     if landed:
@@ -1256,7 +1256,7 @@ def test_a_forked_child_has_connections_of_its_own(
     servers: parts.Servers, kind: str, table: str
 ) -> None:
     store = open_store(servers.uri(kind), table)
-    lease = store.try_lead(bytes(16))
+    lease = store.try_lock(bytes(16))
     assert lease is not None
     put(store, "parent")
 
@@ -1277,7 +1277,7 @@ def test_a_forked_child_has_connections_of_its_own(
 
     assert store.peek(entry("child").key, now=NOW)
     assert store.count() == 52
-    assert open_store(servers.uri(kind), table).try_lead(bytes(16)) is None
+    assert open_store(servers.uri(kind), table).try_lock(bytes(16)) is None
     store.close()
 
 

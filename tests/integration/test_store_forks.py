@@ -199,8 +199,8 @@ def another():
     if os.fork() == 0:
         seconds = float(os.read(asked[0], 10))
         with cache(max_staleness_seconds=0.05) as mine:
-            upkeep = mine._ports.store._upkeep
-            found = until(lambda: upkeep.owner, seconds=seconds)
+            maintenance = mine._ports.store._maintenance
+            found = until(lambda: maintenance.owner, seconds=seconds)
         os.write(answered[1], b"%d" % found)
         os._exit(0)
     def takes_over(seconds):
@@ -218,17 +218,17 @@ def test_the_parents_locks_stay_the_parents(tmp_path: Path) -> None:
 others = [another() for _ in range(3)]
 parent = cache()
 store = parent._ports.store
-assert until(lambda: store._upkeep.owner)
+assert until(lambda: store._maintenance.owner)
 for end in (os._exit, sys.exit):
     child = os.fork()
     if child == 0:
         assert parent.store("of the child", None, 2) is not None
-        assert store._upkeep is None
+        assert store._maintenance is None
         parent.close()
         end(0)
     assert ended(child) == 0
     assert not others.pop()(1)
-    assert store._upkeep.owner
+    assert store._maintenance.owner
 parent.close()
 assert others.pop()(60)
 """,
@@ -245,7 +245,7 @@ ready, go = os.pipe(), os.pipe()
 parent = os.fork()
 if parent == 0:
     mine = cache()
-    assert until(lambda: mine._ports.store._upkeep.owner)
+    assert until(lambda: mine._ports.store._maintenance.owner)
     mine.store("of the parent", None, 1)
     child = os.fork()
     if child == 0:

@@ -115,7 +115,7 @@ def test_what_is_confirmed_needs_no_round_trip(
         put(other, "another")
         store.touch(one.key, now=2.0)
         assert store.follow()
-        assert store.glance(one.key, now=2.0) is not None
+        assert store.get_in_memory(one.key, now=2.0) is not None
     store.close()
     other.close()
 
@@ -124,7 +124,7 @@ def test_a_thread_listens(servers: parts.Servers, table: str) -> None:
     uri, clock = servers.uri("redis"), FakeClock()  # which stands still: else all is confirmed
     store, other = open_tiered(uri, table, clock), open_shared(uri, table)
     one = put(store)
-    assert until(lambda: read(store, one) and store.glance(one.key, now=2.0))
+    assert until(lambda: read(store, one) and store.get_in_memory(one.key, now=2.0))
 
     new = put(other)
 
@@ -150,7 +150,7 @@ def test_a_server_that_was_away_is_not_trusted_with_what_was_missed(
         clock.advance(BOUND - 0.001)
         assert read(store, one) == one.id
         clock.advance(0.001)
-        assert store.glance(one.key, now=2.0) is None
+        assert store.get_in_memory(one.key, now=2.0) is None
         with pytest.raises(StoreError):
             read(store, one)
         clock.advance(-0.001)  # as if it had been back in time
@@ -227,7 +227,7 @@ def test_a_forked_child_listens_by_itself(servers: parts.Servers, table: str) ->
     if child == 0:
         status = 1
         try:
-            assert until(lambda: read(store, one) and store.glance(one.key, now=2.0))
+            assert until(lambda: read(store, one) and store.get_in_memory(one.key, now=2.0))
             new = put(other)
             assert until(lambda: read(store, one) == new.id)
             store.close()

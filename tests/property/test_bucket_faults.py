@@ -23,17 +23,13 @@ from hypothesis import strategies as st
 from memora.context import canonical_context, exact_key
 from memora.errors import StoreError
 from memora.model import Content, Entry
-from memora.stores import (
-    _batches,
-    _bucket_upkeep,
-    _bucket_view,
-    _guards,
-    _upkeep,
-    _view,
-    lancedb,
-    objects,
-)
+from memora.stores.bucket import _batches
+from memora.stores.bucket import _maintenance as bucket_maintenance
+from memora.stores.bucket import _view as bucket_view
+from memora.stores.bucket import store as bucket_store
 from memora.stores.bucket.store import ObjectStore
+from memora.stores.disk import _guards, _maintenance, _view
+from memora.stores.disk import store as disk_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,14 +74,22 @@ def no_thread(*_: Any) -> threading.Thread:
 def passing() -> Iterator[Time]:
     with pytest.MonkeyPatch.context() as patch:
         now = Time()
-        for module in (objects, lancedb, _batches, _bucket_view, _bucket_upkeep, _view, _upkeep):
+        for module in (
+            bucket_store,
+            disk_store,
+            _batches,
+            bucket_view,
+            bucket_maintenance,
+            _view,
+            _maintenance,
+        ):
             patch.setattr(module, "time", now)
-        patch.setattr(lancedb, "_repeat", no_thread)
+        patch.setattr(disk_store, "_repeat", no_thread)
         # What takes minutes and megabytes takes a few entries.
-        patch.setattr(_upkeep, "_FLUSH_BYTES", (1, 1))
-        patch.setattr(_bucket_upkeep, "_DEAD_BYTES", 0)
-        patch.setattr(_bucket_upkeep, "_OBJECT_BYTES", 1000)
-        patch.setattr(_bucket_upkeep, "_COMPACT_AT", 4)
+        patch.setattr(_maintenance, "_FLUSH_BYTES", (1, 1))
+        patch.setattr(bucket_maintenance, "_DEAD_BYTES", 0)
+        patch.setattr(bucket_maintenance, "_OBJECT_BYTES", 1000)
+        patch.setattr(bucket_maintenance, "_COMPACT_AT", 4)
         yield now
 
 
@@ -96,7 +100,7 @@ class Process:
         self.bucket = DictBucket(world.objects, world.folder)
         self.busy = self.dead = False
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(objects, "Bucket", lambda *_: self.bucket)
+            patch.setattr(bucket_store, "Bucket", lambda *_: self.bucket)
             self.store = ObjectStore(
                 "s3://dict",
                 table_name="cache",
@@ -336,8 +340,8 @@ def test_an_owner_that_is_killed_at_any_write_harms_nothing(
     passing: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before each of a flush, a compaction, a merge of batches, and their deletion."""
-    monkeypatch.setattr(_bucket_upkeep, "GRACE_SECONDS", 0.0)
-    monkeypatch.setattr(_bucket_view.BucketView, "remember_seconds", 0.0)
+    monkeypatch.setattr(bucket_maintenance, "GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(bucket_view.BucketView, "remember_seconds", 0.0)
     writes: list[str] = []  # before which an owner has died
     ended = False
     while not ended:
@@ -346,7 +350,7 @@ def test_an_owner_that_is_killed_at_any_write_harms_nothing(
             ended = dies_at(world, len(writes), writes)
             for _ in range(2):
                 successor = Process(world)
-                passing.passed += 1.5 * _bucket_upkeep.LEASE_SECONDS
+                passing.passed += 1.5 * bucket_maintenance.LEASE_SECONDS
                 for _ in range(2):
                     successor.store._look()
                     assert successor.store.compact()
@@ -396,7 +400,7 @@ def test_a_duty_that_takes_longer_than_a_lease_is_done_once(passing: Time, world
 
     def take_long(*args: Any) -> None:
         for _ in range(4):
-            passing.passed += _bucket_upkeep.LEASE_SECONDS / 2
+            passing.passed += bucket_maintenance.LEASE_SECONDS / 2
             owner.store._follow()  # as its other thread does all the time
             other.store._look()
             other.store.flush()
@@ -406,8 +410,8 @@ def test_a_duty_that_takes_longer_than_a_lease_is_done_once(passing: Time, world
     owner.store.flush()
 
     for process, owns in ((owner, True), (other, False)):
-        assert process.store._upkeep is not None
-        assert process.store._upkeep.owner == owns
+        assert process.store._maintenance is not None
+        assert process.store._maintenance.owner == owns
     assert table.count() == 1
 
 
@@ -423,7 +427,7 @@ def test_who_stood_still_answers_nothing_until_it_has_loaded_anew(
     for _ in range(2):
         with pytest.raises(StoreError, match="has not been reached"):
             still.store.get(entry.key, now=NOW)
-        assert still.store.glance(entry.key, now=NOW) is None
+        assert still.store.get_in_memory(entry.key, now=NOW) is None
         still.store.refresh()  # what has come and gone meanwhile it does not see
     still.store._follow()
 

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from memora.judge import Verdict
     from memora.protocols import Store
-    from memora.stores.memtable import HotTable
+    from memora.stores.memtable import Memtable
 
 TEXTS = [
     "sales in march",
@@ -662,7 +662,7 @@ def shared_of(cache: Memora) -> Store:
     return store.shared if isinstance(store, TieredStore) else store
 
 
-def hot_of(cache: Memora) -> HotTable:
+def hot_of(cache: Memora) -> Memtable:
     store = shared_of(cache)
     if isinstance(store, MemoryStore):
         return store._hot
@@ -683,7 +683,7 @@ class Tiered(LifecycleMachine):
         assert isinstance(store, TieredStore)
         current = {row.entry_id for row in self.models[1].rows.values() if row.alive(self.now)}
         for key in list(store._held):
-            found = store.glance(key, now=self.now)
+            found = store.get_in_memory(key, now=self.now)
             assert found is None or found[0].id in current
 
 

@@ -13,13 +13,13 @@ from memora import CacheConfig, Evidence, Explanation, LookupResult, Memora
 from memora.embedders import CachedEmbedder, FunctionEmbedder
 from memora.prometheus import MemoraCollector, MetricsServer, serve
 from memora.stores.memory import MemoryStore
-from memora.transfer import Moved, reembed
+from memora.transfer import ImportReport, reembed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from memora.protocols import Embedder, Store, Vector
-    from memora.reading import Reading
+    from memora.reading import MetricsSnapshot
 
 
 @dataclass
@@ -73,14 +73,14 @@ with Memora(config, embedder=embedder, store=store) as cache:
     reasons: list[str] = [one.query for one in told.candidates if one is not told.served]
     entry_id: str | None = cache.store("q", None, result, {"cost": 1}, ttl=timedelta(minutes=1))
     cache.register_type(Answer, encode=lambda answer: answer.text, decode=Answer)
-    exported: Moved = cache.export_entries(Path("e.parquet"), progress=told_of)
+    exported: ImportReport = cache.export_entries(Path("e.parquet"), progress=told_of)
     imported: int = cache.import_entries("e.jsonl", skip_errors=True, reembed=False).written
     warmed: int = cache.warm([{"query": "q", "result": result}, ("q", None, 1), ("q", {}, 1)])
     cache.warm(item for item in [("q", None, 1)])
     cache.warm("answers.jsonl", progress=lambda done, total: None)
     cache.warm(3)  # type: ignore[arg-type]
     stats: dict[str, Any] = cache.get_stats()
-    reading: Reading = cache.read_metrics()
+    reading: MetricsSnapshot = cache.read_metrics()
     median: float | None = reading.distribution("lookup").quantile(0.5)
     server: MetricsServer = cache.start_metrics_server(range(9464, 9472), name="answers")
     serve({"answers": cache, "others": cache}, server.port, host="0.0.0.0")  # noqa: S104
@@ -93,7 +93,7 @@ with Memora(config, embedder=embedder, store=store) as cache:
 
 Memora(embedder=vectors)
 Memora(embedder=CachedEmbedder(FunctionEmbedder(vectors, identity="v"), 10))
-copied: Moved = reembed(config, CacheConfig(table_name="new"), embedder=embedder)
+copied: ImportReport = reembed(config, CacheConfig(table_name="new"), embedder=embedder)
 Memora("./cache", ttl="1h", max_entries=500)
 Memora(Path("cache"), ttl=timedelta(hours=1), eviction_policy="lru")
 Memora(db_uri="memory://", similarity_threshold=0.9, lookup_timeout_seconds="2s")

@@ -13,10 +13,11 @@ from doubles import until
 from memora.context import canonical_context, exact_key
 from memora.errors import ConfigError, MissingExtraError, StoreError, StorePathError
 from memora.model import Content, Entry
-from memora.stores import _batches, _records
+from memora.stores.bucket import _batches
 from memora.stores.bucket._batches import Batch, BatchLog, BatchWriter
 from memora.stores.bucket._client import Bucket
 from memora.stores.bucket._view import BucketView
+from memora.stores.disk import _records
 from memora.stores.disk._journal import Checkpoint
 
 EMPTY = Checkpoint({}, {}, {})

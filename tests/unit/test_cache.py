@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memora import CacheConfig, LookupResult, Memora
-from memora.calls import _workers as workers_module
+from memora.concurrency import workers as workers_module
 from memora.embedders import FunctionEmbedder
 from memora.errors import (
     ArgumentError,

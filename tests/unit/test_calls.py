@@ -564,7 +564,7 @@ def test_what_another_process_computes_anew_is_not_computed_here_too(
 
     # It has stored its result, and another process has been at work, since this one looked.
     store.led_by_another = False
-    store.before["try_lead"] = partial(
+    store.before["try_lock"] = partial(
         by_another(cache.store), QUERY, SQL, "of the other", **options
     )
     assert hit_then_rest(side, cache, compute, 1, **options) == [[1]]

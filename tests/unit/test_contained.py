@@ -42,7 +42,7 @@ PARTS = [
     ("store", "put_many"),
     ("store", "maintain"),
     ("store", "touch"),
-    ("store", "glance"),
+    ("store", "get_in_memory"),
 ]
 
 

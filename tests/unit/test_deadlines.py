@@ -17,7 +17,7 @@ from doubles import WordEmbedder, until
 from engine import SIDES, FaultyStore, SharedFaultyStore, Side, hanging, impatient
 
 from memora import CacheConfig, Memora
-from memora.calls import flights
+from memora.concurrency import flights
 from memora.concurrency.flights import FileFlights
 from memora.concurrency.workers import Workers
 from memora.errors import ConfigError, DeadlineError
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 KEY = b"k" * 16
 # Whatever a store is asked, by a lookup, a call or a statistic.
-ALL = ("get", "peek", "search", "put_many", "maintain", "count", "measure", "try_lead", "refresh")
+ALL = ("get", "peek", "search", "put_many", "maintain", "count", "measure", "try_lock", "refresh")
 
 
 def cache_on(store: FaultyStore, **settings: Any) -> Memora:
@@ -76,7 +76,7 @@ def test_a_call_on_a_store_that_hangs_waits_one_limit(
     assert (stats["errors"]["lookup"], stats["errors"]["store"]) == (1, 1)
 
 
-@pytest.mark.parametrize("operation", ["try_lead", "refresh", "put_many", "release"])
+@pytest.mark.parametrize("operation", ["try_lock", "refresh", "put_many", "release"])
 def test_a_call_on_a_store_that_hangs_later_waits_for_what_is_left(
     operation: str, side: Side, waits: list[float]
 ) -> None:
@@ -99,7 +99,7 @@ def test_waiting_for_another_process_uses_nothing_of_the_limit(side: Side) -> No
         store.led_by_another = len(looks) < 4
 
     store.led_by_another = True
-    store.before["try_lead"] = look
+    store.before["try_lock"] = look
     with impatient(cache, 0.15):
         assert side.compute(cache, "a", lambda: "computed") == "computed"
     assert len(looks) == 4
@@ -201,7 +201,7 @@ class Looking:
             self.now += every
             if renewed:
                 os.utime(self.path, (self.now, self.now))
-            if (lease := self.others.try_lead(KEY)) is not None:
+            if (lease := self.others.try_lock(KEY)) is not None:
                 return lease
         return None
 
@@ -212,7 +212,7 @@ def looking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Looking:
 
 
 def test_a_lead_that_is_renewed_is_kept_however_long(looking: Looking) -> None:
-    lease = looking.mine.try_lead(KEY)
+    lease = looking.mine.try_lock(KEY)
     assert lease is not None
     assert looking.look(1000, renewed=True) is None
     lease.release()
@@ -220,44 +220,44 @@ def test_a_lead_that_is_renewed_is_kept_however_long(looking: Looking) -> None:
 
 
 def test_a_lead_that_is_not_renewed_is_another_s(looking: Looking) -> None:
-    old = looking.mine.try_lead(KEY)
+    old = looking.mine.try_lock(KEY)
     assert old is not None
     assert looking.look(12) is None
     new = looking.look(1)
     assert new is not None
-    assert looking.mine.try_lead(KEY) is None
+    assert looking.mine.try_lock(KEY) is None
     assert looking.mine.is_lost(KEY)
     assert not looking.others.is_lost(KEY)
     old.renew()
     old.release()  # it goes on: what it leads by now is its own affair
-    assert looking.mine.try_lead(KEY) is None
+    assert looking.mine.try_lock(KEY) is None
     assert not looking.mine.is_lost(KEY)
     new.release()
-    assert looking.mine.try_lead(KEY) is not None
+    assert looking.mine.try_lock(KEY) is not None
 
 
 def test_few_looks_are_not_enough(looking: Looking) -> None:
     """Where the machine is overloaded, who looks is late, and so may be who renews."""
-    assert looking.mine.try_lead(KEY) is not None
+    assert looking.mine.try_lock(KEY) is not None
     assert looking.look(9, every=1.5) is None
     assert looking.look(1) is not None
 
 
 def test_whoever_stood_still_as_well_begins_to_look_anew(looking: Looking) -> None:
-    assert looking.mine.try_lead(KEY) is not None
+    assert looking.mine.try_lock(KEY) is not None
     assert looking.look(1) is None
     assert looking.look(5, every=3600) is None
     assert looking.look(13) is not None
 
 
 def test_of_two_who_take_over_one_leads(looking: Looking, tmp_path: Path) -> None:
-    assert looking.mine.try_lead(KEY) is not None
+    assert looking.mine.try_lock(KEY) is not None
     third = FileFlights(tmp_path / "flights")
     for _ in range(12):
         assert looking.look(1) is None
-        assert third.try_lead(KEY) is None
+        assert third.try_lock(KEY) is None
     looking.now += 0.5
-    leases = [looking.others.try_lead(KEY), third.try_lead(KEY), looking.others.try_lead(KEY)]
+    leases = [looking.others.try_lock(KEY), third.try_lock(KEY), looking.others.try_lock(KEY)]
     assert [lease is not None for lease in leases] == [True, False, False]
 
 
@@ -266,7 +266,7 @@ def test_a_thread_renews_what_is_led_and_ends_with_it(
 ) -> None:
     monkeypatch.setattr(flights, "_RENEW_SECONDS", 0.01)
     files = FileFlights(tmp_path)
-    lease = files.try_lead(KEY)
+    lease = files.try_lock(KEY)
     assert lease is not None
     path = tmp_path / f"{KEY.hex()}.flight"
     os.utime(path, (0, 0))
@@ -276,7 +276,7 @@ def test_a_thread_renews_what_is_led_and_ends_with_it(
     lease.release()
     thread.join(30)
     assert not thread.is_alive()
-    assert files.try_lead(KEY) is not None
+    assert files.try_lock(KEY) is not None
     files.close()
     assert files._thread is None
 

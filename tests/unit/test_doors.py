@@ -364,7 +364,7 @@ def test_loading_the_model_is_no_latency(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_model_that_cannot_be_loaded_is_tried_again() -> None:
-    class Broken(_Slow):
+    class InvalidRow(_Slow):
         def warm_up(self) -> None:
             self.clock.now += 1
             if self.clock.now < 2:
@@ -373,7 +373,7 @@ def test_a_model_that_cannot_be_loaded_is_tried_again() -> None:
 
     warmed: list[float] = []
     clock = type("Clock", (), {"now": 0.0})()
-    embedder = CachedEmbedder(Broken(clock), 0, warmed=warmed.append)
+    embedder = CachedEmbedder(InvalidRow(clock), 0, warmed=warmed.append)
     with pytest.raises(EmbedderError, match="not yet"):
         embedder.embed(["q"])
     assert warmed == []

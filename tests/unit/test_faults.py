@@ -533,7 +533,7 @@ def test_a_lease_that_cannot_be_taken_or_given_back_is_no_fault_of_the_call(
     with Memora(config, embedder=WordEmbedder()) as cache:
         with monkeypatch.context() as patch:
             patch.setattr(
-                "memora.concurrency.flights.FileFlights.try_lead",
+                "memora.concurrency.flights.FileFlights.try_lock",
                 raising_method(OSError("no locks")),
             )
             assert side.compute(cache, KNOWN, lambda: "a", SQL) == "a"
@@ -552,7 +552,7 @@ def sharing(shared: SharedFaultyStore) -> Memora:
     return Memora(CacheConfig(judge="off"), embedder=WordEmbedder(), store=shared)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("operation", ["try_lead", "refresh", "release"])
+@pytest.mark.parametrize("operation", ["try_lock", "refresh", "release"])
 def test_a_lead_that_hangs_leaves_a_call_its_value(
     shared: SharedFaultyStore, side: Side, operation: str
 ) -> None:
@@ -572,7 +572,7 @@ def test_a_lead_that_hangs_leaves_a_call_its_value(
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("operation", ["try_lead", "refresh", "release"])
+@pytest.mark.parametrize("operation", ["try_lock", "refresh", "release"])
 async def test_a_leader_cancelled_meanwhile_gives_its_lease_back(
     shared: SharedFaultyStore, operation: str
 ) -> None:

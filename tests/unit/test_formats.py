@@ -12,7 +12,7 @@ from doubles import FakeClock
 from stored import BEGAN, EXPECTED, RESULTS, SQL, look, opened
 
 from memora.errors import StoreFormatError
-from memora.stores import _table
+from memora.stores.disk import _table
 from memora.stores.disk._table import FORMAT, OLDEST_FORMAT, EntryTable, Stamp
 from memora.stores.disk.store import LanceStore
 

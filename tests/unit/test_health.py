@@ -282,13 +282,13 @@ def test_a_fault_without_a_readable_message_breaks_nothing() -> None:
         def __str__(self) -> str:
             raise RuntimeError
 
-    class Broken:
+    class InvalidRow:
         identity, dimension = "broken", 8
 
         def embed(self, _: list[str]) -> Any:
             raise MuteError
 
-    cache = Memora(CacheConfig(), embedder=Broken())
+    cache = Memora(CacheConfig(), embedder=InvalidRow())
 
     assert cache.lookup("q").explanation == "the cache failed: MuteError: <no message>"
     assert cache.explain("q").reason == "error"

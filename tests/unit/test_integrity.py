@@ -15,7 +15,7 @@ from memora import CacheConfig, Memora
 from memora.errors import CorruptEntryError, StoreError
 from memora.model import Content, Context, Entry
 from memora.pipeline import Request
-from memora.stores import _journal, _records, _table
+from memora.stores.disk import _journal, _records, _table
 from memora.stores.disk._journal import Checkpoint, checkpoint_of, said_of
 from memora.stores.disk.store import LanceStore
 from memora.stores.redis import _fields

@@ -23,7 +23,8 @@ from memora.errors import (
     StoreFormatError,
     StorePathError,
 )
-from memora.stores import _guards, _table, _upkeep, open_store
+from memora.stores import open_store
+from memora.stores.disk import _guards, _maintenance, _table
 from memora.stores.disk import store as lance_module
 from memora.stores.disk._journal import read_checkpoint
 from memora.stores.disk.store import LanceStore
@@ -31,7 +32,7 @@ from memora.stores.disk.store import LanceStore
 if TYPE_CHECKING:
     from doubles import WordEmbedder
 
-    from memora.stores.disk._maintenance import Upkeep
+    from memora.stores.disk._maintenance import Maintenance
 
 SQL = {"agent": "sql"}
 TABLE = "semantic_cache"
@@ -55,10 +56,10 @@ def store_of(cache: Memora) -> LanceStore:
     return store
 
 
-def upkeep_of(cache: Memora) -> Upkeep:
-    upkeep = store_of(cache)._upkeep
-    assert upkeep is not None
-    return upkeep
+def maintenance_of(cache: Memora) -> Maintenance:
+    maintenance = store_of(cache)._maintenance
+    assert maintenance is not None
+    return maintenance
 
 
 def segments(path: Path) -> list[Path]:
@@ -274,7 +275,7 @@ def test_a_flush_brings_the_table_and_the_checkpoint_up_to_the_log(
         assert [row["query"] for row in rows] == ["q0", "q2", "q3", "q4"]
         assert found is not None
         assert found.done == {file.name: file.stat().st_size for file in segments(tmp_path)}
-        assert upkeep_of(cache)._waiting() == 0
+        assert maintenance_of(cache)._waiting() == 0
 
 
 def test_close_flushes(tmp_path: Path, embedder: WordEmbedder) -> None:
@@ -291,7 +292,7 @@ def test_close_flushes(tmp_path: Path, embedder: WordEmbedder) -> None:
 def test_the_owner_flushes_by_itself(
     tmp_path: Path, embedder: WordEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_upkeep, "_FLUSH_BYTES", (1, 1))
+    monkeypatch.setattr(_maintenance, "_FLUSH_BYTES", (1, 1))
     with opened(tmp_path, embedder, max_staleness_seconds=0.02) as cache:
         cache.store("q", SQL, 1)
 
@@ -363,24 +364,24 @@ def test_short_lived_caches_leave_a_bounded_number_of_files(
 
 @pytest.fixture
 def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_upkeep, "_SEGMENT_BYTES", (4000, 4000))
-    monkeypatch.setattr(_upkeep, "_DEAD_BYTES", 0)
-    monkeypatch.setattr(_upkeep, "_FILE_BYTES", 0)
-    monkeypatch.setattr(_upkeep, "_LOOK_SECONDS", -1.0)
+    monkeypatch.setattr(_maintenance, "_SEGMENT_BYTES", (4000, 4000))
+    monkeypatch.setattr(_maintenance, "_DEAD_BYTES", 0)
+    monkeypatch.setattr(_maintenance, "_FILE_BYTES", 0)
+    monkeypatch.setattr(_maintenance, "_LOOK_SECONDS", -1.0)
 
 
 def tidy(cache: Memora) -> None:
     """Do what the owner does, until there is nothing left to do."""
-    store, upkeep = store_of(cache), upkeep_of(cache)
+    store, maintenance = store_of(cache), maintenance_of(cache)
     before = None
     while before != (before := [(place.name, place.stat().st_size) for place in _log_of(cache)]):
         store.flush()
-        with store._upkeeping:
-            upkeep.look()
-            upkeep._move_living()
+        with store._maintaining:
+            maintenance.look()
+            maintenance._move_living()
         store.flush()
-        with store._upkeeping:
-            upkeep._clear_away()
+        with store._maintaining:
+            maintenance._clear_away()
 
 
 def _log_of(cache: Memora) -> list[Path]:
@@ -408,7 +409,7 @@ def test_segments_with_nothing_alive_are_deleted(tmp_path: Path, embedder: WordE
 def test_the_living_of_mostly_dead_segments_are_moved(
     tmp_path: Path, embedder: WordEmbedder, monkeypatch: pytest.MonkeyPatch, durability: str
 ) -> None:
-    monkeypatch.setattr(_upkeep, "GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(_maintenance, "GRACE_SECONDS", 0.0)
     settings = QUIET | {"durability": durability, "hot_payload_bytes": 0}
     with (
         opened(tmp_path, embedder, **settings) as cache,
@@ -451,19 +452,19 @@ def test_nothing_is_deleted_that_could_not_be_synced_where_it_was_moved(
     with opened(tmp_path, embedder, **settings) as cache:
         for i in range(100):
             cache.store(f"q{i}" if i % 10 == 0 else f"other {i % 3}", SQL, i)
-        store, upkeep = store_of(cache), upkeep_of(cache)
+        store, maintenance = store_of(cache), maintenance_of(cache)
         store.flush()
-        upkeep.look()
+        maintenance.look()
         hot, files = store._view.hot, store._view.segments
         sources = {files[number].path for number in hot.live if files[number].complete_since}
         with monkeypatch.context() as patch:
             patch.setattr(os, "fsync", refuse)
             with pytest.raises(OSError, match="Input/output error"):
-                upkeep._move_living()
+                maintenance._move_living()
         copied = everything(tmp_path)
-        upkeep._move_living()  # not again and again, while the disk may still refuse
+        maintenance._move_living()  # not again and again, while the disk may still refuse
         assert everything(tmp_path) == copied
-        upkeep._clear_away()
+        maintenance._clear_away()
         assert sources <= set(segments(tmp_path))
 
         tidy(cache)
@@ -512,18 +513,18 @@ def test_the_row_of_what_was_moved_leaves_with_its_entry(
     with opened(tmp_path, embedder, **QUIET) as cache:
         for i in range(100):
             cache.store(f"q{i}" if i % 10 == 0 else f"other {i % 3}", SQL, i)
-        store, upkeep = store_of(cache), upkeep_of(cache)
+        store, maintenance = store_of(cache), maintenance_of(cache)
         old = set(segments(tmp_path))
         store.flush()
         store.flush()  # settled, too
-        with store._upkeeping:
-            upkeep.look()
-            upkeep._move_living()
-            upkeep._clear_away()
+        with store._maintaining:
+            maintenance.look()
+            maintenance._move_living()
+            maintenance._clear_away()
         assert len(old - set(segments(tmp_path))) > 5  # and the table still names them
         if deleted == "before":
             store.maintain(max_entries=2, now=0)
-        with store._upkeeping, store._writing:
+        with store._maintaining, store._writing:
             store._load()  # as after a kill, or having stood still
         if deleted == "after":
             store.maintain(max_entries=2, now=0)
@@ -541,14 +542,14 @@ def test_where_the_log_cannot_be_listed_nobody_is_taken_for_gone(
     with opened(tmp_path, embedder, **QUIET) as cache:
         cache.store("q", SQL, 1)
         store, log = store_of(cache), tmp_path / f"{TABLE}.log"
-        with store._upkeeping:
+        with store._maintaining:
             log.rename(tmp_path / "away")
             with pytest.raises(FileNotFoundError):
-                upkeep_of(cache).look(again=True)
+                maintenance_of(cache).look(again=True)
             (tmp_path / "away").rename(log)
             # Else it would be deleted once nothing lives in it, while this process writes it.
             assert [one.complete_since for one in store._view.segments.values()] == [None]
-            upkeep_of(cache).look(again=True)
+            maintenance_of(cache).look(again=True)
             assert [one.complete_since for one in store._view.segments.values()] == [None]
 
 
@@ -644,7 +645,7 @@ def test_the_limit_is_kept_where_the_owner_only_reads(
 ) -> None:
     settings = {"max_entries": 10, "max_staleness_seconds": 0.02}
     with opened(tmp_path, embedder, **settings) as owner:
-        assert until(lambda: upkeep_of(owner).owner)
+        assert until(lambda: maintenance_of(owner).owner)
         with (
             opened(tmp_path, embedder, **settings) as a,
             opened(tmp_path, embedder, **settings) as b,
@@ -739,11 +740,11 @@ def test_an_owner_that_hangs_holds_up_nobody_else(tmp_path: Path, embedder: Word
         opened(tmp_path, embedder, **QUIET) as cache,
     ):
         store_of(stuck).flush()
-        assert upkeep_of(stuck).acquire()
-        with store_of(stuck)._upkeeping, store_of(stuck)._writing:
+        assert maintenance_of(stuck).acquire()
+        with store_of(stuck)._maintaining, store_of(stuck)._writing:
             assert cache.store("q", SQL, 1) is not None
             store_of(cache).flush()
-            assert not upkeep_of(cache).owner
+            assert not maintenance_of(cache).owner
             assert served(cache, "q") == 1
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from memora import CacheConfig, Memora
 from memora.embedders import FunctionEmbedder
 from memora.errors import ClosedError
-from memora.metrics import BOUNDS, OPERATIONS, UNTIMED, Histogram, Metrics, Vitals, stats_of
+from memora.metrics import BOUNDS, OPERATIONS, UNTIMED, HealthCounters, Histogram, Metrics, stats_of
 from memora.model import Evidence, LookupResult
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def test_a_histogram_takes_constant_memory_and_loses_nothing_between_threads() -
 
 def test_the_error_rate_is_of_the_last_five_minutes() -> None:
     clock = FakeClock()
-    vitals = Vitals(clock=clock)
+    vitals = HealthCounters(clock=clock)
     for _ in range(3):
         vitals.count_store()
     vitals.count_fault("store")
@@ -110,7 +110,7 @@ def test_the_error_rate_is_of_the_last_five_minutes() -> None:
 
 def test_an_error_rate_survives_a_clock_that_goes_back() -> None:
     clock = FakeClock()
-    vitals = Vitals(clock=clock)
+    vitals = HealthCounters(clock=clock)
     vitals.count_fault("store")
     clock.advance(-1000)
     vitals.count_store()
@@ -327,7 +327,7 @@ def test_a_forked_child_begins_at_nothing() -> None:
     metrics.count_store()
     metrics.timings.store(0.1)
     with metrics._lock:  # as another thread of the parent might have had it
-        metrics.renew()
+        metrics.reinit_after_fork()
 
     assert metrics.read().number("stores", "stored") == 0
     assert metrics.read().distribution("store").count == 0

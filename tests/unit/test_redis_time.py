@@ -9,7 +9,7 @@ from memora.errors import StoreError
 
 pytest.importorskip("redis")
 
-from memora.stores.redis._time import Ahead
+from memora.stores.redis._time import ClockOffset
 
 HOUR = 3600.0
 
@@ -22,7 +22,7 @@ class Machine:
         self.server = self.clock.now + HOUR
         self.there = self.back = 0.0  # seconds of the way
         self.asked = 0
-        self.measured = Ahead(self.clock, steady=self.steady)
+        self.measured = ClockOffset(self.clock, steady=self.steady)
 
     def pass_(self, seconds: float) -> None:
         self.clock.advance(seconds)

@@ -19,7 +19,7 @@ from memora import CacheConfig, Memora
 from memora.concurrency.reentry import Inside, alone, busy, inside, outside
 from memora.embedders import FunctionEmbedder
 from memora.errors import ReentryError
-from memora.stores.memtable import HotTable
+from memora.stores.memtable import Memtable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,7 +50,7 @@ def interrupted(
     monkeypatch: pytest.MonkeyPatch, method: str, action: Callable[[], Any]
 ) -> Iterator[list[Any]]:
     """Have the collector run a finalizer when the store first calls a method, under its lock."""
-    original, told = getattr(HotTable, method), list[Any]()
+    original, told = getattr(Memtable, method), list[Any]()
 
     class Garbage:
         def __init__(self) -> None:
@@ -62,7 +62,7 @@ def interrupted(
             except ReentryError as error:
                 told.append(error)
 
-    def collected(self: HotTable, *args: Any, **kwargs: Any) -> Any:
+    def collected(self: Memtable, *args: Any, **kwargs: Any) -> Any:
         if garbage:
             garbage.clear()
             gc.collect()
@@ -70,7 +70,7 @@ def interrupted(
 
     garbage = [Garbage()]
     with monkeypatch.context() as patched:
-        patched.setattr(HotTable, method, collected)
+        patched.setattr(Memtable, method, collected)
         yield told
     assert len(told) == 1
 

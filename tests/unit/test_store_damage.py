@@ -13,7 +13,7 @@ from engine import by_another
 from memora import CacheConfig, Memora
 from memora.errors import StoreError
 from memora.pipeline import Request
-from memora.stores import _journal, _records, _upkeep
+from memora.stores.disk import _journal, _maintenance, _records
 from memora.stores.disk import store as lance_module
 from memora.stores.disk._journal import MAGIC
 from memora.stores.disk.store import LanceStore
@@ -37,7 +37,7 @@ WORDS = ["apple", "bread", "cedar", "delta", "eagle", "fjord"]
 def seldom(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nobody look oftener than asked, so as not to be taken for one who stood still."""
     monkeypatch.setattr(lance_module, "GRACE_SECONDS", 1000.0)
-    monkeypatch.setattr(_upkeep, "_LOOK_SECONDS", -1.0)
+    monkeypatch.setattr(_maintenance, "_LOOK_SECONDS", -1.0)
 
 
 def opened(path: Path, embedder: WordEmbedder, **settings: object) -> Memora:
@@ -61,10 +61,10 @@ def segments(path: Path) -> list[Path]:
 def look(cache: Memora) -> None:
     """Do what the owner does when it looks which segments are complete."""
     store = store_of(cache)
-    with store._upkeeping:
-        assert store._upkeep is not None
-        assert store._upkeep.acquire()
-        store._upkeep.look()
+    with store._maintaining:
+        assert store._maintenance is not None
+        assert store._maintenance.acquire()
+        store._maintenance.look()
 
 
 def place_of(cache: Memora, query: str) -> Place:
@@ -282,15 +282,15 @@ def test_a_long_past_without_its_checkpoint_does_not_come_back(
     monkeypatch: pytest.MonkeyPatch,
     content: bytes | None,
 ) -> None:
-    monkeypatch.setattr(_upkeep, "_SEGMENT_BYTES", (2000, 2000))
+    monkeypatch.setattr(_maintenance, "_SEGMENT_BYTES", (2000, 2000))
     with opened(tmp_path, embedder, max_entries=20) as cache:
         for i in range(100):
             cache.store(f"number {i}", SQL, i)
             if i % 30 == 0:
                 store_of(cache).flush()
-                assert store_of(cache)._upkeep is not None
+                assert store_of(cache)._maintenance is not None
                 look(cache)
-                store_of(cache)._upkeep._clear_away()  # type: ignore[union-attr]
+                store_of(cache)._maintenance._clear_away()  # type: ignore[union-attr]
     checkpoint = log(tmp_path) / "checkpoint.json"
     checkpoint.unlink()
     if content is not None:

@@ -45,7 +45,7 @@ class Shared(MemoryStore):
         self.meanwhile()
         return found
 
-    def glance(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
+    def get_in_memory(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
         if self.dead is None:
             raise ClosedError("closed")
         return None
@@ -117,7 +117,7 @@ def test_what_was_read_is_read_from_ram(store: TieredStore, shared: Shared) -> N
     shared.asked.clear()
 
     assert store.get(one.key, now=2.0) == (one, Content(b"q"))
-    assert store.glance(one.key, now=2.0) == (one, Content(b"q"))
+    assert store.get_in_memory(one.key, now=2.0) == (one, Content(b"q"))
     assert store.peek(one.key, now=2.0) == one
     assert not shared.asked
 
@@ -164,7 +164,7 @@ def test_what_others_do_is_seen_within_the_bound(
     clock.advance(BOUND - 1.001)
     assert read(store, one) == one.id
     clock.advance(0.001)
-    assert store.glance(one.key, now=2.0) is None
+    assert store.get_in_memory(one.key, now=2.0) is None
     assert read(store, one) == after
 
 
@@ -241,8 +241,8 @@ def test_a_put_that_failed_may_have_been_done(store: TieredStore, shared: Shared
 def test_what_has_ended_is_not_served(store: TieredStore) -> None:
     one = held(store, expires_at=10.0, stale_seconds=5.0)
 
-    assert store.glance(one.key, now=14.999) is not None
-    assert store.glance(one.key, now=15.0) is None
+    assert store.get_in_memory(one.key, now=14.999) is not None
+    assert store.get_in_memory(one.key, now=15.0) is None
     assert read(store, one, now=15.0) is None
 
 
@@ -272,7 +272,7 @@ def test_what_left_cannot_be_served_once_it_was_looked_for(
 
     assert [one.entry for one in store.select(Selection(), now=0)] == [stays]
 
-    assert store.glance(gone.key, now=2.0) is None
+    assert store.get_in_memory(gone.key, now=2.0) is None
     shared.asked.clear()
     assert read(store, stays) == stays.id
     assert not shared.asked
@@ -296,7 +296,9 @@ def test_no_more_is_held_than_allowed(shared: Shared, clock: FakeClock) -> None:
     assert read(store, large) == large.id
     shared.asked.clear()
 
-    known = {one.query for one in (first, second, third, large) if store.glance(one.key, now=2.0)}
+    known = {
+        one.query for one in (first, second, third, large) if store.get_in_memory(one.key, now=2.0)
+    }
     assert known == {"first", "third"}
     assert store._bytes == sum(one.bytes for one in store._held.values()) <= 3000
 
@@ -307,7 +309,7 @@ def test_a_closed_store_serves_nothing(store: TieredStore) -> None:
     store.close()
 
     with pytest.raises(ClosedError):
-        store.glance(one.key, now=2.0)
+        store.get_in_memory(one.key, now=2.0)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
@@ -319,7 +321,7 @@ def test_a_fork_in_the_middle_of_a_change_leaves_the_child_at_work(
     with store._lock:  # another thread's, in the child for ever
         child = os.fork()
         if child == 0:
-            os._exit(0 if store.glance(one.key, now=2.0) is None is read(store, one) else 1)
+            os._exit(0 if store.get_in_memory(one.key, now=2.0) is None is read(store, one) else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert read(store, one) == one.id  # here it is still held
 
@@ -331,7 +333,7 @@ def test_optional_parts_are_those_of_the_shared_store(store: TieredStore) -> Non
 class Led(Shared):
     """Has leases."""
 
-    def try_lead(self, key: bytes, /) -> None:
+    def try_lock(self, key: bytes, /) -> None:
         self.asked["lead"] += 1
 
     def refresh(self) -> None:
@@ -345,12 +347,12 @@ def test_who_leads_a_key_sees_what_others_have_stored_under_it(clock: FakeClock)
     one, other = held(store), held(store, "other")
     new = replace(shared, one)
 
-    assert store.try_lead(one.key) is None
+    assert store.try_lock(one.key) is None
     store.refresh()
 
     assert read(store, one) == new
     assert (shared.asked["lead"], shared.asked["refresh"]) == (1, 1)
-    assert store.glance(other.key, now=2.0) is not None
+    assert store.get_in_memory(other.key, now=2.0) is not None
 
 
 def test_a_dead_store_gives_hits_within_the_bound_and_then_misses(clock: FakeClock) -> None:

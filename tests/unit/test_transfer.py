@@ -24,7 +24,7 @@ from memora.errors import (
     TransferError,
 )
 from memora.stores.memory import MemoryStore
-from memora.transfer import Moved, copy_entries
+from memora.transfer import ImportReport, copy_entries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -107,8 +107,8 @@ def test_what_is_exported_is_imported_as_it_was(
 
     imported = other.import_entries(tmp_path / "e.parquet")
 
-    assert exported == Moved(written=5)
-    assert imported == Moved(written=5)
+    assert exported == ImportReport(written=5)
+    assert imported == ImportReport(written=5)
     assert state(other) == state(cache)
     assert other.lookup("total sales in march", SQL).result == {"rows": (1, 2)}
     assert list(tmp_path.iterdir()) == [tmp_path / "e.parquet"]
@@ -129,7 +129,7 @@ def test_a_second_import_changes_nothing(cache: Memora, clock: FakeClock, tmp_pa
     cache.export_entries(tmp_path / "e.parquet")
     before = state(cache)
 
-    assert cache.import_entries(tmp_path / "e.parquet") == Moved(present=5)
+    assert cache.import_entries(tmp_path / "e.parquet") == ImportReport(present=5)
     assert state(cache) == before
 
 
@@ -143,7 +143,7 @@ def test_a_newer_entry_stays_and_an_older_one_is_replaced(clock: FakeClock, tmp_
     other.store("newer here", None, "new")
     source.export_entries(tmp_path / "e.parquet")
 
-    assert other.import_entries(tmp_path / "e.parquet") == Moved(written=1, present=1)
+    assert other.import_entries(tmp_path / "e.parquet") == ImportReport(written=1, present=1)
     assert other.lookup("older here").result == "imported"
     assert other.lookup("newer here").result == "new"
 
@@ -155,11 +155,13 @@ def test_what_has_ended_is_left_out_and_the_stale_is_not(
     clock.advance(99)  # of the two with a TTL one is stale, and the other has slid
     other = open_cache(clock)
 
-    assert other.import_entries(tmp_path / "e.parquet") == Moved(written=5)
+    assert other.import_entries(tmp_path / "e.parquet") == ImportReport(written=5)
     assert other.lookup("sales by region", SQL).is_stale
     clock.advance(20)
-    assert open_cache(clock).import_entries(tmp_path / "e.parquet") == Moved(written=3, expired=2)
-    assert cache.export_entries(tmp_path / "later.parquet") == Moved(written=3)
+    assert open_cache(clock).import_entries(tmp_path / "e.parquet") == ImportReport(
+        written=3, expired=2
+    )
+    assert cache.export_entries(tmp_path / "later.parquet") == ImportReport(written=3)
 
 
 def test_uses_are_not_added_to_those_of_what_is_replaced(clock: FakeClock, tmp_path: Path) -> None:
@@ -184,7 +186,7 @@ def test_the_limits_hold_during_an_import(clock: FakeClock, tmp_path: Path) -> N
 
     moved = other.import_entries(tmp_path / "e.parquet")
 
-    assert moved == Moved(written=100, evicted=90)
+    assert moved == ImportReport(written=100, evicted=90)
     assert [one.query for one in other.entries()] == [f"question {n}" for n in range(90, 100)]
 
 
@@ -208,15 +210,15 @@ def test_progress_is_told_in_batches(clock: FakeClock, tmp_path: Path) -> None:
 def test_an_empty_cache_is_exported_and_imported(clock: FakeClock, tmp_path: Path) -> None:
     cache = open_cache(clock)
     for name in ("e.parquet", "e.jsonl"):
-        assert cache.export_entries(tmp_path / name) == Moved()
-        assert cache.import_entries(tmp_path / name) == Moved()
+        assert cache.export_entries(tmp_path / name) == ImportReport()
+        assert cache.import_entries(tmp_path / name) == ImportReport()
 
 
 def test_large_results_end_a_group_of_rows(
     clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("memora.transfer._parquet._GROUP_BYTES", 1000)
-    monkeypatch.setattr("memora.transfer._arrivals._BATCH_BYTES", 1000)
+    monkeypatch.setattr("memora.transfer._importer._BATCH_BYTES", 1000)
     cache, other = open_cache(clock), open_cache(clock)
     for number in range(10):
         cache.store(f"question {number}", None, "x" * 400)
@@ -224,7 +226,7 @@ def test_large_results_end_a_group_of_rows(
     cache.export_entries(tmp_path / "e.parquet")
 
     assert pq.ParquetFile(tmp_path / "e.parquet").num_row_groups == 4
-    assert other.import_entries(tmp_path / "e.parquet") == Moved(written=10)
+    assert other.import_entries(tmp_path / "e.parquet") == ImportReport(written=10)
 
 
 # Another model
@@ -254,7 +256,7 @@ def test_another_models_file_is_embedded_anew(
     cache.export_entries(tmp_path / "e.parquet")
     other = open_cache(clock, embedder=WordEmbedder(identity="words-2", dimension=32, window=99))
 
-    assert other.import_entries(tmp_path / "e.parquet", reembed=True) == Moved(written=5)
+    assert other.import_entries(tmp_path / "e.parquet", reembed=True) == ImportReport(written=5)
 
     old, new = state(cache), state(other)
     assert {key: (one[0], one[1], one[3:]) for key, one in new.items()} == {
@@ -518,7 +520,7 @@ def test_an_interrupted_import_is_run_again_and_ends_complete(
     embedder.embedded.clear()
     moved = other.import_entries(path)
 
-    assert moved == Moved(written=136, present=64)
+    assert moved == ImportReport(written=136, present=64)
     assert state(other) == state(cache)
     assert not {f"question {n}" for n in range(64)} & set(embedder.embedded)
 
@@ -538,7 +540,7 @@ def test_an_interrupted_reembedding_is_run_again_and_ends_complete(
     store.room = 1000
     moved = copy_entries(source, other._ports, other.config)
 
-    assert moved == Moved(written=141, present=64)
+    assert moved == ImportReport(written=141, present=64)
     old, new = state(cache), state(other)
     assert {key: (one[0], one[1], one[3:]) for key, one in new.items()} == {
         key: (one[0], one[1], one[3:]) for key, one in old.items()
@@ -583,14 +585,14 @@ def test_json_lines_are_readable_and_come_back(clock: FakeClock, tmp_path: Path)
     )
     cache.invalidate("Wo ist München?")
     cache.store("Wo ist München?", {"n": 1, "f": 1.0}, result, {"m": "\ud800"}, ttl=60)
-    assert cache.export_entries(path) == Moved(written=2)
+    assert cache.export_entries(path) == ImportReport(written=2)
 
     lines = [json.loads(line) for line in path.read_bytes().splitlines()]
     assert list(lines[0])[:3] == ["query", "context", "result"]
     assert b'"query": "Wo ist M\xc3\xbcnchen?", "context": {"f": 1.0, "n": 1}' in path.read_bytes()
-    assert other.import_entries(path) == Moved(written=2)
+    assert other.import_entries(path) == ImportReport(written=2)
     assert state(other) == state(cache)
-    assert other.import_entries(path) == Moved(present=2)
+    assert other.import_entries(path) == ImportReport(present=2)
 
 
 class Colour(Enum):

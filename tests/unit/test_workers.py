@@ -17,7 +17,7 @@ import anyio
 import pytest
 from doubles import until
 
-from memora.calls import _workers
+from memora.concurrency import workers as workers_module
 from memora.concurrency.workers import Workers
 from memora.errors import ArgumentError, DeadlineError
 
@@ -203,7 +203,7 @@ def test_an_interrupted_caller_leaves_nothing_waiting(monkeypatch: pytest.Monkey
         raise KeyboardInterrupt
 
     with hung(workers, None):
-        monkeypatch.setattr(_workers, "within", interrupt)
+        monkeypatch.setattr(workers_module, "within", interrupt)
         with pytest.raises(KeyboardInterrupt):
             workers.run(lambda: 1, 20)
         assert not workers._waiting
@@ -290,7 +290,7 @@ def test_a_reporter_that_fails_does_not_end_the_thread() -> None:
 
 
 def test_submitting_never_waits_and_there_is_an_end_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_workers, "_BACKLOG", 3)
+    monkeypatch.setattr(workers_module, "_BACKLOG", 3)
     workers, ran = Workers(1, "test"), []
     with hung(workers, None):
         for n in range(3):
@@ -302,7 +302,7 @@ def test_submitting_never_waits_and_there_is_an_end_to_it(monkeypatch: pytest.Mo
 
 
 def test_idle_threads_end_and_new_ones_are_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_workers, "_IDLE_SECONDS", SOON)
+    monkeypatch.setattr(workers_module, "_IDLE_SECONDS", SOON)
     workers = Workers(1, "test")
     for n in (1, 2, 3):
         found = workers.run(threading.current_thread, 20)
@@ -316,7 +316,7 @@ def test_idle_threads_end_and_new_ones_are_started(monkeypatch: pytest.MonkeyPat
 def test_a_thread_that_is_told_as_it_gives_up_waiting_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_workers, "_IDLE_SECONDS", 0)
+    monkeypatch.setattr(workers_module, "_IDLE_SECONDS", 0)
     workers = Workers(2, "test")
     for n in range(2000):
         assert workers.run(lambda n=n: n, 20) == n
@@ -330,8 +330,8 @@ def test_a_thread_that_is_told_just_as_it_gives_up_takes_the_job() -> None:
         def acquire(self, timeout: float = -1) -> bool:
             return self.answers.pop(0)
 
-    workers, job = Workers(1, "test"), _workers._Job(lambda: 1, 0, None)
-    worker: Any = _workers._Worker(job)  # not idle any more: it has just been given the job
+    workers, job = Workers(1, "test"), workers_module._Job(lambda: 1, 0, None)
+    worker: Any = workers_module._Worker(job)  # not idle any more: it has just been given the job
     worker.told = Told()
 
     assert workers._more(worker) is job
@@ -340,7 +340,7 @@ def test_a_thread_that_is_told_just_as_it_gives_up_takes_the_job() -> None:
 
 def test_a_thread_of_the_parent_ends_in_the_child() -> None:
     workers, told = Workers(1, "test"), []
-    worker = _workers._Worker(_workers._Job(lambda: 1, 0, lambda: told.append(1)))
+    worker = workers_module._Worker(workers_module._Job(lambda: 1, 0, lambda: told.append(1)))
     workers._work(worker)  # a fork has emptied the crew
 
     assert not told

@@ -41,7 +41,7 @@ from memora.calls._binding import (
 )
 from memora.calls._engine import Computation
 from memora.calls._streams import arelay, recording_of, relay
-from memora.concurrency.fork import renew_after_fork
+from memora.concurrency.fork import register_for_reinit
 from memora.context import canonical_context
 from memora.errors import ArgumentError, ClosedError, ContextError
 
@@ -161,10 +161,10 @@ class Plan:
             self.computing["single_flight"] = False
         self.looking = behaviour.of("similarity_threshold", "max_age")
         self.storing = behaviour.of(*life)
-        renew_after_fork(self)
+        register_for_reinit(self)
         self.forget()
 
-    def renew(self) -> None:
+    def reinit_after_fork(self) -> None:
         """Create a new lock, as another thread may have held the old one at a fork.
 
         Reentrant, as a signal handler may call the function at any time.

@@ -79,7 +79,7 @@ def open_without_model(config: CacheConfig) -> Memora:
 def open_to_look(config: CacheConfig) -> tuple[Store, Embedder]:
     """Open an existing store to observe it, without its vectors or effects on other processes.
 
-    An observer must not take over the upkeep of the table from processes with its real limits.
+    An observer must not take over the maintenance of the table from processes with its real limits.
     """
     return open_stored(config.model_copy(update={"hot_index": "off"}), keep=False)
 

@@ -26,7 +26,7 @@ from memora.cli.common import (
 from memora.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from memora.transfer import Moved
+    from memora.transfer import ImportReport
 
 SkipErrors = Annotated[bool, typer.Option("--skip-errors", help="Skip and count broken entries.")]
 MaxEntries = Annotated[
@@ -135,7 +135,7 @@ def _check_db(db: str) -> None:
         raise ArgumentError("--db memory:// ends with this process; name a directory")
 
 
-def _report(verb: str, moved: Moved, *, as_json: bool) -> None:
+def _report(verb: str, moved: ImportReport, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(asdict(moved)))
         return

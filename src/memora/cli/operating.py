@@ -158,7 +158,7 @@ def _probed(config: CacheConfig, timeout: float) -> dict[str, Any]:
         return _unhealthy("embedding", fault, time.perf_counter() - started)
     started = time.perf_counter()
     try:
-        # A probe evicts nothing, creates nothing, takes over no upkeep, builds no graph.
+        # A probe evicts nothing, creates nothing, takes over no maintenance, builds no graph.
         probing = config.model_copy(
             update={"max_entries": None, "max_bytes": None, "hot_index": "off"}
         )

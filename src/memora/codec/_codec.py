@@ -27,7 +27,7 @@ from memora.codec._types import (
     source_of_function,
     sources_of_class,
 )
-from memora.concurrency.fork import renew_after_fork
+from memora.concurrency.fork import register_for_reinit
 from memora.errors import ArgumentError, CorruptEntryError, MemoraError, SerializationError
 
 if TYPE_CHECKING:
@@ -75,10 +75,10 @@ class Codec:
         self._by_type: dict[type, Kind] = {}
         self._by_name: dict[str, tuple[type, Kind]] = {}
         self._sources: list[tuple[Source, bool]] = []  # and whether non-data classes count
-        renew_after_fork(self)
+        register_for_reinit(self)
 
-    def renew(self) -> None:
-        """See `Renewable`."""
+    def reinit_after_fork(self) -> None:
+        """See `ReinitAfterFork`."""
         self._lock = threading.RLock()  # guards the sources; reentrant for nested registrations
 
     def register(

@@ -46,10 +46,10 @@ class Kind:
     types: tuple[type, ...]
     """Exact types; subclasses do not match."""
 
-    apart: Callable[[Any], Iterable[Any]]
+    to_parts: Callable[[Any], Iterable[Any]]
     """Split a value into parts, each of any kind."""
 
-    together: Callable[..., Any]
+    from_parts: Callable[..., Any]
     """Rebuild the value, with the parts as arguments."""
 
     where: Callable[[Any, int], str] = nowhere

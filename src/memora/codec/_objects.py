@@ -37,76 +37,78 @@ def kind_of_class(
 
 
 def _flag(cls: Any, name: str) -> Kind:
-    def apart(member: Any) -> list[Any]:
+    def to_parts(member: Any) -> list[Any]:
         if member.value.bit_length() > _MOST_FLAG_BITS:
             raise UnsupportedError(f"a flag has more than {_MOST_FLAG_BITS:,} bits")
         return [member.value]
 
-    def together(value: int) -> Any:
+    def from_parts(value: int) -> Any:
         # Enum decomposes a flag bit by bit, in quadratic time, and caches the result.
         if value.bit_length() > _MOST_FLAG_BITS:
             raise ValueError("not a value of this flag")
         return cls(value)
 
-    return Kind(name, (cls,), apart, together)  # by value, as a combination of members has no name
+    return Kind(
+        name, (cls,), to_parts, from_parts
+    )  # by value, as a combination of members has no name
 
 
 def _enum(cls: Any, name: str) -> Kind:
-    def apart(member: Any) -> list[str]:
+    def to_parts(member: Any) -> list[str]:
         if cls.__members__.get(member.name) is not member:
             raise UnsupportedError(
                 f"{cls.__qualname__} has no such member, but made one up; store its value"
             )
         return [member.name]
 
-    return Kind(name, (cls,), apart, lambda key: cls[key])
+    return Kind(name, (cls,), to_parts, lambda key: cls[key])
 
 
 def _named_tuple(cls: Any, name: str) -> Kind:
-    def apart(value: Any) -> Any:
+    def to_parts(value: Any) -> Any:
         if getattr(value, "__dict__", None):
             raise UnsupportedError("a named tuple with attributes needs encode= and decode=")
         return value
 
-    return Kind(name, (cls,), apart, lambda *parts: cls._make(parts), at_index)
+    return Kind(name, (cls,), to_parts, lambda *parts: cls._make(parts), at_index)
 
 
 def _pydantic(cls: Any, name: str) -> Kind:
-    def together(state: Any) -> Any:
+    def from_parts(state: Any) -> Any:
         model = cls.__new__(cls)
         model.__setstate__(state)
         return model
 
-    return Kind(name, (cls,), lambda model: [model.__getstate__()], together, in_attributes)
+    return Kind(name, (cls,), lambda model: [model.__getstate__()], from_parts, in_attributes)
 
 
 def _struct(cls: Any, name: str) -> Kind:
     unset = sys.modules["msgspec"].UNSET
     fields = cls.__struct_fields__
 
-    def apart(struct: Any) -> tuple[Any, Any]:
+    def to_parts(struct: Any) -> tuple[Any, Any]:
         given = {field: getattr(struct, field) for field in fields}
         filled = {field: value for field, value in given.items() if value is not unset}
         return filled, getattr(struct, "__dict__", {})
 
-    def together(filled: dict[str, Any], attributes: dict[str, Any]) -> Any:
+    def from_parts(filled: dict[str, Any], attributes: dict[str, Any]) -> Any:
         # As msgspec's copying and pickling do: a struct cannot be made without its __init__.
         value = cls(**{field: filled.get(field, unset) for field in fields})
         if attributes:
             vars(value).update(attributes)
         return value
 
-    return Kind(name, (cls,), apart, together, in_attributes)
+    return Kind(name, (cls,), to_parts, from_parts, in_attributes)
 
 
 def _plain(cls: Any, name: str) -> Kind:
     slots = _slots(cls)
 
-    def apart(value: Any) -> tuple[Any, Any]:
+    def to_parts(value: Any) -> tuple[Any, Any]:
         filled = {slot: getattr(value, slot) for slot in slots if hasattr(value, slot)}
         return getattr(value, "__dict__", {}), filled
 
-    def together(attributes: dict[str, Any], filled: dict[str, Any]) -> Any:
+    def from_parts(attributes: dict[str, Any], filled: dict[str, Any]) -> Any:
         value = object.__new__(cls)
         if attributes:
             vars(value).update(attributes)
@@ -115,7 +117,7 @@ def _plain(cls: Any, name: str) -> Kind:
                 object.__setattr__(value, slot, filled[slot])
         return value
 
-    return Kind(name, (cls,), apart, together, in_attributes)
+    return Kind(name, (cls,), to_parts, from_parts, in_attributes)
 
 
 def _opaque(cls: Any, _name: str) -> Kind:

@@ -46,7 +46,7 @@ def same(  # noqa: PLR0911 - a table of types
         return False
     if kind.same is not None:
         return kind.same(one, other)
-    return _all_same(kind_of, tuple(kind.apart(one)), tuple(kind.apart(other)))
+    return _all_same(kind_of, tuple(kind.to_parts(one)), tuple(kind.to_parts(other)))
 
 
 def _all_same(

@@ -132,7 +132,7 @@ class Writer:
 def _parts(kind: Kind, value: Any) -> tuple[Any, ...]:
     try:
         with contained:
-            return tuple(kind.apart(value))
+            return tuple(kind.to_parts(value))
     except (UnsupportedError, MemoryError, RecursionError):
         raise
     except Exception as error:  # a library or the application's function may raise anything
@@ -179,7 +179,7 @@ class Reader:
         kind, parts = self._kind_named(tag[0]), self._values(tag[1:])
         if kind.size is not None:
             self._take(kind.size(*parts))
-        return kind.together(*parts)
+        return kind.from_parts(*parts)
 
     def _take(self, size: int) -> None:
         self._left -= size

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Literal
 
 from memora._durations import seconds
-from memora.concurrency.fork import renew_after_fork
+from memora.concurrency.fork import register_for_reinit
 from memora.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -46,10 +46,10 @@ class Breaker:
         self._clock = clock
         self._failed = 0  # in a row
         self._opened: float | None = None
-        renew_after_fork(self)
+        register_for_reinit(self)
 
-    def renew(self) -> None:
-        """See `Renewable`."""
+    def reinit_after_fork(self) -> None:
+        """See `ReinitAfterFork`."""
         self._lock = threading.RLock()  # reentrant, as a signal handler may check the health
         self._probed: float | None = None  # start of the probe; after a fork, it is the parent's
 

@@ -1,7 +1,8 @@
-"""Lanes, which implement waiting for the core: in a thread, or in a task of an event loop.
+"""Executors implement waiting for the core, in a thread or in a task of an event loop.
 
-The core is written once, as coroutines that take a lane. A `ThreadLane` never suspends them, so a
-sync method drives them to their end; with a `TaskLane` they wait without blocking the event loop.
+The core is written once, as coroutines that take an executor. A `ThreadExecutor` never suspends
+them, so a sync method drives them to their end; with a `TaskExecutor` they wait without blocking
+the event loop.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_GLANCE_BYTES = 64 * 1024  # decoded within microseconds, so allowed in the event loop's thread
+_IN_MEMORY_BYTES = 64 * 1024  # decoded within microseconds, so allowed in the event loop's thread
 
 
-class Lane(Protocol):
+class Executor(Protocol):
     """The operations of the core that wait, for threads or for tasks."""
 
     @property
-    def glance_bytes(self) -> float:
+    def in_memory_bytes(self) -> float:
         """The largest payload that may be decoded in the caller's thread."""
         ...
 
@@ -65,10 +66,10 @@ class Lane(Protocol):
         ...
 
 
-class ThreadLane:
-    """The lane of threads; none of its coroutines suspends."""
+class ThreadExecutor:
+    """The executor of threads; none of its coroutines suspends."""
 
-    glance_bytes = float("inf")
+    in_memory_bytes = float("inf")
 
     def __init__(self, workers: Workers, background: Workers, flights: Flights) -> None:
         # Two pools, because background jobs wait for workers.
@@ -98,17 +99,17 @@ class ThreadLane:
 
     async def sleep(self, seconds: float, /) -> None:
         """Block this thread."""
-        time.sleep(seconds)  # noqa: ASYNC251 - nothing else runs in this lane
+        time.sleep(seconds)  # noqa: ASYNC251 - nothing else runs in this executor
 
     def spawn(self, job: Callable[[], Coroutine[Any, Any, None]], /) -> None:
         """Run a job in a background worker."""
         self._background.submit(lambda: drive(job()))
 
 
-class TaskLane:
-    """The lane of tasks, on asyncio or Trio."""
+class TaskExecutor:
+    """The executor of tasks, on asyncio or Trio."""
 
-    glance_bytes = float(_GLANCE_BYTES)
+    in_memory_bytes = float(_IN_MEMORY_BYTES)
 
     def __init__(self, workers: Workers, patient: Workers, flights: Flights) -> None:
         # Two pools, so that functions without a deadline do not wait for hung ones.
@@ -154,52 +155,52 @@ class TaskLane:
 
 
 class Budget:
-    """A lane for one call, with one time limit for all its waiting for the cache.
+    """An executor for one call, with one time limit for all its waiting for the cache.
 
     Args:
-        lane: The lane that does the work.
+        executor: The executor that does the work.
         seconds: Total time for functions that have a deadline; None is unlimited.
     """
 
-    def __init__(self, lane: Lane, seconds: float | None) -> None:
-        self._lane = lane
+    def __init__(self, executor: Executor, seconds: float | None) -> None:
+        self._executor = executor
         self._left = inf if seconds is None else seconds
 
     @property
-    def glance_bytes(self) -> float:
-        """The lane's limit."""
-        return self._lane.glance_bytes
+    def in_memory_bytes(self) -> float:
+        """The executor's limit."""
+        return self._executor.in_memory_bytes
 
     async def run(self, function: Callable[[], T], /, *, timeout: float | None) -> T:
         """Run a function within the remaining time."""
         if timeout is None:
-            return await self._lane.run(function, timeout=None)
+            return await self._executor.run(function, timeout=None)
         with self._spending():
-            return await self._lane.run(function, timeout=self._within(timeout))
+            return await self._executor.run(function, timeout=self._within(timeout))
 
     async def finish(self, function: Callable[[], object], /, *, timeout: float | None) -> None:
         """Run a function even if the caller is cancelled; wait only for the remaining time."""
         if timeout is None:
-            return await self._lane.finish(function, timeout=None)
+            return await self._executor.finish(function, timeout=None)
         with self._spending():
             # Also if no time is left: other processes wait for it.
-            return await self._lane.finish(function, timeout=min(timeout, max(self._left, 0.0)))
+            return await self._executor.finish(function, timeout=min(timeout, max(self._left, 0.0)))
 
     async def call(self, compute: Callable[[], Any], /) -> Any:
         """Call the application's function, without a limit."""
-        return await self._lane.call(compute)
+        return await self._executor.call(compute)
 
     def claim(self, key: bytes, /, *, timeout: float | None) -> AbstractAsyncContextManager[Flight]:
         """Claim a key."""
-        return self._lane.claim(key, timeout=timeout)
+        return self._executor.claim(key, timeout=timeout)
 
     async def sleep(self, seconds: float, /) -> None:
         """Wait for another leader's computation, which does not count as waiting for the cache."""
-        await self._lane.sleep(seconds)
+        await self._executor.sleep(seconds)
 
     def spawn(self, job: Callable[[], Coroutine[Any, Any, None]], /) -> None:
         """Run a job in the background."""
-        self._lane.spawn(job)
+        self._executor.spawn(job)
 
     @contextmanager
     def free(self) -> Iterator[None]:

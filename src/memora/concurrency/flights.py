@@ -23,7 +23,7 @@ import filelock
 
 from memora._files import file_mode, make_folder
 from memora.concurrency.bridge import alarm, within
-from memora.concurrency.fork import renew_after_fork
+from memora.concurrency.fork import register_for_reinit
 from memora.concurrency.reentry import inside
 
 if TYPE_CHECKING:
@@ -98,10 +98,10 @@ class Flights:
     """
 
     def __init__(self) -> None:
-        renew_after_fork(self)
+        register_for_reinit(self)
 
-    def renew(self) -> None:
-        """See `Renewable`."""
+    def reinit_after_fork(self) -> None:
+        """See `ReinitAfterFork`."""
         self._lock = threading.Lock()  # guards the queues
         self._queues: dict[bytes, _Queue] = {}
         # Claims abandoned without landing, until they are removed under the lock. Abandoning does
@@ -320,10 +320,10 @@ class FileFlights:
             with suppress(OSError):
                 if (lease := _take(path, _nothing)) is not None:
                     lease.release()
-        renew_after_fork(self)
+        register_for_reinit(self)
 
-    def renew(self) -> None:
-        """See `Renewable`."""
+    def reinit_after_fork(self) -> None:
+        """See `ReinitAfterFork`."""
         # Guards the attributes below. Reentrant, as the garbage collector may end a leader's block,
         # and so release its lease, at any time.
         self._lock = threading.RLock()
@@ -332,7 +332,7 @@ class FileFlights:
         self._thread: threading.Thread | None = None
         self._wake: SimpleQueue[None] = SimpleQueue()
 
-    def try_lead(self, key: bytes) -> Lease | None:
+    def try_lock(self, key: bytes) -> Lease | None:
         """Acquire the lease of a key; None if another process leads. Retry after `delays()`.
 
         After getting a lease, look for the value once more: another process may have led and landed
@@ -372,7 +372,7 @@ class FileFlights:
         with self._lock:
             self._held[lease.path] = lease
             if self._thread is None:
-                thread = threading.Thread(target=self._renew_all, name="memora-lease", daemon=True)
+                thread = threading.Thread(target=self._reinit_all, name="memora-lease", daemon=True)
                 with suppress(RuntimeError):  # no more threads: another process may compute it too
                     thread.start()
                     self._thread = thread
@@ -383,7 +383,7 @@ class FileFlights:
                 del self._held[lease.path]
 
     @inside
-    def _renew_all(self) -> None:
+    def _reinit_all(self) -> None:
         """Renew the held leases, until none is left."""
         while True:
             with suppress(Empty):

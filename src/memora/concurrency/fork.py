@@ -11,16 +11,16 @@ import weakref
 from typing import Protocol, runtime_checkable
 
 
-class Renewable(Protocol):
+class ReinitAfterFork(Protocol):
     """An object with parts that belong to one process."""
 
-    def renew(self) -> None:
+    def reinit_after_fork(self) -> None:
         """Create those parts: at construction, and in every forked child."""
         ...
 
 
 @runtime_checkable
-class Holdable(Renewable, Protocol):
+class Holdable(ReinitAfterFork, Protocol):
     """An object with state that must be consistent when a fork copies it."""
 
     def hold(self, timeout: float, /) -> bool:
@@ -33,16 +33,16 @@ class Holdable(Renewable, Protocol):
 
 
 _HOLD_SECONDS = 1.0
-_living: weakref.WeakSet[Renewable] = weakref.WeakSet()
+_living: weakref.WeakSet[ReinitAfterFork] = weakref.WeakSet()
 _held: list[Holdable] = []  # for the current fork
 
 
-def renew_after_fork(owner: Renewable, /) -> None:
-    """Call `owner.renew()` now, and in every forked child while the owner lives.
+def register_for_reinit(owner: ReinitAfterFork, /) -> None:
+    """Call `owner.reinit_after_fork()` now, and in every forked child while the owner lives.
 
     A `Holdable` owner is also held during each fork.
     """
-    owner.renew()
+    owner.reinit_after_fork()
     _living.add(owner)
 
 
@@ -57,11 +57,11 @@ def _release_all() -> None:
         _held.pop().release()
 
 
-def _renew_all() -> None:
-    _held.clear()  # `renew` recreates their locks
+def _reinit_all() -> None:
+    _held.clear()  # `reinit_after_fork` recreates their locks
     for owner in list(_living):
-        owner.renew()
+        owner.reinit_after_fork()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(before=_hold_all, after_in_parent=_release_all, after_in_child=_renew_all)
+    os.register_at_fork(before=_hold_all, after_in_parent=_release_all, after_in_child=_reinit_all)

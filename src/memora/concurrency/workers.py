@@ -11,7 +11,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from memora.concurrency.bridge import alarm, within
-from memora.concurrency.fork import renew_after_fork
+from memora.concurrency.fork import register_for_reinit
 from memora.concurrency.reentry import inside, outside
 from memora.errors import ArgumentError, DeadlineError
 
@@ -90,10 +90,10 @@ class Workers:
             raise ArgumentError(f"limit must be an integer of 1 or more, got {limit!r}")
         self._limit, self._name, self._report = limit, name, report
         self._closed = False
-        renew_after_fork(self)
+        register_for_reinit(self)
 
-    def renew(self) -> None:
-        """See `Renewable`."""
+    def reinit_after_fork(self) -> None:
+        """See `ReinitAfterFork`."""
         # Guards the attributes below. Reentrant, as a signal handler may check the health.
         self._lock = threading.RLock()
         self._crew: set[_Worker] = set()

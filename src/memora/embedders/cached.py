@@ -12,7 +12,7 @@ import numpy as np
 from cachetools import LRUCache
 
 from memora._characters import embeddable
-from memora.concurrency.fork import renew_after_fork
+from memora.concurrency.fork import register_for_reinit
 from memora.concurrency.reentry import outside
 from memora.errors import ConfigError, DimensionMismatchError, EmbedderError
 
@@ -59,9 +59,9 @@ class CachedEmbedder:
         self._recent = LRUCache["str | bytes", "Vector | None"](size)
         self._timer, self._warmed = timer, warmed
         self._warm = not hasattr(inner, "warm_up")
-        renew_after_fork(self)
+        register_for_reinit(self)
 
-    def renew(self) -> None:
+    def reinit_after_fork(self) -> None:
         """Create the locks."""
         # Reading an LRU cache moves entries, so it needs the lock. The model runs outside the lock:
         # two threads may embed the same text at the same time, but neither waits for the other.

@@ -22,7 +22,7 @@ import numpy as np
 
 from memora._faults import contained
 from memora._onnxruntime import import_onnxruntime
-from memora.concurrency.fork import renew_after_fork
+from memora.concurrency.fork import register_for_reinit
 from memora.embedders._unit import unit_vectors
 from memora.embedders._window import longest, may_fit, squeezed
 from memora.errors import ConfigError, EmbedderError, MemoraError
@@ -120,11 +120,11 @@ class OnnxEmbedder:
         name = name or directory.resolve().name
         self._identity = f"{name}:onnx:sha256={digest or _digest(self._layout)}"
         self._runtime: _Runtime | None = None
-        renew_after_fork(self)
+        register_for_reinit(self)
         if digest is None:
             self._loaded()
 
-    def renew(self) -> None:
+    def reinit_after_fork(self) -> None:
         """Create the locks."""
         self._lock = threading.Lock()  # many threads may call the first `embed`
         self._sharing = threading.Lock()  # held while a batch uses several threads

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from memora._faults import contained
-from memora.concurrency.fork import renew_after_fork
+from memora.concurrency.fork import register_for_reinit
 from memora.embedders._unit import unit_vectors
 from memora.embedders._window import MOST_CHARACTERS, may_fit
 from memora.errors import EmbedderError, MissingExtraError
@@ -49,9 +49,9 @@ class SentenceTransformersEmbedder:
         # A directory's location does not matter; a hub model's name contains a slash.
         name = Path(model_name).resolve().name if Path(model_name).is_dir() else model_name
         self._identity = f"{name}:sentence-transformers:sha256={_digest(self._model)}"
-        renew_after_fork(self)
+        register_for_reinit(self)
 
-    def renew(self) -> None:
+    def reinit_after_fork(self) -> None:
         """Create the lock."""
         # A fast tokenizer cannot be used by two threads at once ("Already borrowed"), and torch
         # uses all cores for one call anyway.

@@ -1,6 +1,6 @@
 """Store in the RAM of one process, for `memory://`; the reference for every other store.
 
-A `HotTable` holds the entries and their vectors; a dictionary beside it holds the encoded payloads
+A `Memtable` holds the entries and their vectors; a dictionary beside it holds the encoded payloads
 by slot. There are no files and no threads. Processes do not see each other: a forked child has its
 own copy. Everything is lost when the process ends, so a crash leaves nothing behind.
 
@@ -21,9 +21,9 @@ import threading
 from math import inf
 from typing import TYPE_CHECKING
 
-from memora.concurrency.fork import renew_after_fork
+from memora.concurrency.fork import register_for_reinit
 from memora.model import Match, Measures
-from memora.stores.memtable import HotTable, Place
+from memora.stores.memtable import Memtable, Place
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -61,11 +61,11 @@ class MemoryStore:
         graph: GraphType = "int8",
         policy: EvictionPolicy | None = None,
     ) -> None:
-        self._hot = HotTable(dimension, graph=graph)
+        self._hot = Memtable(dimension, graph=graph)
         self._hot.follow_policy(policy)
         self._contents: dict[int, Content] = {}  # by slot
         self._stamp = self._payload_bytes = 0
-        renew_after_fork(self)
+        register_for_reinit(self)
 
     def hold(self, timeout: float, /) -> bool:
         return self._lock.acquire(timeout=timeout)
@@ -73,7 +73,7 @@ class MemoryStore:
     def release(self) -> None:
         self._lock.release()
 
-    def renew(self) -> None:
+    def reinit_after_fork(self) -> None:
         self._lock = threading.Lock()  # guards everything else here; no call does I/O under it
         self._evicted = self._ended = 0  # counts of this process
 
@@ -82,7 +82,7 @@ class MemoryStore:
             slot = self._hot.find(key, now)
             return None if slot is None else (self._hot.entry(slot), self._contents[slot])
 
-    def glance(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
+    def get_in_memory(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
         return self.get(key, now=now)
 
     def peek(self, key: bytes, /, *, now: float) -> Entry | None:

@@ -79,7 +79,7 @@ class _Home:
     entries: int = 0
 
 
-class HotTable:
+class Memtable:
     """The newest entry of every key, by slot: a small number that is reused.
 
     Not thread-safe; guarded by the lock of the store that owns it.

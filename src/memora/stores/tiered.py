@@ -1,9 +1,10 @@
 """Local tier: exact hits from the RAM of this process, in front of a store shared by processes.
 
-Only `get`, `glance` and `peek` are answered here, only with entries that the shared store confirmed
-recently, and never with a miss. Changes by other processes are therefore seen within that time,
-even while the shared store cannot be reached. An entry is confirmed when it is read from the shared
-store. A shared store that reports changes (`WatchedStore`) confirms all other entries at once.
+Only `get`, `get_in_memory` and `peek` are answered here, only with entries that the shared store
+confirmed recently, and never with a miss. Changes by other processes are therefore seen within that
+time, even while the shared store cannot be reached. An entry is confirmed when it is read from the
+shared store. A shared store that reports changes (`WatchedStore`) confirms all other entries at
+once.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from memora._faults import contained
-from memora.concurrency.fork import renew_after_fork
+from memora.concurrency.fork import register_for_reinit
 from memora.concurrency.reentry import inside
 from memora.protocols import IndexedStore, MeasuredStore, SharedStore, WatchedStore
 
@@ -76,19 +77,19 @@ class TieredStore:
         self._max_bytes, self._staleness = max_bytes, max_staleness_seconds
         # Optional methods of stores, offered only if the shared store has them.
         if isinstance(shared, SharedStore):
-            self.try_lead, self.refresh = self._try_lead, shared.refresh
+            self.try_lock, self.refresh = self._try_lock, shared.refresh
         if isinstance(shared, IndexedStore):
             self.create_index, self.index_stats = shared.create_index, shared.index_stats
         if isinstance(shared, MeasuredStore):
             self.measure = shared.measure
-        renew_after_fork(self)
+        register_for_reinit(self)
 
     @property
     def shared(self) -> Store:
         """The store shared by processes."""
         return self._shared
 
-    def renew(self) -> None:
+    def reinit_after_fork(self) -> None:
         """Drop everything: a fork may copy what another thread was just changing."""
         self._lock = threading.Lock()  # guards the following; no call does I/O under it
         self._held: OrderedDict[bytes, _Held] = OrderedDict()  # by key, the last used last
@@ -111,8 +112,8 @@ class TieredStore:
         self._begin_following()
         return found
 
-    def glance(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
-        return self._get(key, now) or self._shared.glance(key, now=now)
+    def get_in_memory(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
+        return self._get(key, now) or self._shared.get_in_memory(key, now=now)
 
     def peek(self, key: bytes, /, *, now: float) -> Entry | None:
         here = self._get(key, now)
@@ -202,11 +203,11 @@ class TieredStore:
             self._confirmed = asked
         return True
 
-    def _try_lead(self, key: bytes, /) -> Lease | None:
+    def _try_lock(self, key: bytes, /) -> Lease | None:
         # A leader looks again for results that others have stored meanwhile, so its key is dropped
         # here. If `refresh` dropped all entries instead, each miss would empty this tier.
         with self._changing(keys=[key]):
-            return self._shared.try_lead(key)  # type: ignore[attr-defined,no-any-return]
+            return self._shared.try_lock(key)  # type: ignore[attr-defined,no-any-return]
 
     def _get(self, key: bytes, now: float) -> tuple[Entry, Content] | None:
         with self._lock:

@@ -33,11 +33,11 @@ from memora.judge import Judge
 from memora.pipeline import Ports
 from memora.selection import Selection
 from memora.stores import local_path, open_store, open_stored
-from memora.transfer._arrivals import (
-    Arrival,
-    Broken,
-    Carrier,
-    Moved,
+from memora.transfer._importer import (
+    Importer,
+    ImportReport,
+    ImportRow,
+    InvalidRow,
     Problem,
     Problems,
     Progress,
@@ -55,8 +55,8 @@ if TYPE_CHECKING:
     from memora.transfer._parquet import ParquetSink, ParquetSource
 
 __all__ = [
+    "ImportReport",
     "Item",
-    "Moved",
     "Progress",
     "copy_entries",
     "export_entries",
@@ -81,7 +81,7 @@ def export_entries(
     *,
     skip_errors: bool = False,
     progress: Progress | None = None,
-) -> Moved:
+) -> ImportReport:
     """Write the live entries to a file, which appears only when it is complete.
 
     Args:
@@ -110,14 +110,14 @@ def export_entries(
                 if found is not None and found[0].id == holding.entry.id:
                     sink.write(holding, found[1], found[2])
                     written += 1
-            except (Broken, CorruptEntryError, SerializationError) as error:
+            except (InvalidRow, CorruptEntryError, SerializationError) as error:
                 entry = holding.entry
                 problems.note(Problem(f"entry {entry.id} ({entry.query[:80]!r})", str(error)))
                 if not skip_errors:
                     raise problems.refuse(str(path), _NOTHING_WRITTEN) from error
             if progress is not None:
                 progress(done, len(holdings))
-    return Moved(written=written, broken=problems.count, problems=tuple(problems.first))
+    return ImportReport(written=written, broken=problems.count, problems=tuple(problems.first))
 
 
 def import_entries(  # noqa: PLR0913 - each is a choice of the caller's
@@ -128,7 +128,7 @@ def import_entries(  # noqa: PLR0913 - each is a choice of the caller's
     skip_errors: bool = False,
     reembed: bool = False,
     progress: Progress | None = None,
-) -> Moved:
+) -> ImportReport:
     """Import the entries of a file into a cache with their ids, times and uses.
 
     An entry is skipped if the cache has the same one, or a newer one of the same query and context;
@@ -163,7 +163,7 @@ def import_entries(  # noqa: PLR0913 - each is a choice of the caller's
         )
     else:
         source = LineSource(path, ItemReader(ports, config))
-    carrier = Carrier(ports, config, embeds=reembed or form == "jsonl", progress=progress)
+    carrier = Importer(ports, config, embeds=reembed or form == "jsonl", progress=progress)
     with source:
         if not skip_errors:
             validated(source, outcome=_NOTHING_IMPORTED)
@@ -178,7 +178,7 @@ def warm(
     items: Iterable[Item] | str | os.PathLike[str],
     *,
     progress: Progress | None = None,
-) -> Moved:
+) -> ImportReport:
     """Store known answers, embedded in batches.
 
     A file or a sequence is checked completely before its first item is stored. An iterator can be
@@ -198,7 +198,7 @@ def warm(
         MemoraError: The store or the model failed.
     """
     reader = ItemReader(ports, config)
-    carrier = Carrier(ports, config, embeds=True, progress=progress)
+    carrier = Importer(ports, config, embeds=True, progress=progress)
     if isinstance(items, (str, os.PathLike)):
         path = _as_path(items)
         if _format(path) != "jsonl":
@@ -223,7 +223,7 @@ def reembed(
     *,
     embedder: Embedder | None = None,
     progress: Progress | None = None,
-) -> Moved:
+) -> ImportReport:
     """Copy all entries of one table to another one, for another embedding model.
 
     The source is not changed, and needs no model. Run this again after an interruption, or to copy
@@ -269,7 +269,7 @@ def reembed(
 
 def copy_entries(
     source: StoreReader, ports: Ports, config: CacheConfig, *, progress: Progress | None = None
-) -> Moved:
+) -> ImportReport:
     """Copy the live entries of a store to a cache, embedded by the cache's model.
 
     Args:
@@ -285,18 +285,18 @@ def copy_entries(
     if source is ports.store:
         raise ArgumentError("a store cannot be copied to itself")
     holdings = source.select(Selection(), now=ports.clock())
-    carrier = Carrier(ports, config, embeds=True, progress=progress)
+    carrier = Importer(ports, config, embeds=True, progress=progress)
     arrivals = _fetched(source, holdings, ports)
     return carrier.carry(arrivals, name="reembed", total=len(holdings), strict=True)
 
 
 def _fetched(
     source: StoreReader, holdings: Sequence[Holding], ports: Ports
-) -> Iterator[Arrival | Problem]:
+) -> Iterator[ImportRow | Problem]:
     for holding in holdings:
         found = source.fetch(holding.entry.key, now=ports.clock())
         if found is not None:  # otherwise it was removed in the meantime
-            yield Arrival(
+            yield ImportRow(
                 entry=found[0],
                 content=found[1],
                 uses=holding.uses,

@@ -18,7 +18,7 @@ from memora.context import canonical_context
 from memora.errors import MemoraError, SerializationError, TransferError
 from memora.model import Content
 from memora.pipeline import Request, encode, new_entry
-from memora.transfer._arrivals import Arrival, Broken, Problem, recorded_entry
+from memora.transfer._importer import ImportRow, InvalidRow, Problem, recorded_entry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -61,14 +61,14 @@ class ItemReader:
         self._config = config
         self.largest = largest_payload(config)
 
-    def read(self, item: Any, place: str) -> Arrival | Problem:
+    def read(self, item: Any, place: str) -> ImportRow | Problem:
         """Return the arrival of an item, or the problem with it."""
         try:
             return self._arrival(fields_of(item, (*STORED_WITH, *_RECORDED)))
-        except (Broken, MemoraError) as error:
+        except (InvalidRow, MemoraError) as error:
             return Problem(place, str(error))
 
-    def _arrival(self, fields: Mapping[str, Any]) -> Arrival:
+    def _arrival(self, fields: Mapping[str, Any]) -> ImportRow:
         request = Request.of(fields["query"], fields.get("context"))
         metadata = metadata_json(fields.get("metadata"))
         recorded = [name for name in _RECORDED if name in fields]
@@ -78,7 +78,7 @@ class ItemReader:
                 **{name: fields.get(name) for name in STORED_WITH},
             )
         elif relative := [name for name in _LIFE if name in fields]:
-            raise Broken(
+            raise InvalidRow(
                 f"{relative[0]} and {recorded[0]} are both given, expected {', '.join(_LIFE)} "
                 "of a new entry, or what an export says of an old one"
             )
@@ -86,9 +86,9 @@ class ItemReader:
         content = Content(payload, metadata)
         if not recorded:
             entry = new_entry(request, lifetime, now=self._ports.clock())
-            return Arrival(entry=entry, content=content, is_new=True)
+            return ImportRow(entry=entry, content=content, is_new=True)
         entry, uses, last = recorded_entry(fields, text=request.text, context=request.context)
-        return Arrival(entry=entry, content=content, uses=uses, last_used_at=last)
+        return ImportRow(entry=entry, content=content, uses=uses, last_used_at=last)
 
 
 class ItemSource:
@@ -101,7 +101,7 @@ class ItemSource:
         self._reader = reader
         self.total = len(items) if isinstance(items, Sequence) else None
 
-    def read(self) -> Iterator[Arrival | Problem]:
+    def read(self) -> Iterator[ImportRow | Problem]:
         """Yield the items, checked."""
         for number, item in enumerate(self._items, start=1):
             yield self._reader.read(item, f"item {number}")
@@ -135,7 +135,7 @@ class LineSource:
     ) -> None:
         self._file.close()
 
-    def read(self) -> Iterator[Arrival | Problem]:
+    def read(self) -> Iterator[ImportRow | Problem]:
         """Yield the entries, line by line."""
         self._file.seek(0)
         found = number = 0
@@ -187,14 +187,14 @@ class LineSink:
         """Write an entry.
 
         Raises:
-            Broken: JSON cannot represent its result or its context exactly.
+            InvalidRow: JSON cannot represent its result or its context exactly.
         """
         entry = holding.entry
         result = self._ports.codec.decode(content.payload)
         text = self._exactly(result)
         context = json.loads(entry.context.canonical)
         if canonical_context(context) != entry.context:
-            raise Broken("its context holds what JSON does not have, such as a date")
+            raise InvalidRow("its context holds what JSON does not have, such as a date")
         rest = {
             "metadata": json.loads(content.metadata),
             "tags": list(entry.tags),
@@ -226,7 +226,7 @@ class LineSink:
         except (TypeError, ValueError, RecursionError, SerializationError):
             same, text = False, b""
         if not same:
-            raise Broken(
+            raise InvalidRow(
                 f"its result, a {type(result).__name__}, would not come back from JSON as it is"
             )
         return text

@@ -21,7 +21,7 @@ from memora.errors import (
     TransferError,
 )
 from memora.model import Content
-from memora.transfer._arrivals import Arrival, Broken, Problem, broken, recorded_entry
+from memora.transfer._importer import ImportRow, InvalidRow, Problem, broken, recorded_entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -199,7 +199,7 @@ class ParquetSource:
     ) -> None:
         self._file.close()
 
-    def read(self) -> Iterator[Arrival | Problem]:
+    def read(self) -> Iterator[ImportRow | Problem]:
         """Yield the entries, row by row."""
         number = size = 0
         for group in range(self._file.num_row_groups):
@@ -216,7 +216,7 @@ class ParquetSource:
                         )
                     try:
                         yield self._arrival(row)
-                    except Broken as error:
+                    except InvalidRow as error:
                         yield Problem(f"row {number}", str(error))
 
     def _batches(self, group: int) -> Iterator[pa.RecordBatch]:
@@ -249,14 +249,14 @@ class ParquetSource:
                 "no export of Memora's does"
             )
 
-    def _arrival(self, row: dict[str, Any]) -> Arrival:
+    def _arrival(self, row: dict[str, Any]) -> ImportRow:
         for name, nullable in _COLUMNS.items():
             if row.get(name) is None and not nullable:
                 raise broken(name, None, "a value")
         if self._last is None or self._last.canonical != row["context"]:
             self._last = _context(row["context"])  # consecutive rows often share one
         entry, uses, last = recorded_entry(row, text=_query(row["query"]), context=self._last)
-        return Arrival(
+        return ImportRow(
             entry=entry,
             content=Content(self._payload(row["payload"]), _metadata(row["metadata"])),
             vector=None if self._dimension is None else _vector(row["vector"], self._dimension),
@@ -267,7 +267,7 @@ class ParquetSource:
     def _payload(self, payload: bytes) -> bytes:
         most = self._max_payload_bytes
         if most is not None and len(payload) > most:
-            raise Broken(
+            raise InvalidRow(
                 f"payload has {len(payload):,} bytes, expected at most the {most:,} that "
                 "max_payload_bytes and max_bytes allow"
             )
@@ -414,7 +414,7 @@ def _context(value: Any) -> Context:
     try:
         return context_of_canonical(value)
     except ContextError as error:
-        raise Broken(f"{broken('context', value, 'a context')}: {error}") from None
+        raise InvalidRow(f"{broken('context', value, 'a context')}: {error}") from None
 
 
 def _metadata(value: Any) -> str:
@@ -431,11 +431,11 @@ def _vector(value: Any, dimension: int) -> Vector | None:
     if value is None:
         return None
     if len(value) != dimension:
-        raise Broken(f"vector has {len(value)} numbers, expected {dimension}")
+        raise InvalidRow(f"vector has {len(value)} numbers, expected {dimension}")
     vector: Vector = np.array(value, dtype=np.float32)
     length = float(np.linalg.norm(vector.astype(np.float64)))
     if not abs(length - 1) < _TOLERANCE:  # also true for NaN
-        raise Broken(f"vector has the length {length:.4g}, expected a finite one of length 1")
+        raise InvalidRow(f"vector has the length {length:.4g}, expected a finite one of length 1")
     return vector
 
 

@@ -1,4 +1,4 @@
-"""Upkeep of a store in a bucket, done by one process at a time.
+"""Maintenance of a store in a bucket, done by one process at a time.
 
 The owner is the process that wrote the newest head (see `_batches`), until another process writes
 the next one. No process can be told to stop, and clocks are not shared: another process takes over
@@ -23,7 +23,7 @@ from memora.errors import StoreError, StorePathError
 from memora.stores.bucket._batches import GRACE_SECONDS, Batch, BatchLog
 from memora.stores.disk import _records
 from memora.stores.disk._journal import Checkpoint
-from memora.stores.disk._maintenance import Upkeep
+from memora.stores.disk._maintenance import Maintenance
 from memora.stores.disk._table import DELETE_ROWS, EntryTable, Row, Stamp, _create, connect, faults
 from memora.stores.disk._view import LogView
 
@@ -205,7 +205,7 @@ class HeadLock:
     def renew(self, now: float) -> None:
         """Write the last head again when a third of the lease has passed.
 
-        Called in parallel to the upkeep, as one part of it may take longer than a lease.
+        Called in parallel to the maintenance, as one part of it may take longer than a lease.
 
         Args:
             now: Time by the clock of entries.
@@ -232,7 +232,7 @@ class HeadLock:
         return self._held
 
 
-class BucketUpkeep(Upkeep):
+class BucketMaintenance(Maintenance):
     """The work of the owner of a store in a bucket."""
 
     view: Any

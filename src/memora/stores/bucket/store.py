@@ -14,9 +14,10 @@ cached. Processes see each other by listing the log, about twice per `max_stalen
 process that could not list it for `STALE_SECONDS` refuses lookups until it has loaded everything
 again. There are no leases between processes: each computes its own misses.
 
-Upkeep: numbered head objects, created by conditional writes (If-None-Match), hold the checkpoint
-and the name of the owner, which flushes and compacts (`_maintenance`). If the newest head stays
-unchanged for a lease, another process takes over. A bucket without conditional writes is refused.
+Maintenance: numbered head objects, created by conditional writes (If-None-Match), hold the
+checkpoint and the name of the owner, which flushes and compacts (`_maintenance`). If the newest
+head stays unchanged for a lease, another process takes over. A bucket without conditional writes is
+refused.
 
 Crashes: once `put` has returned (with a durability other than "memory"), its entry is in the
 bucket. A crash loses at most batches that were not written yet. Work on the table that no head
@@ -36,7 +37,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from memora.errors import StoreError, StorePathError
 from memora.stores.bucket._batches import GRACE_SECONDS, STALE_SECONDS, Batch, BatchLog, BatchWriter
 from memora.stores.bucket._client import Bucket
-from memora.stores.bucket._maintenance import BucketTable, BucketUpkeep, open_if_there
+from memora.stores.bucket._maintenance import BucketMaintenance, BucketTable, open_if_there
 from memora.stores.bucket._view import BucketView
 from memora.stores.disk import _guards
 from memora.stores.disk._table import Stamp, connect, faults, stamp_of
@@ -133,14 +134,14 @@ class ObjectStore(LanceStore):
             keep=keep,
         )
 
-    def renew(self) -> None:
+    def reinit_after_fork(self) -> None:
         """Create the locks. A forked child cannot use the clients: it lacks their threads."""
-        self._renew_locks()
+        self._reinit_locks()
         if self._opened and not self._closed:
             _guards.leave_to_parent(
-                self._member, self._upkeep, self._writer, self._table, self._log, self._view
+                self._member, self._maintenance, self._writer, self._table, self._log, self._view
             )
-            self._member = self._upkeep = self._table = None
+            self._member = self._maintenance = self._table = None
             self._threads, self._forked = [], True
 
     def get(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
@@ -151,9 +152,9 @@ class ObjectStore(LanceStore):
         self._check_reached()
         return self._read_again(lambda: super(ObjectStore, self).fetch(key, now=now))
 
-    def glance(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
+    def get_in_memory(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
         self._check()
-        return None if self._bucket_view.unreached else super().glance(key, now=now)
+        return None if self._bucket_view.unreached else super().get_in_memory(key, now=now)
 
     def peek(self, key: bytes, /, *, now: float) -> Entry | None:
         self._check_reached()
@@ -171,7 +172,7 @@ class ObjectStore(LanceStore):
             raise StoreError(f"in the background: {fault}") from fault
 
     # No leases: each process computes its own misses, so this is not a `SharedStore`.
-    try_lead = None  # type: ignore[assignment]
+    try_lock = None  # type: ignore[assignment]
 
     def create_index(self, **options: Any) -> bool:
         """Return False: lookups are answered from RAM."""
@@ -228,7 +229,7 @@ class ObjectStore(LanceStore):
         self._deletions: Any = self._writer
         if self._table is not None and self._may_keep:
             table: Any = self._table
-            self._upkeep = BucketUpkeep(
+            self._maintenance = BucketMaintenance(
                 view,
                 table,
                 name=self._member_name,
@@ -265,8 +266,8 @@ class ObjectStore(LanceStore):
             steps.callback(self._look)
             # Without the lock: other records may join the next batch.
             steps.callback(self._writer.write_out)
-            if isinstance(self._upkeep, BucketUpkeep):
-                steps.callback(self._upkeep.renew)
+            if isinstance(self._maintenance, BucketMaintenance):
+                steps.callback(self._maintenance.renew)
             if time.monotonic() - self._uses_written_at >= self._use_interval:
                 with self._writing:
                     self._write_uses()

@@ -1,4 +1,4 @@
-"""Upkeep of a store on disk, done by one process at a time: flush, compact, delete segments.
+"""Maintenance of a store on disk, done by one process at a time: flush, compact, delete segments.
 
 The owner is the process that holds the lock file `owner.lock`. When it ends, in whatever way, the
 system releases the lock and another process takes over. No lookup needs this work: the log holds
@@ -77,7 +77,7 @@ class OwnerLock(Protocol):
         ...
 
 
-class Upkeep:
+class Maintenance:
     """The work of a store's owner.
 
     Args:
@@ -350,7 +350,7 @@ class Upkeep:
         self.run()
 
     def finish(self) -> None:
-        """Do all remaining upkeep, so that the next open starts quickly; the caller has flushed."""
+        """Do all remaining maintenance, so that the next open is quick; the caller has flushed."""
         self._keep_uses(at_once=True)
         self.look(again=True)
         self.run()

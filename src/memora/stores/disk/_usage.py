@@ -1,8 +1,8 @@
 """Saved usage of the entries of a store on disk: one file, so that the log need not keep it.
 
-Every process logs its uses every few seconds. From time to time the owner of the upkeep saves their
-sums here, so that their segments can be deleted. Usage affects only which entries are evicted: a
-missing or damaged file counts as empty.
+Every process logs its uses every few seconds. From time to time the owner of the maintenance saves
+their sums here, so that their segments can be deleted. Usage affects only which entries are
+evicted: a missing or damaged file counts as empty.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from memora.stores.disk._journal import (
 )
 from memora.stores.disk._table import Row, checksums, key_of
 from memora.stores.disk._usage import read_uses
-from memora.stores.memtable import HotTable, Place, Rest, Uses
+from memora.stores.memtable import Memtable, Place, Rest, Uses
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -92,8 +92,8 @@ class LogView:
     ) -> None:
         self.folder, self.dimension = folder, dimension
         self.graph: GraphType | None = graph
-        self.renew()
-        self.hot = HotTable(
+        self.reinit_after_fork()
+        self.hot = Memtable(
             dimension, exact=self.exact, graph=graph or "int8", late_seconds=late_seconds
         )
         self.segments: dict[int, Segment] = {}
@@ -140,7 +140,7 @@ class LogView:
         self._astray: set[bytes] = set()  # while loading: keys whose rows name a missing segment
         self._loading = False
 
-    def renew(self) -> None:
+    def reinit_after_fork(self) -> None:
         """Create the locks."""
         self.lock = threading.Lock()  # guards everything here; no commit is made under it
         self._reading = threading.Lock()  # one reader of the log at a time

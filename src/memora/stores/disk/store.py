@@ -9,15 +9,16 @@ need no common lock. Deletions go to separate segments and are synced before the
 except with durability "memory". Stamps order operations between processes: a stamp is the time in
 nanoseconds, but always later than all stamps that its process has seen. The highest stamp wins.
 
-Reads: lookups are answered from RAM (`_view`, `memtable`); only a payload that is not cached is read
-from its segment. With hot_index "off", vectors are searched in the table. Processes see each other
-through the log: a background thread reads new records several times per `max_staleness_seconds`,
-about half as often if nothing changes. A process that stood still too long loads everything again.
+Reads: lookups are answered from RAM (`_view`, `memtable`); only a payload that is not cached is
+read from its segment. With hot_index "off", vectors are searched in the table. Processes see each
+other through the log: a background thread reads new records several times per
+`max_staleness_seconds`, about half as often if nothing changes. A process that stood still too long
+loads everything again.
 
-Upkeep: the process that holds owner.lock is the owner (`_maintenance`). It writes the log's changes to
-the table in batches, saves in the checkpoint how far it got, compacts the table, moves live records
-out of mostly dead segments, and deletes dead segments after a grace period. If it ends, the system
-releases the lock and another process takes over.
+Maintenance: the process that holds owner.lock is the owner (`_maintenance`). It writes the log's
+changes to the table in batches, saves in the checkpoint how far it got, compacts the table, moves
+live records out of mostly dead segments, and deletes dead segments after a grace period. If it
+ends, the system releases the lock and another process takes over.
 
 Crashes: with durability "process" an entry survives `kill -9` once `put` has returned, with "power"
 also a power cut; "memory" may lose what it has not written yet. A crash leaves a log that is ahead
@@ -42,7 +43,7 @@ import pyarrow as pa
 from memora._clock import SteadyClock
 from memora._files import make_folder
 from memora.concurrency.flights import FileFlights
-from memora.concurrency.fork import renew_after_fork
+from memora.concurrency.fork import register_for_reinit
 from memora.concurrency.reentry import inside
 from memora.errors import ClosedError, CorruptEntryError, StoreError, StoreFormatError
 from memora.model import Match, Measures
@@ -56,7 +57,7 @@ from memora.stores.disk._journal import (
     living_members,
     release_reserve,
 )
-from memora.stores.disk._maintenance import Upkeep
+from memora.stores.disk._maintenance import Maintenance
 from memora.stores.disk._table import MIN_INDEX_ROWS, EntryTable, Stamp, faults
 from memora.stores.disk._view import GRACE_SECONDS, LogView
 from memora.stores.memtable import Place
@@ -83,7 +84,7 @@ _SWEEP_ROWS = 1024  # outdated entries removed per round
 # How many entries a process evicts after each `put` if another is the owner: more than it adds, so
 # that a burst of several threads is caught up.
 _OWN_PLACES = 2
-# How long the upkeep thread waits if nothing has happened.
+# How long the maintenance thread waits if nothing has happened.
 _IDLE_SECONDS = 2.0
 _SETTLE_ROWS = 4  # moved to a graph per hold of the lock: a millisecond
 _SETTLE_SECONDS = 0.2  # per round
@@ -225,8 +226,8 @@ class LanceStore:
         self._failing: dict[str, BaseException] = {}  # by step: faults of its last run
         self._quarantined = 0
         self._member: Member | None = None
-        self._upkeep: Upkeep | None = None
-        renew_after_fork(self)
+        self._maintenance: Maintenance | None = None
+        register_for_reinit(self)
         with faults(f"open {table.where}"):
             member = self._join()  # first: others delete segments unless it is a member
             try:
@@ -252,17 +253,17 @@ class LanceStore:
     def release(self) -> None:
         self._view.lock.release()
 
-    def renew(self) -> None:
+    def reinit_after_fork(self) -> None:
         """Renew what belongs to one process: locks, events, and in a forked child also threads."""
-        self._renew_locks()
+        self._reinit_locks()
         if not self._opened or self._closed:
             return
         # LanceDB hangs or crashes in a process forked from one that used it. A child answers from
         # the log and the entries in RAM; another process keeps the table.
         _guards.leave_to_parent(
-            self._member, self._upkeep, self._writer, self._deletions, self._table
+            self._member, self._maintenance, self._writer, self._deletions, self._table
         )
-        self._member = self._upkeep = self._table = None
+        self._member = self._maintenance = self._table = None
         view = self._view
         view.own = None
         for segment in view.segments.values():
@@ -270,11 +271,11 @@ class LanceStore:
         view.graph = view.graph or "int8"
         self._begin_threads()
 
-    def _renew_locks(self) -> None:
-        self._view.renew()
+    def _reinit_locks(self) -> None:
+        self._view.reinit_after_fork()
         self._writing = threading.Lock()  # one writer of this process's log at a time
         # Taken before `_writing`, which is taken before the view's.
-        self._upkeeping = threading.Lock()
+        self._maintaining = threading.Lock()
         self._stop, self._wake = threading.Event(), threading.Event()
         self._evicted = self._ended = 0  # counts of this process; guarded by `_writing`
         self._unlogged: list[_records.Record] = []  # withdrawn here but not logged yet
@@ -292,7 +293,7 @@ class LanceStore:
         if self._reserve is not None:
             keep_reserve(self._reserve)
         if self._table is not None and self._may_keep:
-            self._upkeep = Upkeep(
+            self._maintenance = Maintenance(
                 view,
                 self._table,
                 name=member.name,
@@ -332,7 +333,7 @@ class LanceStore:
                 view.cache(slot, content)
         return entry, content
 
-    def glance(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
+    def get_in_memory(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
         self._check()
         view = self._view
         with view.lock:
@@ -496,8 +497,12 @@ class LanceStore:
         mine = self._policy is None or self._alone()
         evicted = self._evict(limits, now, None if mine else _OWN_PLACES)
         self._limits = limits  # for entries of other processes
-        upkeep = self._upkeep
-        if upkeep is not None and upkeep.owner and (backlog := upkeep.backlog()) >= 1:
+        maintenance = self._maintenance
+        if (
+            maintenance is not None
+            and maintenance.owner
+            and (backlog := maintenance.backlog()) >= 1
+        ):
             self._wake.set()
             if backlog >= _BACKLOG:
                 time.sleep(_BREATH_SECONDS)
@@ -536,16 +541,16 @@ class LanceStore:
 
     def create_index(self, **options: Any) -> bool:
         self._check()
-        if self._table is None or self._upkeep is None:
+        if self._table is None or self._maintenance is None:
             raise StoreError("a forked process cannot create an index; its parent can")
         self.flush()
         return self._table.create_index(**options)
 
-    def try_lead(self, key: bytes, /) -> Lease | None:
+    def try_lock(self, key: bytes, /) -> Lease | None:
         self._check()
         if self._flights is None:
             self._flights = FileFlights(self._view.folder / "flights")
-        return self._flights.try_lead(key)
+        return self._flights.try_lock(key)
 
     def refresh(self) -> None:
         self._check()
@@ -573,10 +578,10 @@ class LanceStore:
         with self._writing:
             self._write_uses()
             self._writer.write_out()
-        if self._upkeep is not None:
-            with self._upkeeping:
-                if self._upkeep.acquire():
-                    self._upkeep.flush()
+        if self._maintenance is not None:
+            with self._maintaining:
+                if self._maintenance.acquire():
+                    self._maintenance.flush()
 
     def compact(self) -> bool:
         """Flush the log to the table and compact it now.
@@ -588,10 +593,10 @@ class LanceStore:
         with self._writing:
             self._write_uses()
             self._writer.write_out()
-        with self._upkeeping:
-            if self._upkeep is None or not self._upkeep.acquire():
+        with self._maintaining:
+            if self._maintenance is None or not self._maintenance.acquire():
                 return False
-            self._upkeep.compact()
+            self._maintenance.compact()
         return True
 
     def close(self) -> None:
@@ -608,13 +613,13 @@ class LanceStore:
         if self._member is None:
             return  # not used in this forked process
         with faults("close"), ExitStack() as steps:  # each step runs even if another fails
-            if self._upkeep is not None:
-                steps.callback(self._upkeep.release)
+            if self._maintenance is not None:
+                steps.callback(self._maintenance.release)
             steps.callback(self._member.leave)
             steps.callback(self._end_log)
             self.flush()
-            if self._upkeep is not None and self._upkeep.owner:
-                self._upkeep.finish()
+            if self._maintenance is not None and self._maintenance.owner:
+                self._maintenance.finish()
 
     def _end_log(self) -> None:
         with self._writing:
@@ -669,8 +674,8 @@ class LanceStore:
             for record in self._unlogged:
                 view.withdraw(record)
         self._view = view
-        if self._upkeep is not None:
-            self._upkeep.view = view
+        if self._maintenance is not None:
+            self._maintenance.view = view
 
     def _load_view(self, table: EntryTable) -> LogView:
         old = self._view
@@ -724,14 +729,14 @@ class LanceStore:
         self._drop_suspects()
         if self._view.lost:
             # This process stood still; a segment may have been written and deleted meanwhile.
-            with self._upkeeping, self._writing:
+            with self._maintaining, self._writing:
                 self._load()
             self._wake.set()
         if self._view.newest != self._kept:
             self._wake.set()
 
     def _keep(self) -> None:
-        """Do the slow work: evict, sweep, settle graphs, load vectors, do the owner's upkeep."""
+        """Do the slow work: evict, sweep, settle graphs, load vectors, maintain the table."""
         self._wake.clear()
         self._kept = self._view.newest
         self._check()
@@ -743,14 +748,14 @@ class LanceStore:
         self._settle()
         if view.graph is not None and not view.complete:
             self._load_vectors(view)
-        with self._upkeeping:
-            upkeep = self._upkeep
-            if upkeep is None or self._stop.is_set():
+        with self._maintaining:
+            maintenance = self._maintenance
+            if maintenance is None or self._stop.is_set():
                 return
-            upkeep.refresh()
-            upkeep.look()
-            if upkeep.acquire():
-                upkeep.run()
+            maintenance.refresh()
+            maintenance.look()
+            if maintenance.acquire():
+                maintenance.run()
                 if self._reserve is not None:
                     keep_reserve(self._reserve)
                 self._create_due_index()
@@ -843,7 +848,7 @@ class LanceStore:
 
     def _alone(self) -> bool:
         """Return whether this process may evict for all: it is the owner, or cannot be one."""
-        return self._upkeep is None or self._upkeep.owner
+        return self._maintenance is None or self._maintenance.owner
 
     def _evict(self, limits: tuple[int | None, int | None], now: float, most: int | None) -> int:
         evicted = 0
@@ -982,7 +987,9 @@ class LanceStore:
     def _append(self, records: list[bytes], writer: Any = None) -> tuple[int, list[int]]:
         writer = writer or self._writer
         size = sum(map(len, records))
-        limit = self._upkeep.segment_limit() if self._upkeep is not None else 16 * 1024 * 1024
+        limit = (
+            self._maintenance.segment_limit() if self._maintenance is not None else 16 * 1024 * 1024
+        )
         segment = writer.segment(size, limit=limit)
         offsets = writer.append(records)
         with self._view.lock:

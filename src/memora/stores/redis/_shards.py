@@ -18,10 +18,10 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
-from memora.concurrency.fork import renew_after_fork
+from memora.concurrency.fork import register_for_reinit
 from memora.errors import ModelMismatchError, StoreError, StoreFormatError, StorePathError
 from memora.stores.redis._server import GoneError, Server
-from memora.stores.redis._time import Ahead
+from memora.stores.redis._time import ClockOffset
 from memora.stores.redis._watch import Watch
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ _NO_SEARCH = (
 )
 
 
-class Untold(NamedTuple):
+class PendingUses(NamedTuple):
     """Unsent uses of an entry within one second.
 
     The first use may still extend a sliding TTL when the last one, after the end, does not. The
@@ -53,18 +53,18 @@ class Untold(NamedTuple):
     first: float
     last: float
 
-    def after(self, earlier: Untold | None) -> Untold:
+    def after(self, earlier: PendingUses | None) -> PendingUses:
         """Return the sum of these uses and earlier ones."""
         if earlier is None:
             return self
-        return Untold(
+        return PendingUses(
             earlier.times + self.times,
             min(earlier.first, self.first),
             max(earlier.last, self.last),
         )
 
 
-_Waiting: TypeAlias = "dict[tuple[bytes, float], Untold]"  # by key and second
+_Waiting: TypeAlias = "dict[tuple[bytes, float], PendingUses]"  # by key and second
 
 
 class Shards:
@@ -99,8 +99,8 @@ class Shards:
         self.engine = ""
         self._prefixes: list[str] = []
         self._names: list[bytes] = []  # random name of the table in each shard: see `common.lua`
-        self._ahead: list[Ahead] = []
-        renew_after_fork(self)
+        self._ahead: list[ClockOffset] = []
+        register_for_reinit(self)
         try:
             self._open(create=create)
         except BaseException:
@@ -110,7 +110,7 @@ class Shards:
     def __len__(self) -> int:
         return len(self._prefixes)
 
-    def renew(self) -> None:
+    def reinit_after_fork(self) -> None:
         """Renew what belongs to one process: connections and unsent uses."""
         self.server = Server(self._address)
         self._watch: Watch | None = None
@@ -162,7 +162,7 @@ class Shards:
         with self._lock:
             waiting, which = self._uses[self.of(key)], (key, now // 1)
             # Moved to the end, as the server learns the order, too.
-            waiting[which] = Untold(times, now, now).after(waiting.pop(which, None))
+            waiting[which] = PendingUses(times, now, now).after(waiting.pop(which, None))
             return len(waiting)
 
     def tell(self) -> None:
@@ -213,7 +213,9 @@ class Shards:
         self._uses = [{} for _ in self._prefixes]
         for shard in range(1, count):
             self.open_shard(shard)
-        self._ahead = [] if self._clock is None else [Ahead(self._clock) for _ in self._prefixes]
+        self._ahead = (
+            [] if self._clock is None else [ClockOffset(self._clock) for _ in self._prefixes]
+        )
         for shard in range(count):
             self.ahead(shard)
         self.policy = self.policy or there

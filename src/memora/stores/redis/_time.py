@@ -15,7 +15,7 @@ _SET_SECONDS = 0.5  # a clock that deviates by more from the steady clock was se
 _EXACT = 2.0**20  # parts of a second: present times are converted back without loss
 
 
-class Ahead:
+class ClockOffset:
     """Number of seconds that a server is ahead, measured by asking for its time when needed.
 
     May be shared by threads: two that measure at once both get a correct result.

@@ -37,7 +37,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from memora._clock import is_of_system
-from memora.concurrency.fork import renew_after_fork
+from memora.concurrency.fork import register_for_reinit
 from memora.concurrency.reentry import inside
 from memora.errors import ArgumentError, ClosedError, CorruptEntryError, StoreError
 from memora.eviction import FIFO, POLICIES
@@ -116,7 +116,7 @@ class RedisStore:
             create=create,
             clock=clock if is_of_system(clock) else None,
         )
-        renew_after_fork(self)
+        register_for_reinit(self)
         self.unsuitable = tuple(self._shards.server.unsuitable())
         """The server's settings that do not suit a cache, as messages."""
 
@@ -130,7 +130,7 @@ class RedisStore:
         """Length of the vectors."""
         return self._shards.dimension or 0
 
-    def renew(self) -> None:
+    def reinit_after_fork(self) -> None:
         """Renew what belongs to one process: locks, leases, the thread."""
         self._lock = threading.Lock()  # guards the following
         self._evicted = self._ended = self._quarantined = 0
@@ -149,7 +149,7 @@ class RedisStore:
         with self._dropping(key):
             return entry, _fields.content_of(small if large is None else large, metadata, said)
 
-    def glance(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:  # noqa: ARG002
+    def get_in_memory(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:  # noqa: ARG002
         self._check()
         return None  # the answer would take a round trip
 
@@ -369,7 +369,7 @@ class RedisStore:
     def check(self) -> None:
         self._run_all("check")
 
-    def try_lead(self, key: bytes, /) -> Lease | None:
+    def try_lock(self, key: bytes, /) -> Lease | None:
         milliseconds = int(1000 * _leases.SECONDS)
         fence = self._run("lead", self._shards.of(key), key.hex(), milliseconds)
         if fence is None:

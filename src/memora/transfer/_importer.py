@@ -39,7 +39,7 @@ _MOST_USES = 2**31 - 1  # the largest count that a store holds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Moved:
+class ImportReport:
     """Result of an export, an import or a re-embedding: counts of entries."""
 
     written: int = 0
@@ -55,7 +55,7 @@ class Moved:
     """Old or new entries that the cache evicted because of its limits."""
 
 
-class Broken(Exception):  # noqa: N818 - always caught internally
+class InvalidRow(Exception):  # noqa: N818 - always caught internally
     """Input that cannot become an entry, with the reason."""
 
 
@@ -71,7 +71,7 @@ class Problem(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Arrival:
+class ImportRow:
     """An entry to be stored."""
 
     entry: Entry
@@ -96,7 +96,7 @@ class Source(Protocol):
         """Number of entries and problems, if known."""
         ...
 
-    def read(self) -> Iterator[Arrival | Problem]:
+    def read(self) -> Iterator[ImportRow | Problem]:
         """Yield all entries and problems, from the beginning."""
         ...
 
@@ -128,8 +128,8 @@ class _Tally:
     evicted: int = 0
     problems: Problems = field(default_factory=Problems)
 
-    def total(self) -> Moved:
-        return Moved(
+    def total(self) -> ImportReport:
+        return ImportReport(
             written=self.written,
             present=self.present,
             expired=self.expired,
@@ -139,7 +139,7 @@ class _Tally:
         )
 
 
-class Carrier:
+class Importer:
     """Writer of arrivals to a cache's store, as `Memora.store` but in batches.
 
     Args:
@@ -163,8 +163,8 @@ class Carrier:
         self._progress = progress
 
     def carry(
-        self, arrivals: Iterable[Arrival | Problem], *, name: str, total: int | None, strict: bool
-    ) -> Moved:
+        self, arrivals: Iterable[ImportRow | Problem], *, name: str, total: int | None, strict: bool
+    ) -> ImportReport:
         """Store all arrivals and return the counts.
 
         Raises:
@@ -172,9 +172,9 @@ class Carrier:
         """
         tally, done = _Tally(), 0
         for batch in _batches(_to_the_first_problem(arrivals) if strict else arrivals):
-            whole: list[Arrival] = []
+            whole: list[ImportRow] = []
             for one in batch:
-                if isinstance(one, Arrival):
+                if isinstance(one, ImportRow):
                     whole.append(one)
                 else:
                     tally.problems.note(one)
@@ -188,7 +188,7 @@ class Carrier:
 
     @alone
     @contained
-    def _put(self, arrivals: list[Arrival], tally: _Tally) -> None:
+    def _put(self, arrivals: list[ImportRow], tally: _Tally) -> None:
         store, now = self._ports.store, self._ports.clock()
         alive = [one for one in arrivals if _end(one.entry) > now]
         tally.expired += len(arrivals) - len(alive)
@@ -219,7 +219,7 @@ class Carrier:
             now=self._ports.clock(),
         )
 
-    def _is_wanted(self, arrival: Arrival) -> bool:
+    def _is_wanted(self, arrival: ImportRow) -> bool:
         """Return whether the store lacks the entry, so that a second run resumes the first."""
         if arrival.is_new:
             return True
@@ -252,7 +252,7 @@ def recorded_entry(
         context: Its context.
 
     Raises:
-        Broken: A column has an invalid value.
+        InvalidRow: A column has an invalid value.
     """
     moment = "a finite number of seconds since the epoch"
     entry_id = row.get("id", uuid.uuid4().hex)
@@ -284,10 +284,10 @@ def recorded_entry(
     return entry, uses, _number(row, "last_used_at", f"{moment}, or null")
 
 
-def broken(column: str, value: Any, expected: str) -> Broken:
+def broken(column: str, value: Any, expected: str) -> InvalidRow:
     """Return the error that names a column, its value and the expected value."""
     shown = repr(value[:_SHOWN] if isinstance(value, (str, bytes)) else value)
-    return Broken(f"{column} is {one_line(shown, _SHOWN)}, expected {expected}")
+    return InvalidRow(f"{column} is {one_line(shown, _SHOWN)}, expected {expected}")
 
 
 def _number(
@@ -317,20 +317,20 @@ def _end(entry: Entry) -> float:
 
 
 def _to_the_first_problem(
-    arrivals: Iterable[Arrival | Problem],
-) -> Iterator[Arrival | Problem]:
+    arrivals: Iterable[ImportRow | Problem],
+) -> Iterator[ImportRow | Problem]:
     for one in arrivals:
         yield one
         if isinstance(one, Problem):
             return
 
 
-def _batches(arrivals: Iterable[Arrival | Problem]) -> Iterator[list[Arrival | Problem]]:
-    batch: list[Arrival | Problem] = []
+def _batches(arrivals: Iterable[ImportRow | Problem]) -> Iterator[list[ImportRow | Problem]]:
+    batch: list[ImportRow | Problem] = []
     size = 0
     for one in arrivals:
         batch.append(one)
-        if isinstance(one, Arrival):
+        if isinstance(one, ImportRow):
             size += len(one.content.payload) + len(one.content.metadata)
             size += len(one.entry.query) + len(one.entry.context.canonical)
         if len(batch) == _BATCH or size >= _BATCH_BYTES:
