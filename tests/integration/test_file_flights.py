@@ -33,7 +33,16 @@ files = FileFlights(folder / "flights")
 
 def start(folder: Path, code: str, *arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", HEAD + code, str(folder), *map(str, arguments)],
+        # From 3.12 on, Python warns of a fork beside threads; one keeps the lease.
+        [
+            sys.executable,
+            "-W",
+            "ignore:This process",
+            "-c",
+            HEAD + code,
+            str(folder),
+            *map(str, arguments),
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

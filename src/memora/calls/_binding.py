@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dis
 import enum
 import hashlib
 import inspect
@@ -44,7 +45,6 @@ _OWNERS = ("self", "cls", "mcs")  # names by which the first parameter is taken 
 _EMPTY = inspect.Parameter.empty
 _FUNCTIONS = (FunctionType, BuiltinFunctionType, MethodType, type)
 _CONSTANT = frozenset({NoneType, bool, int, float, str, bytes})  # immutable
-_HAS_DOCSTRING = 0x4000000  # CO_HAS_DOCSTRING, since Python 3.13
 # Types with one obvious text. Not any object: its address would be a useless tag.
 _TAGGABLE = (str, int, float, Decimal, UUID, date, PurePath)
 
@@ -610,17 +610,17 @@ def _module_of(bearer: Any) -> str:
 
 
 def _code_form(code: CodeType) -> tuple[Any, ...]:
-    """Return the parts of a code object that define its behaviour, without its position."""
-    constants = list(code.co_consts)
-    # A function's docstring is its first constant; in other code, that is another constant.
-    if code.co_flags & inspect.CO_OPTIMIZED and not code.co_name.startswith("<"):
-        documented = sys.version_info < (3, 13) or code.co_flags & _HAS_DOCSTRING
-        if documented and constants and isinstance(constants[0], str):
-            constants[0] = None
+    """Return the parts of a code object that define its behaviour, without its position.
+
+    A docstring is a constant that no instruction loads, but may move the others. So instructions
+    are given with the constants that they load, instead of their places.
+    """
     return (
-        code.co_code,
+        [
+            (one.opcode, _constant_form(one.argval) if one.opcode in dis.hasconst else one.arg)
+            for one in dis.get_instructions(code)
+        ],
         getattr(code, "co_exceptiontable", b""),  # since 3.11
-        [_constant_form(one) for one in constants],
         code.co_names,
         code.co_varnames,
         code.co_freevars,
