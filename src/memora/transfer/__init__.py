@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from typing import IO
 
     from memora.config import CacheConfig
-    from memora.model import Holding
+    from memora.model import EntryInfo
     from memora.protocols import Embedder, StoreReader
     from memora.transfer._parquet import ParquetSink, ParquetSource
 
@@ -99,24 +99,24 @@ def export_entries(
     """
     path = _as_path(path)
     form = _format(path)
-    holdings = alone(contained(ports.store.select))(Selection(), now=ports.clock())
+    infos = alone(contained(ports.store.select))(Selection(), now=ports.clock())
     fetch = alone(contained(ports.store.fetch))
     written, problems = 0, Problems()
     with _replacing(path) as file, _sink(form, file, ports) as sink:
-        for done, holding in enumerate(holdings, start=1):
+        for done, info in enumerate(infos, start=1):
             try:
-                found = fetch(holding.entry.key, now=ports.clock())
+                found = fetch(info.entry.key, now=ports.clock())
                 # Otherwise it was removed or replaced in the meantime.
-                if found is not None and found[0].id == holding.entry.id:
-                    sink.write(holding, found[1], found[2])
+                if found is not None and found[0].id == info.entry.id:
+                    sink.write(info, found[1], found[2])
                     written += 1
             except (InvalidRow, CorruptEntryError, SerializationError) as error:
-                entry = holding.entry
+                entry = info.entry
                 problems.note(Problem(f"entry {entry.id} ({entry.query[:80]!r})", str(error)))
                 if not skip_errors:
                     raise problems.refuse(str(path), _NOTHING_WRITTEN) from error
             if progress is not None:
-                progress(done, len(holdings))
+                progress(done, len(infos))
     return ImportReport(written=written, broken=problems.count, problems=tuple(problems.first))
 
 
@@ -284,23 +284,23 @@ def copy_entries(
     """
     if source is ports.store:
         raise ArgumentError("a store cannot be copied to itself")
-    holdings = source.select(Selection(), now=ports.clock())
+    infos = source.select(Selection(), now=ports.clock())
     carrier = Importer(ports, config, embeds=True, progress=progress)
-    arrivals = _fetched(source, holdings, ports)
-    return carrier.carry(arrivals, name="reembed", total=len(holdings), strict=True)
+    arrivals = _fetched(source, infos, ports)
+    return carrier.carry(arrivals, name="reembed", total=len(infos), strict=True)
 
 
 def _fetched(
-    source: StoreReader, holdings: Sequence[Holding], ports: Ports
+    source: StoreReader, infos: Sequence[EntryInfo], ports: Ports
 ) -> Iterator[ImportRow | Problem]:
-    for holding in holdings:
-        found = source.fetch(holding.entry.key, now=ports.clock())
+    for info in infos:
+        found = source.fetch(info.entry.key, now=ports.clock())
         if found is not None:  # otherwise it was removed in the meantime
             yield ImportRow(
                 entry=found[0],
                 content=found[1],
-                uses=holding.uses,
-                last_used_at=holding.last_used_at,
+                uses=info.uses,
+                last_used_at=info.last_used_at,
             )
 
 

@@ -190,7 +190,7 @@ class Importer:
     @contained
     def _put(self, arrivals: list[ImportRow], tally: _Tally) -> None:
         store, now = self._ports.store, self._ports.clock()
-        alive = [one for one in arrivals if _end(one.entry) > now]
+        alive = [one for one in arrivals if one.entry.ends_at > now]
         tally.expired += len(arrivals) - len(alive)
         wanted = [one for one in alive if self._is_wanted(one)]
         vectors = [one.vector for one in wanted]
@@ -310,10 +310,6 @@ def _tags(tags: Any) -> tuple[str, ...]:
         return tags_of(tags)
     except ArgumentError:
         raise broken("tags", tags, "a list of texts that are not blank") from None
-
-
-def _end(entry: Entry) -> float:
-    return inf if entry.expires_at is None else entry.expires_at + entry.stale_seconds
 
 
 def _to_the_first_problem(

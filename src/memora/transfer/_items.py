@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from memora.config import CacheConfig
-    from memora.model import Holding
+    from memora.model import EntryInfo
     from memora.pipeline import Ports
     from memora.protocols import Vector
 
@@ -183,13 +183,13 @@ class LineSink:
         self._file = file
         self._ports = ports
 
-    def write(self, holding: Holding, content: Content, _: Vector | None) -> None:
+    def write(self, info: EntryInfo, content: Content, _: Vector | None) -> None:
         """Write an entry.
 
         Raises:
             InvalidRow: JSON cannot represent its result or its context exactly.
         """
-        entry = holding.entry
+        entry = info.entry
         result = self._ports.codec.decode(content.payload)
         text = self._exactly(result)
         context = json.loads(entry.context.canonical)
@@ -204,8 +204,8 @@ class LineSink:
             "expires_at": entry.expires_at,
             "stale_seconds": entry.stale_seconds,
             "sliding_seconds": entry.sliding_seconds,
-            "uses": holding.uses,
-            "last_used_at": holding.last_used_at,
+            "uses": info.uses,
+            "last_used_at": info.last_used_at,
         }
         # Joined as bytes, as the result is JSON already, and may be long.
         head, tail = _json({"query": entry.query, "context": context}), _json(rest)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from memora.codec import Codec
-    from memora.model import Context, Holding
+    from memora.model import Context, EntryInfo
     from memora.protocols import Embedder, Vector
 
 FORMAT = 1
@@ -95,9 +95,9 @@ class ParquetSink:
         self._rows: list[dict[str, Any]] = []
         self._bytes = 0
 
-    def write(self, holding: Holding, content: Content, vector: Vector | None) -> None:
+    def write(self, info: EntryInfo, content: Content, vector: Vector | None) -> None:
         """Add an entry."""
-        entry = holding.entry
+        entry = info.entry
         self._rows.append(
             {
                 "id": entry.id,
@@ -110,8 +110,8 @@ class ParquetSink:
                 "tags": entry.tags,
                 "metadata": content.metadata,
                 "cost": entry.cost,
-                "uses": holding.uses,
-                "last_used_at": holding.last_used_at,
+                "uses": info.uses,
+                "last_used_at": info.last_used_at,
                 "vector": vector,
                 "payload": content.payload,
             }
