@@ -18,7 +18,14 @@ from memora.context import canonical_context
 from memora.errors import MemoraError, SerializationError, TransferError
 from memora.model import Content
 from memora.pipeline import Request, encode, new_entry
-from memora.transfer._importer import ImportRow, InvalidRow, Problem, recorded_entry
+from memora.transfer._rows import (
+    RECORDED,
+    ImportRow,
+    InvalidRow,
+    Problem,
+    recorded_entry,
+    recorded_fields,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -40,17 +47,7 @@ Item: TypeAlias = "Mapping[str, Any] | tuple[str, Mapping[str, Any] | None, Any]
 _LEAST_LINE, _LINE_A_PAYLOAD = 128 * 1024 * 1024, 6
 _LARGEST = 1024 * 1024 * 1024  # bytes assumed for a result if payloads have no limit
 
-_LIFE = ("ttl", "stale_ttl", "sliding")
-# Fields of an exported entry instead of `_LIFE`: it keeps its age.
-_RECORDED = (
-    "id",
-    "created_at",
-    "expires_at",
-    "stale_seconds",
-    "sliding_seconds",
-    "uses",
-    "last_used_at",
-)
+_LIFE = ("ttl", "stale_ttl", "sliding")  # given for a new entry, instead of what an export records
 
 
 class ItemReader:
@@ -64,14 +61,14 @@ class ItemReader:
     def read(self, item: Any, place: str) -> ImportRow | Problem:
         """Return the arrival of an item, or the problem with it."""
         try:
-            return self._arrival(fields_of(item, (*STORED_WITH, *_RECORDED)))
+            return self._arrival(fields_of(item, (*STORED_WITH, *RECORDED)))
         except (InvalidRow, MemoraError) as error:
             return Problem(place, str(error))
 
     def _arrival(self, fields: Mapping[str, Any]) -> ImportRow:
         request = Request.of(fields["query"], fields.get("context"))
         metadata = metadata_json(fields.get("metadata"))
-        recorded = [name for name in _RECORDED if name in fields]
+        recorded = [name for name in RECORDED if name in fields]
         if not recorded:
             lifetime = lifetime_of(
                 self._config,
@@ -195,18 +192,7 @@ class LineSink:
         context = json.loads(entry.context.canonical)
         if canonical_context(context) != entry.context:
             raise InvalidRow("its context holds what JSON does not have, such as a date")
-        rest = {
-            "metadata": json.loads(content.metadata),
-            "tags": list(entry.tags),
-            "cost": entry.cost,
-            "id": entry.id,
-            "created_at": entry.created_at,
-            "expires_at": entry.expires_at,
-            "stale_seconds": entry.stale_seconds,
-            "sliding_seconds": entry.sliding_seconds,
-            "uses": info.uses,
-            "last_used_at": info.last_used_at,
-        }
+        rest = {"metadata": json.loads(content.metadata), **recorded_fields(info)}
         # Joined as bytes, as the result is JSON already, and may be long.
         head, tail = _json({"query": entry.query, "context": context}), _json(rest)
         self._file.write(b'%s, "result": %s, %s\n' % (head[:-1], text, tail[1:]))

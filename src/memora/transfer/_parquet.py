@@ -21,7 +21,14 @@ from memora.errors import (
     TransferError,
 )
 from memora.model import Content
-from memora.transfer._importer import ImportRow, InvalidRow, Problem, broken, recorded_entry
+from memora.transfer._rows import (
+    ImportRow,
+    InvalidRow,
+    Problem,
+    broken,
+    recorded_entry,
+    recorded_fields,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -100,18 +107,10 @@ class ParquetSink:
         entry = info.entry
         self._rows.append(
             {
-                "id": entry.id,
+                **recorded_fields(info),
                 "query": entry.query,
                 "context": entry.context.canonical,
-                "created_at": entry.created_at,
-                "expires_at": entry.expires_at,
-                "stale_seconds": entry.stale_seconds,
-                "sliding_seconds": entry.sliding_seconds,
-                "tags": entry.tags,
                 "metadata": content.metadata,
-                "cost": entry.cost,
-                "uses": info.uses,
-                "last_used_at": info.last_used_at,
                 "vector": vector,
                 "payload": content.payload,
             }
