@@ -95,9 +95,9 @@ def copy_entries(
     if source is ports.store:
         raise ArgumentError("a store cannot be copied to itself")
     infos = source.select(Selection(), now=ports.clock())
-    carrier = Importer(ports, config, embeds=True, progress=progress)
-    arrivals = _fetched(source, infos, ports)
-    return carrier.carry(arrivals, name="reembed", total=len(infos), strict=True)
+    importer = Importer(ports, config, embeds=True, progress=progress)
+    rows = _fetched(source, infos, ports)
+    return importer.store_all(rows, name="reembed", total=len(infos), strict=True)
 
 
 def _fetched(

@@ -114,11 +114,11 @@ def import_entries(  # noqa: PLR0913 - each is a choice of the caller's
         )
     else:
         source = LineSource(path, ItemReader(ports, config))
-    carrier = Importer(ports, config, embeds=reembed or form == "jsonl", progress=progress)
+    importer = Importer(ports, config, embeds=reembed or form == "jsonl", progress=progress)
     with source:
         if not skip_errors:
             validated(source, outcome=_NOTHING_IMPORTED)
-        return carrier.carry(
+        return importer.store_all(
             source.read(), name=source.name, total=source.total, strict=not skip_errors
         )
 
@@ -149,14 +149,14 @@ def warm(
         MemoraError: The store or the model failed.
     """
     reader = ItemReader(ports, config)
-    carrier = Importer(ports, config, embeds=True, progress=progress)
+    importer = Importer(ports, config, embeds=True, progress=progress)
     if isinstance(items, (str, os.PathLike)):
         path = as_path(items)
         if format_of(path) != "jsonl":
             raise ArgumentError(f"{str(path)!r} is an export; import it (import_entries)")
         with LineSource(path, reader) as lines:
             validated(lines, outcome=_NOTHING_STORED)
-            return carrier.carry(lines.read(), name=lines.name, total=lines.total, strict=True)
+            return importer.store_all(lines.read(), name=lines.name, total=lines.total, strict=True)
     given: object = items  # unchecked input of the application
     if not isinstance(given, Iterable):
         raise ArgumentError(
@@ -165,16 +165,16 @@ def warm(
     source = ItemSource(items, reader)
     if source.total is not None:
         validated(source, outcome=_NOTHING_STORED)
-    return carrier.carry(source.read(), name=source.name, total=source.total, strict=True)
+    return importer.store_all(source.read(), name=source.name, total=source.total, strict=True)
 
 
 class Importer:
-    """Writer of arrivals to a cache's store, as `Memora.store` but in batches.
+    """Writer of rows to a cache's store, as `Memora.store` but in batches.
 
     Args:
         ports: The cache's ports; their faults propagate.
         config: The cache's limits.
-        embeds: Whether to compute vectors; otherwise the arrivals bring them.
+        embeds: Whether to compute vectors; otherwise the rows bring them.
         progress: Called after each batch.
     """
 
@@ -191,16 +191,16 @@ class Importer:
         self._embeds = embeds
         self._progress = progress
 
-    def carry(
-        self, arrivals: Iterable[ImportRow | Problem], *, name: str, total: int | None, strict: bool
+    def store_all(
+        self, rows: Iterable[ImportRow | Problem], *, name: str, total: int | None, strict: bool
     ) -> ImportReport:
-        """Store all arrivals and return the counts.
+        """Store all rows and return the counts.
 
         Raises:
             TransferError: One is broken and `strict` is true; those before it are stored.
         """
         tally, done = _Tally(), 0
-        for batch in _batches(_to_the_first_problem(arrivals) if strict else arrivals):
+        for batch in _batches(_to_the_first_problem(rows) if strict else rows):
             whole: list[ImportRow] = []
             for one in batch:
                 if isinstance(one, ImportRow):
@@ -217,10 +217,10 @@ class Importer:
 
     @alone
     @contained
-    def _put(self, arrivals: list[ImportRow], tally: _Tally) -> None:
+    def _put(self, rows: list[ImportRow], tally: _Tally) -> None:
         store, now = self._ports.store, self._ports.clock()
-        alive = [one for one in arrivals if one.entry.ends_at > now]
-        tally.expired += len(arrivals) - len(alive)
+        alive = [one for one in rows if one.entry.ends_at > now]
+        tally.expired += len(rows) - len(alive)
         wanted = [one for one in alive if self._is_wanted(one)]
         vectors = [one.vector for one in wanted]
         if self._embeds and wanted:
@@ -248,12 +248,12 @@ class Importer:
             now=self._ports.clock(),
         )
 
-    def _is_wanted(self, arrival: ImportRow) -> bool:
+    def _is_wanted(self, row: ImportRow) -> bool:
         """Return whether the store lacks the entry, so that a second run resumes the first."""
-        if arrival.is_new:
+        if row.is_new:
             return True
-        known = self._ports.store.peek(arrival.entry.key, now=self._ports.clock())
-        return known is None or known.created_at < arrival.entry.created_at
+        known = self._ports.store.peek(row.entry.key, now=self._ports.clock())
+        return known is None or known.created_at < row.entry.created_at
 
 
 def validated(source: Source, *, outcome: str) -> None:
@@ -271,18 +271,18 @@ def validated(source: Source, *, outcome: str) -> None:
 
 
 def _to_the_first_problem(
-    arrivals: Iterable[ImportRow | Problem],
+    rows: Iterable[ImportRow | Problem],
 ) -> Iterator[ImportRow | Problem]:
-    for one in arrivals:
+    for one in rows:
         yield one
         if isinstance(one, Problem):
             return
 
 
-def _batches(arrivals: Iterable[ImportRow | Problem]) -> Iterator[list[ImportRow | Problem]]:
+def _batches(rows: Iterable[ImportRow | Problem]) -> Iterator[list[ImportRow | Problem]]:
     batch: list[ImportRow | Problem] = []
     size = 0
-    for one in arrivals:
+    for one in rows:
         batch.append(one)
         if isinstance(one, ImportRow):
             size += len(one.content.payload) + len(one.content.metadata)

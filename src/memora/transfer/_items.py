@@ -51,7 +51,7 @@ _LIFE = ("ttl", "stale_ttl", "sliding")  # given for a new entry, instead of wha
 
 
 class ItemReader:
-    """Converter of items to arrivals; it checks them as `Memora.store` checks its arguments."""
+    """Converter of items to rows; it checks them as `Memora.store` checks its arguments."""
 
     def __init__(self, ports: Ports, config: CacheConfig) -> None:
         self._ports = ports
@@ -59,13 +59,13 @@ class ItemReader:
         self.largest = largest_payload(config)
 
     def read(self, item: Any, place: str) -> ImportRow | Problem:
-        """Return the arrival of an item, or the problem with it."""
+        """Return the row of an item, or the problem with it."""
         try:
-            return self._arrival(fields_of(item, (*STORED_WITH, *RECORDED)))
+            return self._import_row(fields_of(item, (*STORED_WITH, *RECORDED)))
         except (InvalidRow, MemoraError) as error:
             return Problem(place, str(error))
 
-    def _arrival(self, fields: Mapping[str, Any]) -> ImportRow:
+    def _import_row(self, fields: Mapping[str, Any]) -> ImportRow:
         request = Request.of(fields["query"], fields.get("context"))
         metadata = metadata_json(fields.get("metadata"))
         recorded = [name for name in RECORDED if name in fields]

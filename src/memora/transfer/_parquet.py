@@ -214,7 +214,7 @@ class ParquetSource:
                             f"{size:,} bytes, which its {self._size:,} bytes only repeat"
                         )
                     try:
-                        yield self._arrival(row)
+                        yield self._import_row(row)
                     except InvalidRow as error:
                         yield Problem(f"row {number}", str(error))
 
@@ -248,7 +248,7 @@ class ParquetSource:
                 "no export of Memora's does"
             )
 
-    def _arrival(self, row: dict[str, Any]) -> ImportRow:
+    def _import_row(self, row: dict[str, Any]) -> ImportRow:
         for name, nullable in _COLUMNS.items():
             if row.get(name) is None and not nullable:
                 raise broken(name, None, "a value")
