@@ -510,7 +510,7 @@ def _missed(verdict: Verdict, now: float, *, has_ended: bool) -> LookupResult:
     missed = _refuse(verdict, now)
     if not has_ended:
         return missed
-    told = f"what is stored for the same text and context has ended; else: {missed.explanation}"
+    told = f"the entry for the same text and context has expired; otherwise: {missed.explanation}"
     return replace(missed, reason="expired", explanation=told)
 
 
@@ -574,7 +574,7 @@ class Wait:
             DeadlineError: The caller has given up. A store so late might replace a newer entry.
         """
         if self._over:
-            raise DeadlineError("nobody waits for this any more")
+            raise DeadlineError("the caller no longer waits for this")
 
     def begin(self, breaker: Breaker) -> None:
         """Record that a call of a port begins."""

@@ -132,7 +132,7 @@ def compact(*, db: Db, table: TableName = None, as_json: AsJson = False) -> None
         before = sum(sizes(path, config.table_name))
         if not isinstance(store, LanceStore) or not store.compact():
             raise StoreError(
-                f"another process keeps the table {config.table_name!r} in {str(path)!r}, and "
+                f"another process maintains the table {config.table_name!r} in {str(path)!r}, and "
                 "compacts it when that is due; nothing was done. To compact it now, close the "
                 "caches that have it open"
             )
@@ -288,7 +288,7 @@ def _frame(look: _Look, title: str) -> RenderableType:
         ("expired", f"{look.expired:,}", "still held"),
         ("bytes", _bytes(look.bytes), f"{_bytes(look.disk_bytes)} on disk"),
         ("uses", f"{look.uses:,}", used),
-        ("uses/s", _rate(look.uses_per_second), "as far as written by the caches"),
+        ("uses/s", _rate(look.uses_per_second), "as far as the caches have written them"),
         ("stores/s", _rate(look.stores_per_second), ""),
         ("removals/s", _rate(look.removals_per_second), ""),
         ("oldest", "-" if look.oldest_seconds is None else duration(look.oldest_seconds), ""),

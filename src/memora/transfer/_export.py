@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from memora.transfer._parquet import ParquetSink
 
 _NOTHING_WRITTEN = (
-    "nothing was written; .parquet takes every result, and skip_errors=True (--skip-errors) leaves "
-    "out what cannot be"
+    "nothing was written; .parquet takes every result, and skip_errors=True (--skip-errors) skips "
+    "those that cannot be written"
 )
 
 

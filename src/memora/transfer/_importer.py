@@ -31,7 +31,7 @@ Progress: TypeAlias = "Callable[[int, int | None], object]"
 # progress. A model on the CPU embeds this many short texts in a third of a second.
 _BATCH = 64
 _BATCH_BYTES = 64 * 1024 * 1024
-_NOTHING_IMPORTED = "nothing was imported; skip_errors=True (--skip-errors) leaves such out"
+_NOTHING_IMPORTED = "nothing was imported; skip_errors=True (--skip-errors) skips the broken ones"
 _NOTHING_STORED = "nothing was stored"
 
 

@@ -77,7 +77,7 @@ class ItemReader:
         elif relative := [name for name in _LIFE if name in fields]:
             raise InvalidRow(
                 f"{relative[0]} and {recorded[0]} are both given, expected {', '.join(_LIFE)} "
-                "of a new entry, or what an export says of an old one"
+                "of a new entry, or the fields of an exported one"
             )
         payload = encode(self._ports, fields["result"], max_payload_bytes=self.largest)
         content = Content(payload, metadata)
@@ -213,7 +213,7 @@ class LineSink:
             same, text = False, b""
         if not same:
             raise InvalidRow(
-                f"its result, a {type(result).__name__}, would not come back from JSON as it is"
+                f"its result, a {type(result).__name__}, cannot be restored from JSON exactly"
             )
         return text
 

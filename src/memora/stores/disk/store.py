@@ -259,7 +259,7 @@ class LanceStore:
         if not self._opened or self._closed:
             return
         # LanceDB hangs or crashes in a process forked from one that used it. A child answers from
-        # the log and the entries in RAM; another process keeps the table.
+        # the log and the entries in RAM; another process maintains the table.
         _guards.leave_to_parent(
             self._member, self._maintenance, self._writer, self._deletions, self._table
         )
