@@ -135,7 +135,7 @@ def test_keywords_change_a_copy_of_the_settings(embedder: WordEmbedder) -> None:
         (
             ({"ttl": 1},),
             {},
-            "config must be a CacheConfig, or the URI or path of a store, got dict",
+            "config must be a CacheConfig, or the URI or path of a store, got",
         ),
         ((60,), {}, "got int; settings are keywords"),
         (("",), {}, "db_uri='': expected a text that is not blank"),
