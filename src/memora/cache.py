@@ -33,8 +33,9 @@ from memora._observation import Observation
 from memora._parts import assemble, in_tasks
 from memora._show import one_line
 from memora._uris import is_bucket, is_on_server, without_password
-from memora.calls._binding import UNKEYED, place_of, why_unkeyed
+from memora.calls._binding import UNKEYED, why_unkeyed
 from memora.calls._engine import CallOptions
+from memora.calls._identity import place_of
 from memora.calls.decorator import Caching
 from memora.concurrency.bridge import drive
 from memora.concurrency.reentry import busy, inside
