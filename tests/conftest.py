@@ -26,6 +26,12 @@ settings.register_profile(
 settings.load_profile("memora")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return one worker more than there are processors: many tests wait for servers and children."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_finish() -> None:
     """Keep the modules and the thousands of tests out of all garbage collections to come."""
     gc.collect()
