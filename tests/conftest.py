@@ -28,7 +28,7 @@ settings.load_profile("memora")
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Return one worker more than there are processors: many tests wait for servers and children."""
+    """Return one more than there are processors: many tests wait for servers or processes."""
     return (os.cpu_count() or 1) + 1
 
 
