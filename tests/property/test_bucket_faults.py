@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 import tempfile
-import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from buckets import DictBucket
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from memora.concurrency.periodic import Periodic
 from memora.context import canonical_context, exact_key
 from memora.errors import StoreError
 from memora.model import Content, Entry
@@ -64,12 +64,6 @@ class Time:
         pass
 
 
-def no_thread(*_: Any) -> threading.Thread:
-    thread = threading.Thread(target=lambda: None)
-    thread.start()
-    return thread
-
-
 @pytest.fixture
 def passing() -> Iterator[Time]:
     with pytest.MonkeyPatch.context() as patch:
@@ -84,7 +78,7 @@ def passing() -> Iterator[Time]:
             _maintenance,
         ):
             patch.setattr(module, "time", now)
-        patch.setattr(disk_store, "_repeat", no_thread)
+        patch.setattr(Periodic, "start", lambda _: False)
         # What takes minutes and megabytes takes a few entries.
         patch.setattr(_maintenance, "_FLUSH_BYTES", (1, 1))
         patch.setattr(bucket_maintenance, "_DEAD_BYTES", 0)

@@ -80,6 +80,8 @@ class ObjectStore(LanceStore):
         ModelMismatchError: Another embedder made the table's vectors.
     """
 
+    _in_children = False
+
     def __init__(  # noqa: PLR0913 - the store's settings in `CacheConfig`
         self,
         uri: str,
@@ -142,7 +144,7 @@ class ObjectStore(LanceStore):
                 self._member, self._maintenance, self._writer, self._table, self._log, self._view
             )
             self._member = self._maintenance = self._table = None
-            self._threads, self._forked = [], True
+            self._forked = True
 
     def get(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
         self._check_reached()

@@ -31,7 +31,6 @@ from __future__ import annotations
 
 import threading
 import time
-import weakref
 from contextlib import ExitStack, suppress
 from itertools import islice
 from math import inf
@@ -44,7 +43,7 @@ from memora._clock import SteadyClock
 from memora._files import make_folder
 from memora.concurrency.flights import FileFlights
 from memora.concurrency.fork import register_for_reinit
-from memora.concurrency.reentry import inside
+from memora.concurrency.periodic import Periodic
 from memora.errors import ClosedError, CorruptEntryError, StoreError, StoreFormatError
 from memora.model import Match, Measures
 from memora.stores.disk import _guards, _records
@@ -127,6 +126,8 @@ class LanceStore:
         ModelMismatchError: Another embedder made the table's vectors.
         StoreError: The table or the log cannot be read.
     """
+
+    _in_children = True  # whether a forked child can use the store
 
     def __init__(  # noqa: PLR0913 - the store's settings in `CacheConfig`
         self,
@@ -254,12 +255,12 @@ class LanceStore:
         self._view.lock.release()
 
     def reinit_after_fork(self) -> None:
-        """Renew what belongs to one process: locks, events, and in a forked child also threads."""
+        """Create the locks; in a forked child, leave the table and the log to the parent."""
         self._reinit_locks()
         if not self._opened or self._closed:
             return
         # LanceDB hangs or crashes in a process forked from one that used it. A child answers from
-        # the log and the entries in RAM; another process keeps the table.
+        # the log and the entries in RAM; another process maintains the table.
         _guards.leave_to_parent(
             self._member, self._maintenance, self._writer, self._deletions, self._table
         )
@@ -269,14 +270,12 @@ class LanceStore:
         for segment in view.segments.values():
             segment.own = False
         view.graph = view.graph or "int8"
-        self._begin_threads()
 
     def _reinit_locks(self) -> None:
         self._view.reinit_after_fork()
         self._writing = threading.Lock()  # one writer of this process's log at a time
         # Taken before `_writing`, which is taken before the view's.
         self._maintaining = threading.Lock()
-        self._stop, self._wake = threading.Event(), threading.Event()
         self._evicted = self._ended = 0  # counts of this process; guarded by `_writing`
         self._unlogged: list[_records.Record] = []  # withdrawn here but not logged yet
 
@@ -306,11 +305,20 @@ class LanceStore:
         return member
 
     def _begin_threads(self) -> None:
-        kind = type(self)  # a subclass may override the steps
-        self._threads = [
-            _repeat(self, kind._follow, self._stop, self._stop, self._interval),  # noqa: SLF001
-            _repeat(self, kind._keep, self._stop, self._wake, _IDLE_SECONDS),  # noqa: SLF001
-        ]
+        def worker(step: Callable[[], float | None], interval: float) -> Periodic:
+            return Periodic(
+                step,
+                name="memora-store",
+                interval=interval,
+                delay=interval,
+                note=self.note,
+                restart=self._in_children,
+            )
+
+        self._follower = worker(self._follow, self._interval)
+        self._maintainer = worker(self._keep, _IDLE_SECONDS)
+        for one in (self._follower, self._maintainer):
+            one.start()
 
     def get(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
         self._check()
@@ -503,7 +511,7 @@ class LanceStore:
             and maintenance.owner
             and (backlog := maintenance.backlog()) >= 1
         ):
-            self._wake.set()
+            self._maintainer.wake()
             if backlog >= _BACKLOG:
                 time.sleep(_BREATH_SECONDS)
         for step in list(self._faults):
@@ -604,10 +612,9 @@ class LanceStore:
             return
         self._closed = True
         _guards.open_stores.discard(self)
-        self._stop.set()
-        self._wake.set()
-        for thread in self._threads:
-            thread.join(_PATIENCE_SECONDS)
+        self._follower.close(0)
+        for worker in (self._maintainer, self._follower):
+            worker.close(_PATIENCE_SECONDS)
         if self._flights is not None:
             self._flights.close()
         if self._member is None:
@@ -731,26 +738,25 @@ class LanceStore:
             # This process stood still; a segment may have been written and deleted meanwhile.
             with self._maintaining, self._writing:
                 self._load()
-            self._wake.set()
+            self._maintainer.wake()
         if self._view.newest != self._kept:
-            self._wake.set()
+            self._maintainer.wake()
 
     def _keep(self) -> None:
         """Do the slow work: evict, sweep, settle graphs, load vectors, maintain the table."""
-        self._wake.clear()
         self._kept = self._view.newest
         self._check()
         if self._policy is None or self._alone():
             self._evict(self._limits, self._clock(), None)
         view = self._view
         if view.hot.outdated and self.sweep(now=0.0, limit=_SWEEP_ROWS) == _SWEEP_ROWS:
-            self._wake.set()
+            self._maintainer.wake()
         self._settle()
         if view.graph is not None and not view.complete:
             self._load_vectors(view)
         with self._maintaining:
             maintenance = self._maintenance
-            if maintenance is None or self._stop.is_set():
+            if maintenance is None or self._closed:
                 return
             maintenance.refresh()
             maintenance.look()
@@ -768,21 +774,21 @@ class LanceStore:
         import usearch.index  # noqa: F401, PLC0415 - imported before the lock is taken
 
         until = time.monotonic() + _SETTLE_SECONDS
-        while time.monotonic() < until and not self._stop.is_set():
+        while time.monotonic() < until and not self._closed:
             with self._view.lock:
                 index = self._view.hot.unsettled()
                 if index is None:
                     return
                 index.settle(_SETTLE_ROWS)
             time.sleep(0)
-        self._wake.set()
+        self._maintainer.wake()
 
     def _load_vectors(self, view: LogView) -> None:
         hot = view.hot
         batches = self._stored_vectors() if self._table is None else self._table.vectors()
         for keys, stamps, vectors in batches:
             for start in range(0, len(keys), _LOAD_ROWS):
-                if self._stop.is_set():
+                if self._closed:
                     return
                 rows: list[int] = []
                 slots: list[int] = []
@@ -1028,38 +1034,3 @@ def _upgraded(path: Path, name: str, stamp: Stamp) -> EntryTable:
                 )
             table.upgrade()
     return table
-
-
-def _repeat(
-    store: LanceStore,
-    step: Callable[[Any], float | None],
-    stop: threading.Event,
-    wake: threading.Event,
-    interval: float,
-) -> threading.Thread:
-    """Run a step repeatedly in a thread, until the store is closed or collected.
-
-    A step may return how long to wait for the next run, instead of the interval.
-    """
-    there = weakref.ref(store)
-
-    @inside
-    def loop() -> None:
-        pause = interval
-        while not stop.is_set():
-            wake.wait(pause)
-            store = there()
-            if store is None or stop.is_set():
-                return
-            try:
-                pause = step(store) or interval
-            except BaseException as error:  # noqa: BLE001 - reported by the next `maintain`
-                store.note(step.__name__, error)
-                stop.wait(interval)
-            else:
-                store.note(step.__name__, None)
-            del store
-
-    thread = threading.Thread(target=loop, name="memora-store", daemon=True)
-    thread.start()
-    return thread

@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import threading
 import time
-import weakref
 from contextlib import contextmanager, suppress
 from itertools import islice
 from math import inf
@@ -38,7 +37,7 @@ from typing import TYPE_CHECKING, Any
 
 from memora._clock import is_of_system
 from memora.concurrency.fork import register_for_reinit
-from memora.concurrency.reentry import inside
+from memora.concurrency.periodic import Periodic
 from memora.errors import ArgumentError, ClosedError, CorruptEntryError, StoreError
 from memora.eviction import FIFO, POLICIES
 from memora.model import Match, Measures
@@ -116,6 +115,10 @@ class RedisStore:
             create=create,
             clock=clock if is_of_system(clock) else None,
         )
+        # Sends uses and renews leases.
+        self._sender = Periodic(
+            self.keep, name="memora-redis", interval=_KEEP_SECONDS, delay=_KEEP_SECONDS
+        )
         register_for_reinit(self)
         self.unsuitable = tuple(self._shards.server.unsuitable())
         """The server's settings that do not suit a cache, as messages."""
@@ -131,13 +134,11 @@ class RedisStore:
         return self._shards.dimension or 0
 
     def reinit_after_fork(self) -> None:
-        """Renew what belongs to one process: locks, leases, the thread."""
+        """Create what belongs to one process: the lock, the counts, the leases."""
         self._lock = threading.Lock()  # guards the following
         self._evicted = self._ended = self._quarantined = 0
         self._untold = 0  # removals not yet returned by `maintain`
         self._over = False  # whether a `put` left entries to evict
-        self._stop: threading.Event | None = None
-        self._thread: threading.Thread | None = None
         self._told_at = time.monotonic()
         self._leases = _leases.Leases()
 
@@ -272,7 +273,7 @@ class RedisStore:
         self._check()
         if times > 0:
             waiting = self._shards.note(key, now, times)
-            self._begin_keeping()
+            self._sender.start()
             if waiting >= _PENDING:
                 self._shards.tell()
 
@@ -374,7 +375,7 @@ class RedisStore:
         fence = self._run("lead", self._shards.of(key), key.hex(), milliseconds)
         if fence is None:
             return None
-        self._begin_keeping()
+        self._sender.start()
         return self._leases.add(key, fence.decode(), self._let_go)
 
     def _let_go(self, key: bytes, fence: str) -> None:
@@ -414,11 +415,9 @@ class RedisStore:
                 self._shards.tell()
         finally:
             self._closed = True
-            if self._stop is not None:
-                self._stop.set()
+            self._sender.close(0)
             self._shards.close()
-            if self._thread is not None and self._thread is not threading.current_thread():
-                self._thread.join(_END_SECONDS)
+            self._sender.close(_END_SECONDS)
 
     def _check(self) -> None:
         if self._closed:
@@ -432,14 +431,6 @@ class RedisStore:
         self._check()
         return self._shards.run_all(name, *args)
 
-    def _begin_keeping(self) -> None:
-        """Start the thread that sends uses and renews leases."""
-        if self._stop is None:
-            with self._lock:
-                if self._stop is None:
-                    self._stop = threading.Event()
-                    self._thread = _repeat(self, self._stop)
-
     def keep(self) -> None:
         """Renew leases and send uses if due; faults are left to the next call."""
         with suppress(StoreError):
@@ -449,24 +440,6 @@ class RedisStore:
             if time.monotonic() - self._told_at >= self._use_interval:
                 self._told_at = time.monotonic()
                 self._shards.tell()
-
-
-def _repeat(store: RedisStore, stop: threading.Event) -> threading.Thread:
-    there = weakref.ref(store)
-
-    @inside
-    def loop() -> None:
-        while not stop.wait(_KEEP_SECONDS):
-            store = there()
-            if store is None:
-                return
-            with suppress(ClosedError):
-                store.keep()
-            del store
-
-    thread = threading.Thread(target=loop, name="memora-redis", daemon=True)
-    thread.start()
-    return thread
 
 
 def _has_ended(entry: Entry, now: float) -> bool:
