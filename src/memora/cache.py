@@ -77,8 +77,7 @@ if TYPE_CHECKING:
     from memora.config import Settings
     from memora.eviction import EvictionPolicy
     from memora.health import CheckResult, Kind
-    from memora.lifecycle import Found
-    from memora.model import Lifetime, Measures, Selected, Unkeyed
+    from memora.model import EntryInfo, Lifetime, Measures, Unkeyed
     from memora.prometheus import MetricsServer
     from memora.protocols import Clock, Embedder, Store
     from memora.reading import MetricsSnapshot
@@ -409,7 +408,7 @@ class Memora:
                 self._ports,
                 request,
                 threshold=threshold,
-                elsewhere=tuple(one.shown() for one in others),
+                elsewhere=tuple(others),
             )
             return drive(self._core.ask(self._threads, tell))
         except Exception as fault:  # noqa: BLE001 - no fault may reach the application
@@ -641,7 +640,7 @@ class Memora:
         entry_id: str | None = None,
         similarity_threshold: float | None = None,
         dry_run: Literal[True],
-    ) -> list[Selected]: ...
+    ) -> list[EntryInfo]: ...
 
     def invalidate(  # noqa: PLR0913 - the criteria
         self,
@@ -654,7 +653,7 @@ class Memora:
         entry_id: str | None = None,
         similarity_threshold: float | None = None,
         dry_run: bool = False,
-    ) -> int | list[Selected]:
+    ) -> int | list[EntryInfo]:
         """Delete the entries that meet all criteria; without criteria, none, with a warning.
 
         Args:
@@ -702,7 +701,7 @@ class Memora:
             similarity_threshold=similarity_threshold,
         )
         if dry_run:
-            return [one.shown() for one in found]
+            return found
         deleted = lifecycle.withdraw(self._ports, found)
         self._metrics.count_left("invalidated", deleted)
         self._log.info("cache_invalidate", entries=deleted)
@@ -718,7 +717,7 @@ class Memora:
         tags: str | Iterable[str] | None = None,
         entry_id: str | None = None,
         similarity_threshold: float | None = None,
-    ) -> list[Selected]:
+    ) -> list[EntryInfo]:
         """Return the entries that meet all criteria and have not ended; without criteria, all.
 
         Args:
@@ -737,7 +736,7 @@ class Memora:
             MemoraError: As by `invalidate`.
         """
         self._check_open()
-        found = self._find(
+        return self._find(
             query,
             context,
             older_than_seconds,
@@ -747,7 +746,6 @@ class Memora:
             similarity_threshold=similarity_threshold,
             now=self._ports.clock(),
         )
-        return [one.shown() for one in found]
 
     def outdate(self, *tags: str) -> None:
         """Stop serving all entries stored so far with one of these tags, at once.
@@ -1312,7 +1310,7 @@ class Memora:
         entry_id: str | None,
         similarity_threshold: float | None,
         now: float = ALL_TIMES,
-    ) -> list[Found]:
+    ) -> list[EntryInfo]:
         """Validate criteria, and return the entries that meet them."""
         threshold = (
             None

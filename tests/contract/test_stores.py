@@ -15,7 +15,7 @@ from memora import index as index_module
 from memora.context import canonical_context, exact_key
 from memora.errors import ClosedError
 from memora.eviction import POLICIES, make_policy
-from memora.model import Content, Entry, Holding
+from memora.model import Content, Entry, EntryInfo
 from memora.selection import Selection
 from memora.stores.bucket.store import ObjectStore
 from memora.stores.disk import store as lance_module
@@ -502,7 +502,7 @@ def everywhere(store: Store, one: Entry, vector: Vector, *, now: float) -> set[s
 ALL_READS = {"get", "peek", "fetch", "search", "select"}
 
 
-def holding(store: Store, key: bytes) -> Holding:
+def holding(store: Store, key: bytes) -> EntryInfo:
     (found,) = store.select(Selection(key=key), now=NOW)
     return found
 
@@ -737,7 +737,7 @@ SELECTIONS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-def queries(held: list[Holding]) -> str:
+def queries(held: list[EntryInfo]) -> str:
     return "".join(one.entry.query for one in held)
 
 

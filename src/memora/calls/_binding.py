@@ -470,7 +470,8 @@ def why_unkeyed(fault: Exception) -> Unkeyed:
 def unsaid_owner(name: str, owner: str) -> str:
     """Return the error message for a method whose options do not cover its object."""
     return (
-        f"{name}() is a method, and nothing says whether the answers of two objects may differ: "
+        f"{name}() is a method, and the cache cannot know whether the answers of two objects "
+        "differ: "
         f"ignore=[{owner!r}] where they never do, instance=lambda {owner}: {owner}.tenant where "
         f"something identifies the object, or context=lambda {owner}, ...: {{...}} in place of "
         "all parameters"
