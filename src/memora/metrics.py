@@ -276,7 +276,7 @@ class HealthCounters:
                 "uncacheable": {(why,): self._uncacheable[why] for why in get_args(Unkeyed)},
                 "errors": {(name,): self._faults[name] for name in OPERATIONS},
                 "evictions": {} if measures is None else {(self._policy,): measures.evicted},
-                "removals": {} if measures is None else {("expired",): measures.ended},
+                "removals": {} if measures is None else {("expired",): measures.expired},
                 "outdated_tags": {},
                 "saved_calls": {},
                 "saved_seconds": {},
@@ -379,7 +379,7 @@ class Metrics(HealthCounters):
         with self._lock:
             left = self._left.copy()
             if measures is not None:
-                left["evicted"], left["expired"] = measures.evicted, measures.ended
+                left["evicted"], left["expired"] = measures.evicted, measures.expired
             totals["lookups"] = {
                 ("hit" if reason in _HITS else "miss", reason): self._lookups[reason]
                 for reason in get_args(Reason)

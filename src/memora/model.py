@@ -141,7 +141,7 @@ class Measures:
     """Size of its vector indexes in RAM."""
     evicted: int
     """Number of entries that this process evicted, by the policy, to keep to the limits."""
-    ended: int
+    expired: int
     """Number of entries that this process removed because they had ended or were outdated."""
 
 

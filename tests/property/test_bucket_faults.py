@@ -459,7 +459,7 @@ def test_clocks_that_are_hours_off_do_not_matter_to_who_has_seen_the_other(
     withdrawn = late.store.peek(KEYS["q1"], now=NOW)
     assert withdrawn is not None
     assert late.store.discard([withdrawn]) == 1
-    late.store.outdate("tag")
+    late.store.invalidate_tag("tag")
 
     early.store.refresh()
     assert early.held() == late.held() == {"q0": second.id}

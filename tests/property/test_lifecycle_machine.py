@@ -733,7 +733,7 @@ class InACluster(OnAServer):
     def tell(self) -> None:
         # Shards hear of uses one after the other: their order is that of being told.
         for cache in self.caches[1:]:
-            shared_of(cache)._shards.tell()  # type: ignore[attr-defined]
+            shared_of(cache)._shards.send_uses()  # type: ignore[attr-defined]
 
 
 def run_on(machine: type[LifecycleMachine], uri: str, examples: int) -> None:

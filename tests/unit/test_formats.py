@@ -13,7 +13,7 @@ from stored import BEGAN, EXPECTED, RESULTS, SQL, look, opened
 
 from memora.errors import StoreFormatError
 from memora.stores.disk import _table
-from memora.stores.disk._table import FORMAT, OLDEST_FORMAT, EntryTable, Stamp
+from memora.stores.disk._table import FORMAT, OLDEST_FORMAT, EntryTable, TableIdentity
 from memora.stores.disk.store import LanceStore
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def store_of(cache: Memora) -> LanceStore:
 
 
 def rows_without_checksum(path: Path) -> int:
-    table = EntryTable(path, TABLE, Stamp("eight", 8), create=False)
+    table = EntryTable(path, TABLE, TableIdentity("eight", 8), create=False)
     return int(table.scan().column("checksum").null_count)
 
 

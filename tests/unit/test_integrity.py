@@ -132,7 +132,7 @@ def test_a_damaged_vector_in_the_log_is_not_compared(stored: Path, embedder: Wor
         (file,) = segments(stored)
         slot = store_of(cache)._view.hot.slot(Request.of("cedar", SQL).key)
         assert slot is not None
-        flip(file, store_of(cache)._view.hot.place(slot).offset + _records.HEADER_BYTES + 3)
+        flip(file, store_of(cache)._view.hot.location(slot).offset + _records.HEADER_BYTES + 3)
         assert cache.lookup("cedar please", SQL, 0.1).matched_query != "cedar"
         store_of(cache)._drop_suspects()
         assert answers(cache) == ["apple", "bread", None, "delta"]

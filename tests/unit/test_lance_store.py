@@ -133,8 +133,8 @@ def test_another_dimension_is_refused(tmp_path: Path, embedder: WordEmbedder) ->
 def test_another_format_is_refused_and_untouched(
     tmp_path: Path, embedder: WordEmbedder, number: int, advice: str
 ) -> None:
-    stamp = _table.Stamp("words-1", 64, format=number)
-    _table._create(lancedb.connect(tmp_path), TABLE, stamp)
+    identity = _table.TableIdentity("words-1", 64, format=number)
+    _table._create(lancedb.connect(tmp_path), TABLE, identity)
     before = everything(tmp_path)
 
     with pytest.raises(
@@ -688,7 +688,7 @@ def test_a_slot_that_is_used_again_during_a_search_is_never_another_contexts_ans
             monkeypatch.undo()
             with store._view.lock:
                 slot = store._view.hot.slots()[0]
-            store._delete([(store._view.hot.key(slot), store._view.hot.stamp(slot))])
+            store._delete([(store._view.hot.key(slot), store._view.hot.seq(slot))])
             cache.store("the weather", {"agent": "other"}, "of another context")
             assert store._view.hot.slots() == [slot]
             return found

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from doubles import WordEmbedder
 
-    from memora.stores.memtable import Place
+    from memora.stores.memtable import Location
 
 SQL = {"agent": "sql"}
 TABLE = "semantic_cache"
@@ -67,11 +67,11 @@ def look(cache: Memora) -> None:
         store._maintenance.look()
 
 
-def place_of(cache: Memora, query: str) -> Place:
+def place_of(cache: Memora, query: str) -> Location:
     hot = store_of(cache)._view.hot
     slot = hot.slot(Request.of(query, SQL).key)
     assert slot is not None
-    return hot.place(slot)
+    return hot.location(slot)
 
 
 def damage(file: Path, at: int, *, bits: int = 0x10) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from memora.eviction import EvictionPolicy
     from memora.index import GraphType
     from memora.protocols import Clock, Embedder, Store
-    from memora.stores.disk._table import Stamp
+    from memora.stores.disk._table import TableIdentity
 
 __all__ = ["local_path", "open_store", "open_stored"]
 
@@ -140,22 +140,22 @@ def open_stored(
     from memora.stores.disk import _guards  # noqa: PLC0415 - only for this store
 
     _guards.check_process()
-    stamp = _stamp_of(config)
-    embedder = FunctionEmbedder(_refuse, identity=stamp.model, dimension=stamp.dimension)
+    identity = _identity_of(config)
+    embedder = FunctionEmbedder(_refuse, identity=identity.model, dimension=identity.dimension)
     found = open_store(limitless, embedder=embedder, create=False, clock=clock, keep=keep)
     return found, embedder
 
 
-def _stamp_of(config: CacheConfig) -> Stamp:
+def _identity_of(config: CacheConfig) -> TableIdentity:
     if is_bucket(config.db_uri):
         from memora.stores.bucket import store as bucket  # noqa: PLC0415 - only for this store
 
-        return bucket.read_stamp(config.db_uri, config.storage_options, config.table_name)
+        return bucket.read_identity(config.db_uri, config.storage_options, config.table_name)
     from memora.stores.disk import _guards, _table  # noqa: PLC0415 - as above
 
     path = local_path(config.db_uri)
     _guards.check_directory(path, create=False)
-    return _table.read_stamp(path, config.table_name)
+    return _table.read_identity(path, config.table_name)
 
 
 def _refuse(texts: list[str]) -> list[list[float]]:

@@ -159,9 +159,9 @@ class TieredStore:
         with self._changing(keys=[entry.key for entry in discarded]):
             return self._shared.discard(discarded)
 
-    def outdate(self, tag: str, /) -> None:
+    def invalidate_tag(self, tag: str, /) -> None:
         with self._changing(lambda held: tag in held.entry.tags):
-            self._shared.outdate(tag)
+            self._shared.invalidate_tag(tag)
 
     def maintain(self, *, max_entries: int | None, max_bytes: int | None = None, now: float) -> int:
         return self._shared.maintain(max_entries=max_entries, max_bytes=max_bytes, now=now)

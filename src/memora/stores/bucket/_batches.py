@@ -220,7 +220,7 @@ class Batch(Segment):
         self.made_at = time.monotonic()
         self.deletes = False
         """Whether it was seen to hold records other than entries."""
-        self.vanished = self.broken = False
+        self.is_deleted = self.broken = False
         self.damaged_at: int | None = None
         self.searched = 0
         self.upto = 0
@@ -411,11 +411,11 @@ class BatchWriter:
             self.write_out()
 
     def _give_up(self, batch: Batch) -> None:
-        """Drop a batch except its deletions: these have stamps, so they may be logged late."""
+        """Drop a batch except its deletions: these have a seq, and may be logged late."""
         self._lost.append((self._written, batch.upto))
         self.gave_up = True
         found = [(raw, _records.unpack(raw)) for raw in batch.pending.values()]
-        kinds = {_records.DELETE, _records.OUTDATE}
+        kinds = {_records.DELETE, _records.INVALIDATE_TAG}
         if kept := [raw for raw, record in found if record is not None and record.kind in kinds]:
             self.append(kept, always=True)
 

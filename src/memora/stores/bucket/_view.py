@@ -64,9 +64,9 @@ class BucketView(LogView):
     def apply(self, record: _records.Record, number: int, offset: int, length: int) -> int | None:
         """Apply a record; return the slot if it adds an entry, else None.
 
-        A copy only gives a stored entry another place. It never adds an entry: its writer may have
-        stood still while the entry was deleted and the deletion forgotten. Of several places, all
-        processes use the one in the latest batch.
+        A copy only gives a stored entry another location. It never adds an entry: its writer may
+        have stood still while the entry was deleted and the deletion forgotten. Of several
+        locations, all processes use the one in the latest batch.
         """
         segment: Any = self.segments[number]
         if record.entry is None:
@@ -74,13 +74,13 @@ class BucketView(LogView):
             return super().apply(record, number, offset, length)
         slot = self.hot.slot(record.key)
         if slot is not None and self.hot.stored_as(record.entry):
-            held = self.segments.get(self.hot.place(slot).segment)
-            useless = held is not None and not held.vanished and held.name > segment.name
+            held = self.segments.get(self.hot.location(slot).segment)
+            damaged_keys = held is not None and not held.is_deleted and held.name > segment.name
         else:
             # While loading, a copy does add an entry if its row in the table names a batch that is
             # gone.
-            useless = segment.copies and record.key not in self._astray
-        if useless:
+            damaged_keys = segment.copies and record.key not in self._orphaned
+        if damaged_keys:
             segment.position = offset + length
             return None
         return super().apply(record, number, offset, length)
@@ -116,10 +116,10 @@ class BucketView(LogView):
             for name in known - found.keys():
                 number = self.numbers[name]
                 gone = self.segments[number]
-                if gone.vanished and number not in self.hot.live:
+                if gone.is_deleted and number not in self.hot.live:
                     del self.segments[number], self.numbers[name]
                     self.log.mine.discard(name)
-                gone.vanished = True
+                gone.is_deleted = True
         return None
 
     def _read_all(self, segments: list[tuple[int, Segment]]) -> None:
@@ -142,7 +142,7 @@ class BucketView(LogView):
         return {
             segment.name: segment.taken
             for segment in self.segments.values()
-            if not segment.vanished and segment.written > len(MAGIC)
+            if not segment.is_deleted and segment.written > len(MAGIC)
         }
 
 

@@ -40,9 +40,9 @@ from memora.stores.bucket._client import Bucket
 from memora.stores.bucket._maintenance import BucketMaintenance, BucketTable, open_if_there
 from memora.stores.bucket._view import BucketView
 from memora.stores.disk import _guards
-from memora.stores.disk._table import Stamp, connect, faults, stamp_of
+from memora.stores.disk._table import TableIdentity, connect, faults, identity_of
 from memora.stores.disk.store import LanceStore
-from memora.stores.memtable import Place
+from memora.stores.memtable import Location
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -110,7 +110,7 @@ class ObjectStore(LanceStore):
         self._log.batches()  # fails here if the bucket does not exist or access is denied
         if keep:
             self._log.probe(self._member_name)
-        table = BucketTable(self._log, table_name, Stamp(model, dimension), create=create)
+        table = BucketTable(self._log, table_name, TableIdentity(model, dimension), create=create)
         self._late_seconds = max_staleness_seconds + flush_interval_seconds
         self._view: LogView = BucketView(
             self._log,
@@ -306,9 +306,9 @@ class ObjectStore(LanceStore):
         batch = self._writer.write_copies([raw for _, _, raw in records])
         number, view, offset = self._add(batch), self._view, batch.position
         with view.lock:
-            for slot, stamp, raw in records:
-                if view.hot.holds(slot, stamp):
-                    view.hot.move(slot, Place(number, offset, len(raw)))
+            for slot, seq, raw in records:
+                if view.hot.holds(slot, seq):
+                    view.hot.move(slot, Location(number, offset, len(raw)))
                 offset += len(raw)
             batch.position = offset
 
@@ -329,7 +329,7 @@ def probe(uri: str, options: Mapping[str, str], name: str) -> None:
     BatchLog(Bucket(uri, options), f"{name}.log").probe(f"{os.getpid()}-{os.urandom(4).hex()}")
 
 
-def read_stamp(uri: str, options: Mapping[str, str], name: str) -> Stamp:
+def read_identity(uri: str, options: Mapping[str, str], name: str) -> TableIdentity:
     """Return the embedder and the layout of an existing table.
 
     Raises:
@@ -343,4 +343,4 @@ def read_stamp(uri: str, options: Mapping[str, str], name: str) -> Stamp:
         table = open_if_there(connect(bucket.uri, storage_options=bucket.lance_options), name)
         if table is None:
             raise StorePathError(f"there is no {where}")
-        return stamp_of(table, where)
+        return identity_of(table, where)

@@ -65,7 +65,7 @@ class Segment:
         """Up to where it is written, if this process writes it."""
         self.complete_since: float | None = None
         """When it became complete, in monotonic seconds; None if it is not."""
-        self.vanished = False
+        self.is_deleted = False
         """Whether its file has been deleted; it is still open here."""
         self.damaged_at: int | None = None
         """Where its records end and unreadable bytes begin; None if there are none."""
@@ -103,7 +103,7 @@ class Segment:
 
     @property
     def holds_deletions(self) -> bool:
-        """Whether it holds only deletions and outdated tags."""
+        """Whether it holds only deletions and invalidated tags."""
         return holds_deletions(self.name)
 
     def size(self) -> int:
@@ -111,7 +111,7 @@ class Segment:
         return os.fstat(self._descriptor).st_size
 
     def written_at(self) -> int:
-        """Return a stamp not earlier than any of its operations."""
+        """Return a sequence number not earlier than any of its operations."""
         return os.fstat(self._descriptor).st_mtime_ns + _COARSE_NS
 
     def read(self, offset: int, length: int) -> bytes:
@@ -152,7 +152,7 @@ class Segment:
 
 
 def holds_deletions(segment: str) -> bool:
-    """Return whether a segment of this name holds only deletions and outdated tags."""
+    """Return whether a segment of this name holds only deletions and invalidated tags."""
     return segment.rpartition("-")[0].endswith(DELETIONS)
 
 

@@ -6,8 +6,9 @@ NAME.lance with the table. The table holds vectors and texts; payloads stay in t
 Writes: `put` appends one record to a segment of its own process and applies it to the entries in
 RAM, where the process's threads see it at once. No process writes another's segments, so writers
 need no common lock. Deletions go to separate segments and are synced before the call returns,
-except with durability "memory". Stamps order operations between processes: a stamp is the time in
-nanoseconds, but always later than all stamps that its process has seen. The highest stamp wins.
+except with durability "memory". Sequence numbers order operations between processes: a sequence
+number is the time in nanoseconds, but always later than all sequence numbers that its process has
+seen. The highest sequence number wins.
 
 Reads: lookups are answered from RAM (`_view`, `memtable`); only a payload that is not cached is
 read from its segment. With hot_index "off", vectors are searched in the table. Processes see each
@@ -57,9 +58,9 @@ from memora.stores.disk._journal import (
     release_reserve,
 )
 from memora.stores.disk._maintenance import Maintenance
-from memora.stores.disk._table import MIN_INDEX_ROWS, EntryTable, Stamp, faults
+from memora.stores.disk._table import MIN_INDEX_ROWS, EntryTable, TableIdentity, faults
 from memora.stores.disk._view import GRACE_SECONDS, LogView
-from memora.stores.memtable import Place
+from memora.stores.memtable import Location
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -79,19 +80,19 @@ _PATIENCE_SECONDS = 10.0  # how long `close` waits for the store's threads
 _LOAD_AT_ONCE = 100_000
 _LOAD_ROWS = 512  # per hold of the lock: a millisecond
 _BATCH = 64  # other items per hold of the lock
-_SWEEP_ROWS = 1024  # outdated entries removed per round
+_SWEEP_ROWS = 1024  # invalidated entries removed per round
 # How many entries a process evicts after each `put` if another is the owner: more than it adds, so
 # that a burst of several threads is caught up.
-_OWN_PLACES = 2
+_OWN_EVICTIONS = 2
 # How long the maintenance thread waits if nothing has happened.
 _IDLE_SECONDS = 2.0
-_SETTLE_ROWS = 4  # moved to a graph per hold of the lock: a millisecond
-_SETTLE_SECONDS = 0.2  # per round
+_INDEX_ROWS = 4  # moved to a graph per hold of the lock: a millisecond
+_INDEX_SECONDS = 0.2  # per round
 # Backlog, in flushes, from which `put` slows down for the flush. Otherwise the log would grow for
 # as long as entries are stored faster than the table takes them.
 _BACKLOG = 8
 _BREATH_SECONDS = 0.005
-_EXTRA = 8  # rows requested from the table beyond four times k, as some are outdated
+_EXTRA = 8  # rows requested from the table beyond four times k, as some are invalidated
 
 
 class LanceStore:
@@ -154,12 +155,12 @@ class LanceStore:
         path = path.absolute()  # the application may change its working directory
         _guards.check_process()
         folder = path / f"{table_name}.log"
-        stamp = Stamp(model, dimension)
+        identity = TableIdentity(model, dimension)
         table: EntryTable | None = None
         if not create or EntryTable.exists(path, table_name):
-            table = EntryTable(path, table_name, stamp, create=False)
-            if table.outdated:
-                table = _upgraded(path, table_name, stamp)
+            table = EntryTable(path, table_name, identity, create=False)
+            if table.needs_upgrade:
+                table = _upgraded(path, table_name, identity)
         with faults(f"make the log in {str(folder)!r}"):
             if table is None:
                 _guards.check_ours(path)
@@ -168,7 +169,7 @@ class LanceStore:
             with _guards.opening(folder):
                 # With the store's permissions; LanceDB's files in it follow the umask.
                 make_folder(path / f"{table_name}.lance")
-                table = EntryTable(path, table_name, stamp, create=True)
+                table = EntryTable(path, table_name, identity, create=True)
         graph: Any = None if hot_index == "off" else hot_index
         self._late_seconds = max_staleness_seconds + flush_interval_seconds
         self._view = LogView(
@@ -221,7 +222,7 @@ class LanceStore:
         self._policy = policy
         self._clock = clock if isinstance(clock, SteadyClock) else SteadyClock(clock)
         self._use_interval = flush_interval_seconds
-        self._kept = 0  # newest stamp when `_keep` last began
+        self._kept = 0  # newest sequence number when `_keep` last began
         self._uses_written_at = time.monotonic()
         self._faults: dict[str, BaseException] = {}  # by step: not reported yet
         self._failing: dict[str, BaseException] = {}  # by step: faults of its last run
@@ -276,7 +277,7 @@ class LanceStore:
         self._writing = threading.Lock()  # one writer of this process's log at a time
         # Taken before `_writing`, which is taken before the view's.
         self._maintaining = threading.Lock()
-        self._evicted = self._ended = 0  # counts of this process; guarded by `_writing`
+        self._evicted = self._expired = 0  # counts of this process; guarded by `_writing`
         self._unlogged: list[_records.Record] = []  # withdrawn here but not logged yet
 
     def _join(self) -> Member:
@@ -330,14 +331,14 @@ class LanceStore:
             content = view.contents.get(slot)
             if content is not None:
                 return entry, content
-            stamp, place = view.hot.stamp(slot), view.hot.place(slot)
-            segment = view.segments[place.segment]
+            seq, location = view.hot.seq(slot), view.hot.location(slot)
+            segment = view.segments[location.segment]
         with faults("get"):
-            content = _records.content_of(segment.read(place.offset, place.length), key)
+            content = _records.content_of(segment.read(location.offset, location.length), key)
         if content is None:
-            raise self._damaged(entry, stamp)
+            raise self._damaged(entry, seq)
         with view.lock:
-            if view.hot.slot(key) == slot and view.hot.stamp(slot) == stamp:
+            if view.hot.slot(key) == slot and view.hot.seq(slot) == seq:
                 view.cache(slot, content)
         return entry, content
 
@@ -363,12 +364,12 @@ class LanceStore:
         with view.lock:
             if (slot := view.hot.find(key, now)) is None:
                 return None
-            entry, stamp, place = view.hot.entry(slot), view.hot.stamp(slot), view.hot.place(slot)
-            segment = view.segments[place.segment]
+            entry, seq, location = view.hot.entry(slot), view.hot.seq(slot), view.hot.location(slot)
+            segment = view.segments[location.segment]
         with faults("fetch"):
-            record = _records.unpack(segment.read(place.offset, place.length))
+            record = _records.unpack(segment.read(location.offset, location.length))
         if record is None or record.key != key or record.content is None:
-            raise self._damaged(entry, stamp)
+            raise self._damaged(entry, seq)
         return entry, record.content, record.vector
 
     def select(self, selection: Selection, /, *, now: float) -> list[EntryInfo]:
@@ -402,10 +403,10 @@ class LanceStore:
             rows = self._search_table(vector, context, asked, now, since)
             with view.lock:
                 current = 0
-                for key, stamp in rows:
+                for key, seq in rows:
                     slot = view.hot.slot(key)
-                    if slot is None or view.hot.stamp(slot) != stamp:
-                        continue  # outdated row: deleted or replaced since
+                    if slot is None or view.hot.seq(slot) != seq:
+                        continue  # obsolete row: deleted or replaced since
                     if view.hot.alive(slot, now):
                         current += 1
                         with suppress(OSError, ValueError):  # skips a damaged record
@@ -425,7 +426,7 @@ class LanceStore:
         if not items:
             return
         with self._writing:
-            view, first = self._view, self._stamp()
+            view, first = self._view, self._next_seq()
             raw = [_records.pack_put(first + i, *item) for i, item in enumerate(items)]
             number, offsets = self._append(raw)
             for start in range(0, len(items), _BATCH):
@@ -458,7 +459,7 @@ class LanceStore:
                 view = self._view
                 with view.lock:
                     keys = dict.fromkeys(e.key for e in batch if view.hot.stored_as(e))
-                    found = view.hot.stamps(keys)
+                    found = view.hot.seqs(keys)
                 try:
                     self._delete(found, withdrawn=True)
                 except StoreError as error:
@@ -471,12 +472,12 @@ class LanceStore:
             self._sync_deletions(appended)
         return discarded
 
-    def outdate(self, tag: str, /) -> None:
+    def invalidate_tag(self, tag: str, /) -> None:
         self._check()
         with faults("outdate"):
-            self._view.read()  # so that the stamp is later than all entries put before
+            self._view.read()  # so that the sequence number is later than all entries put before
         with self._writing:
-            record = _records.Record(_records.OUTDATE, self._stamp(), bytes(16), tag=tag)
+            record = _records.Record(_records.INVALIDATE_TAG, self._next_seq(), bytes(16), tag=tag)
             self._log_deletions([record], withdrawn=True)
             appended = self._deletions.appended
         self._sync_deletions(appended)
@@ -488,12 +489,12 @@ class LanceStore:
             with self._writing:
                 view = self._view
                 with view.lock:
-                    ended = view.hot.ended(now, min(limit - removed, _BATCH), present=True)
-                self._remove(ended)
-                self._ended += len(ended)
-            if not ended:
+                    expired = view.hot.expired(now, min(limit - removed, _BATCH), present=True)
+                self._remove(expired)
+                self._expired += len(expired)
+            if not expired:
                 break
-            removed += len(ended)
+            removed += len(expired)
         return removed
 
     def maintain(self, *, max_entries: int | None, max_bytes: int | None = None, now: float) -> int:
@@ -503,7 +504,7 @@ class LanceStore:
         # evict different ones, so only the owner does; the others make room for the entries they
         # store.
         mine = self._policy is None or self._alone()
-        evicted = self._evict(limits, now, None if mine else _OWN_PLACES)
+        evicted = self._evict(limits, now, None if mine else _OWN_EVICTIONS)
         self._limits = limits  # for entries of other processes
         maintenance = self._maintenance
         if (
@@ -532,7 +533,7 @@ class LanceStore:
                 payload_bytes=None,  # would require reading the log
                 index_bytes=hot.index_bytes,
                 evicted=self._evicted,
-                ended=self._ended,
+                expired=self._expired,
             )
 
     def check(self) -> None:
@@ -726,8 +727,8 @@ class LanceStore:
                     batch = dict(islice(suspects.items(), _BATCH))
                     for key in batch:
                         del suspects[key]
-                    known = self._view.hot.stamps(batch)
-                found = [(key, stamp) for key, stamp in known if batch[key] == stamp]
+                    known = self._view.hot.seqs(batch)
+                found = [(key, seq) for key, seq in known if batch[key] == seq]
                 self._quarantined += len(found)
                 self._delete(found, withdrawn=True)
 
@@ -743,15 +744,15 @@ class LanceStore:
             self._maintainer.wake()
 
     def _keep(self) -> None:
-        """Do the slow work: evict, sweep, settle graphs, load vectors, maintain the table."""
+        """Do the slow work: evict, sweep, index and load vectors, maintain the table."""
         self._kept = self._view.newest
         self._check()
         if self._policy is None or self._alone():
             self._evict(self._limits, self._clock(), None)
         view = self._view
-        if view.hot.outdated and self.sweep(now=0.0, limit=_SWEEP_ROWS) == _SWEEP_ROWS:
+        if view.hot.invalidated_tags and self.sweep(now=0.0, limit=_SWEEP_ROWS) == _SWEEP_ROWS:
             self._maintainer.wake()
-        self._settle()
+        self._index_pending()
         if view.graph is not None and not view.complete:
             self._load_vectors(view)
         with self._maintaining:
@@ -768,25 +769,25 @@ class LanceStore:
         if view.graph is None:
             self._leave_to_table()
 
-    def _settle(self) -> None:
-        if self._view.graph is None or self._view.hot.unsettled() is None:
+    def _index_pending(self) -> None:
+        if self._view.graph is None or self._view.hot.pending_index() is None:
             return
         import usearch.index  # noqa: F401, PLC0415 - imported before the lock is taken
 
-        until = time.monotonic() + _SETTLE_SECONDS
+        until = time.monotonic() + _INDEX_SECONDS
         while time.monotonic() < until and not self._closed:
             with self._view.lock:
-                index = self._view.hot.unsettled()
+                index = self._view.hot.pending_index()
                 if index is None:
                     return
-                index.settle(_SETTLE_ROWS)
+                index.index_pending(_INDEX_ROWS)
             time.sleep(0)
         self._maintainer.wake()
 
     def _load_vectors(self, view: LogView) -> None:
         hot = view.hot
         batches = self._stored_vectors() if self._table is None else self._table.vectors()
-        for keys, stamps, vectors in batches:
+        for keys, seqs, vectors in batches:
             for start in range(0, len(keys), _LOAD_ROWS):
                 if self._closed:
                     return
@@ -795,17 +796,17 @@ class LanceStore:
                 with view.lock:
                     for row in range(start, min(start + _LOAD_ROWS, len(keys))):
                         slot = hot.slot(keys[row])
-                        if slot is None or hot.stamp(slot) != stamps[row]:
+                        if slot is None or hot.seq(slot) != seqs[row]:
                             continue
                         if _records.checksum_of(vectors[row]) == hot.check(slot):
                             rows.append(row)
                             slots.append(slot)
                         else:
-                            view.suspects[keys[row]] = stamps[row]
+                            view.suspects[keys[row]] = seqs[row]
                     hot.add_vectors(slots, vectors[rows])
                 time.sleep(0)
             if self._opened:
-                self._settle()  # or a large context's vectors would all stay in RAM
+                self._index_pending()  # or a large context's vectors would all stay in RAM
         view.complete = True
         pa.default_memory_pool().release_unused()  # memory of the scan
 
@@ -816,12 +817,12 @@ class LanceStore:
             slots = view.hot.slots()
         for slot in slots:
             with view.lock:
-                key, stamp = view.hot.key(slot), view.hot.stamp(slot)
-                place = view.hot.place(slot)
-                segment = view.segments.get(place.segment)
-            record = segment and _records.unpack(segment.read(place.offset, place.length))
+                key, seq = view.hot.key(slot), view.hot.seq(slot)
+                location = view.hot.location(slot)
+                segment = view.segments.get(location.segment)
+            record = segment and _records.unpack(segment.read(location.offset, location.length))
             if record and record.key == key and record.vector is not None:
-                yield [key], [stamp], record.vector.reshape(1, -1)
+                yield [key], [seq], record.vector.reshape(1, -1)
 
     def _leave_to_table(self) -> None:
         """Without a hot index: drop vectors from RAM that the table holds."""
@@ -831,7 +832,7 @@ class LanceStore:
         for start in range(0, len(slots), _BATCH):
             with view.lock:
                 for slot in slots[start : start + _BATCH]:
-                    segment, offset, _ = view.hot.place(slot)
+                    segment, offset, _ = view.hot.location(slot)
                     if segment < 0:
                         continue
                     if offset < view.checkpoint.done.get(view.segments[segment].name, 0):
@@ -864,20 +865,20 @@ class LanceStore:
                 with self._view.lock:
                     surplus = hot.surplus(*limits)
                     n = min(surplus, _BATCH, _BATCH if most is None else most - evicted)
-                    ended = hot.ended(now, n) if n else []
-                    keys = ended or (hot.victims(n) if n else [])
+                    expired = hot.expired(now, n) if n else []
+                    keys = expired or (hot.victims(n) if n else [])
                 if not keys:
                     break
                 self._remove(keys)
-                self._ended += len(ended)
-                self._evicted += 0 if ended else len(keys)
+                self._expired += len(expired)
+                self._evicted += 0 if expired else len(keys)
                 evicted += len(keys)
         return evicted
 
     def _remove(self, keys: list[bytes]) -> None:
         """Delete the entries of keys; the caller holds `_writing`."""
         with self._view.lock:
-            found = self._view.hot.stamps(keys)
+            found = self._view.hot.seqs(keys)
         try:
             self._delete(found)
         except BaseException:
@@ -886,9 +887,9 @@ class LanceStore:
             raise
 
     def _delete(self, keys: list[tuple[bytes, int]], *, withdrawn: bool = False) -> None:
-        """Delete the entries of keys up to stamps; the caller holds `_writing`."""
+        """Delete the entries of keys up to sequence numbers; the caller holds `_writing`."""
         if keys:
-            deletions = [_records.Record(_records.DELETE, stamp, key) for key, stamp in keys]
+            deletions = [_records.Record(_records.DELETE, seq, key) for key, seq in keys]
             self._log_deletions(deletions, withdrawn=withdrawn)
 
     def _log_deletions(self, records: list[_records.Record], *, withdrawn: bool = False) -> None:
@@ -952,14 +953,14 @@ class LanceStore:
             with view.lock:
                 batch = keys[start : start + _BATCH]
                 uses = {key: view.pending[key] for key in batch if key in view.pending}
-            raw = _records.pack_uses(self._stamp(), uses)
+            raw = _records.pack_uses(self._next_seq(), uses)
             number, (offset,) = self._append([raw])
             with view.lock:
                 segment = view.segments[number]
                 segment.position = offset + len(raw)
                 view.note_uses(segment.name, offset, len(raw))
                 for key, one in uses.items():
-                    view.settle_pending(key, one)
+                    view.forget_pending(key, one)
 
     def _move(self, records: list[tuple[int, int, bytes]]) -> None:
         with self._writing:
@@ -972,23 +973,23 @@ class LanceStore:
         # Synced before the source segment can be deleted, which needs that no live record is in it.
         segment.sync()
         with view.lock:
-            for (slot, stamp, raw), offset in zip(records, offsets, strict=True):
-                if view.hot.holds(slot, stamp):
-                    view.hot.move(slot, Place(number, offset, len(raw)))
+            for (slot, seq, raw), offset in zip(records, offsets, strict=True):
+                if view.hot.holds(slot, seq):
+                    view.hot.move(slot, Location(number, offset, len(raw)))
 
-    def _damaged(self, entry: Entry, stamp: int) -> CorruptEntryError:
-        self._quarantine(entry.key, stamp)
+    def _damaged(self, entry: Entry, seq: int) -> CorruptEntryError:
+        self._quarantine(entry.key, seq)
         return CorruptEntryError(f"the record of entry {entry.id} is damaged; it is dropped")
 
-    def _quarantine(self, key: bytes, stamp: int) -> None:
+    def _quarantine(self, key: bytes, seq: int) -> None:
         """Delete an entry whose record is damaged, in this process and in the log."""
         with self._writing:
             with self._view.lock:
                 slot = self._view.hot.slot(key)
-                if slot is None or self._view.hot.stamp(slot) != stamp:
+                if slot is None or self._view.hot.seq(slot) != seq:
                     return
             self._quarantined += 1
-            self._delete([(key, stamp)])
+            self._delete([(key, seq)])
 
     def _append(self, records: list[bytes], writer: Any = None) -> tuple[int, list[int]]:
         writer = writer or self._writer
@@ -1012,18 +1013,18 @@ class LanceStore:
         if self._durability != "memory":
             self._deletions.sync(appended)
 
-    def _stamp(self) -> int:
+    def _next_seq(self) -> int:
         return max(time.time_ns(), self._view.newest + 1)
 
 
-def _upgraded(path: Path, name: str, stamp: Stamp) -> EntryTable:
+def _upgraded(path: Path, name: str, identity: TableIdentity) -> EntryTable:
     """Open a table of an older format, and upgrade it."""
     folder = path / f"{name}.log"
     with faults(f"make the log in {str(folder)!r}"):
         make_folder(folder)
     with _guards.opening(folder):
-        table = EntryTable(path, name, stamp, create=False)
-        if table.outdated:  # else another process has just upgraded it
+        table = EntryTable(path, name, identity, create=False)
+        if table.needs_upgrade:  # else another process has just upgraded it
             # The processes that have it open run an older version, and would go on writing its
             # format.
             if others := living_members(folder):

@@ -172,8 +172,8 @@ def vector_of(floats: bytes | None, said: bytes) -> Vector | None:
 
 
 def info_of(row: Sequence[Any], ahead: float) -> tuple[int, EntryInfo]:
-    """Parse a row of `select.lua` after its key, of a server that is ahead: stamp and entry."""
-    stamp, said, expires, size, uses = row
+    """Parse a row of `select.lua` after its key, of a server that is ahead: seq and entry."""
+    seq, said, expires, size, uses = row
     times, _, last = uses.partition(b" ")
     held = EntryInfo(
         entry=entry_of(said, expires, ahead),
@@ -181,7 +181,7 @@ def info_of(row: Sequence[Any], ahead: float) -> tuple[int, EntryInfo]:
         last_used_at=float(last) - ahead if last else None,
         bytes=int(size),
     )
-    return int(stamp), held
+    return int(seq), held
 
 
 def batches(waiting: list[list[Any]]) -> Iterator[list[list[Any]]]:

@@ -15,9 +15,9 @@ them, and evicts in the same step. If a table has several shards, the scripts ap
 by a background thread (`_shards`).
 
 Processes and machines see each other's operations at once, because all state is on the server.
-Times and stamps are the server's own; a caller's clock is converted (`_time`). A leader has a lease
-with a fence (`_leases`), renewed by the background thread: the server refuses a result stored after
-the lease went to another process.
+Times and sequence numbers are the server's own; a caller's clock is converted (`_time`). A leader
+has a lease with a fence (`_leases`), renewed by the background thread: the server refuses a result
+stored after the lease went to another process.
 
 Crashes: a process that ends loses only its unsent uses, and its leases end after `_leases.SECONDS`.
 What a server keeps across its own restart depends on its persistence settings, and what it drops
@@ -136,10 +136,10 @@ class RedisStore:
     def reinit_after_fork(self) -> None:
         """Create what belongs to one process: the lock, the counts, the leases."""
         self._lock = threading.Lock()  # guards the following
-        self._evicted = self._ended = self._quarantined = 0
-        self._untold = 0  # removals not yet returned by `maintain`
+        self._evicted = self._expired = self._quarantined = 0
+        self._unreported = 0  # removals not yet returned by `maintain`
         self._over = False  # whether a `put` left entries to evict
-        self._told_at = time.monotonic()
+        self._uses_sent_at = time.monotonic()
         self._leases = _leases.Leases()
 
     def get(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
@@ -231,12 +231,12 @@ class RedisStore:
         unique: dict[str, tuple[int, EntryInfo]] = {}  # an entry may be found under several tags
         for shard, (key, *row) in rows:
             try:
-                stamp, held = _fields.info_of(row, self._shards.ahead(shard))
+                seq, held = _fields.info_of(row, self._shards.ahead(shard))
             except CorruptEntryError:
                 self._quarantined += 1
                 self._drop(bytes.fromhex(key.decode()))  # the other entries are still found
                 continue
-            unique[held.entry.id] = stamp, held
+            unique[held.entry.id] = seq, held
         ordered = sorted(unique.values(), key=lambda one: one[0])
         return [held for _, held in ordered if selection.takes(held.entry)]
 
@@ -266,7 +266,7 @@ class RedisStore:
                 flat = [value for packed in batch for value in packed]
                 *left, more = self._run("put", shard, *_said(limits), now, len(batch), *flat)
                 with self._lock:
-                    self._untold += self._count(*left)
+                    self._unreported += self._count(*left)
                     self._over |= more > 0
 
     def touch(self, key: bytes, /, *, now: float, times: int = 1) -> None:
@@ -275,7 +275,7 @@ class RedisStore:
             waiting = self._shards.note(key, now, times)
             self._sender.start()
             if waiting >= _PENDING:
-                self._shards.tell()
+                self._shards.send_uses()
 
     def discard(self, entries: Iterable[Entry], /) -> int:
         self._check()
@@ -290,7 +290,7 @@ class RedisStore:
                 discarded += self._run("discard", shard, len(pairs) // 2, *pairs)
         return discarded
 
-    def outdate(self, tag: str, /) -> None:
+    def invalidate_tag(self, tag: str, /) -> None:
         self._run_all("outdate", tag)
 
     def maintain(self, *, max_entries: int | None, max_bytes: int | None = None, now: float) -> int:
@@ -300,7 +300,7 @@ class RedisStore:
         if len(self._shards) > 1:
             return self._maintain_all(limits, now)
         with self._lock:
-            removed, self._untold = self._untold, 0
+            removed, self._unreported = self._unreported, 0
             more, self._over = self._over or limits != known, False
         while more:
             *left, more = self._run("maintain", 0, *_said(limits), now, _BATCH)
@@ -323,8 +323,8 @@ class RedisStore:
                 surplus = int(max_bytes is not None and held > max_bytes and count > 0)
             if not surplus:
                 return removed
-            if ended := self.sweep(now=now, limit=surplus):
-                removed += ended
+            if expired := self.sweep(now=now, limit=surplus):
+                removed += expired
             elif self._shards.policy in {"fifo", "lru"}:
                 first = sorted(
                     (float(score), member, shard)
@@ -352,11 +352,11 @@ class RedisStore:
     def count(self) -> int:
         return sum(one[0] for one in self._run_all("sizes", 1))
 
-    def _count(self, evicted: int, ended: int) -> int:
+    def _count(self, evicted: int, expired: int) -> int:
         """Count entries removed by this process; return their number."""
         self._evicted += evicted
-        self._ended += ended
-        return evicted + ended
+        self._expired += expired
+        return evicted + expired
 
     def measure(self) -> Measures:
         return Measures(
@@ -364,7 +364,7 @@ class RedisStore:
             payload_bytes=None,
             index_bytes=0,  # in this process; the server's indexes are not counted
             evicted=self._evicted,
-            ended=self._ended,
+            expired=self._expired,
         )
 
     def check(self) -> None:
@@ -412,7 +412,7 @@ class RedisStore:
             return
         try:
             with suppress(StoreError):  # unsent uses may be lost
-                self._shards.tell()
+                self._shards.send_uses()
         finally:
             self._closed = True
             self._sender.close(0)
@@ -437,9 +437,9 @@ class RedisStore:
             milliseconds = int(1000 * _leases.SECONDS)
             for key, fence in self._leases.held():
                 self._run("hold", self._shards.of(key), milliseconds, 1, key.hex(), fence)
-            if time.monotonic() - self._told_at >= self._use_interval:
-                self._told_at = time.monotonic()
-                self._shards.tell()
+            if time.monotonic() - self._uses_sent_at >= self._use_interval:
+                self._uses_sent_at = time.monotonic()
+                self._shards.send_uses()
 
 
 def _name_of(policy: EvictionPolicy | None) -> str:
