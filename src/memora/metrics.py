@@ -251,14 +251,14 @@ class HealthCounters:
             gauges: Additional values by name; None is left out.
             measures: The store's measures; its own counts of removed entries are included.
         """
-        told = {"error_ratio": self.lately().error_rate, **(gauges or {})}
+        values = {"error_ratio": self.lately().error_rate, **(gauges or {})}
         return MetricsSnapshot(
             counters=tuple(
                 _family(COUNTERS, name, found) for name, found in self._totals(measures).items()
             ),
             gauges=tuple(
                 _family(GAUGES, name, {(): value})
-                for name, value in told.items()
+                for name, value in values.items()
                 if value is not None
             ),
             histograms=tuple(
@@ -369,10 +369,10 @@ class Metrics(HealthCounters):
 
     def _save(self, metadata: Mapping[str, Any]) -> None:
         for name in _SAVED:
-            said: Any = metadata.get(name)
+            saved: Any = metadata.get(name)
             # The application may use this key of its metadata for something else.
-            if type(said) in _NUMBERS and 0 <= said <= _ABSURD:
-                self._saved[name] += said
+            if type(saved) in _NUMBERS and 0 <= saved <= _ABSURD:
+                self._saved[name] += saved
 
     def _totals(self, measures: Measures | None) -> dict[str, dict[Labels, float]]:
         totals = super()._totals(measures)
@@ -448,8 +448,8 @@ _HISTOGRAMS: dict[str, tuple[str, Unit, tuple[str, ...]]] = {
 def _family(
     table: dict[str, tuple[str, Unit, tuple[str, ...]]], name: str, values: dict[Labels, Any]
 ) -> Family[Any]:
-    said, unit, labels = table[name]
-    return Family(name, said, unit, labels, MappingProxyType(values))
+    description, unit, labels = table[name]
+    return Family(name, description, unit, labels, MappingProxyType(values))
 
 
 def stats_of(reading: MetricsSnapshot) -> dict[str, Any]:

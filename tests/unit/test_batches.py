@@ -328,7 +328,7 @@ def test_secrets_are_in_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "of-the-environment")
     real = Bucket("s3://bucket/x", {"access_key_id": "x", "secret_access_key": "of-the-options"})
     error = OSError("HTTP error: of-the-options and of-the-environment\n\nDebug source:\n...")
-    assert real._said(error) == "no answer: *** and ***"
+    assert real._message_of(error) == "no answer: *** and ***"
     with pytest.raises(ConfigError) as refused:
         Bucket("s3://bucket/x", {"secret_access_key": "of-the-options", "nonsense": "x"})
     assert "of-the-options" not in str(refused.value)

@@ -16,7 +16,7 @@ from memora.errors import CorruptEntryError, StoreError
 from memora.model import Content, Context, Entry
 from memora.pipeline import Request
 from memora.stores.disk import _journal, _records, _table
-from memora.stores.disk._journal import Checkpoint, checkpoint_of, said_of
+from memora.stores.disk._journal import Checkpoint, checkpoint_of, json_of
 from memora.stores.disk.store import LanceStore
 from memora.stores.redis import _fields
 
@@ -370,7 +370,7 @@ def test_without_any_space_all_is_withdrawn_however_much_it_is(
 
 def test_a_flipped_bit_of_the_checkpoint_is_noticed() -> None:
     checkpoint = Checkpoint({"a-1.log": 1234, "a-2.log": 99}, {"a-1.log": 1000}, {}, 1.7e9)
-    text = json.dumps(said_of(checkpoint)).encode()
+    text = json.dumps(json_of(checkpoint)).encode()
     assert checkpoint_of(json.loads(text)) == checkpoint
     for at in range(len(text)):
         for bit in range(8):

@@ -23,7 +23,7 @@ from cachetools import LRUCache
 
 from memora.errors import StoreError
 from memora.stores.disk import _records
-from memora.stores.disk._journal import MAGIC, Checkpoint, Segment, checkpoint_of, said_of
+from memora.stores.disk._journal import MAGIC, Checkpoint, Segment, checkpoint_of, json_of
 from memora.stores.disk._usage import USES, KeptUses, pack_uses, unpack_uses
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ class BatchLog:
         name = self.path(_head_name(head.number))
         data = json.dumps(
             {"owner": owner, "version": version, "token": head.token}
-            | {"checkpoint": said_of(checkpoint)}
+            | {"checkpoint": json_of(checkpoint)}
         ).encode()
         if not self.bucket.create(name, data):
             found = None

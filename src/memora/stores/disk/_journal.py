@@ -492,7 +492,7 @@ def checkpoint_of(found: Any) -> Checkpoint | None:
         return None
 
 
-def said_of(checkpoint: Checkpoint) -> dict[str, Any]:
+def json_of(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return a checkpoint in its JSON form, with its checksum."""
     return {**checkpoint._asdict(), "checksum": _checksum(checkpoint)}
 
@@ -508,7 +508,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         StoreError: The disk is full, for example; the old checkpoint stays.
     """
     with disk_faults("write the checkpoint"):
-        write_synced(folder / CHECKPOINT, json.dumps(said_of(checkpoint)).encode())
+        write_synced(folder / CHECKPOINT, json.dumps(json_of(checkpoint)).encode())
 
 
 def write_synced(path: Path, content: bytes) -> None:

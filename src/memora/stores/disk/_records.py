@@ -135,7 +135,7 @@ def unpack(data: bytes | bytearray | memoryview) -> Record | None:
     vector = np.frombuffer(view, "<f4", floats, HEADER_BYTES) if floats else None
     canonical = str(view[at : (at := at + context)], "utf-8")
     text = str(view[at : (at := at + query)], "utf-8")
-    said = str(view[at : (at := at + metadata)], "utf-8")
+    metadata_text = str(view[at : (at := at + metadata)], "utf-8")
     labels = str(view[at : (at := at + tags)], "utf-8")
     entry = Entry(
         id=id_.hex(),
@@ -149,7 +149,7 @@ def unpack(data: bytes | bytearray | memoryview) -> Record | None:
         tags=tuple(json.loads(labels)) if labels else (),
         cost=cost,
     )
-    return Record(kind, seq, key, entry, vector, Content(bytes(view[at:]), said))
+    return Record(kind, seq, key, entry, vector, Content(bytes(view[at:]), metadata_text))
 
 
 def next_record(data: bytes) -> int | None:

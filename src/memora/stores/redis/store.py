@@ -146,9 +146,11 @@ class RedisStore:
         found = self._read(key, '["m","p","P"]', now)
         if found is None:
             return None
-        entry, said, (metadata, small, large) = found
+        entry, attributes, (metadata, small, large) = found
         with self._dropping(key):
-            return entry, _fields.content_of(small if large is None else large, metadata, said)
+            return entry, _fields.content_of(
+                small if large is None else large, metadata, attributes
+            )
 
     def get_in_memory(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:  # noqa: ARG002
         self._check()
@@ -162,22 +164,22 @@ class RedisStore:
         found = self._read(key, '["m","p","P","v"]', now)
         if found is None:
             return None
-        entry, said, (metadata, small, large, floats) = found
+        entry, attributes, (metadata, small, large, floats) = found
         with self._dropping(key):
-            content = _fields.content_of(small if large is None else large, metadata, said)
-            return entry, content, _fields.vector_of(floats, said)
+            content = _fields.content_of(small if large is None else large, metadata, attributes)
+            return entry, content, _fields.vector_of(floats, attributes)
 
     def _read(self, key: bytes, fields: str, now: float) -> tuple[Entry, bytes, list[Any]] | None:
         shard = self._shards.of(key)
         found = self._run("read", shard, key.hex(), now, fields)
         if found is None:
             return None
-        said, expires, *rest = found
+        attributes, expires, *rest = found
         with self._dropping(key):
-            entry = _fields.entry_of(said, expires, self._shards.ahead(shard))
+            entry = _fields.entry_of(attributes, expires, self._shards.ahead(shard))
             if entry.key != key:
                 raise CorruptEntryError("an entry is damaged: it is another's")
-            return entry, said, rest
+            return entry, attributes, rest
 
     @contextmanager
     def _dropping(self, key: bytes) -> Iterator[None]:
@@ -199,19 +201,19 @@ class RedisStore:
         found: list[Match] = []
         for shard, rows in enumerate(self._run_all("search", context, *asked)):
             ahead = self._shards.ahead(shard)
-            for key, distance, said, expires, metadata, payload, floats in rows:
+            for key, distance, attributes, expires, metadata, payload, floats in rows:
                 name = bytes.fromhex(key.decode())
                 with suppress(CorruptEntryError), self._dropping(name):  # skips damaged entries
-                    entry = _fields.entry_of(said, expires, ahead)
+                    entry = _fields.entry_of(attributes, expires, ahead)
                     if entry.key != name:
                         raise CorruptEntryError("an entry is damaged: it is another's")
                     if entry.context.fingerprint != context or entry.ends_at <= now:
                         continue  # guards against a wrong context, whatever the engine returns
-                    exact = None if floats is None else _fields.vector_of(floats, said)
+                    exact = None if floats is None else _fields.vector_of(floats, attributes)
                     cosine = 1.0 - float(distance) if exact is None else float(exact @ vector)
                     content = None
                     if payload is not None:
-                        content = _fields.content_of(payload, metadata, said)
+                        content = _fields.content_of(payload, metadata, attributes)
                     found.append(Match(entry, cosine, content))
         return sorted(found, key=lambda match: -match.cosine)[:k]
 
@@ -264,7 +266,9 @@ class RedisStore:
         for shard, waiting in by_shard.items():
             for batch in _fields.batches(waiting):
                 flat = [value for packed in batch for value in packed]
-                *left, more = self._run("put", shard, *_said(limits), now, len(batch), *flat)
+                *left, more = self._run(
+                    "put", shard, *_arguments_of(limits), now, len(batch), *flat
+                )
                 with self._lock:
                     self._unreported += self._count(*left)
                     self._over |= more > 0
@@ -303,7 +307,7 @@ class RedisStore:
             removed, self._unreported = self._unreported, 0
             more, self._over = self._over or limits != known, False
         while more:
-            *left, more = self._run("maintain", 0, *_said(limits), now, _BATCH)
+            *left, more = self._run("maintain", 0, *_arguments_of(limits), now, _BATCH)
             removed += self._count(*left)
         return removed
 
@@ -452,5 +456,5 @@ def _name_of(policy: EvictionPolicy | None) -> str:
     return name
 
 
-def _said(limits: Limits) -> tuple[int | str, int | str]:
+def _arguments_of(limits: Limits) -> tuple[int | str, int | str]:
     return tuple("" if limit is None else limit for limit in limits)  # type: ignore[return-value]
