@@ -119,7 +119,7 @@ ORDER = [
     ["codec", "embedders", "shadow", "stores", "tuning"],
     ["pipeline", "lifecycle", "transfer"],
     ["core", "health", "prometheus", "otel"],
-    ["cache"],
+    ["cache", "_administration", "_criteria", "_observation", "_parts"],
     ["cli"],
 ]
 

@@ -17,7 +17,8 @@ from doubles import WordEmbedder, until
 import memora
 from memora import CacheConfig, Memora
 from memora.calls import FUNCTION, CacheInfo
-from memora.calls._binding import CODE, code_of, identity_of
+from memora.calls._binding import CODE
+from memora.calls._identity import code_of, identity_of
 from memora.errors import ArgumentError, ContextError
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def test_nested_code_counts() -> None:
 def test_code_is_the_same_in_each_process() -> None:
     code = (
         f"import sys; sys.path.insert(0, {SOURCE!r})\n"
-        "from memora.calls._binding import code_of\n"
+        "from memora.calls._identity import code_of\n"
         "def ask(query): return [q for q in query if q in {'a', 'b', 'c', 'd', None, 3}]\n"
         "print(code_of(ask))"
     )
