@@ -17,6 +17,7 @@ from memora.errors import ClosedError
 from memora.eviction import POLICIES, make_policy
 from memora.model import Content, Entry, EntryInfo
 from memora.selection import Selection
+from memora.stores._settings import TableSettings
 from memora.stores.bucket.store import ObjectStore
 from memora.stores.disk import store as lance_module
 from memora.stores.disk.store import LanceStore
@@ -98,16 +99,19 @@ def open_memory_tiered(_: Path, **settings: Any) -> Store:
     return Warm(MemoryStore(dimension=DIMENSION, **settings))
 
 
+def table_settings(**settings: Any) -> TableSettings:
+    return TableSettings(
+        table_name="cache",
+        model="toy",
+        dimension=DIMENSION,
+        clock=lambda: NOW,  # nothing ends but when a test says so
+        **settings,
+    )
+
+
 def on_disk(kind: type[LanceStore] = LanceStore, **always: Any) -> Opener:
     def open_lance(path: Path, **settings: Any) -> Store:
-        return kind(
-            path,
-            table_name="cache",
-            model="toy",
-            dimension=DIMENSION,
-            clock=lambda: NOW,  # nothing ends but when a test says so
-            **({"max_staleness_seconds": 0.05} | always | settings),
-        )
+        return kind(path, table_settings(**({"max_staleness_seconds": 0.05} | always | settings)))
 
     return open_lance
 
@@ -125,12 +129,8 @@ def in_bucket(kind: type[ObjectStore] = ObjectStore, **always: Any) -> Callable[
         def open_objects(path: Path, **settings: Any) -> Store:
             return kind(
                 "/".join((server.uri, *path.parts[-2:])),
+                table_settings(**({"max_staleness_seconds": 0.1} | always | settings)),
                 options=server.storage_options,
-                table_name="cache",
-                model="toy",
-                dimension=DIMENSION,
-                clock=lambda: NOW,
-                **({"max_staleness_seconds": 0.1} | always | settings),
             )
 
         return open_objects

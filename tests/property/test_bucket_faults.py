@@ -23,6 +23,7 @@ from memora.concurrency.periodic import Periodic
 from memora.context import canonical_context, exact_key
 from memora.errors import StoreError
 from memora.model import Content, Entry
+from memora.stores._settings import TableSettings
 from memora.stores.bucket import _batches
 from memora.stores.bucket import _maintenance as bucket_maintenance
 from memora.stores.bucket import _view as bucket_view
@@ -69,7 +70,6 @@ def passing() -> Iterator[Time]:
     with pytest.MonkeyPatch.context() as patch:
         now = Time()
         for module in (
-            bucket_store,
             disk_store,
             _batches,
             bucket_view,
@@ -97,12 +97,14 @@ class Process:
             patch.setattr(bucket_store, "Bucket", lambda *_: self.bucket)
             self.store = ObjectStore(
                 "s3://dict",
-                table_name="cache",
-                model="toy",
-                dimension=4,
-                hot_payload_bytes=0,
-                clock=lambda: NOW,
-                keep=keep,
+                TableSettings(
+                    table_name="cache",
+                    model="toy",
+                    dimension=4,
+                    hot_payload_bytes=0,
+                    clock=lambda: NOW,
+                    keep=keep,
+                ),
             )
         table: Any = self.store._table
         for name in ("write", "compact", "clear_up"):

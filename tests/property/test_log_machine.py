@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from hypothesis import given, settings
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from memora.context import canonical_context, exact_key
 from memora.model import Content, Entry
+from memora.stores._settings import ViewSettings
 from memora.stores.disk import _records
 from memora.stores.disk._journal import MAGIC
 from memora.stores.disk._view import LogView
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 DIMENSION = 4
-SETTINGS: Any = {"graph": "int8", "content_bytes": 1000, "late_seconds": 0.0}
+SETTINGS = ViewSettings(graph="int8", content_bytes=1000, late_seconds=0.0)
 CONTEXTS = [canonical_context({"n": n}) for n in range(2)]
 # A key is a text in a context: the number of each, by the number of the key.
 KEYS = [(f"q{n // 2}", CONTEXTS[n % 2]) for n in range(6)]
@@ -133,7 +134,7 @@ def test_any_order_of_reading_ends_in_the_same_entries(
     """Each file is read from its beginning; which is read next, and how far, is anyone's guess."""
     model, written = run(steps)
     with tempfile.TemporaryDirectory() as folder:
-        view = LogView(Path(folder), DIMENSION, **SETTINGS)
+        view = LogView(Path(folder), DIMENSION, SETTINGS)
         files = [Path(folder) / f"{n:016x}-1-{n:04x}-000000.log" for n in range(3)]
         waiting = [list(records) for records in written]
         for file in files:
@@ -156,7 +157,7 @@ def test_what_is_cut_short_is_read_when_it_is_whole(
 ) -> None:
     model, written = run(steps)
     with tempfile.TemporaryDirectory() as folder:
-        view = LogView(Path(folder), DIMENSION, **SETTINGS)
+        view = LogView(Path(folder), DIMENSION, SETTINGS)
         for n in data.draw(st.permutations(range(3))):
             file = Path(folder) / f"{n:016x}-1-{n:04x}-000000.log"
             whole = MAGIC + b"".join(written[n])
@@ -184,7 +185,7 @@ def test_a_flipped_bit_never_makes_an_entry(
         if step.kind == "put"
     }
     with tempfile.TemporaryDirectory() as folder:
-        view = LogView(Path(folder), DIMENSION, **SETTINGS)
+        view = LogView(Path(folder), DIMENSION, SETTINGS)
         for n in order:
             whole = bytearray(MAGIC + b"".join(written[n]))
             if n == order[0] and len(whole) > len(MAGIC):

@@ -13,6 +13,7 @@ from doubles import until
 from memora.context import canonical_context, exact_key
 from memora.errors import ConfigError, MissingExtraError, StoreError, StorePathError
 from memora.model import Content, Entry
+from memora.stores._settings import ViewSettings
 from memora.stores.bucket import _batches
 from memora.stores.bucket._batches import Batch, BatchLog, BatchWriter
 from memora.stores.bucket._client import Bucket
@@ -42,8 +43,8 @@ def record(query: str, seq: int, payload: bytes = b"x") -> bytes:
 
 
 def viewed(bucket: Any) -> BucketView:
-    settings: Any = {"graph": "int8", "content_bytes": 1000, "late_seconds": 0.0}
-    view = BucketView(BatchLog(bucket, "log"), 4, **settings)
+    settings = ViewSettings(graph="int8", content_bytes=1000, late_seconds=0.0)
+    view = BucketView(BatchLog(bucket, "log"), 4, settings)
     view.read()
     return view
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from memora._log import make_logger
@@ -20,11 +21,13 @@ from memora._uris import (
 from memora.embedders import FunctionEmbedder
 from memora.errors import ArgumentError, ConfigError, EmbedderError
 from memora.eviction import make_policy
+from memora.stores._settings import TableSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from memora.config import CacheConfig
     from memora.eviction import EvictionPolicy
-    from memora.index import GraphType
     from memora.protocols import Clock, Embedder, Store
     from memora.stores.disk._table import TableIdentity
 
@@ -51,66 +54,87 @@ def open_store(  # noqa: PLR0913 - arguments that replace settings
     """
     if policy is None and config.eviction_policy != "fifo":  # stores use FIFO without a policy
         policy = make_policy(config.eviction_policy)
-    if is_in_ram(config.db_uri):
-        from memora.stores.memory import MemoryStore  # noqa: PLC0415 - only for this store
+    settings = TableSettings(
+        table_name=config.table_name,
+        model=embedder.identity,
+        dimension=embedder.dimension,
+        create=create,
+        durability=config.durability,
+        hot_index=config.hot_index,
+        hot_payload_bytes=config.hot_payload_bytes,
+        max_staleness_seconds=config.max_staleness_seconds,
+        max_entries=config.max_entries,
+        max_bytes=config.max_bytes,
+        policy=policy,
+        flush_interval_seconds=config.flush_interval_seconds,
+        clock=clock,
+        index_at=config.index_threshold_entries if config.auto_create_index else None,
+        keep=keep,
+    )
+    for is_of_kind, open_kind in _KINDS:
+        if is_of_kind(config.db_uri):
+            return open_kind(config, settings)
+    return _open_disk(config, settings)
 
-        graph: GraphType = "int8" if config.hot_index == "off" else config.hot_index
-        return MemoryStore(dimension=embedder.dimension, graph=graph, policy=policy)
-    if is_on_server(config.db_uri):
-        from memora.stores.redis import RedisStore  # noqa: PLC0415 - only for this store
 
+def _open_memory(_: CacheConfig, settings: TableSettings) -> Store:
+    from memora.stores.memory import MemoryStore  # noqa: PLC0415 - only for this store
+
+    graph = settings.view.graph or "int8"
+    return MemoryStore(dimension=settings.dimension, graph=graph, policy=settings.policy)
+
+
+def _open_server(config: CacheConfig, settings: TableSettings) -> Store:
+    from memora.stores.redis import RedisStore  # noqa: PLC0415 - only for this store
+
+    shared = RedisStore(
+        config.db_uri,
+        table_name=settings.table_name,
+        model=settings.model,
+        dimension=settings.dimension,
+        create=settings.create,
+        max_entries=settings.max_entries,
+        max_bytes=settings.max_bytes,
+        policy=settings.policy,
+        flush_interval_seconds=settings.flush_interval_seconds,
+        clock=settings.clock,
+    )
+    if shared.unsuitable:
         own_log = make_logger(config.log_level, json_logs=config.json_logs)
-        shared = RedisStore(
-            config.db_uri,
-            table_name=config.table_name,
-            model=embedder.identity,
-            dimension=embedder.dimension,
-            create=create,
-            max_entries=config.max_entries,
-            max_bytes=config.max_bytes,
-            policy=policy,
-            flush_interval_seconds=config.flush_interval_seconds,
-            clock=clock,
-        )
         for problem in shared.unsuitable:
             own_log.warning("server_setting", problem=problem)
-        if not config.local_tier_bytes:
-            return shared
-        from memora.stores.tiered import TieredStore  # noqa: PLC0415 - as above
+    if not config.local_tier_bytes:
+        return shared
+    from memora.stores.tiered import TieredStore  # noqa: PLC0415 - as above
 
-        return TieredStore(
-            shared,
-            max_bytes=config.local_tier_bytes,
-            max_staleness_seconds=config.max_staleness_seconds,
-            clock=clock,
-        )
-    settings: dict[str, Any] = {
-        "table_name": config.table_name,
-        "model": embedder.identity,
-        "dimension": embedder.dimension,
-        "create": create,
-        "durability": config.durability,
-        "hot_index": config.hot_index,
-        "hot_payload_bytes": config.hot_payload_bytes,
-        "max_staleness_seconds": config.max_staleness_seconds,
-        "max_entries": config.max_entries,
-        "max_bytes": config.max_bytes,
-        "policy": policy,
-        "flush_interval_seconds": config.flush_interval_seconds,
-        "clock": clock,
-        "keep": keep,
-    }
-    if is_bucket(config.db_uri):
-        from memora.stores.bucket.store import ObjectStore  # noqa: PLC0415 - only for this store
+    return TieredStore(
+        shared,
+        max_bytes=config.local_tier_bytes,
+        max_staleness_seconds=settings.max_staleness_seconds,
+        clock=settings.clock,
+    )
 
-        if config.hot_index == "off":  # from a command, which does not search
-            settings["hot_index"] = "int8"
-        return ObjectStore(config.db_uri, options=config.storage_options, **settings)
+
+def _open_bucket(config: CacheConfig, settings: TableSettings) -> Store:
+    from memora.stores.bucket.store import ObjectStore  # noqa: PLC0415 - only for this store
+
+    # "off" comes from a command, which does not search.
+    settings = replace(settings, hot_index=settings.view.graph or "int8", index_at=None)
+    return ObjectStore(config.db_uri, settings, options=config.storage_options)
+
+
+def _open_disk(config: CacheConfig, settings: TableSettings) -> Store:
     path = local_path(config.db_uri)
     from memora.stores.disk.store import LanceStore  # noqa: PLC0415 - only for this store
 
-    index_at = config.index_threshold_entries if config.auto_create_index else None
-    return LanceStore(path, index_at=index_at, **settings)
+    return LanceStore(path, settings)
+
+
+_KINDS: list[tuple[Callable[[str], bool], Callable[[CacheConfig, TableSettings], Store]]] = [
+    (is_in_ram, _open_memory),
+    (is_on_server, _open_server),
+    (is_bucket, _open_bucket),
+]
 
 
 def open_stored(

@@ -186,14 +186,13 @@ class HeadLock:
         """Whether this process holds the lock, and no other can have taken over."""
         return self._held and time.monotonic() - self.renewed < LEASE_SECONDS
 
-    def acquire(self, *, blocking: bool) -> None:
+    def acquire(self) -> None:
         """Write the next head if the newest has no owner, is this process's, or is a lease old.
 
         Raises:
             filelock.Timeout: Another process is the owner.
             StoreError: The bucket cannot be reached.
         """
-        del blocking  # never waits
         log = self._log
         head = log.read_head()
         free = head is None or head.owner in {"", self._name}

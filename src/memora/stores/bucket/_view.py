@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from memora.stores.bucket._batches import STALE_SECONDS, Batch, BatchLog
 from memora.stores.disk._journal import MAGIC, Checkpoint, Segment
 from memora.stores.disk._view import LogView
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from memora.stores._settings import ViewSettings
     from memora.stores.disk import _records
     from memora.stores.disk._usage import KeptUses
 
@@ -25,11 +28,14 @@ class BucketView(LogView):
     """Entries and all vectors in RAM, kept current from the log in a bucket."""
 
     remember_seconds = _LATE_SECONDS
-    exact: Any = None  # vectors of large contexts stay in RAM: no search needs the network
+    _reads_vectors = False  # no search needs the network
 
-    def __init__(self, log: BatchLog, dimension: int, **settings: Any) -> None:
-        super().__init__(Path(log.folder), dimension, **settings)
+    def __init__(self, log: BatchLog, dimension: int, settings: ViewSettings) -> None:
+        super().__init__(Path(log.folder), dimension, settings)
         self.log = log
+
+    def _empty(self) -> Self:
+        return type(self)(self.log, self.dimension, self._settings)
 
     @property
     def unreached(self) -> bool:
@@ -68,7 +74,8 @@ class BucketView(LogView):
         have stood still while the entry was deleted and the deletion forgotten. Of several
         locations, all processes use the one in the latest batch.
         """
-        segment: Any = self.segments[number]
+        segment = self.segments[number]
+        assert isinstance(segment, Batch)  # noqa: S101 - a bucket has no other
         if record.entry is None:
             segment.deletes = True
             return super().apply(record, number, offset, length)

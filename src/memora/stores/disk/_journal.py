@@ -16,7 +16,7 @@ import threading
 import time
 import zlib
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import filelock
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-Durability: TypeAlias = Literal["memory", "process", "power"]
+    from memora.stores._settings import Durability
 
 MAGIC = b"MEMORA LOG 4\n\x00\x00\x00"
 """The first bytes of a segment; the records follow."""

@@ -68,8 +68,8 @@ class OwnerLock(Protocol):
         """Whether this process holds the lock."""
         ...
 
-    def acquire(self, *, blocking: bool) -> object:
-        """Take the lock; raise `filelock.Timeout` if another process holds it."""
+    def acquire(self) -> object:
+        """Take the lock, or raise `filelock.Timeout` at once if another process holds it."""
         ...
 
     def release(self) -> None:
@@ -113,7 +113,10 @@ class Maintenance:
 
     def _make_lock(self) -> OwnerLock:
         return filelock.FileLock(
-            self._folder / "owner.lock", thread_local=False, mode=file_mode(self._folder)
+            self._folder / "owner.lock",
+            blocking=False,
+            thread_local=False,
+            mode=file_mode(self._folder),
         )
 
     @property
@@ -128,7 +131,7 @@ class Maintenance:
         if self.owner:
             return True
         try:
-            self._lock.acquire(blocking=False)
+            self._lock.acquire()
         except filelock.Timeout:
             return False
         except OSError as error:

@@ -36,9 +36,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from memora.index import GraphType
+    from typing_extensions import Self
+
     from memora.model import Content
     from memora.protocols import Vector
+    from memora.stores._settings import ViewSettings
     from memora.stores.disk._table import EntryTable
     from memora.stores.disk._usage import KeptUses
 
@@ -72,35 +74,28 @@ class LogView:
     Args:
         folder: Folder of the segments.
         dimension: Length of the vectors.
-        graph: Type of the vectors in graphs; None drops vectors from RAM once they are in the
-            table.
-        content_bytes: Size of the cache of contents.
-        late_seconds: Longest delay until a use by another process is read.
+        settings: The settings.
     """
 
     remember_seconds = 60.0
     """How long a deletion is remembered for records that are read late."""
+    _reads_vectors = True  # of large contexts from the log, so that they need not stay in RAM
 
-    def __init__(
-        self,
-        folder: Path,
-        dimension: int,
-        *,
-        graph: GraphType | None,
-        content_bytes: int,
-        late_seconds: float,
-    ) -> None:
-        self.folder, self.dimension = folder, dimension
-        self.graph: GraphType | None = graph
+    def __init__(self, folder: Path, dimension: int, settings: ViewSettings) -> None:
+        self.folder, self.dimension, self._settings = folder, dimension, settings
+        self.graph = settings.graph
         self.reinit_after_fork()
         self.hot = Memtable(
-            dimension, exact=self.exact, graph=graph or "int8", late_seconds=late_seconds
+            dimension,
+            exact=self.exact if self._reads_vectors else None,
+            graph=settings.graph or "int8",
+            late_seconds=settings.late_seconds,
         )
         self.segments: dict[int, Segment] = {}
         self.numbers: dict[str, int] = {}  # segment name -> its key in `segments`
         self._next_number = 0
         self.deleted: OrderedDict[bytes, Deletion] = OrderedDict()  # the oldest first
-        self.contents: LRUCache[int, Content] = LRUCache(content_bytes, _size)
+        self.contents: LRUCache[int, Content] = LRUCache(settings.content_bytes, _size)
         self.checkpoint = Checkpoint({}, {}, {})
         self.own: str | None = None
         """Name prefix of this process's segments, which are added by `add_segment`."""
@@ -156,73 +151,62 @@ class LogView:
             raise CorruptEntryError("the vector of an entry is damaged")
         return vector
 
-    @classmethod
-    def load(  # noqa: PLR0913 - the parts of a view
-        cls,
-        folder: Path,
-        table: EntryTable,
-        *,
-        graph: GraphType | None,
-        content_bytes: int,
-        late_seconds: float,
-        current: Sequence[Segment] = (),
-    ) -> LogView:
-        """Return a view of the table's entries, without vectors, with the log applied.
+    def _empty(self) -> Self:
+        """Return an empty view of the same log."""
+        return type(self)(self.folder, self.dimension, self._settings)
+
+    def load(self, table: EntryTable, *, current: Sequence[Segment] = ()) -> Self:
+        """Return a new view of the table's entries, without vectors, with the log applied.
 
         Args:
-            folder: See the class.
             table: The table.
-            graph: See the class.
-            content_bytes: See the class.
-            late_seconds: See the class.
             current: The segments that this process writes, with nothing held back.
 
         Raises:
             StoreError: The table or the log cannot be read.
         """
-        for attempt in range(_LOAD_ATTEMPTS):
-            view = cls(
-                folder,
-                table.dimension,
-                graph=graph,
-                content_bytes=content_bytes,
-                late_seconds=late_seconds,
-            )
-            view._loading = True
-            for segment in current:
-                view.add_segment(segment)
-            view._list()  # open files stay readable when they are deleted meanwhile
-            found = view._read_checkpoint()
-            view.checkpoint = view._base = found or view.checkpoint
-            rows = table.scan()
-            view._list()
-            if view._base.done.keys() - view.numbers.keys() and attempt + 1 < _LOAD_ATTEMPTS:
-                continue  # segments have been deleted since the checkpoint was written
-            for number, segment in list(view.segments.items()):
-                segment.position = view._base.settled.get(segment.name, len(MAGIC))
-                if segment.name in view._base.dropped:  # an owner was killed before it deleted it
-                    del view.segments[number], view.numbers[segment.name]
-            rows = view._undamaged(rows, table)
-            missing = view._orphaned = view._load_rows(rows)
-            if found is None and len(rows):
-                # The checkpoint is lost. An entry of the time it covers that is not in the table
-                # may have been deleted, so it is not restored from the log.
-                view._floor = view.newest
-            # Read after the segments: it includes the uses of deleted ones.
-            kept = view._read_uses()
-            view._counted = kept.counted
-            for key, uses in kept.uses.items():
-                view._use(key, uses)
-            view._read_all(list(view.segments.items()))
-            view._finish_ended()
-            view.judge_lost()
-            view._loading, view._early_uses, view._orphaned = False, {}, set()
-            view.missing_entries = sum(
-                view.hot.slot(key) is None and key not in view.deleted for key in missing
-            )
-            view._looked_at = time.monotonic()
-            break
+        for attempt in range(_LOAD_ATTEMPTS - 1, -1, -1):
+            view = self._empty()
+            if view.fill(table, current, at_last=not attempt):
+                break
         return view
+
+    def fill(self, table: EntryTable, current: Sequence[Segment], *, at_last: bool) -> bool:
+        """Load an empty view; False if it has to be tried again, which never is so `at_last`."""
+        self._loading = True
+        for segment in current:
+            self.add_segment(segment)
+        self._list()  # open files stay readable when they are deleted meanwhile
+        found = self._read_checkpoint()
+        self.checkpoint = self._base = found or self.checkpoint
+        rows = table.scan()
+        self._list()
+        if self._base.done.keys() - self.numbers.keys() and not at_last:
+            return False  # segments have been deleted since the checkpoint was written
+        for number, segment in list(self.segments.items()):
+            segment.position = self._base.settled.get(segment.name, len(MAGIC))
+            if segment.name in self._base.dropped:  # an owner was killed before it deleted it
+                del self.segments[number], self.numbers[segment.name]
+        rows = self._undamaged(rows, table)
+        missing = self._orphaned = self._load_rows(rows)
+        if found is None and len(rows):
+            # The checkpoint is lost. An entry of the time it covers that is not in the table
+            # may have been deleted, so it is not restored from the log.
+            self._floor = self.newest
+        # Read after the segments: it includes the uses of deleted ones.
+        kept = self._read_uses()
+        self._counted = kept.counted
+        for key, uses in kept.uses.items():
+            self._use(key, uses)
+        self._read_all(list(self.segments.items()))
+        self._finish_ended()
+        self.judge_lost()
+        self._loading, self._early_uses, self._orphaned = False, {}, set()
+        self.missing_entries = sum(
+            self.hot.slot(key) is None and key not in self.deleted for key in missing
+        )
+        self._looked_at = time.monotonic()
+        return True
 
     def add_segment(self, segment: Segment) -> int:
         """Register a segment; return its number."""

@@ -68,12 +68,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from memora.eviction import EvictionPolicy
-    from memora.index import GraphType
     from memora.model import Content, Entry, EntryInfo
-    from memora.protocols import Clock, Lease, Vector
+    from memora.protocols import Lease, Vector
     from memora.selection import Selection
-    from memora.stores.disk._journal import Durability
+    from memora.stores._settings import TableSettings
 
 _PATIENCE_SECONDS = 10.0  # how long `close` waits for the store's threads
 # Up to this many entries, vectors are loaded before a store opens; above, in the background.
@@ -99,27 +97,8 @@ class LanceStore:
     """A store in a directory: a LanceDB table, the log beside it, and its entries in RAM.
 
     Args:
-        path: The directory; created if it is missing and `create` is true.
-        table_name: Name of the table; one table is one cache.
-        model: Identity of the embedder.
-        dimension: Length of its vectors.
-        create: Whether a missing table is created; False opens only an existing one.
-        durability: What `put` waits for: nothing ("memory"), the operating system ("process": the
-            entry survives `kill -9`), or the disk ("power").
-        hot_index: Type of the vectors in the graphs of large contexts; "off" keeps vectors on disk
-            and searches the table.
-        hot_payload_bytes: Size of the cache of payloads in RAM.
-        max_staleness_seconds: Longest delay until other processes' operations are seen.
-        max_entries: Limit until `maintain` sets another, also for entries of other processes; None
-            for no limit.
-        max_bytes: The same, in bytes of the log.
-        policy: Eviction policy; None: first in, first out.
-        flush_interval_seconds: How often uses are logged; `kill -9` may lose those since the last
-            time.
-        clock: The clock by which entries expire.
-        index_at: Number of rows at which the table's own index is created; None for never.
-        keep: Whether this process may become the owner. A process that only reads, for hours,
-            should leave that to processes whose limits and policy apply.
+        path: The directory; created if it is missing and `settings.create` is true.
+        settings: The settings.
 
     Raises:
         StorePathError: The path cannot be opened or written, or holds no such table.
@@ -130,37 +109,19 @@ class LanceStore:
 
     _in_children = True  # whether a forked child can use the store
 
-    def __init__(  # noqa: PLR0913 - the store's settings in `CacheConfig`
-        self,
-        path: str | Path,
-        *,
-        table_name: str,
-        model: str,
-        dimension: int,
-        create: bool = True,
-        durability: Durability = "process",
-        hot_index: GraphType | str = "int8",
-        hot_payload_bytes: int = 64 * 1024 * 1024,
-        max_staleness_seconds: float = 1.0,
-        max_entries: int | None = None,
-        max_bytes: int | None = None,
-        policy: EvictionPolicy | None = None,
-        flush_interval_seconds: float = 5.0,
-        clock: Clock = time.time,
-        index_at: int | None = None,
-        keep: bool = True,
-    ) -> None:
+    def __init__(self, path: str | Path, settings: TableSettings) -> None:
         path = Path(path)
-        _guards.check_directory(path, create=create)
+        _guards.check_directory(path, create=settings.create)
         path = path.absolute()  # the application may change its working directory
         _guards.check_process()
-        folder = path / f"{table_name}.log"
-        identity = TableIdentity(model, dimension)
+        name = settings.table_name
+        folder = path / f"{name}.log"
+        identity = TableIdentity(settings.model, settings.dimension)
         table: EntryTable | None = None
-        if not create or EntryTable.exists(path, table_name):
-            table = EntryTable(path, table_name, identity, create=False)
+        if not settings.create or EntryTable.exists(path, name):
+            table = EntryTable(path, name, identity, create=False)
             if table.needs_upgrade:
-                table = _upgraded(path, table_name, identity)
+                table = _upgraded(path, name, identity)
         with faults(f"make the log in {str(folder)!r}"):
             if table is None:
                 _guards.check_ours(path)
@@ -168,60 +129,24 @@ class LanceStore:
         if table is None:
             with _guards.opening(folder):
                 # With the store's permissions; LanceDB's files in it follow the umask.
-                make_folder(path / f"{table_name}.lance")
-                table = EntryTable(path, table_name, identity, create=True)
-        graph: Any = None if hot_index == "off" else hot_index
-        self._late_seconds = max_staleness_seconds + flush_interval_seconds
-        self._view = LogView(
-            folder,
-            dimension,
-            graph=graph,
-            content_bytes=hot_payload_bytes,
-            late_seconds=self._late_seconds,
-        )
+                make_folder(path / f"{name}.lance")
+                table = EntryTable(path, name, identity, create=True)
+        self._view = LogView(folder, settings.dimension, settings.view)
         self._flights: FileFlights | None = None
         self._reserve: Path | None = folder / RESERVE
-        self._begin(
-            table,
-            durability=durability,
-            hot_payload_bytes=hot_payload_bytes,
-            # Four reads per staleness period: a read may just miss a record, and takes time itself.
-            # And often enough that this process is not taken for one that stood still.
-            interval=min(max_staleness_seconds, GRACE_SECONDS / 4) / 4,
-            max_entries=max_entries,
-            max_bytes=max_bytes,
-            policy=policy,
-            flush_interval_seconds=flush_interval_seconds,
-            clock=clock,
-            index_at=index_at,
-            keep=keep,
-        )
+        # Four reads per staleness period: a read may just miss a record, and takes time itself. And
+        # often enough that this process is not taken for one that stood still.
+        self._begin(table, settings, min(settings.max_staleness_seconds, GRACE_SECONDS / 4) / 4)
 
-    def _begin(  # noqa: PLR0913 - most of the settings
-        self,
-        table: EntryTable,
-        *,
-        durability: Durability,
-        hot_payload_bytes: int,
-        interval: float,
-        max_entries: int | None,
-        max_bytes: int | None,
-        policy: EvictionPolicy | None,
-        flush_interval_seconds: float,
-        clock: Clock,
-        index_at: int | None,
-        keep: bool,
-    ) -> None:
+    def _begin(self, table: EntryTable, settings: TableSettings, interval: float) -> None:
         """Load the table and the log, and start the background threads."""
         self._table: EntryTable | None = table
-        self._durability: Durability = durability
-        self._interval, self._content_bytes = interval, hot_payload_bytes
-        self._index_at, self._may_keep = index_at, keep
+        self._settings, self._interval, self._policy = settings, interval, settings.policy
+        self._index_at = settings.index_at
         self._closed = self._opened = False
-        self._limits = (max_entries, max_bytes)
-        self._policy = policy
+        self._limits = (settings.max_entries, settings.max_bytes)
+        clock = settings.clock
         self._clock = clock if isinstance(clock, SteadyClock) else SteadyClock(clock)
-        self._use_interval = flush_interval_seconds
         self._kept = 0  # newest sequence number when `_keep` last began
         self._uses_written_at = time.monotonic()
         self._faults: dict[str, BaseException] = {}  # by step: not reported yet
@@ -284,15 +209,15 @@ class LanceStore:
         """Join the members of this store; the caller holds `_writing`, or is the only thread."""
         view = self._view
         member = Member(view.folder)
-        self._writer = Writer(view.folder, member.name, durability=self._durability)
+        self._writer = Writer(view.folder, member.name, durability=self._settings.durability)
         self._deletions = self._writer
-        if self._durability != "memory":
+        if self._settings.durability != "memory":
             # In a separate log: a withdrawal then waits for its own bytes to reach the disk, not
             # for the results stored meanwhile.
             self._deletions = Writer(view.folder, member.name + DELETIONS, durability="power")
         if self._reserve is not None:
             keep_reserve(self._reserve)
-        if self._table is not None and self._may_keep:
+        if self._table is not None and self._settings.keep:
             self._maintenance = Maintenance(
                 view,
                 self._table,
@@ -686,15 +611,8 @@ class LanceStore:
             self._maintenance.view = view
 
     def _load_view(self, table: EntryTable) -> LogView:
-        old = self._view
-        return LogView.load(
-            old.folder,
-            table,
-            graph=old.graph,
-            content_bytes=self._content_bytes,
-            late_seconds=self._late_seconds,
-            current=[one for one in {self._writer.current, self._deletions.current} if one],
-        )
+        current = [one for one in {self._writer.current, self._deletions.current} if one]
+        return self._view.load(table, current=current)
 
     def _follow(self) -> float | None:
         """Write held-back records, log uses, and read the other processes' records.
@@ -708,14 +626,13 @@ class LanceStore:
             with self._writing:
                 if self._unlogged:
                     self._log_deletions([])
-                if time.monotonic() - self._uses_written_at >= self._use_interval:
-                    self._write_uses()
+                self._write_due_uses()
                 self._writer.write_out()
         finally:
             self._look()
         # Two reads per staleness period are enough if nothing happens: a process may have many
         # stores.
-        quiet = self._view.newest == known and self._durability != "memory"
+        quiet = self._view.newest == known and self._settings.durability != "memory"
         return 2 * self._interval if quiet else None
 
     def _drop_suspects(self) -> None:
@@ -943,6 +860,10 @@ class LanceStore:
                     for record, offset, one in zip(used, offsets, raw, strict=True):
                         view.apply(record, number, offset, len(one))
 
+    def _write_due_uses(self) -> None:
+        if time.monotonic() - self._uses_written_at >= self._settings.flush_interval_seconds:
+            self._write_uses()
+
     def _write_uses(self) -> None:
         """Log the uses since the last call; the caller holds `_writing`, or is the only thread."""
         self._uses_written_at = time.monotonic()
@@ -1006,11 +927,11 @@ class LanceStore:
         return number, offsets
 
     def _sync(self, appended: int) -> None:
-        if self._durability == "power":
+        if self._settings.durability == "power":
             self._writer.sync(appended)
 
     def _sync_deletions(self, appended: int) -> None:
-        if self._durability != "memory":
+        if self._settings.durability != "memory":
             self._deletions.sync(appended)
 
     def _next_seq(self) -> int:
