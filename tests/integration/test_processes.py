@@ -17,7 +17,8 @@ from processes import PATIENCE, History, Process, held
 from store_worker import CONTEXTS
 
 from memora import CacheConfig, Memora
-from memora.stores.disk._journal import MAGIC, read_checkpoint
+from memora.stores.disk._checkpoint import read_checkpoint
+from memora.stores.disk._journal import MAGIC
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

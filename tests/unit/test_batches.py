@@ -19,7 +19,7 @@ from memora.stores.bucket._batches import Batch, BatchLog, BatchWriter
 from memora.stores.bucket._client import Bucket
 from memora.stores.bucket._view import BucketView
 from memora.stores.disk import _records
-from memora.stores.disk._journal import Checkpoint
+from memora.stores.disk._checkpoint import Checkpoint
 
 EMPTY = Checkpoint({}, {}, {})
 CONTEXT = canonical_context({})

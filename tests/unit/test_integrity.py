@@ -15,8 +15,8 @@ from memora import CacheConfig, Memora
 from memora.errors import CorruptEntryError, StoreError
 from memora.model import Content, Context, Entry
 from memora.pipeline import Request
-from memora.stores.disk import _journal, _records, _table
-from memora.stores.disk._journal import Checkpoint, checkpoint_of, json_of
+from memora.stores.disk import _journal, _lance, _records
+from memora.stores.disk._checkpoint import Checkpoint, checkpoint_of, json_of
 from memora.stores.disk.store import LanceStore
 from memora.stores.redis import _fields
 
@@ -96,7 +96,7 @@ ROWS: dict[str, dict[str, Any]] = {
 def test_a_row_that_is_not_what_was_written_is_quarantined(
     stored: Path, embedder: WordEmbedder, values: dict[str, Any]
 ) -> None:
-    _table.connect(stored).open_table(TABLE).update(where="query = 'cedar'", values=values)
+    _lance.connect(stored).open_table(TABLE).update(where="query = 'cedar'", values=values)
 
     with opened(stored, embedder) as cache:
         assert answers(cache) == ["apple", "bread", None, "delta"]
@@ -116,7 +116,7 @@ def test_a_row_that_is_not_what_was_written_is_quarantined(
 def test_a_vector_of_the_table_that_is_not_what_was_written_finds_nothing(
     stored: Path, embedder: WordEmbedder, values: dict[str, Any]
 ) -> None:
-    _table.connect(stored).open_table(TABLE).update(where="query = 'cedar'", values=values)
+    _lance.connect(stored).open_table(TABLE).update(where="query = 'cedar'", values=values)
 
     with opened(stored, embedder) as cache:
         store_of(cache)._drop_suspects()

@@ -24,9 +24,9 @@ from memora.errors import (
     StorePathError,
 )
 from memora.stores import open_store
-from memora.stores.disk import _guards, _maintenance, _table
+from memora.stores.disk import _guards, _identity, _maintenance, _table
 from memora.stores.disk import store as lance_module
-from memora.stores.disk._journal import read_checkpoint
+from memora.stores.disk._checkpoint import read_checkpoint
 from memora.stores.disk.store import LanceStore
 
 if TYPE_CHECKING:
@@ -133,13 +133,14 @@ def test_another_dimension_is_refused(tmp_path: Path, embedder: WordEmbedder) ->
 def test_another_format_is_refused_and_untouched(
     tmp_path: Path, embedder: WordEmbedder, number: int, advice: str
 ) -> None:
-    identity = _table.TableIdentity("words-1", 64, format=number)
+    identity = _identity.TableIdentity("words-1", 64, format=number)
     _table._create(lancedb.connect(tmp_path), TABLE, identity)
     before = everything(tmp_path)
 
     with pytest.raises(
         StoreFormatError,
-        match=f"format {number}, and this version of Memora reads 4 to {_table.FORMAT}; {advice}",
+        match=f"format {number}, and this version of Memora reads 4 to {_identity.FORMAT}; "
+        + advice,
     ):
         opened(tmp_path, embedder)
 

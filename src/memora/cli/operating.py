@@ -35,7 +35,7 @@ from memora.errors import ConfigError, DeadlineError, MemoraError, StoreError
 from memora.selection import Selection
 from memora.stores import local_path, open_store, open_stored
 from memora.stores.disk._inspect import sizes
-from memora.stores.disk._journal import living_members
+from memora.stores.disk._membership import living_members
 from memora.stores.disk.store import LanceStore
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from memora.config import CacheConfig
     from memora.eviction import EvictionPolicy
     from memora.protocols import Clock, Embedder, Store
-    from memora.stores.disk._table import TableIdentity
+    from memora.stores.disk._identity import TableIdentity
 
 __all__ = ["local_path", "open_store", "open_stored"]
 

@@ -23,7 +23,8 @@ from cachetools import LRUCache
 
 from memora.errors import StoreError
 from memora.stores.disk import _records
-from memora.stores.disk._journal import MAGIC, Checkpoint, Segment, checkpoint_of, json_of
+from memora.stores.disk._checkpoint import Checkpoint, checkpoint_of, json_of
+from memora.stores.disk._journal import MAGIC, Segment
 from memora.stores.disk._usage import USES, KeptUses, pack_uses, unpack_uses
 
 if TYPE_CHECKING:

@@ -22,22 +22,16 @@ import filelock
 from memora.errors import StoreError, StorePathError
 from memora.stores.bucket._batches import GRACE_SECONDS, Batch, BatchLog
 from memora.stores.disk import _records
-from memora.stores.disk._journal import Checkpoint
+from memora.stores.disk._checkpoint import Checkpoint
+from memora.stores.disk._lance import connect, faults
 from memora.stores.disk._maintenance import Maintenance
-from memora.stores.disk._table import (
-    DELETE_ROWS,
-    EntryTable,
-    Row,
-    TableIdentity,
-    _create,
-    connect,
-    faults,
-)
+from memora.stores.disk._table import DELETE_ROWS, EntryTable, Row, _create
 from memora.stores.disk._view import LogView
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from memora.stores.disk._identity import TableIdentity
     from memora.stores.disk._usage import KeptUses
     from memora.stores.memtable import Location
 

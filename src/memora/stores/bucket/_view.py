@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memora.stores.bucket._batches import STALE_SECONDS, Batch, BatchLog
-from memora.stores.disk._journal import MAGIC, Checkpoint, Segment
+from memora.stores.disk._journal import MAGIC, Segment
 from memora.stores.disk._view import LogView
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from memora.stores._settings import ViewSettings
     from memora.stores.disk import _records
+    from memora.stores.disk._checkpoint import Checkpoint
     from memora.stores.disk._usage import KeptUses
 
 # How late a batch may still be written; then it is given up, except for a request under way.

@@ -39,7 +39,8 @@ from memora.stores.bucket._client import Bucket
 from memora.stores.bucket._maintenance import BucketMaintenance, BucketTable, open_if_there
 from memora.stores.bucket._view import BucketView
 from memora.stores.disk import _guards
-from memora.stores.disk._table import TableIdentity, connect, faults, identity_of
+from memora.stores.disk._identity import TableIdentity, identity_of
+from memora.stores.disk._lance import connect, faults
 from memora.stores.disk.store import LanceStore
 from memora.stores.memtable import Location
 

@@ -10,8 +10,10 @@ import filelock
 
 from memora.errors import StoreFormatError
 from memora.stores.disk import _guards
-from memora.stores.disk._journal import living_members
-from memora.stores.disk._table import faults, read_identity, unreadable
+from memora.stores.disk._identity import unreadable
+from memora.stores.disk._lance import faults
+from memora.stores.disk._membership import living_members
+from memora.stores.disk._table import read_identity
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,15 +17,9 @@ from memora._faults import contained
 from memora._files import file_mode
 from memora.errors import StoreError
 from memora.stores.disk import _records
-from memora.stores.disk._journal import (
-    CHECKPOINT,
-    MAGIC,
-    Checkpoint,
-    living_members,
-    read_checkpoint,
-    segment_names,
-    write_checkpoint,
-)
+from memora.stores.disk._checkpoint import CHECKPOINT, Checkpoint, read_checkpoint, write_checkpoint
+from memora.stores.disk._journal import MAGIC, segment_names
+from memora.stores.disk._membership import living_members
 from memora.stores.disk._table import Row
 from memora.stores.disk._usage import KeptUses, write_uses
 from memora.stores.disk._view import GRACE_SECONDS

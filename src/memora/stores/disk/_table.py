@@ -7,11 +7,10 @@ write only vectors and texts.
 from __future__ import annotations
 
 import math
-import os
 import threading
 import time
 import zlib
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,17 +19,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from memora._faults import is_fault
 from memora.errors import (
     ArgumentError,
-    MemoraError,
-    ModelMismatchError,
-    StoreError,
-    StoreFormatError,
     StorePathError,
 )
 from memora.stores.disk import _records
+from memora.stores.disk._identity import FORMAT, TableIdentity, check_identity, identity_of
 from memora.stores.disk._journal import sync_path
+from memora.stores.disk._lance import connect, faults
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -40,11 +36,6 @@ if TYPE_CHECKING:
 
     from memora.protocols import Vector
     from memora.stores.disk._records import Record
-
-FORMAT = 5
-"""Version of the table's layout, recorded in the schema."""
-OLDEST_FORMAT = 4
-"""The oldest readable format; `EntryTable.upgrade` brings such a table to `FORMAT`."""
 
 # Number of fragments, deletion files or versions that makes a compaction due; each flush adds some.
 # A search takes about 70 us for each fragment, and every version lists them all.
@@ -56,7 +47,6 @@ _KEEP, _AT_ONCE, _NEVER = timedelta(seconds=1), timedelta(milliseconds=1), timed
 DELETE_ROWS = 4000
 """Rows deleted by one commit."""
 _REFINE = 8  # rows compared for each one requested
-_CACHE_BYTES = 8 * 1024 * 1024
 # A compaction is also due if the data is twice the size of its rows' vectors and texts, plus this.
 _SPARE_BYTES = 2 * 1024 * 1024
 _TEXT_BYTES = 256
@@ -71,6 +61,8 @@ INDEX_KINDS = {
 }
 """Index types by name, with their LanceDB classes."""
 
+_OPTIONS = {"new_table_enable_stable_row_ids": "true"}
+
 T = TypeVar("T")
 
 # Columns that are loaded, and covered by the row's checksum.
@@ -80,36 +72,6 @@ _NUMBERS = (
     *("stale_seconds", "sliding_seconds", "cost"),
 )
 _CHECKED = (*_TEXTS, *_NUMBERS, "tags")
-
-
-@dataclass(frozen=True, slots=True)
-class TableIdentity:
-    """Embedder and layout of a table, recorded in the schema's metadata."""
-
-    model: str
-    dimension: int
-    format: int = FORMAT
-
-    def to_schema(self) -> dict[str, str]:
-        """Return it as schema metadata."""
-        return {
-            "memora.format": str(self.format),
-            "memora.model": self.model,
-            "memora.dimension": str(self.dimension),
-        }
-
-    @classmethod
-    def from_schema(cls, metadata: dict[bytes, bytes] | None) -> TableIdentity | None:
-        """Parse schema metadata; None if it has none."""
-        found = {key.decode(): value.decode() for key, value in (metadata or {}).items()}
-        try:
-            return cls(
-                format=int(found["memora.format"]),
-                model=found["memora.model"],
-                dimension=int(found["memora.dimension"]),
-            )
-        except (KeyError, ValueError):
-            return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +115,7 @@ class EntryTable:
         self._compacted_at: float | None = None
         self._changed = True  # since the last `maintain`
         found = TableIdentity.from_schema(self._schema.metadata)
-        _check_identity(found, identity, where)
+        check_identity(found, identity, where)
         self.needs_upgrade = found is not None and found.format < FORMAT
         """Whether it has an older format: readable, but to be upgraded before a write."""
 
@@ -490,14 +452,6 @@ def key_of(text: bytes | None) -> bytes:
         return b""
 
 
-def identity_of(table: Any, where: str) -> TableIdentity:
-    """Return the identity of a table; raises StoreFormatError if it is not Memora's."""
-    found = TableIdentity.from_schema(table.schema.metadata)
-    if found is None:
-        raise StoreFormatError(_not_ours(where))
-    return found
-
-
 def read_identity(path: Path, name: str) -> TableIdentity:
     """Return the identity of an existing table.
 
@@ -510,40 +464,6 @@ def read_identity(path: Path, name: str) -> TableIdentity:
         if not EntryTable.exists(path, name):
             raise StorePathError(f"there is no {where}")
         return identity_of(connect(path).open_table(name), where)
-
-
-def _not_ours(where: str) -> str:
-    return f"{where} was not made by Memora, or its schema is damaged; choose another table_name"
-
-
-def load_lancedb() -> Any:
-    """Import LanceDB."""
-    # LanceDB prints warnings on stderr for normal events, such as a table to be created.
-    os.environ.setdefault("LANCEDB_LOG", "error")
-    # The import takes a second; only stores that need LanceDB pay for it.
-    import lancedb  # noqa: PLC0415
-
-    return lancedb
-
-
-def connect(path: Path | str, *, storage_options: dict[str, str] | None = None) -> Any:
-    """Open a LanceDB directory on disk or in a bucket."""
-    lancedb = load_lancedb()
-    open_directory: Any = lancedb.connect  # its annotations lack the return type
-    # An interval of 0 checks for other processes' commits at each read. The caches are limited
-    # because the table is read seldom, while LanceDB's default caches would grow to a gigabyte.
-    session = lancedb.Session(
-        index_cache_size_bytes=_CACHE_BYTES, metadata_cache_size_bytes=_CACHE_BYTES
-    )
-    return open_directory(
-        path,
-        read_consistency_interval=timedelta(0),
-        session=session,
-        storage_options=storage_options,
-    )
-
-
-_OPTIONS = {"new_table_enable_stable_row_ids": "true"}
 
 
 def _create(database: Any, name: str, identity: TableIdentity) -> None:
@@ -587,28 +507,6 @@ def _schema(identity: TableIdentity, older: pa.Schema | None = None) -> pa.Schem
     return pa.schema([*older, *list(schema)[len(older) :]], metadata=schema.metadata)
 
 
-def _check_identity(found: TableIdentity | None, expected: TableIdentity, where: str) -> None:
-    if found is None:
-        raise StoreFormatError(_not_ours(where))
-    if refusal := unreadable(found.format):
-        advice = "upgrade memora-cache, or choose" if found.format > FORMAT else "choose"
-        raise StoreFormatError(f"{where} {refusal}; {advice} another table_name")
-    if (found.model, found.dimension) != (expected.model, expected.dimension):
-        raise ModelMismatchError(
-            f"{where} holds vectors of {found.model!r} ({found.dimension} dimensions), but this "
-            f"cache embeds with {expected.model!r} ({expected.dimension} dimensions), and vectors "
-            "of two models cannot be compared; open it with the first model, or choose another "
-            "table_name for the second"
-        )
-
-
-def unreadable(version: int) -> str | None:
-    """Return why this version of Memora cannot read a format; None if it can."""
-    if OLDEST_FORMAT <= version <= FORMAT:
-        return None
-    return f"has format {version}, and this version of Memora reads {OLDEST_FORMAT} to {FORMAT}"
-
-
 def _divisor(dimension: int) -> int:
     """Return the default number of parts of a quantised vector: about eight numbers each."""
     return next(n for n in range(max(dimension // 8, 1), 0, -1) if dimension % n == 0)
@@ -616,20 +514,3 @@ def _divisor(dimension: int) -> int:
 
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
-
-
-@contextmanager
-def faults(operation: str) -> Iterator[None]:
-    """Turn LanceDB's faults, which may be ValueError, RuntimeError or OSError, into StoreError."""
-    try:
-        yield
-    except MemoraError:
-        raise
-    except PermissionError as error:
-        raise StorePathError(
-            f"{operation}: {error.strerror} on {error.filename!r}; check who owns db_uri's files"
-        ) from error
-    except BaseException as error:  # a panic in LanceDB is not an Exception
-        if not is_fault(error):
-            raise
-        raise StoreError(f"{operation}: {error}") from error

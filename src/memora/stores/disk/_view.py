@@ -19,15 +19,9 @@ from cachetools import LRUCache
 from memora.errors import CorruptEntryError
 from memora.model import Context
 from memora.stores.disk import _records
-from memora.stores.disk._journal import (
-    MAGIC,
-    Checkpoint,
-    Segment,
-    holds_deletions,
-    living_members,
-    read_checkpoint,
-    segment_names,
-)
+from memora.stores.disk._checkpoint import Checkpoint, read_checkpoint
+from memora.stores.disk._journal import MAGIC, Segment, holds_deletions, segment_names
+from memora.stores.disk._membership import living_members
 from memora.stores.disk._table import Row, checksums, key_of
 from memora.stores.disk._usage import read_uses
 from memora.stores.memtable import Location, Memtable, Rest, Uses

@@ -48,17 +48,12 @@ from memora.concurrency.periodic import Periodic
 from memora.errors import ClosedError, CorruptEntryError, StoreError, StoreFormatError
 from memora.model import Match, Measures
 from memora.stores.disk import _guards, _records
-from memora.stores.disk._journal import (
-    DELETIONS,
-    RESERVE,
-    Member,
-    Writer,
-    keep_reserve,
-    living_members,
-    release_reserve,
-)
+from memora.stores.disk._identity import TableIdentity
+from memora.stores.disk._journal import DELETIONS, RESERVE, Writer, keep_reserve, release_reserve
+from memora.stores.disk._lance import faults
 from memora.stores.disk._maintenance import Maintenance
-from memora.stores.disk._table import MIN_INDEX_ROWS, EntryTable, TableIdentity, faults
+from memora.stores.disk._membership import Member, living_members
+from memora.stores.disk._table import MIN_INDEX_ROWS, EntryTable
 from memora.stores.disk._view import GRACE_SECONDS, LogView
 from memora.stores.memtable import Location
 
