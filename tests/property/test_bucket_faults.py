@@ -238,7 +238,7 @@ class World:
         if self.chance.random() < 0.2:
             process.store.compact()
         else:
-            process.store._keep()
+            process.store._run_maintenance()
 
     def wait(self, _: Process) -> None:
         self.time.passed += self.chance.choice([1, 5, 12, 40, 70, 130])
@@ -348,7 +348,7 @@ def test_an_owner_that_is_killed_at_any_write_harms_nothing(
                 successor = Process(world)
                 passing.passed += 1.5 * bucket_maintenance.LEASE_SECONDS
                 for _ in range(2):
-                    successor.store._look()
+                    successor.store._read_log()
                     assert successor.store.compact()
                 assert successor.held().keys() == {"q0", "q2", "q3"}
                 assert successor.held()["q0"] == f"{99:032x}"
@@ -380,7 +380,7 @@ def dies_at(world: World, number: int, writes: list[str]) -> bool:
     with suppress(StoreError):
         for _ in range(3):
             owner.store.compact()
-            owner.store._look()
+            owner.store._read_log()
     ended = not owner.dead
     owner.die()
     return ended
@@ -398,7 +398,7 @@ def test_a_duty_that_takes_longer_than_a_lease_is_done_once(passing: Time, world
         for _ in range(4):
             passing.passed += bucket_maintenance.LEASE_SECONDS / 2
             owner.store._follow()  # as its other thread does all the time
-            other.store._look()
+            other.store._read_log()
             other.store.flush()
         write(*args)
 

@@ -599,7 +599,7 @@ class LifecycleMachine(RuleBasedStateMachine):
         store = self.disk(which)
         store.flush()
         view = store._view
-        view._looked_at -= 1000.0
+        view._last_read -= 1000.0
         store._follow()
         assert store._view is not view
         self.models[which].begin_anew()

@@ -368,7 +368,7 @@ def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_maintenance, "_SEGMENT_BYTES", (4000, 4000))
     monkeypatch.setattr(_maintenance, "_DEAD_BYTES", 0)
     monkeypatch.setattr(_maintenance, "_FILE_BYTES", 0)
-    monkeypatch.setattr(_maintenance, "_LOOK_SECONDS", -1.0)
+    monkeypatch.setattr(_maintenance, "_LIST_SECONDS", -1.0)
 
 
 def tidy(cache: Memora) -> None:
@@ -378,7 +378,7 @@ def tidy(cache: Memora) -> None:
     while before != (before := [(place.name, place.stat().st_size) for place in _log_of(cache)]):
         store.flush()
         with store._maintaining:
-            maintenance.look()
+            maintenance.complete_segments()
             maintenance._move_living()
         store.flush()
         with store._maintaining:
@@ -455,7 +455,7 @@ def test_nothing_is_deleted_that_could_not_be_synced_where_it_was_moved(
             cache.store(f"q{i}" if i % 10 == 0 else f"other {i % 3}", SQL, i)
         store, maintenance = store_of(cache), maintenance_of(cache)
         store.flush()
-        maintenance.look()
+        maintenance.complete_segments()
         hot, files = store._view.hot, store._view.segments
         sources = {files[number].path for number in hot.live if files[number].complete_since}
         with monkeypatch.context() as patch:
@@ -519,7 +519,7 @@ def test_the_row_of_what_was_moved_leaves_with_its_entry(
         store.flush()
         store.flush()  # settled, too
         with store._maintaining:
-            maintenance.look()
+            maintenance.complete_segments()
             maintenance._move_living()
             maintenance._clear_away()
         assert len(old - set(segments(tmp_path))) > 5  # and the table still names them
@@ -546,11 +546,11 @@ def test_where_the_log_cannot_be_listed_nobody_is_taken_for_gone(
         with store._maintaining:
             log.rename(tmp_path / "away")
             with pytest.raises(FileNotFoundError):
-                maintenance_of(cache).look(again=True)
+                maintenance_of(cache).complete_segments(again=True)
             (tmp_path / "away").rename(log)
             # Else it would be deleted once nothing lives in it, while this process writes it.
             assert [one.complete_since for one in store._view.segments.values()] == [None]
-            maintenance_of(cache).look(again=True)
+            maintenance_of(cache).complete_segments(again=True)
             assert [one.complete_since for one in store._view.segments.values()] == [None]
 
 
@@ -566,7 +566,7 @@ def test_standing_still_for_long_loads_anew_and_loses_nothing(
         other.store("theirs", SQL, 2)
         other.store("mine too", SQL, 3)
         store = store_of(sleeper)
-        store._view._looked_at -= 1000
+        store._view._last_read -= 1000
 
         store._follow()
 
@@ -587,7 +587,7 @@ def test_who_stood_still_does_no_upkeep_before_it_has_loaded_anew(
     with opened(tmp_path, embedder, **QUIET) as sleeper:
         sleeper.store("mine", SQL, 1)
         store = store_of(sleeper)
-        store._view._looked_at -= 1000
+        store._view._last_read -= 1000
         store._view.read()
 
         store.flush()

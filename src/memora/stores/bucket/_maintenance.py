@@ -251,7 +251,7 @@ class BucketMaintenance(Maintenance):
             self._read_at = head.number
             self.view.checkpoint = head.checkpoint
 
-    def look(self, *, again: bool = False) -> None:
+    def complete_segments(self, *, again: bool = False) -> None:
         """Mark batches that have been read as complete: no record can join them."""
         del again
         now = time.monotonic()

@@ -41,7 +41,7 @@ class BucketView(LogView):
     @property
     def unreached(self) -> bool:
         """Whether the log was not read for too long; true until another view is loaded."""
-        return time.monotonic() - self._looked_at > STALE_SECONDS
+        return time.monotonic() - self._last_read > STALE_SECONDS
 
     def read(self) -> None:
         """Apply new batches of the log.
@@ -66,7 +66,7 @@ class BucketView(LogView):
                 self.lost = True
             self._forget()
             if not late:
-                self._looked_at = began
+                self._last_read = began
 
     def apply(self, record: _records.Record, number: int, offset: int, length: int) -> int | None:
         """Apply a record; return the slot if it adds an entry, else None.

@@ -210,7 +210,7 @@ class ObjectStore(LanceStore):
         """Write held-back records, log uses, renew the lease, and read new batches."""
         self._check()
         with ExitStack() as steps:  # each step runs even if another fails
-            steps.callback(self._look)
+            steps.callback(self._read_log)
             # Without the lock: other records may join the next batch.
             steps.callback(self._writer.write_out)
             if isinstance(self._maintenance, BucketMaintenance):
@@ -219,9 +219,9 @@ class ObjectStore(LanceStore):
                 self._write_due_uses()
         return None
 
-    def _look(self) -> None:
+    def _read_log(self) -> None:
         self._view.lost |= self._writer.gave_up
-        super()._look()
+        super()._read_log()
 
     def _write_uses(self) -> None:
         with suppress(StoreError):  # too many bytes wait already: logged next time

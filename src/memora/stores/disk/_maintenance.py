@@ -50,7 +50,7 @@ _FILE_BYTES = 256 * 1024
 _USE_BYTES, _USE_SECONDS, _USE_SEGMENTS, _USES_AT_ONCE = 256 * 1024, 60.0, 8, 2048
 _MOVE_RECORDS = 64  # per hold of the lock
 _MOVE_BYTES = 16 * 1024 * 1024  # per round
-_LOOK_SECONDS = 2.0  # between two listings of the members
+_LIST_SECONDS = 2.0  # between two listings of the members
 _SEGMENT_BYTES = (1024 * 1024, 64 * 1024 * 1024)  # bounds of `segment_limit`
 
 
@@ -99,7 +99,7 @@ class Maintenance:
         self._folder = view.folder
         self._lock = self._make_lock()
         self._flushed_at = time.monotonic()
-        self._looked_at = -GRACE_SECONDS
+        self._listed_at = -GRACE_SECONDS
         self._read_at = 0  # modification time of the checkpoint last read
         self._members = {name}
         self._uses_at = time.monotonic()
@@ -173,22 +173,22 @@ class Maintenance:
         """Return the unflushed bytes of the log, as a multiple of those that make a flush due."""
         return self._waiting() / self._flush_bytes()
 
-    def look(self, *, again: bool = False) -> None:
+    def complete_segments(self, *, again: bool = False) -> None:
         """List the living members, and finish the segments that no process writes any more."""
         now = time.monotonic()
         # Listed before the members: a writer of one of these segments that is still alive is then
         # certain to be among the members.
         with self.view.lock:
             known = sorted(self.view.segments.values(), key=lambda segment: segment.name)
-        looked = now - self._looked_at >= _LOOK_SECONDS or again
-        if looked:
-            self._looked_at = now
+        listed = now - self._listed_at >= _LIST_SECONDS or again
+        if listed:
+            self._listed_at = now
             self._members = living_members(self._folder)
         newest = {segment.stream: segment for segment in known}
         completed = []
         for segment in known:
             superseded = newest[segment.stream] is not segment
-            gone = looked and segment.writer not in self._members
+            gone = listed and segment.writer not in self._members
             if (superseded or gone) and segment.complete_since is None:
                 segment.complete_since = now
                 completed.append(segment)
@@ -342,14 +342,14 @@ class Maintenance:
         """
         self._keep_uses(at_once=True)
         self.flush()
-        self.look(again=True)
+        self.complete_segments(again=True)
         self._table.compact(alone=self._members <= {self._name})
         self.run()
 
     def finish(self) -> None:
         """Do all remaining maintenance, so that the next open is quick; the caller has flushed."""
         self._keep_uses(at_once=True)
-        self.look(again=True)
+        self.complete_segments(again=True)
         self.run()
         self._save(self.view.checkpoint)
 

@@ -120,7 +120,7 @@ class LogView:
         """Total size of those records."""
         self.tag_records: dict[str, tuple[str, int]] = {}
         """By tag, segment and offset of the record that invalidates it."""
-        self._looked_at = time.monotonic()
+        self._last_read = time.monotonic()
         self._base = self.checkpoint  # the checkpoint at load
         self._floor = -1
         # Positions up to which saved uses were counted at load.
@@ -199,7 +199,7 @@ class LogView:
         self.missing_entries = sum(
             self.hot.slot(key) is None and key not in self.deleted for key in missing
         )
-        self._looked_at = time.monotonic()
+        self._last_read = time.monotonic()
         return True
 
     def add_segment(self, segment: Segment) -> int:
@@ -343,7 +343,7 @@ class LogView:
         """
         fault: OSError | None = None
         with self._reading:
-            if time.monotonic() - self._looked_at > GRACE_SECONDS / 2:
+            if time.monotonic() - self._last_read > GRACE_SECONDS / 2:
                 self.lost = True
             with self.lock:
                 fault = self._list()
@@ -361,7 +361,7 @@ class LogView:
             self._forget()
             if fault is not None:
                 raise fault
-            self._looked_at = time.monotonic()
+            self._last_read = time.monotonic()
 
     def snapshot(self) -> dict[str, int]:
         """Return the position up to which each segment has been applied."""

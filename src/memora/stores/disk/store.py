@@ -142,7 +142,7 @@ class LanceStore:
         self._limits = (settings.max_entries, settings.max_bytes)
         clock = settings.clock
         self._clock = clock if isinstance(clock, SteadyClock) else SteadyClock(clock)
-        self._kept = 0  # newest sequence number when `_keep` last began
+        self._newest_maintained = 0  # newest sequence number when `_run_maintenance` last began
         self._uses_written_at = time.monotonic()
         self._faults: dict[str, BaseException] = {}  # by step: not reported yet
         self._failing: dict[str, BaseException] = {}  # by step: faults of its last run
@@ -237,7 +237,7 @@ class LanceStore:
             )
 
         self._follower = worker(self._follow, self._interval)
-        self._maintainer = worker(self._keep, _IDLE_SECONDS)
+        self._maintainer = worker(self._run_maintenance, _IDLE_SECONDS)
         for one in (self._follower, self._maintainer):
             one.start()
 
@@ -624,7 +624,7 @@ class LanceStore:
                 self._write_due_uses()
                 self._writer.write_out()
         finally:
-            self._look()
+            self._read_log()
         # Two reads per staleness period are enough if nothing happens: a process may have many
         # stores.
         quiet = self._view.newest == known and self._settings.durability != "memory"
@@ -644,7 +644,7 @@ class LanceStore:
                 self._quarantined += len(found)
                 self._delete(found, withdrawn=True)
 
-    def _look(self) -> None:
+    def _read_log(self) -> None:
         self._view.read()
         self._drop_suspects()
         if self._view.lost:
@@ -652,12 +652,12 @@ class LanceStore:
             with self._maintaining, self._writing:
                 self._load()
             self._maintainer.wake()
-        if self._view.newest != self._kept:
+        if self._view.newest != self._newest_maintained:
             self._maintainer.wake()
 
-    def _keep(self) -> None:
+    def _run_maintenance(self) -> None:
         """Do the slow work: evict, sweep, index and load vectors, maintain the table."""
-        self._kept = self._view.newest
+        self._newest_maintained = self._view.newest
         self._check()
         if self._policy is None or self._alone():
             self._evict(self._limits, self._clock(), None)
@@ -672,7 +672,7 @@ class LanceStore:
             if maintenance is None or self._closed:
                 return
             maintenance.refresh()
-            maintenance.look()
+            maintenance.complete_segments()
             if maintenance.acquire():
                 maintenance.run()
                 if self._reserve is not None:
