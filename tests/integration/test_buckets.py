@@ -222,7 +222,7 @@ def test_an_owner_that_stood_still_harms_nothing(  # noqa: PLR0915 - a course of
         monkeypatch.setattr(part, name, stand_still)
 
         def keep_on() -> None:
-            with pytest.raises(StoreError, match="stood still"):
+            with pytest.raises(StoreError, match="was suspended"):
                 stopped.compact()
 
         flush = threading.Thread(target=keep_on)
