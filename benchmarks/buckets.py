@@ -20,6 +20,7 @@ import numpy as np
 from memora import CacheConfig
 from memora.context import canonical_context, exact_key
 from memora.model import Content, Entry
+from memora.stores._settings import TableSettings
 from memora.stores.bucket.store import ObjectStore
 
 if TYPE_CHECKING:
@@ -76,7 +77,9 @@ def measure(uri: str, options: Mapping[str, str]) -> None:
 
     def opened(**settings: Any) -> ObjectStore:
         return ObjectStore(
-            uri, options=options, table_name="b", model="b", dimension=DIMENSION, **settings
+            uri,
+            TableSettings(table_name="b", model="b", dimension=DIMENSION, **settings),
+            options=options,
         )
 
     def put(i: int) -> None:

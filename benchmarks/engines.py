@@ -125,9 +125,10 @@ class Store:
             self._store = memory.MemoryStore(dimension=DIMENSION)
         else:
             disk = import_module("memora.stores.disk.store")
-            self._store = disk.LanceStore(
-                path, table_name="bench", model="bench", dimension=DIMENSION, **chosen
+            settings = import_module("memora.stores._settings").TableSettings(
+                table_name="bench", model="bench", dimension=DIMENSION, **chosen
             )
+            self._store = disk.LanceStore(path, settings)
 
     def _of(self, context: str) -> Any:
         known = self._contexts.get(context)

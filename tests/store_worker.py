@@ -60,14 +60,14 @@ class Worker:
                 slot = view.hot.slot(Request.of(key, CONTEXTS[place]).key)
                 if slot is None:
                     return
-                stored, stamp = view.hot.key(slot), view.hot.stamp(slot)
-                segment, offset, length = view.hot.place(slot)
+                stored, seq = view.hot.key(slot), view.hot.seq(slot)
+                segment, offset, length = view.hot.location(slot)
                 raw = view.segments[segment].read(offset, length)
             content = content_of(raw, stored)
             assert content is not None
             number = self.cache._ports.codec.decode(content.payload)[2]
             self.tell("deleting", key=key, place=place, number=number)
-            self.disk._delete([(stored, stamp)])
+            self.disk._delete([(stored, seq)])
         self.disk._sync(self.disk._writer.appended)
         self.tell("deleted", key=key, place=place, number=number)
 

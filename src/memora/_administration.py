@@ -175,7 +175,7 @@ class Administration(OpenCache):
         self._check_open()
         for tag in tags_of(tags):
             with contained:
-                alone(self._ports.store.outdate)(tag)
+                alone(self._ports.store.invalidate_tag)(tag)
             self._metrics.count_outdated()
             self._log.info("cache_outdate")
 

@@ -204,9 +204,9 @@ def tags_of(tags: str | Iterable[str] | None) -> tuple[str, ...]:
 def cost_of(cost: float | None, metadata: Mapping[str, Any] | None) -> float:
     """Return the cost, else that in the metadata, else 1; raises ArgumentError below 0."""
     if cost is None:
-        said: Any = (metadata or {}).get("cost")
+        stored: Any = (metadata or {}).get("cost")
         # The application may use this key of its metadata for something else.
-        return float(said) if _is_cost(said) else 1.0
+        return float(stored) if _is_cost(stored) else 1.0
     if not _is_cost(cost):
         raise ArgumentError(f"cost must be a finite number, 0 or more, got {cost!r}")
     return float(cost)

@@ -54,7 +54,7 @@ def make_logger(level: str, *, json_logs: bool) -> FilteringBoundLogger:
 def _json(event: dict[str, Any], **_: object) -> str:
     """Return one line of valid JSON, even if bound values have none, such as NaN or cycles."""
     try:
-        return json.dumps(event, default=_said, allow_nan=False)
+        return json.dumps(event, default=_text_of, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
         return json.dumps({name: _plain(value) for name, value in event.items()})
 
@@ -63,11 +63,11 @@ def _plain(value: object) -> object:
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
-        return _said(value)
+        return _text_of(value)
     return value
 
 
-def _said(value: object) -> str:
+def _text_of(value: object) -> str:
     """Return the `repr` of a value that an application has bound, or at least its class."""
     try:
         return repr(value)
@@ -81,7 +81,7 @@ def _printable(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMa
         if name not in {"exception", "exc_info"} and not isinstance(
             value, (int, float, type(None))
         ):
-            event[name] = one_line(value if isinstance(value, str) else _said(value), _LONGEST)
+            event[name] = one_line(value if isinstance(value, str) else _text_of(value), _LONGEST)
     return event
 
 

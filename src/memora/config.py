@@ -99,9 +99,9 @@ def _options(value: Any) -> Any:
             raise ValueError("not JSON") from None
     if not isinstance(value, Mapping):
         raise ValueError("not a mapping")  # noqa: TRY004 - pydantic expects a ValueError
-    said = {True: "true", False: "false"}
+    texts = {True: "true", False: "false"}
     found = {
-        name: said[one] if isinstance(one, bool) else str(one) if isinstance(one, int) else one
+        name: texts[one] if isinstance(one, bool) else str(one) if isinstance(one, int) else one
         for name, one in value.items()
     }
     if not all(isinstance(name, str) and isinstance(one, str) for name, one in found.items()):

@@ -269,11 +269,11 @@ def _try_index(store: Store) -> str:
     if not isinstance(store, IndexedStore):
         return "in RAM"
     stats = store.index_stats()
-    said = [f"hot index {stats['hot_index']}"] if "hot_index" in stats else []
+    parts = [f"hot index {stats['hot_index']}"] if "hot_index" in stats else []
     if not stats.get("loaded", True):
-        said.append("vectors are being loaded")
+        parts.append("vectors are being loaded")
     kind = stats.get("index_type", "there") if stats["has_index"] else "none"
-    return ", ".join([*said, f"table index {kind}"])
+    return ", ".join([*parts, f"table index {kind}"])
 
 
 def _ms(took: float) -> float:

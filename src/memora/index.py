@@ -49,9 +49,9 @@ _CANDIDATES = 8
 class VectorIndex:
     """The vectors of one context: a flat, exact part, and a graph if there are many.
 
-    A new vector joins the flat part, which is scanned. `settle` moves it to the graph later, at 0.1
-    to 1 ms per row, when the owner has time. Not thread-safe; guarded by the lock of the store that
-    owns it.
+    A new vector joins the flat part, which is scanned. `index_pending` moves it to the graph later,
+    at 0.1 to 1 ms per row, when the owner has time. Not thread-safe; guarded by the lock of the
+    store that owns it.
     """
 
     __slots__ = ("_count", "_dtype", "_exact", "_graph", "_slots", "_vectors", "_worn")
@@ -135,14 +135,14 @@ class VectorIndex:
         )
 
     @property
-    def settled(self) -> bool:
-        """Whether `settle` has nothing to do."""
+    def all_indexed(self) -> bool:
+        """Whether `index_pending` has nothing to do."""
         waiting = _GRAPH_AT if self._graph is None else _TAIL
         return self._worn is None and self._count <= waiting
 
-    def settle(self, rows: int) -> None:
+    def index_pending(self, rows: int) -> None:
         """Move up to `rows` rows to the graph; until then searches scan them."""
-        if self.settled:
+        if self.all_indexed:
             return
         if self._worn is not None:
             for slot, vector in self._worn.drain(rows):

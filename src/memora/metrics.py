@@ -251,14 +251,14 @@ class HealthCounters:
             gauges: Additional values by name; None is left out.
             measures: The store's measures; its own counts of removed entries are included.
         """
-        told = {"error_ratio": self.lately().error_rate, **(gauges or {})}
+        values = {"error_ratio": self.lately().error_rate, **(gauges or {})}
         return MetricsSnapshot(
             counters=tuple(
                 _family(COUNTERS, name, found) for name, found in self._totals(measures).items()
             ),
             gauges=tuple(
                 _family(GAUGES, name, {(): value})
-                for name, value in told.items()
+                for name, value in values.items()
                 if value is not None
             ),
             histograms=tuple(
@@ -276,7 +276,7 @@ class HealthCounters:
                 "uncacheable": {(why,): self._uncacheable[why] for why in get_args(Unkeyed)},
                 "errors": {(name,): self._faults[name] for name in OPERATIONS},
                 "evictions": {} if measures is None else {(self._policy,): measures.evicted},
-                "removals": {} if measures is None else {("expired",): measures.ended},
+                "removals": {} if measures is None else {("expired",): measures.expired},
                 "outdated_tags": {},
                 "saved_calls": {},
                 "saved_seconds": {},
@@ -369,17 +369,17 @@ class Metrics(HealthCounters):
 
     def _save(self, metadata: Mapping[str, Any]) -> None:
         for name in _SAVED:
-            said: Any = metadata.get(name)
+            saved: Any = metadata.get(name)
             # The application may use this key of its metadata for something else.
-            if type(said) in _NUMBERS and 0 <= said <= _ABSURD:
-                self._saved[name] += said
+            if type(saved) in _NUMBERS and 0 <= saved <= _ABSURD:
+                self._saved[name] += saved
 
     def _totals(self, measures: Measures | None) -> dict[str, dict[Labels, float]]:
         totals = super()._totals(measures)
         with self._lock:
             left = self._left.copy()
             if measures is not None:
-                left["evicted"], left["expired"] = measures.evicted, measures.ended
+                left["evicted"], left["expired"] = measures.evicted, measures.expired
             totals["lookups"] = {
                 ("hit" if reason in _HITS else "miss", reason): self._lookups[reason]
                 for reason in get_args(Reason)
@@ -448,8 +448,8 @@ _HISTOGRAMS: dict[str, tuple[str, Unit, tuple[str, ...]]] = {
 def _family(
     table: dict[str, tuple[str, Unit, tuple[str, ...]]], name: str, values: dict[Labels, Any]
 ) -> Family[Any]:
-    said, unit, labels = table[name]
-    return Family(name, said, unit, labels, MappingProxyType(values))
+    description, unit, labels = table[name]
+    return Family(name, description, unit, labels, MappingProxyType(values))
 
 
 def stats_of(reading: MetricsSnapshot) -> dict[str, Any]:

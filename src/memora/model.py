@@ -33,25 +33,25 @@ class _Shown:
     __slots__ = ()
 
     def __repr__(self) -> str:
-        told = ", ".join(f"{name}={preview(value)}" for name, value in self._said())
-        return f"{type(self).__name__}({told})"
+        shown = ", ".join(f"{name}={preview(value)}" for name, value in self._shown_fields())
+        return f"{type(self).__name__}({shown})"
 
     def _repr_html_(self) -> str:
         rows = "".join(
             f"<tr><th style='text-align:left'>{escape(name)}</th>"
             f"<td style='text-align:left'>{escape(text)}</td></tr>"
-            for name, value in self._said()
+            for name, value in self._shown_fields()
             for text in [value[:2000] if isinstance(value, str) else preview(value, 2000)]
         )
         return f"<table><caption>{escape(type(self).__name__)}</caption>{rows}</table>"
 
-    def _said(self) -> list[tuple[str, Any]]:
+    def _shown_fields(self) -> list[tuple[str, Any]]:
         """Return the fields that are not empty; on a hit always the result."""
         always = ("result",) if getattr(self, "is_hit", False) else ()
-        said = [(one.name, getattr(self, one.name)) for one in fields(self)]  # type: ignore[arg-type] # of dataclasses
+        values = [(one.name, getattr(self, one.name)) for one in fields(self)]  # type: ignore[arg-type] # of dataclasses
         return [
             (name, value)
-            for name, value in said
+            for name, value in values
             if name in always or not (_is_empty(value) or (name == "is_stale" and not value))
         ]
 
@@ -141,7 +141,7 @@ class Measures:
     """Size of its vector indexes in RAM."""
     evicted: int
     """Number of entries that this process evicted, by the policy, to keep to the limits."""
-    ended: int
+    expired: int
     """Number of entries that this process removed because they had ended or were outdated."""
 
 
@@ -290,7 +290,7 @@ class EntryInfo(_Shown):
         """Return what applications and the command line show of it, by name."""
         return {name: getattr(self, name) for name in _SHOWN_OF_ENTRIES}
 
-    def _said(self) -> list[tuple[str, Any]]:
+    def _shown_fields(self) -> list[tuple[str, Any]]:
         return [(name, value) for name, value in self.shown().items() if not _is_empty(value)]
 
 
@@ -335,7 +335,9 @@ class Explanation(_Shown):
             age = duration(one.age_seconds)
             lines.append(f"{rank}. {verdict}: {one_line(one.query)}")
             lines.append(f"   similarity {similarity}, cosine {cosine}, {age} old")
-            lines += [f"   {one_line(f'{said.kind}: {said.detail}')}" for said in one.evidence]
+            lines += [
+                f"   {one_line(f'{signal.kind}: {signal.detail}')}" for signal in one.evidence
+            ]
         for other in self.elsewhere:
             lines.append(f"in another context, {one_line(other.context)}:")
             lines.append(f"   {one_line(other.query)}; similarity {rounded(other.similarity or 0)}")

@@ -23,7 +23,7 @@ Clock: TypeAlias = Callable[[], float]
 """Seconds since the epoch."""
 
 ALL_TIMES = 0.0
-"""Pass as `now` to a store's reads to include ended entries that it still holds."""
+"""Pass as `now` to a store's reads to include expired entries that it still holds."""
 
 
 @runtime_checkable
@@ -99,7 +99,7 @@ class StoreReader(Protocol):
         """Return the entries that meet all criteria, oldest first.
 
         Include entries that other processes stored before the call began and, if `now` is 0 (the
-        epoch), ended entries that are still held.
+        epoch), expired entries that are still held.
         """
         ...
 
@@ -131,7 +131,7 @@ class Changes(NamedTuple):
     keys: set[bytes]
     """Keys of entries that were put, replaced or removed."""
     tags: bool
-    """Whether entries were outdated by their tags."""
+    """Whether entries were invalidated by their tags."""
 
 
 @runtime_checkable
@@ -163,7 +163,7 @@ class Store(StoreReader, Protocol):
     """Holds entries with their vectors and contents, by exact key.
 
     Writes are atomic and visible to the next read in any thread. No read returns an entry that has
-    ended at `now` (its TTL and its stale TTL are over), or was replaced, outdated by a tag, or
+    ended at `now` (its TTL and its stale TTL are over), or was replaced, invalidated by a tag, or
     removed. Called from many threads at once.
     """
 
@@ -189,7 +189,7 @@ class Store(StoreReader, Protocol):
         """
         ...
 
-    def outdate(self, tag: str, /) -> None:
+    def invalidate_tag(self, tag: str, /) -> None:
         """Hide all entries put earlier with a tag from reads, at once; as durable as a `put`.
 
         O(1) in the number of entries; they are removed in the background.
@@ -199,7 +199,7 @@ class Store(StoreReader, Protocol):
     def maintain(self, *, max_entries: int | None, max_bytes: int | None = None, now: float) -> int:
         """Evict entries beyond the limits and do other due housekeeping; return how many left.
 
-        Called after each `put`, so it must be cheap if nothing is due. Ended entries are removed
+        Called after each `put`, so it must be cheap if nothing is due. Expired entries are removed
         before others are evicted.
 
         Raises:
@@ -208,11 +208,11 @@ class Store(StoreReader, Protocol):
         ...
 
     def sweep(self, *, now: float, limit: int) -> int:
-        """Remove up to `limit` entries that have ended or are outdated; return how many."""
+        """Remove up to `limit` entries that have ended or are invalidated; return how many."""
         ...
 
     def count(self) -> int:
-        """Return the number of entries held, including ended ones."""
+        """Return the number of entries held, including expired ones."""
         ...
 
     def check(self) -> None:

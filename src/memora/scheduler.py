@@ -1,21 +1,16 @@
-"""Periodic background work, such as the removal of expired entries."""
+"""Periodic removal of expired entries."""
 
 from __future__ import annotations
 
-import os
-import threading
 import time
-import weakref
 from contextlib import suppress
-from inspect import ismethod
 from math import inf
 from numbers import Real
-from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from memora._durations import seconds
 from memora._faults import contained
-from memora.concurrency.fork import register_for_reinit
+from memora.concurrency.periodic import Periodic, weak
 from memora.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -24,11 +19,9 @@ if TYPE_CHECKING:
     Work = Callable[[], int]
     Report = Callable[[Exception], None]
 
-F = TypeVar("F")
 
-
-class CleanupScheduler:
-    """A daemon thread that calls `work` periodically.
+class CleanupScheduler(Periodic):
+    """A daemon thread that calls `work` periodically, and counts what it does.
 
     If `work` and `report` are bound methods, they do not keep their object alive: when it is gone,
     the thread ends. A forked child gets its own thread if the parent had one.
@@ -54,71 +47,17 @@ class CleanupScheduler:
         clock: Callable[[], float] = time.time,
         report: Report | None = None,
     ) -> None:
-        self._interval = seconds("interval_seconds", interval_seconds)
-        self._delay = _delay("initial_delay_seconds", initial_delay_seconds)
-        self._clock = clock
-        self._get_work: Callable[[], Work | None] = _weak(work)
-        self._get_report: Callable[[], Report | None] = _weak(report)
-        self._wanted = False
-        self._thread: threading.Thread | None = None  # if set but not wanted, it is about to end
+        super().__init__(
+            work,
+            name="memora-cleanup",
+            interval=seconds("interval_seconds", interval_seconds),
+            delay=_delay("initial_delay_seconds", initial_delay_seconds),
+            restart=True,
+        )
+        self._clock, self._get_report = clock, weak(report)
         self._runs = self._deleted = self._errors = 0
         self._last_run: float | None = None
         self._last_error: str | None = None
-        register_for_reinit(self)
-
-    def hold(self, timeout: float, /) -> bool:
-        """See `Holdable`."""
-        return self._lock.acquire(timeout=timeout)
-
-    def release(self) -> None:
-        """See `Holdable`."""
-        self._lock.release()
-
-    def reinit_after_fork(self) -> None:
-        """See `ReinitAfterFork`."""
-        # Guards the state; not held during work. Reentrant: a finalizer, which the garbage
-        # collector may run at any time, may call `stop`.
-        self._lock = threading.RLock()
-        # A queue, not an event: `put` is safe in the callback of a weak reference, which may
-        # interrupt the waiting thread itself.
-        self._wake: SimpleQueue[object] = SimpleQueue()
-        if isinstance(self._get_work, weakref.WeakMethod) and (work := self._get_work()):
-            self._get_work = weakref.WeakMethod(work, self._wake.put)
-        if self._thread not in {None, threading.current_thread()}:  # else `work` forked; keep it
-            self._thread = None
-            _to_restart.append(self)
-
-    def start(self) -> bool:
-        """Start the thread; return False if it runs already.
-
-        A stopped thread that has not ended yet continues instead, after the initial delay.
-        """
-        with self._lock:
-            if self._wanted:
-                return False
-            if self._thread is None:
-                thread = threading.Thread(target=self._run, name="memora-cleanup", daemon=True)
-                thread.start()  # may fail
-                self._thread = thread
-            self._wanted = True
-            return True
-
-    def stop(self, timeout: float = 5.0) -> bool:
-        """Stop calling `work`, wait for a running call, and return whether the thread has ended.
-
-        If called within `work`, do not wait and return False; the thread ends when `work` returns.
-        """
-        with self._lock:
-            self._wanted = False
-            thread = self._thread
-            if thread is not None:
-                self._wake.put(None)
-        if thread is None:
-            return True
-        if thread is threading.current_thread():
-            return False
-        thread.join(timeout)
-        return not thread.is_alive()
 
     def stats(self) -> dict[str, Any]:
         """Return the counts so far; `last_error` is the type of the last error, if any."""
@@ -133,50 +72,7 @@ class CleanupScheduler:
                 "last_error": self._last_error,
             }
 
-    def restart(self) -> None:
-        """Start again in a forked child, which lacks the parent's thread."""
-        with self._lock:
-            wanted, self._wanted = self._wanted, False
-        if wanted:
-            with suppress(RuntimeError):  # no more threads: `stats` shows it
-                self.start()
-
-    def _run(self) -> None:
-        delay = self._delay
-        try:
-            while self._is_time(delay):
-                if (work := self._get_work()) is not None:
-                    self._call(work)
-                del work  # may be the last reference
-                delay = self._interval
-        finally:  # even if `work` ended the thread
-            with self._lock:
-                self._leave()
-
-    def _is_time(self, delay: float) -> bool:
-        """Wait for `delay` seconds; return False if the thread must end."""
-        while True:
-            try:
-                self._wake.get(timeout=min(delay, threading.TIMEOUT_MAX))
-                woken = True
-            except Empty:
-                woken = False
-            gone = self._get_work() is None
-            with self._lock:
-                mine = self._thread is threading.current_thread()
-                if gone or not self._wanted or not mine:
-                    self._leave()
-                    return False
-            if not woken:
-                return True
-            delay = self._delay  # it was stopped and started again
-
-    def _leave(self) -> None:
-        """Record that this thread ends, so that the next `start` creates a new one."""
-        if self._thread is threading.current_thread():
-            self._thread, self._wanted = None, False
-
-    def _call(self, work: Work) -> None:
+    def _call(self, work: Work) -> None:  # without a mark: the work is a call like any other
         deleted, fault = 0, None
         try:
             with contained:
@@ -193,25 +89,6 @@ class CleanupScheduler:
         if fault is not None and (report := self._get_report()) is not None:
             with suppress(Exception):
                 report(fault)
-
-
-_to_restart: list[CleanupScheduler] = []  # in a newly forked child
-
-
-def _restart_all() -> None:
-    while _to_restart:
-        _to_restart.pop().restart()
-
-
-if hasattr(os, "register_at_fork"):
-    # Runs after the hooks of `threading` and `_fork`, which were imported before: no thread may run
-    # until all locks have been recreated.
-    os.register_at_fork(after_in_child=_restart_all)
-
-
-def _weak(function: F) -> Callable[[], F | None]:
-    """Return a reference to a function: weak for a bound method, whose object it may outlive."""
-    return weakref.WeakMethod(function) if ismethod(function) else lambda: function
 
 
 def _delay(name: str, value: float) -> float:

@@ -17,6 +17,7 @@ from memora.errors import ClosedError
 from memora.eviction import POLICIES, make_policy
 from memora.model import Content, Entry, EntryInfo
 from memora.selection import Selection
+from memora.stores._settings import TableSettings
 from memora.stores.bucket.store import ObjectStore
 from memora.stores.disk import store as lance_module
 from memora.stores.disk.store import LanceStore
@@ -54,8 +55,8 @@ class Settling(LanceStore):
     def put(self, entry: Entry, content: Content, /, *, vector: Vector | None) -> None:
         super().put(entry, content, vector=vector)
         with self._view.lock:
-            while (index := self._view.hot.unsettled()) is not None:
-                index.settle(64)
+            while (index := self._view.hot.pending_index()) is not None:
+                index.index_pending(64)
 
 
 class SettlingMemory(MemoryStore):
@@ -64,8 +65,8 @@ class SettlingMemory(MemoryStore):
     def put(self, entry: Entry, content: Content, /, *, vector: Vector | None) -> None:
         super().put(entry, content, vector=vector)
         with self._lock:
-            while (index := self._hot.unsettled()) is not None:
-                index.settle(64)
+            while (index := self._hot.pending_index()) is not None:
+                index.index_pending(64)
 
 
 class Warm(TieredStore):
@@ -98,16 +99,19 @@ def open_memory_tiered(_: Path, **settings: Any) -> Store:
     return Warm(MemoryStore(dimension=DIMENSION, **settings))
 
 
+def table_settings(**settings: Any) -> TableSettings:
+    return TableSettings(
+        table_name="cache",
+        model="toy",
+        dimension=DIMENSION,
+        clock=lambda: NOW,  # nothing ends but when a test says so
+        **settings,
+    )
+
+
 def on_disk(kind: type[LanceStore] = LanceStore, **always: Any) -> Opener:
     def open_lance(path: Path, **settings: Any) -> Store:
-        return kind(
-            path,
-            table_name="cache",
-            model="toy",
-            dimension=DIMENSION,
-            clock=lambda: NOW,  # nothing ends but when a test says so
-            **({"max_staleness_seconds": 0.05} | always | settings),
-        )
+        return kind(path, table_settings(**({"max_staleness_seconds": 0.05} | always | settings)))
 
     return open_lance
 
@@ -125,12 +129,8 @@ def in_bucket(kind: type[ObjectStore] = ObjectStore, **always: Any) -> Callable[
         def open_objects(path: Path, **settings: Any) -> Store:
             return kind(
                 "/".join((server.uri, *path.parts[-2:])),
+                table_settings(**({"max_staleness_seconds": 0.1} | always | settings)),
                 options=server.storage_options,
-                table_name="cache",
-                model="toy",
-                dimension=DIMENSION,
-                clock=lambda: NOW,
-                **({"max_staleness_seconds": 0.1} | always | settings),
             )
 
         return open_objects
@@ -817,7 +817,7 @@ def test_an_outdated_entry_is_missed_by_every_read_at_once(store: Store) -> None
     other = put(store, "other", tags=("doc:2",))
     plain = put(store, "plain")
 
-    store.outdate("doc:1")
+    store.invalidate_tag("doc:1")
     new = put(store, "new", tags=("doc:1",))
     replaced = put(store, "old 0", tags=("doc:1",))
 
@@ -834,8 +834,8 @@ def test_what_is_outdated_is_swept(store: Store) -> None:
     for i in range(10):
         put(store, f"old {i}", tags=("doc:1",))
     kept = put(store, "kept", tags=("doc:2",))
-    store.outdate("doc:1")
-    store.outdate("nobody's")
+    store.invalidate_tag("doc:1")
+    store.invalidate_tag("nobody's")
 
     # A store on disk sweeps by itself as well, and may have been first.
     assert store.sweep(now=NOW, limit=4) <= 4
@@ -846,14 +846,14 @@ def test_what_is_outdated_is_swept(store: Store) -> None:
     assert everywhere(store, kept, unit(1), now=NOW) == ALL_READS
     again = put(store, "again", tags=("doc:1",))
     assert everywhere(store, again, unit(1), now=NOW) == ALL_READS
-    store.outdate("doc:1")
+    store.invalidate_tag("doc:1")
     assert everywhere(store, again, unit(1), now=NOW) == set()
 
 
 def test_putting_makes_room_of_what_is_outdated(store: Store) -> None:
     for i in range(10):
         put(store, f"old {i}", tags=("doc:1",))
-    store.outdate("doc:1")
+    store.invalidate_tag("doc:1")
     for i in range(5):
         put(store, f"new {i}")
         store.maintain(max_entries=5, now=NOW)
@@ -886,7 +886,7 @@ def test_what_has_ended_leaves_before_what_lives(store: Store) -> None:
     outdated = put(store, "outdated", tags=("doc:1",))
     put(store, "stale", expires_at=NOW + 1, stale_seconds=60.0)
     put(store, "newest")
-    store.outdate("doc:1")
+    store.invalidate_tag("doc:1")
 
     # Or fewer: a store on disk sweeps by itself, and may have been there first.
     assert store.maintain(max_entries=3, now=NOW + 10) <= 2
@@ -1130,7 +1130,7 @@ def test_what_left_and_came_again_begins_at_no_use(
 def test_what_is_outdated_stays_so(opener: Opener, tmp_path: Path) -> None:
     store = opener(tmp_path)
     old = put(store, "old", tags=("doc:1",))
-    store.outdate("doc:1")
+    store.invalidate_tag("doc:1")
     new = put(store, "new", tags=("doc:1",))
     store.close()
 

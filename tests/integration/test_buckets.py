@@ -222,7 +222,7 @@ def test_an_owner_that_stood_still_harms_nothing(  # noqa: PLR0915 - a course of
         monkeypatch.setattr(part, name, stand_still)
 
         def keep_on() -> None:
-            with pytest.raises(StoreError, match="stood still"):
+            with pytest.raises(StoreError, match="was suspended"):
                 stopped.compact()
 
         flush = threading.Thread(target=keep_on)
@@ -240,7 +240,7 @@ def test_an_owner_that_stood_still_harms_nothing(  # noqa: PLR0915 - a course of
         for _ in range(3):  # nothing is left of what it was about to copy
             successor.refresh()
             assert successor.compact()
-        stopped._view._looked_at -= 1000.0  # as long as it would have been
+        stopped._view._last_read -= 1000.0  # as long as it would have been
         goes_on.set()
         flush.join(60)
         assert not flush.is_alive()

@@ -18,7 +18,7 @@ from command import memora
 import memora as package
 from memora import CacheConfig, Memora
 from memora.cli import doctor
-from memora.stores.disk._table import FORMAT
+from memora.stores.disk._identity import FORMAT
 from memora.stores.disk.store import LanceStore
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "operations.md"
@@ -409,7 +409,7 @@ def test_doctor_finds_what_is_wrong(  # noqa: PLR0913
 def test_doctor_tells_of_a_store_of_another_version(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("memora.stores.disk._table.FORMAT", FORMAT - 1)
+    monkeypatch.setattr("memora.stores.disk._identity.FORMAT", FORMAT - 1)
 
     finding = examined("--db", store, code=1)["store"]
 

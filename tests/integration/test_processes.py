@@ -17,7 +17,8 @@ from processes import PATIENCE, History, Process, held
 from store_worker import CONTEXTS
 
 from memora import CacheConfig, Memora
-from memora.stores.disk._journal import MAGIC, read_checkpoint
+from memora.stores.disk._checkpoint import read_checkpoint
+from memora.stores.disk._journal import MAGIC
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +30,7 @@ FLUSHING = {"memora.stores.disk._maintenance._FLUSH_BYTES": [1, 1]}
 COMPACTING = FLUSHING | {
     "memora.stores.disk._maintenance._SEGMENT_BYTES": [2000, 2000],
     "memora.stores.disk._maintenance._DEAD_BYTES": 0,
-    "memora.stores.disk._maintenance._LOOK_SECONDS": -1.0,
+    "memora.stores.disk._maintenance._LIST_SECONDS": -1.0,
     "memora.stores.disk._maintenance._FILE_BYTES": 0,
     "memora.stores.disk._maintenance.GRACE_SECONDS": 1.0,
     "memora.stores.disk._view.GRACE_SECONDS": 1.0,

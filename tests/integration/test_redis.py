@@ -471,7 +471,7 @@ for i in range(500):
     if i % 10 == 9:
         gone += store.discard([one])
     if i % 100 == 99:
-        store.outdate(f"{name}:0")
+        store.invalidate_tag(f"{name}:0")
 store.close()
 channel.send(gone)
 """
@@ -620,7 +620,7 @@ def test_a_slot_that_moves_to_another_master_takes_nothing_along(*, search: bool
         def refused() -> None:
             for change in (
                 lambda: put(store, "q0"),
-                lambda: store.outdate("doc:1"),
+                lambda: store.invalidate_tag("doc:1"),
                 lambda: store.discard(kept),
             ):
                 with pytest.raises(StoreError):
@@ -1139,7 +1139,7 @@ def test_a_full_server_does_what_it_is_told_beside_what_it_cannot_note(*, search
         assert store.discard([kept[3]]) == 1
         serve()
         with pytest.raises(StoreError, match="is full"):
-            store.outdate("doc:1")
+            store.invalidate_tag("doc:1")
         store.close()
 
 
@@ -1317,7 +1317,7 @@ def test_lookups_rid_themselves_of_outdated_entries_that_crowd_them(
     ]
     store.put_many(old)
     living = put(store, "living", vector=unit(1, 1))
-    store.outdate("doc:1")
+    store.invalidate_tag("doc:1")
 
     found: list[Entry] = []
     for _ in range(20):  # each looks at so many, and holds up others no longer
@@ -1362,7 +1362,7 @@ def test_entries_end_by_the_servers_clock(
         sliding = 70.0 if n == 3 else None
         put(store, f"q{n}", created_at=now, expires_at=now + 60, sliding_seconds=sliding)
     store.touch(entry("q3").key, now=now + 30)
-    store._shards.tell()
+    store._shards.send_uses()
 
     def found(store: RedisStore, now: float, since: float) -> set[str]:
         matches = store.search(unit(1), context=HERE.fingerprint, k=9, now=now, since=since)
@@ -1406,7 +1406,7 @@ def test_a_store_keeps_limits_by_the_servers_clock(
 
     for query in ("r", "s"):
         put(store, query, created_at=clock())
-        assert store.measure().ended == 0
+        assert store.measure().expired == 0
 
     assert store.peek(lasting.key, now=clock()) is None  # the first in
     assert store.measure().evicted == 1

@@ -57,7 +57,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_maintenance, "_DEAD_BYTES", 100_000)
     monkeypatch.setattr(_maintenance, "_FILE_BYTES", 10_000)
     monkeypatch.setattr(_maintenance, "_SEGMENT_BYTES", (50_000, 200_000))
-    monkeypatch.setattr(_maintenance, "_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(_maintenance, "_LIST_SECONDS", 0.05)
     for module in (_maintenance, _view, lance_module):
         if hasattr(module, "GRACE_SECONDS"):
             monkeypatch.setattr(module, "GRACE_SECONDS", 1.0)

@@ -83,7 +83,7 @@ def test_whatever_other_clients_do_is_heard_of(
         elif what == "discard" and query in known:
             other.discard([known.pop(query)])
         elif what == "outdate":
-            other.outdate(tag)
+            other.invalidate_tag(tag)
         elif what == "evict":
             other.maintain(max_entries=4, now=2.0)
             other.maintain(max_entries=None, now=2.0)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 import tempfile
-import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,9 +19,11 @@ from buckets import DictBucket
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from memora.concurrency.periodic import Periodic
 from memora.context import canonical_context, exact_key
 from memora.errors import StoreError
 from memora.model import Content, Entry
+from memora.stores._settings import TableSettings
 from memora.stores.bucket import _batches
 from memora.stores.bucket import _maintenance as bucket_maintenance
 from memora.stores.bucket import _view as bucket_view
@@ -64,18 +65,11 @@ class Time:
         pass
 
 
-def no_thread(*_: Any) -> threading.Thread:
-    thread = threading.Thread(target=lambda: None)
-    thread.start()
-    return thread
-
-
 @pytest.fixture
 def passing() -> Iterator[Time]:
     with pytest.MonkeyPatch.context() as patch:
         now = Time()
         for module in (
-            bucket_store,
             disk_store,
             _batches,
             bucket_view,
@@ -84,7 +78,7 @@ def passing() -> Iterator[Time]:
             _maintenance,
         ):
             patch.setattr(module, "time", now)
-        patch.setattr(disk_store, "_repeat", no_thread)
+        patch.setattr(Periodic, "start", lambda _: False)
         # What takes minutes and megabytes takes a few entries.
         patch.setattr(_maintenance, "_FLUSH_BYTES", (1, 1))
         patch.setattr(bucket_maintenance, "_DEAD_BYTES", 0)
@@ -103,12 +97,14 @@ class Process:
             patch.setattr(bucket_store, "Bucket", lambda *_: self.bucket)
             self.store = ObjectStore(
                 "s3://dict",
-                table_name="cache",
-                model="toy",
-                dimension=4,
-                hot_payload_bytes=0,
-                clock=lambda: NOW,
-                keep=keep,
+                TableSettings(
+                    table_name="cache",
+                    model="toy",
+                    dimension=4,
+                    hot_payload_bytes=0,
+                    clock=lambda: NOW,
+                    keep=keep,
+                ),
             )
         table: Any = self.store._table
         for name in ("write", "compact", "clear_up"):
@@ -242,7 +238,7 @@ class World:
         if self.chance.random() < 0.2:
             process.store.compact()
         else:
-            process.store._keep()
+            process.store._run_maintenance()
 
     def wait(self, _: Process) -> None:
         self.time.passed += self.chance.choice([1, 5, 12, 40, 70, 130])
@@ -352,7 +348,7 @@ def test_an_owner_that_is_killed_at_any_write_harms_nothing(
                 successor = Process(world)
                 passing.passed += 1.5 * bucket_maintenance.LEASE_SECONDS
                 for _ in range(2):
-                    successor.store._look()
+                    successor.store._read_log()
                     assert successor.store.compact()
                 assert successor.held().keys() == {"q0", "q2", "q3"}
                 assert successor.held()["q0"] == f"{99:032x}"
@@ -384,7 +380,7 @@ def dies_at(world: World, number: int, writes: list[str]) -> bool:
     with suppress(StoreError):
         for _ in range(3):
             owner.store.compact()
-            owner.store._look()
+            owner.store._read_log()
     ended = not owner.dead
     owner.die()
     return ended
@@ -402,7 +398,7 @@ def test_a_duty_that_takes_longer_than_a_lease_is_done_once(passing: Time, world
         for _ in range(4):
             passing.passed += bucket_maintenance.LEASE_SECONDS / 2
             owner.store._follow()  # as its other thread does all the time
-            other.store._look()
+            other.store._read_log()
             other.store.flush()
         write(*args)
 
@@ -465,7 +461,7 @@ def test_clocks_that_are_hours_off_do_not_matter_to_who_has_seen_the_other(
     withdrawn = late.store.peek(KEYS["q1"], now=NOW)
     assert withdrawn is not None
     assert late.store.discard([withdrawn]) == 1
-    late.store.outdate("tag")
+    late.store.invalidate_tag("tag")
 
     early.store.refresh()
     assert early.held() == late.held() == {"q0": second.id}

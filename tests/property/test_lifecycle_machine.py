@@ -599,7 +599,7 @@ class LifecycleMachine(RuleBasedStateMachine):
         store = self.disk(which)
         store.flush()
         view = store._view
-        view._looked_at -= 1000.0
+        view._last_read -= 1000.0
         store._follow()
         assert store._view is not view
         self.models[which].begin_anew()
@@ -733,7 +733,7 @@ class InACluster(OnAServer):
     def tell(self) -> None:
         # Shards hear of uses one after the other: their order is that of being told.
         for cache in self.caches[1:]:
-            shared_of(cache)._shards.tell()  # type: ignore[attr-defined]
+            shared_of(cache)._shards.send_uses()  # type: ignore[attr-defined]
 
 
 def run_on(machine: type[LifecycleMachine], uri: str, examples: int) -> None:

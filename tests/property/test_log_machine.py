@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from hypothesis import given, settings
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from memora.context import canonical_context, exact_key
 from memora.model import Content, Entry
+from memora.stores._settings import ViewSettings
 from memora.stores.disk import _records
 from memora.stores.disk._journal import MAGIC
 from memora.stores.disk._view import LogView
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 DIMENSION = 4
-SETTINGS: Any = {"graph": "int8", "content_bytes": 1000, "late_seconds": 0.0}
+SETTINGS = ViewSettings(graph="int8", content_bytes=1000, late_seconds=0.0)
 CONTEXTS = [canonical_context({"n": n}) for n in range(2)]
 # A key is a text in a context: the number of each, by the number of the key.
 KEYS = [(f"q{n // 2}", CONTEXTS[n % 2]) for n in range(6)]
@@ -34,23 +35,23 @@ class Step(NamedTuple):
     writer: int
 
 
-def entry_of(key: int, stamp: int) -> tuple[Entry, Content]:
+def entry_of(key: int, seq: int) -> tuple[Entry, Content]:
     query, context = KEYS[key]
     entry = Entry(
-        id=f"{stamp:032x}",
+        id=f"{seq:032x}",
         key=exact_key(query, context),
         query=query,
         context=context,
-        created_at=float(stamp),
-        expires_at=None if stamp % 3 else 10_000.0,
+        created_at=float(seq),
+        expires_at=None if seq % 3 else 10_000.0,
     )
-    return entry, Content(f"{key} {stamp}".encode(), f'{{"stamp":{stamp}}}')
+    return entry, Content(f"{key} {seq}".encode(), f'{{"seq":{seq}}}')
 
 
-def vector_of(stamp: int) -> np.ndarray[tuple[int], np.dtype[np.float32]] | None:
-    if stamp % 5 == 0:
+def vector_of(seq: int) -> np.ndarray[tuple[int], np.dtype[np.float32]] | None:
+    if seq % 5 == 0:
         return None
-    vector = np.random.default_rng(stamp).standard_normal(DIMENSION).astype(np.float32)
+    vector = np.random.default_rng(seq).standard_normal(DIMENSION).astype(np.float32)
     return vector / np.linalg.norm(vector)
 
 
@@ -66,11 +67,11 @@ steps = st.lists(
 
 
 def run(steps: Iterable[Step]) -> tuple[dict[int, int], list[list[bytes]]]:
-    """Return what a dictionary holds in the end, (key -> stamp), and the records a writer wrote."""
+    """Return what a dictionary holds in the end, (key -> seq), and the records a writer wrote."""
     model: dict[int, int] = {}
-    older: dict[int, int] = {}  # key -> stamp of what it held before
+    older: dict[int, int] = {}  # key -> seq of what it held before
     written: list[list[bytes]] = [[], [], []]
-    for stamp, step in enumerate(steps, start=1):
+    for seq, step in enumerate(steps, start=1):
         if step.kind.startswith("late"):  # by a process that has not read of the newer one
             if step.key not in older:
                 continue
@@ -83,9 +84,9 @@ def run(steps: Iterable[Step]) -> tuple[dict[int, int], list[list[bytes]]]:
         elif step.kind == "put":
             if step.key in model:
                 older[step.key] = model[step.key]
-            model[step.key] = stamp
-            entry, content = entry_of(step.key, stamp)
-            written[step.writer].append(_records.pack_put(stamp, entry, content, vector_of(stamp)))
+            model[step.key] = seq
+            entry, content = entry_of(step.key, seq)
+            written[step.writer].append(_records.pack_put(seq, entry, content, vector_of(seq)))
         elif step.key not in model:
             continue
         elif step.kind == "delete":
@@ -101,15 +102,15 @@ def run(steps: Iterable[Step]) -> tuple[dict[int, int], list[list[bytes]]]:
 
 
 def assert_holds(view: LogView, model: dict[int, int]) -> None:
-    keys = {exact_key(*KEYS[key]): stamp for key, stamp in model.items()}
-    assert {view.hot.key(slot): view.hot.stamp(slot) for slot in view.hot.slots()} == keys
+    keys = {exact_key(*KEYS[key]): seq for key, seq in model.items()}
+    assert {view.hot.key(slot): view.hot.seq(slot) for slot in view.hot.slots()} == keys
     assert len(view.hot) == len(model)
-    for key, stamp in model.items():
-        entry, content = entry_of(key, stamp)
+    for key, seq in model.items():
+        entry, content = entry_of(key, seq)
         slot = view.hot.slot(entry.key)
         assert slot is not None
         assert view.hot.entry(slot) == entry
-        segment, offset, length = view.hot.place(slot)
+        segment, offset, length = view.hot.location(slot)
         source = view.segments[segment]
         assert source is not None
         assert _records.content_of(source.read(offset, length), entry.key) == content
@@ -118,10 +119,10 @@ def assert_holds(view: LogView, model: dict[int, int]) -> None:
             np.eye(DIMENSION, dtype=np.float32)[0], context=context.fingerprint, k=99, now=0.0
         )
         assert {view.hot.entry(slot).key for slot, _ in found} == {
-            exact_key(*KEYS[key]) for key, stamp in model.items() if key % 2 == number and stamp % 5
+            exact_key(*KEYS[key]) for key, seq in model.items() if key % 2 == number and seq % 5
         }
     for number in range(len(view.segments)):
-        places = [view.hot.place(slot) for slot in view.hot.slots()]
+        places = [view.hot.location(slot) for slot in view.hot.slots()]
         assert view.hot.live[number] == sum(p.length for p in places if p.segment == number)
 
 
@@ -133,7 +134,7 @@ def test_any_order_of_reading_ends_in_the_same_entries(
     """Each file is read from its beginning; which is read next, and how far, is anyone's guess."""
     model, written = run(steps)
     with tempfile.TemporaryDirectory() as folder:
-        view = LogView(Path(folder), DIMENSION, **SETTINGS)
+        view = LogView(Path(folder), DIMENSION, SETTINGS)
         files = [Path(folder) / f"{n:016x}-1-{n:04x}-000000.log" for n in range(3)]
         waiting = [list(records) for records in written]
         for file in files:
@@ -156,7 +157,7 @@ def test_what_is_cut_short_is_read_when_it_is_whole(
 ) -> None:
     model, written = run(steps)
     with tempfile.TemporaryDirectory() as folder:
-        view = LogView(Path(folder), DIMENSION, **SETTINGS)
+        view = LogView(Path(folder), DIMENSION, SETTINGS)
         for n in data.draw(st.permutations(range(3))):
             file = Path(folder) / f"{n:016x}-1-{n:04x}-000000.log"
             whole = MAGIC + b"".join(written[n])
@@ -178,13 +179,13 @@ def test_a_flipped_bit_never_makes_an_entry(
     """What follows in that file is lost; what is held is what somebody stored."""
     _, written = run(steps)
     stored = {
-        (key, stamp)
-        for stamp, step in enumerate(steps, start=1)
+        (key, seq)
+        for seq, step in enumerate(steps, start=1)
         for key in [step.key]
         if step.kind == "put"
     }
     with tempfile.TemporaryDirectory() as folder:
-        view = LogView(Path(folder), DIMENSION, **SETTINGS)
+        view = LogView(Path(folder), DIMENSION, SETTINGS)
         for n in order:
             whole = bytearray(MAGIC + b"".join(written[n]))
             if n == order[0] and len(whole) > len(MAGIC):
@@ -193,7 +194,7 @@ def test_a_flipped_bit_never_makes_an_entry(
         view.read()
 
         for slot in view.hot.slots():
-            entry, stamp = view.hot.entry(slot), view.hot.stamp(slot)
+            entry, seq = view.hot.entry(slot), view.hot.seq(slot)
             key = KEYS.index((entry.query, entry.context))
-            assert (key, stamp) in stored
-            assert entry == entry_of(key, stamp)[0]
+            assert (key, seq) in stored
+            assert entry == entry_of(key, seq)[0]

@@ -13,12 +13,13 @@ from doubles import until
 from memora.context import canonical_context, exact_key
 from memora.errors import ConfigError, MissingExtraError, StoreError, StorePathError
 from memora.model import Content, Entry
+from memora.stores._settings import ViewSettings
 from memora.stores.bucket import _batches
 from memora.stores.bucket._batches import Batch, BatchLog, BatchWriter
 from memora.stores.bucket._client import Bucket
 from memora.stores.bucket._view import BucketView
 from memora.stores.disk import _records
-from memora.stores.disk._journal import Checkpoint
+from memora.stores.disk._checkpoint import Checkpoint
 
 EMPTY = Checkpoint({}, {}, {})
 CONTEXT = canonical_context({})
@@ -29,21 +30,21 @@ def bucket() -> Any:
     return DictBucket()
 
 
-def record(query: str, stamp: int, payload: bytes = b"x") -> bytes:
+def record(query: str, seq: int, payload: bytes = b"x") -> bytes:
     entry = Entry(
-        id=f"{stamp:032x}",
+        id=f"{seq:032x}",
         key=exact_key(query, CONTEXT),
         query=query,
         context=CONTEXT,
-        created_at=float(stamp),
+        created_at=float(seq),
         expires_at=None,
     )
-    return _records.pack_put(stamp, entry, Content(payload), None)
+    return _records.pack_put(seq, entry, Content(payload), None)
 
 
 def viewed(bucket: Any) -> BucketView:
-    settings: Any = {"graph": "int8", "content_bytes": 1000, "late_seconds": 0.0}
-    view = BucketView(BatchLog(bucket, "log"), 4, **settings)
+    settings = ViewSettings(graph="int8", content_bytes=1000, late_seconds=0.0)
+    view = BucketView(BatchLog(bucket, "log"), 4, settings)
     view.read()
     return view
 
@@ -126,7 +127,7 @@ def test_what_could_not_be_written_for_long_is_given_up(bucket: Any) -> None:
         raise StoreError(f"the answer to {operation} {name} is lost")
 
     bucket.after = lose
-    batch, _ = writer.append([record("q", 1), kept, _records.pack_outdate(1, "tag")])
+    batch, _ = writer.append([record("q", 1), kept, _records.pack_invalidate_tag(1, "tag")])
     target = writer.appended
     with pytest.raises(StoreError, match="is lost"):
         writer.sync(target)
@@ -143,7 +144,7 @@ def test_what_could_not_be_written_for_long_is_given_up(bucket: Any) -> None:
     reader = viewed(bucket)
     assert held(reader) == {"r"}
     assert reader.deleted.keys() == {exact_key("other", CONTEXT)}
-    assert reader.outdates.keys() == {"tag"}
+    assert reader.tag_records.keys() == {"tag"}
     with pytest.raises(StoreError, match="has not taken it within 60 s"):
         writer.sync(target)  # whoever still waits for it is not told that it is there
 
@@ -241,7 +242,7 @@ def test_a_copy_brings_nothing_back(bucket: Any) -> None:
     assert held(reader) == {"q"}
     slot = reader.hot.slot(exact_key("q", CONTEXT))
     assert slot is not None
-    assert reader.segments[reader.hot.place(slot).segment].name.endswith("-copies.log")
+    assert reader.segments[reader.hot.location(slot).segment].name.endswith("-copies.log")
 
     writer.append([_records.pack_delete(1, exact_key("q", CONTEXT))])
     writer.write_out()
@@ -269,7 +270,7 @@ def test_all_hold_the_copy_in_the_latest_batch(bucket: Any) -> None:
         reader.read()
         slot = reader.hot.slot(exact_key("q", CONTEXT))
         assert slot is not None
-        assert reader.segments[reader.hot.place(slot).segment].name == late.name
+        assert reader.segments[reader.hot.location(slot).segment].name == late.name
 
 
 def test_a_flipped_bit_is_no_entry_and_is_read_once(bucket: Any) -> None:
@@ -328,7 +329,7 @@ def test_secrets_are_in_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "of-the-environment")
     real = Bucket("s3://bucket/x", {"access_key_id": "x", "secret_access_key": "of-the-options"})
     error = OSError("HTTP error: of-the-options and of-the-environment\n\nDebug source:\n...")
-    assert real._said(error) == "no answer: *** and ***"
+    assert real._message_of(error) == "no answer: *** and ***"
     with pytest.raises(ConfigError) as refused:
         Bucket("s3://bucket/x", {"secret_access_key": "of-the-options", "nonsense": "x"})
     assert "of-the-options" not in str(refused.value)

@@ -375,16 +375,14 @@ def test_an_idle_store_is_looked_at_seldom(tmp_path: Path) -> None:
     config = CacheConfig(db_uri=str(tmp_path), max_staleness_seconds=1)
     with Memora(config, embedder=WordEmbedder()) as cache:
         store: Any = cache._ports.store
-        store._stop.set()
-        store._wake.set()
-        for thread in store._threads:
-            thread.join(30)
-        store._wake.clear()
+        for worker in (store._follower, store._maintainer):
+            worker.close(30)
+        store._maintainer._due = False
         assert store._follow() == 0.5
-        assert not store._wake.is_set()
+        assert not store._maintainer.due
         cache.store("a", None, 1)
         store._follow()
-        assert store._wake.is_set()
+        assert store._maintainer.due
 
 
 FIRST = """

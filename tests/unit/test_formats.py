@@ -12,8 +12,9 @@ from doubles import FakeClock
 from stored import BEGAN, EXPECTED, RESULTS, SQL, look, opened
 
 from memora.errors import StoreFormatError
-from memora.stores.disk import _table
-from memora.stores.disk._table import FORMAT, OLDEST_FORMAT, EntryTable, Stamp
+from memora.stores.disk import _identity, _lance
+from memora.stores.disk._identity import FORMAT, OLDEST_FORMAT, TableIdentity
+from memora.stores.disk._table import EntryTable
 from memora.stores.disk.store import LanceStore
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def store_of(cache: Memora) -> LanceStore:
 
 
 def rows_without_checksum(path: Path) -> int:
-    table = EntryTable(path, TABLE, Stamp("eight", 8), create=False)
+    table = EntryTable(path, TABLE, TableIdentity("eight", 8), create=False)
     return int(table.scan().column("checksum").null_count)
 
 
@@ -94,7 +95,7 @@ def test_an_upgrade_that_is_killed_is_done_again(
 
 
 def test_a_damaged_row_of_an_older_format_is_not_believed(older: Path, later: FakeClock) -> None:
-    table = _table.connect(older).open_table(TABLE)
+    table = _lance.connect(older).open_table(TABLE)
     table.update(where="query = 'plain' AND context LIKE '%sql%'", values={"query": "bytes too"})
 
     with opened(older, later) as cache:
@@ -110,7 +111,7 @@ def test_an_open_process_of_an_older_version_is_not_written_under(
     member = filelock.FileLock(folder / "0123456789abcdef-1-abcd.lock")
     with member, pytest.raises(StoreFormatError, match="older version of memora-cache: close it"):
         opened(older, later)
-    schema = _table.connect(older).open_table(TABLE).schema
+    schema = _lance.connect(older).open_table(TABLE).schema
     assert schema.metadata[b"memora.format"] == b"4"
     with opened(older, later) as cache:
         assert look(cache) == EXPECTED
@@ -121,7 +122,7 @@ def test_a_row_that_an_older_process_has_still_written_is_checked_by_its_record(
 ) -> None:
     with opened(older, later) as cache:
         cache.store("one more", SQL, 1)
-    table = _table.connect(older).open_table(TABLE)
+    table = _lance.connect(older).open_table(TABLE)
     table.update(where="query = 'one more'", values_sql={"checksum": "NULL"})
     assert rows_without_checksum(older) == 1
 
@@ -133,7 +134,7 @@ def test_a_row_that_an_older_process_has_still_written_is_checked_by_its_record(
 def test_a_newer_or_too_old_format_is_refused_and_left_alone(
     older: Path, later: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_table, "OLDEST_FORMAT", FORMAT)
+    monkeypatch.setattr(_identity, "OLDEST_FORMAT", FORMAT)
     with pytest.raises(StoreFormatError, match=f"has format 4, and .* reads {FORMAT} to {FORMAT}"):
         opened(older, later)
     monkeypatch.undo()

@@ -10,7 +10,7 @@ import pytest
 
 from memora import CacheConfig, Memora
 from memora.errors import StoreError
-from memora.stores.disk._journal import CHECKPOINT, read_checkpoint
+from memora.stores.disk._checkpoint import CHECKPOINT, read_checkpoint
 from memora.stores.disk._usage import USES, KeptUses, pack_uses, read_uses, unpack_uses
 from memora.stores.memtable import Uses
 

@@ -54,8 +54,8 @@ def filled(vectors: NDArray[np.float32], dtype: GraphType = "int8") -> VectorInd
 
 
 def settle(index: VectorIndex) -> None:
-    while not index.settled:
-        index.settle(64)
+    while not index.all_indexed:
+        index.index_pending(64)
 
 
 def recall(index: VectorIndex, held: dict[int, Vector], queries: NDArray[np.float32]) -> float:
@@ -97,7 +97,7 @@ def test_search_is_what_a_sorted_dictionary_would_answer(
         patch.setattr(module, "_TAIL", 2)
         for action, slot in steps:
             if action == "settle":
-                index.settle(1 + slot % 5)
+                index.index_pending(1 + slot % 5)
             elif action == "remove" or slot in model:
                 index.remove(slot)
                 model.pop(slot, None)
@@ -148,8 +148,8 @@ def test_rows_are_found_while_they_move() -> None:
     for slot, vector in enumerate(vectors):
         index.add(slot, vector)
 
-    while not index.settled:
-        index.settle(37)
+    while not index.all_indexed:
+        index.index_pending(37)
         assert recall(index, dict(enumerate(vectors)), vectors[::7]) == 1.0
 
     assert len(index) == 400
@@ -239,11 +239,11 @@ def test_a_graph_of_mostly_removed_rows_is_replaced() -> None:
     for slot in range(600):
         index.remove(slot)
 
-    assert not index.settled
+    assert not index.all_indexed
     held = {slot: vectors[slot] for slot in range(600, 1000)}
-    while not index.settled:
+    while not index.all_indexed:
         assert recall(index, held, vectors[600::9]) == 1.0
-        index.settle(50)
+        index.index_pending(50)
     assert len(index) == 400
     assert index._graph is not first
     assert index._worn is None

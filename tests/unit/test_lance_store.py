@@ -24,9 +24,9 @@ from memora.errors import (
     StorePathError,
 )
 from memora.stores import open_store
-from memora.stores.disk import _guards, _maintenance, _table
+from memora.stores.disk import _guards, _identity, _maintenance, _table
 from memora.stores.disk import store as lance_module
-from memora.stores.disk._journal import read_checkpoint
+from memora.stores.disk._checkpoint import read_checkpoint
 from memora.stores.disk.store import LanceStore
 
 if TYPE_CHECKING:
@@ -133,13 +133,14 @@ def test_another_dimension_is_refused(tmp_path: Path, embedder: WordEmbedder) ->
 def test_another_format_is_refused_and_untouched(
     tmp_path: Path, embedder: WordEmbedder, number: int, advice: str
 ) -> None:
-    stamp = _table.Stamp("words-1", 64, format=number)
-    _table._create(lancedb.connect(tmp_path), TABLE, stamp)
+    identity = _identity.TableIdentity("words-1", 64, format=number)
+    _table._create(lancedb.connect(tmp_path), TABLE, identity)
     before = everything(tmp_path)
 
     with pytest.raises(
         StoreFormatError,
-        match=f"format {number}, and this version of Memora reads 4 to {_table.FORMAT}; {advice}",
+        match=f"format {number}, and this version of Memora reads 4 to {_identity.FORMAT}; "
+        + advice,
     ):
         opened(tmp_path, embedder)
 
@@ -367,7 +368,7 @@ def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_maintenance, "_SEGMENT_BYTES", (4000, 4000))
     monkeypatch.setattr(_maintenance, "_DEAD_BYTES", 0)
     monkeypatch.setattr(_maintenance, "_FILE_BYTES", 0)
-    monkeypatch.setattr(_maintenance, "_LOOK_SECONDS", -1.0)
+    monkeypatch.setattr(_maintenance, "_LIST_SECONDS", -1.0)
 
 
 def tidy(cache: Memora) -> None:
@@ -377,7 +378,7 @@ def tidy(cache: Memora) -> None:
     while before != (before := [(place.name, place.stat().st_size) for place in _log_of(cache)]):
         store.flush()
         with store._maintaining:
-            maintenance.look()
+            maintenance.complete_segments()
             maintenance._move_living()
         store.flush()
         with store._maintaining:
@@ -454,7 +455,7 @@ def test_nothing_is_deleted_that_could_not_be_synced_where_it_was_moved(
             cache.store(f"q{i}" if i % 10 == 0 else f"other {i % 3}", SQL, i)
         store, maintenance = store_of(cache), maintenance_of(cache)
         store.flush()
-        maintenance.look()
+        maintenance.complete_segments()
         hot, files = store._view.hot, store._view.segments
         sources = {files[number].path for number in hot.live if files[number].complete_since}
         with monkeypatch.context() as patch:
@@ -518,7 +519,7 @@ def test_the_row_of_what_was_moved_leaves_with_its_entry(
         store.flush()
         store.flush()  # settled, too
         with store._maintaining:
-            maintenance.look()
+            maintenance.complete_segments()
             maintenance._move_living()
             maintenance._clear_away()
         assert len(old - set(segments(tmp_path))) > 5  # and the table still names them
@@ -545,11 +546,11 @@ def test_where_the_log_cannot_be_listed_nobody_is_taken_for_gone(
         with store._maintaining:
             log.rename(tmp_path / "away")
             with pytest.raises(FileNotFoundError):
-                maintenance_of(cache).look(again=True)
+                maintenance_of(cache).complete_segments(again=True)
             (tmp_path / "away").rename(log)
             # Else it would be deleted once nothing lives in it, while this process writes it.
             assert [one.complete_since for one in store._view.segments.values()] == [None]
-            maintenance_of(cache).look(again=True)
+            maintenance_of(cache).complete_segments(again=True)
             assert [one.complete_since for one in store._view.segments.values()] == [None]
 
 
@@ -565,7 +566,7 @@ def test_standing_still_for_long_loads_anew_and_loses_nothing(
         other.store("theirs", SQL, 2)
         other.store("mine too", SQL, 3)
         store = store_of(sleeper)
-        store._view._looked_at -= 1000
+        store._view._last_read -= 1000
 
         store._follow()
 
@@ -586,7 +587,7 @@ def test_who_stood_still_does_no_upkeep_before_it_has_loaded_anew(
     with opened(tmp_path, embedder, **QUIET) as sleeper:
         sleeper.store("mine", SQL, 1)
         store = store_of(sleeper)
-        store._view._looked_at -= 1000
+        store._view._last_read -= 1000
         store._view.read()
 
         store.flush()
@@ -688,7 +689,7 @@ def test_a_slot_that_is_used_again_during_a_search_is_never_another_contexts_ans
             monkeypatch.undo()
             with store._view.lock:
                 slot = store._view.hot.slots()[0]
-            store._delete([(store._view.hot.key(slot), store._view.hot.stamp(slot))])
+            store._delete([(store._view.hot.key(slot), store._view.hot.seq(slot))])
             cache.store("the weather", {"agent": "other"}, "of another context")
             assert store._view.hot.slots() == [slot]
             return found

@@ -67,7 +67,7 @@ class FailingStore(MemoryStore):
     broken = False
 
     def __getattribute__(self, name: str) -> Any:
-        reached = {"get", "peek", "search", "select", "discard", "outdate", "sweep", "touch"}
+        reached = {"get", "peek", "search", "select", "discard", "invalidate_tag", "sweep", "touch"}
         if name in reached and self.broken:
             raise StoreError(f"{name}: the disk is on fire")
         return super().__getattribute__(name)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from doubles import WordEmbedder
 
-    from memora.stores.memtable import Place
+    from memora.stores.memtable import Location
 
 SQL = {"agent": "sql"}
 TABLE = "semantic_cache"
@@ -37,7 +37,7 @@ WORDS = ["apple", "bread", "cedar", "delta", "eagle", "fjord"]
 def seldom(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nobody look oftener than asked, so as not to be taken for one who stood still."""
     monkeypatch.setattr(lance_module, "GRACE_SECONDS", 1000.0)
-    monkeypatch.setattr(_maintenance, "_LOOK_SECONDS", -1.0)
+    monkeypatch.setattr(_maintenance, "_LIST_SECONDS", -1.0)
 
 
 def opened(path: Path, embedder: WordEmbedder, **settings: object) -> Memora:
@@ -64,14 +64,14 @@ def look(cache: Memora) -> None:
     with store._maintaining:
         assert store._maintenance is not None
         assert store._maintenance.acquire()
-        store._maintenance.look()
+        store._maintenance.complete_segments()
 
 
-def place_of(cache: Memora, query: str) -> Place:
+def place_of(cache: Memora, query: str) -> Location:
     hot = store_of(cache)._view.hot
     slot = hot.slot(Request.of(query, SQL).key)
     assert slot is not None
-    return hot.place(slot)
+    return hot.location(slot)
 
 
 def damage(file: Path, at: int, *, bits: int = 0x10) -> None:

@@ -142,7 +142,7 @@ def withdraw(shared: Shared, one: Entry) -> None:
 
 
 def outdate(shared: Shared, _: Entry) -> None:
-    shared.outdate("doc:1")
+    shared.invalidate_tag("doc:1")
 
 
 def evict(shared: Shared, _: Entry) -> None:

@@ -236,15 +236,17 @@ def explain(
         db_uri=db, table_name=table, model_name=model, similarity_threshold=threshold
     )
     with open_existing(config) as cache:
-        told = cache.explain(query, parse_object("--context", context), elsewhere=True)
-    if told.reason == "error":
-        raise ArgumentError(told.explanation)
+        explanation = cache.explain(query, parse_object("--context", context), elsewhere=True)
+    if explanation.reason == "error":
+        raise ArgumentError(explanation.explanation)
     if as_json:
-        shown = {one.name: getattr(told, one.name) for one in dataclasses.fields(told)}
-        shown["elsewhere"] = [one.shown() for one in told.elsewhere]
+        shown = {
+            one.name: getattr(explanation, one.name) for one in dataclasses.fields(explanation)
+        }
+        shown["elsewhere"] = [one.shown() for one in explanation.elsewhere]
         typer.echo(readable(shown))
     else:
-        typer.echo(str(told))
+        typer.echo(str(explanation))
 
 
 @app.command()

@@ -101,20 +101,23 @@ def calibrate(
         scores = _score(source, PairColumns(query, candidate, label), config)
     curve = tuning.curve(scores.similarity, scores.right, confidence=sure)
     found = tuning.recommend(curve, share, of=cast("Of", of), confidence=sure)
-    told, rows = _told(found, curve, "lookups" if from_log else "pairs"), _rows(curve, found)
+    paragraphs, rows = (
+        _paragraphs(found, curve, "lookups" if from_log else "pairs"),
+        _rows(curve, found),
+    )
     contents: dict[Path, bytes] = {}
     if plot is not None:
         contents[plot] = chart.draw(found, curve, "png")
     if html is not None:
         picture = chart.draw(found, curve, "svg")
-        contents[html] = chart.page(f"Threshold by {source.name}", told, picture, rows)
+        contents[html] = chart.page(f"Threshold by {source.name}", paragraphs, picture, rows)
     if write is not None and found.point is not None:
         contents[write] = with_setting(write, _SETTING, f"{found.point.threshold:g}")
     write_all(contents)
     if as_json:
         typer.echo(json.dumps(_as_dict(found, curve, list(contents))))
     else:
-        _print(told, rows, list(contents), title=source.name)
+        _print(paragraphs, rows, list(contents), title=source.name)
     if found.point is None:
         raise typer.Exit(EXIT_NONE)
 
@@ -187,7 +190,7 @@ def _logged(found: Logged, path: Path) -> Scores:
     return found.scores
 
 
-def _told(found: Recommendation, curve: Curve, what: str) -> list[str]:
+def _paragraphs(found: Recommendation, curve: Curve, what: str) -> list[str]:
     """Return the recommendation in words, one or two sentences per paragraph."""
     whose = f"of all {what}" if found.of == "all" else "of the hits"
     wanted = f"at most {_percent(found.max_wrong)} wrong {whose}"
@@ -266,7 +269,7 @@ def _cells(point: Point, curve: Curve) -> tuple[str, ...]:
 
 
 def _print(
-    told: Sequence[str], rows: Sequence[Sequence[str]], written: Sequence[Path], *, title: str
+    paragraphs: Sequence[str], rows: Sequence[Sequence[str]], written: Sequence[Path], *, title: str
 ) -> None:
     table = Table(title=f"{escape(title)}, in %", title_justify="left", box=box.SIMPLE_HEAD)
     for name in rows[0]:
@@ -275,7 +278,7 @@ def _print(
         table.add_row(*row, style="bold" if row[0].startswith(">") else None)
     console = Console(highlight=False)
     console.print(table)
-    for text in told:
+    for text in paragraphs:
         console.print(text, markup=False, soft_wrap=True)
     for path in written:
         note(f"written: {path}")

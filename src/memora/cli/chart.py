@@ -37,7 +37,7 @@ th, td {{ text-align: right; padding: 0.2rem 0.9rem; border-bottom: 1px solid #d
 </head>
 <body>
 <h1>{title}</h1>
-{told}
+{paragraphs}
 <img alt="What is served and what of it is wrong, over the threshold; the table has the numbers."
  src="data:image/svg+xml;base64,{picture}">
 <table>
@@ -78,19 +78,21 @@ def _figure_type() -> type[Figure]:
     return Figure
 
 
-def page(title: str, told: Sequence[str], picture: bytes, table: Sequence[Sequence[str]]) -> bytes:
+def page(
+    title: str, paragraphs: Sequence[str], picture: bytes, table: Sequence[Sequence[str]]
+) -> bytes:
     """Return an HTML page.
 
     Args:
         title: Title of the page.
-        told: The recommendation, one paragraph per item.
+        paragraphs: The recommendation, one paragraph per item.
         picture: An SVG.
         table: Rows; the first is the heading.
     """
     rows = (f"<tr>{_cells('td', row)}</tr>" for row in table[1:])
     return _PAGE.format(
         title=escape(title),
-        told="\n".join(f"<p>{escape(text)}</p>" for text in told),
+        paragraphs="\n".join(f"<p>{escape(text)}</p>" for text in paragraphs),
         picture=base64.b64encode(picture).decode(),
         heading=_cells("th", table[0]),
         rows="\n".join(rows),

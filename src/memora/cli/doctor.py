@@ -93,13 +93,13 @@ def doctor(
         found.append(_compare(embedder, facts.model, facts.dimension))
     wrong = any(finding.state == "problem" for finding in found)
     if as_json:
-        told = {
+        report = {
             "ok": not wrong,
             "findings": [asdict(one) for one in found],
             "settings": [asdict(one) for one in settings],
             "store": None if facts is None else asdict(facts),
         }
-        typer.echo(readable(told))
+        typer.echo(readable(report))
     else:
         _print(found, settings)
     if wrong:
@@ -112,9 +112,9 @@ def _settings(
     """Return the valid settings individually; add findings for the others."""
     sources: dict[str, str] = {}
     values: dict[str, Any] = {}
-    told = {name: (f"{PREFIX}{name.upper()}", text) for name, text in environment().items()}
-    told |= {name: (option, text) for name, (option, text) in given.items() if text is not None}
-    for name, (source, text) in told.items():
+    texts = {name: (f"{PREFIX}{name.upper()}", text) for name, text in environment().items()}
+    texts |= {name: (option, text) for name, (option, text) in given.items() if text is not None}
+    for name, (source, text) in texts.items():
         if name not in CacheConfig.model_fields:
             # The value is not shown, as it may be a secret. Only a warning: a cache opens anyway.
             advice = f"remove it{hint(source)}"
@@ -193,15 +193,15 @@ def _model(config: CacheConfig, found: list[Finding]) -> Embedder | None:
         advice = "check model_name: the packaged model, a directory that is there, or a hub name"
         found.append(Finding("problem", "model", fault_line(error), advice))
         return None
-    said = f"{embedder.identity}, {embedder.dimension} dimensions"
+    message = f"{embedder.identity}, {embedder.dimension} dimensions"
     if not local:
         advice = "without network a new process may not start: download it to a directory"
-        found.append(Finding("warning", "model", f"{said}, from the hub", advice))
+        found.append(Finding("warning", "model", f"{message}, from the hub", advice))
     elif embedder.identity.partition(":")[0] not in calibrated_models():
         advice = "choose the threshold on your own pairs: see docs/concepts.md, other models"
-        found.append(Finding("warning", "model", f"{said}, not calibrated", advice))
+        found.append(Finding("warning", "model", f"{message}, not calibrated", advice))
     else:
-        found.append(Finding("ok", "model", said))
+        found.append(Finding("ok", "model", message))
     return embedder
 
 
@@ -209,8 +209,8 @@ def _off_disk(config: CacheConfig, embedder: Embedder | None) -> Iterator[Findin
     """Report the location of the entries, the state of a server or bucket, and the model."""
     if is_in_ram(config.db_uri):
         advice = "set db_uri to a directory if restarts or several processes matter"
-        said = "in RAM: ends with the process, and is shared with no other"
-        yield Finding("ok", "store", said, advice)
+        message = "in RAM: ends with the process, and is shared with no other"
+        yield Finding("ok", "store", message, advice)
         return
     in_bucket = is_bucket(config.db_uri)
     advice = f"see docs/{'object-storage' if in_bucket else 'redis'}.md"
@@ -266,8 +266,8 @@ def _directory(path: Path, config: CacheConfig, found: list[Finding]) -> Facts |
         if not path.is_dir():
             return None
     except PermissionError as error:  # from a parent directory
-        said = f"{str(path)!r} cannot be looked at: {error.strerror}"
-        found.append(Finding("problem", "store", said, rights))
+        message = f"{str(path)!r} cannot be looked at: {error.strerror}"
+        found.append(Finding("problem", "store", message, rights))
         return None
     try:
         facts = inspect(path, config.table_name)
@@ -288,11 +288,11 @@ def _directory(path: Path, config: CacheConfig, found: list[Finding]) -> Facts |
         keeper = (
             "one process maintains the table" if facts.kept else "no process maintains the table"
         )
-        said = (
+        message = (
             f"format {facts.format}, {facts.model}, open in {facts.processes} processes, {keeper}; "
             f"table {facts.table_bytes:,} bytes, log {facts.log_bytes:,}"
         )
-        found.append(Finding("ok", "store", said))
+        found.append(Finding("ok", "store", message))
         found += _rights(path, config.table_name)
         return facts
     return None
@@ -308,12 +308,12 @@ def _disk(path: Path, config: CacheConfig) -> Iterator[Finding]:
         advice = None if state == "ok" else f"user {_user()} may not make it in {there}"
         yield Finding(state, "directory", f"{path} is made when a cache is opened", advice)
     free = shutil.disk_usage(there).free
-    said = f"{free / 1e9:,.1f} GB free"
+    message = f"{free / 1e9:,.1f} GB free"
     if free < max(_LITTLE_SPACE, config.max_bytes or 0):
         advice = "make room: a full disk stops storing, not lookups"
-        yield Finding("warning" if free else "problem", "disk", said, advice)
+        yield Finding("warning" if free else "problem", "disk", message, advice)
     else:
-        yield Finding("ok", "disk", said)
+        yield Finding("ok", "disk", message)
     kind = _file_system(there)
     if kind in _REMOTE:
         advice = "use a local disk: locks and fsync of network file systems are not to be relied on"
@@ -334,8 +334,8 @@ def _rights(path: Path, table_name: str) -> Iterator[Finding]:
         ]
         if refused:
             advice = f"let user {_user()} own it: all processes on a store should be of one user"
-            said = f"{len(refused)} files are not accessible, such as {refused[0]!r}"
-            yield Finding("problem", folder.name, said, advice)
+            message = f"{len(refused)} files are not accessible, such as {refused[0]!r}"
+            yield Finding("problem", folder.name, message, advice)
         elif path.stat().st_mode & folder.stat().st_mode & stat.S_IXOTH and os.name == "posix":
             advice = f"chmod -R o-rwx {path}, if they are not meant to"
             yield Finding("warning", folder.name, "all users of this machine may read it", advice)
@@ -344,9 +344,9 @@ def _rights(path: Path, table_name: str) -> Iterator[Finding]:
 def _compare(embedder: Embedder, model: str, dimension: int) -> Finding:
     if (embedder.identity, embedder.dimension) == (model, dimension):
         return Finding("ok", "vectors", "the store's are of this model")
-    said = f"the store's are of {model!r}, the settings name {embedder.identity!r}"
+    message = f"the store's are of {model!r}, the settings name {embedder.identity!r}"
     advice = "set model_name back, or copy the table for the new model: memora reembed"
-    return Finding("problem", "vectors", said, advice)
+    return Finding("problem", "vectors", message, advice)
 
 
 def _print(found: list[Finding], settings: list[Setting]) -> None:
@@ -359,9 +359,9 @@ def _print(found: list[Finding], settings: list[Setting]) -> None:
         console.print(table)
     table = Table("", "what", "", title="findings", title_justify="left")
     for finding in found:
-        said = escape(one_line(finding.details, 1000))
+        message = escape(one_line(finding.details, 1000))
         advice = f"\n[bold]{escape(finding.advice)}[/]" if finding.advice else ""
-        table.add_row(_MARKS[finding.state], finding.name, said + advice)
+        table.add_row(_MARKS[finding.state], finding.name, message + advice)
     console.print(table)
 
 

@@ -117,19 +117,19 @@ def show(entry_id: EntryId, *, db: Db, table: TableName = None, as_json: AsJson 
         store.close()
     if found is None or not infos:
         raise ArgumentError(f"the entry {entry_id!r} has just left the store")
-    said = _fields(infos[0]) | {"metadata": json.loads(found[1].metadata)}
+    attributes = _fields(infos[0]) | {"metadata": json.loads(found[1].metadata)}
     try:
         result = Codec().decode(found[1].payload)
     except (CorruptEntryError, SerializationError) as error:
         text = f"cannot be shown: {error}"
-        said |= {"result": None, "result_error": text}
+        attributes |= {"result": None, "result_error": text}
     else:
         text = encodable(result) if isinstance(result, str) else readable(result)
-        said["result"] = orjson.Fragment(readable(result))
+        attributes["result"] = orjson.Fragment(readable(result))
     if as_json:
-        typer.echo(readable(said))
+        typer.echo(readable(attributes))
         return
-    for name, value in _described(said, now):
+    for name, value in _described(attributes, now):
         typer.echo(f"{name:10} {one_line(value, 400)}")
     preview = text if len(text) <= _PREVIEW else f"{text[:_PREVIEW]}… ({len(text):,} characters)"
     typer.echo(f"{'result':10} {_printable(preview)}")
@@ -314,21 +314,21 @@ def _print(found: list[EntryInfo], *, limit: int, as_json: bool) -> None:
     note(f"{_entries(len(found))}" + (f"; {hidden:,} are not shown (--limit)" if hidden else ""))
 
 
-def _described(said: dict[str, Any], now: float) -> list[tuple[str, str]]:
+def _described(attributes: dict[str, Any], now: float) -> list[tuple[str, str]]:
     """Return the fields of an entry as text."""
-    used = f"{said['uses']:,} times"
-    if said["last_used_at"] is not None:
-        used += f", last {_age(said['last_used_at'], now)} ago"
+    used = f"{attributes['uses']:,} times"
+    if attributes["last_used_at"] is not None:
+        used += f", last {_age(attributes['last_used_at'], now)} ago"
     return [
-        ("id", said["entry_id"]),
-        ("query", said["query"]),
-        ("context", json.dumps(said["context"], ensure_ascii=False)),
-        ("stored", f"{_age(said['created_at'], now)} ago"),
-        ("left", _left(said["expires_at"], now)),
-        ("tags", ", ".join(said["tags"]) or "none"),
+        ("id", attributes["entry_id"]),
+        ("query", attributes["query"]),
+        ("context", json.dumps(attributes["context"], ensure_ascii=False)),
+        ("stored", f"{_age(attributes['created_at'], now)} ago"),
+        ("left", _left(attributes["expires_at"], now)),
+        ("tags", ", ".join(attributes["tags"]) or "none"),
         ("used", used),
-        ("bytes", f"{said['bytes']:,}"),
-        ("metadata", json.dumps(said["metadata"])),
+        ("bytes", f"{attributes['bytes']:,}"),
+        ("metadata", json.dumps(attributes["metadata"])),
     ]
 
 

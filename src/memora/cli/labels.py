@@ -163,12 +163,12 @@ def _problem(row: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _check_both(path: Path, right: list[bool], what: str, said: str) -> None:
+def _check_both(path: Path, right: list[bool], what: str, answer: str) -> None:
     if not right:
         raise ArgumentError(f"{path.name} has no {what}")
     if all(right) or not any(right):
         which = "all" if all(right) else "none"
         raise ArgumentError(
-            f"{path.name}: {which} of its {len(right):,} {what} are {said}: what tells the two "
+            f"{path.name}: {which} of its {len(right):,} {what} are {answer}: what tells the two "
             "apart can only be learnt from both"
         )

@@ -145,7 +145,7 @@ def _report(verb: str, moved: ImportReport, *, as_json: bool) -> None:
         "were skipped": moved.broken,
         "left, as the limits are reached": moved.evicted,
     }
-    said = [f"{count:,} {what}" for what, count in parts.items() if count]
-    typer.echo("; ".join([f"{verb} {moved.written:,}", *said]))
+    rest = [f"{count:,} {what}" for what, count in parts.items() if count]
+    typer.echo("; ".join([f"{verb} {moved.written:,}", *rest]))
     for problem in moved.problems:
         note(problem)

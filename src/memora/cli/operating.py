@@ -35,7 +35,7 @@ from memora.errors import ConfigError, DeadlineError, MemoraError, StoreError
 from memora.selection import Selection
 from memora.stores import local_path, open_store, open_stored
 from memora.stores.disk._inspect import sizes
-from memora.stores.disk._journal import living_members
+from memora.stores.disk._membership import living_members
 from memora.stores.disk.store import LanceStore
 
 if TYPE_CHECKING:
@@ -197,9 +197,9 @@ def _print_health(report: dict[str, Any]) -> None:
     console = Console(highlight=False)
     table = Table(title=report["status"], title_justify="left", show_header=False)
     for name, check in report["checks"].items():
-        said = check.get("error") or check.get("details") or ""
+        message = check.get("error") or check.get("details") or ""
         mark = "[green]ok[/]" if check["ok"] else "[red]bad[/]"
-        table.add_row(mark, name, f"{check['duration_ms']:.1f} ms", escape(one_line(said, 400)))
+        table.add_row(mark, name, f"{check['duration_ms']:.1f} ms", escape(one_line(message, 400)))
     console.print(table)
 
 

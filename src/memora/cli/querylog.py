@@ -309,9 +309,9 @@ def _record(number: int, row: Mapping[str, Any], columns: Columns) -> Record | B
     answer = _first(row, (columns.answer,) if columns.answer else _ANSWER)
     context = _context(row, columns.context or ("context",))
     if chat is not None:
-        query, before, said = _asked(chat)
+        query, before, answered = _asked(chat)
         context |= before
-        answer = said if answer is None else answer
+        answer = answered if answer is None else answer
     if not isinstance(query, str) or not query.strip():
         if chat is not None:
             return BadLine(number, "no query: expected a message of the user with a text in it")

@@ -135,8 +135,8 @@ def _print_examples(
 
 def _why(example: Example) -> str:
     # Only the evidence, if any: the similarity has its own column.
-    said = "; ".join(f"{one.kind}: {one.detail}" for one in example.evidence)
-    return said or example.explanation
+    message = "; ".join(f"{one.kind}: {one.detail}" for one in example.evidence)
+    return message or example.explanation
 
 
 def _share(part: int, whole: int) -> str:

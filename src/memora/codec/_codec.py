@@ -156,7 +156,7 @@ class Codec:
         except UnsupportedError as refusal:
             if refusal.of is None:
                 refusal.of = type(result)
-            raise refusal.told() from refusal.__cause__
+            raise refusal.to_public() from refusal.__cause__
         except RecursionError:
             raise SerializationError("cannot store result: it is nested too deeply") from None
         except MemoraError:
@@ -191,7 +191,7 @@ class Codec:
             "fields do not restore"
         )
         refusal.of = cls
-        raise refusal.told() from cause
+        raise refusal.to_public() from cause
 
     def decode(self, payload: bytes) -> Any:
         """Return the value that was passed to `encode`.

@@ -76,7 +76,7 @@ class UnsupportedError(SerializationError):
     def __str__(self) -> str:
         return f"cannot store result{self._path(hidden=False)}: {self.args[0]}"
 
-    def told(self) -> SerializationError:
+    def to_public(self) -> SerializationError:
         """Return the public error, with path and type."""
         error = SerializationError(str(self))
         error.path = self._path(hidden=True).removeprefix(".")

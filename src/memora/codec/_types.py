@@ -105,9 +105,9 @@ def sources_of_class(cls: Any) -> list[Source]:
     for base in cls.__mro__:
         names = {**_classes_of(vars(base)), **scope, cls.__name__: cls}
         annotations = tuple(
-            said
-            for name, said in _annotations(base).items()
-            if (name in private or not is_model(cls)) and "ClassVar" not in str(said)
+            annotation
+            for name, annotation in _annotations(base).items()
+            if (name in private or not is_model(cls)) and "ClassVar" not in str(annotation)
         )
         if annotations:
             space = getattr(sys.modules.get(base.__module__), "__dict__", {})
@@ -122,13 +122,13 @@ def sources_of_class(cls: Any) -> list[Source]:
 
 def source_of_function(function: Any, returns: Any) -> Source:
     """Return the source of a function's return annotation and of `returns`."""
-    said = function if isinstance(function, type) else _annotations(function).get("return")
+    annotation = function if isinstance(function, type) else _annotations(function).get("return")
     code, cells = getattr(function, "__code__", None), getattr(function, "__closure__", None) or ()
     names = dict(_scope_of(function))
     for name, cell in zip(code.co_freevars if code and cells else (), cells, strict=True):
         with suppress(ValueError):  # an empty cell: the name is not assigned yet
             names[name] = cell.cell_contents
-    given = (said, *(returns if isinstance(returns, (list, tuple)) else (returns,)))
+    given = (annotation, *(returns if isinstance(returns, (list, tuple)) else (returns,)))
     annotations = tuple(one for one in given if one is not None)
     return Source(annotations, getattr(function, "__globals__", {}), names)
 

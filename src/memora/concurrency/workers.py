@@ -60,8 +60,8 @@ class _Worker:
 
     def __init__(self, job: _Job) -> None:
         self.job: _Job | None = job
-        self.told = threading.Lock()
-        self.told.acquire()
+        self.wakes = threading.Lock()
+        self.wakes.acquire()
 
 
 # Not concurrent.futures, which joins its threads at exit; nor anyio, which does the same under
@@ -175,7 +175,7 @@ class Workers:
             self._crew.difference_update(ended)
             for worker in ended:
                 worker.job = None
-                worker.told.release()
+                worker.wakes.release()
         for worker in ended:
             if worker.thread is not threading.current_thread():
                 worker.thread.join(_END_SECONDS)
@@ -192,7 +192,7 @@ class Workers:
             if self._idle:
                 worker = self._idle.pop()
                 worker.job = job
-                worker.told.release()
+                worker.wakes.release()
             elif len(self._crew) < self._limit:
                 self._start(job)
             elif len(self._waiting) >= backlog or self._stuck():
@@ -259,13 +259,13 @@ class Workers:
 
     def _more(self, worker: _Worker) -> _Job | None:
         """Wait for a job; None if the thread must end."""
-        if not worker.told.acquire(timeout=_IDLE_SECONDS):
+        if not worker.wakes.acquire(timeout=_IDLE_SECONDS):
             with self._lock:
                 if worker in self._idle:
                     self._idle.remove(worker)
                     self._crew.discard(worker)
                     return None
-            worker.told.acquire()  # a job is being assigned right now
+            worker.wakes.acquire()  # a job is being assigned right now
         return worker.job
 
 

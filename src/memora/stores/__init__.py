@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from memora._log import make_logger
@@ -20,13 +21,15 @@ from memora._uris import (
 from memora.embedders import FunctionEmbedder
 from memora.errors import ArgumentError, ConfigError, EmbedderError
 from memora.eviction import make_policy
+from memora.stores._settings import TableSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from memora.config import CacheConfig
     from memora.eviction import EvictionPolicy
-    from memora.index import GraphType
     from memora.protocols import Clock, Embedder, Store
-    from memora.stores.disk._table import Stamp
+    from memora.stores.disk._identity import TableIdentity
 
 __all__ = ["local_path", "open_store", "open_stored"]
 
@@ -51,66 +54,87 @@ def open_store(  # noqa: PLR0913 - arguments that replace settings
     """
     if policy is None and config.eviction_policy != "fifo":  # stores use FIFO without a policy
         policy = make_policy(config.eviction_policy)
-    if is_in_ram(config.db_uri):
-        from memora.stores.memory import MemoryStore  # noqa: PLC0415 - only for this store
+    settings = TableSettings(
+        table_name=config.table_name,
+        model=embedder.identity,
+        dimension=embedder.dimension,
+        create=create,
+        durability=config.durability,
+        hot_index=config.hot_index,
+        hot_payload_bytes=config.hot_payload_bytes,
+        max_staleness_seconds=config.max_staleness_seconds,
+        max_entries=config.max_entries,
+        max_bytes=config.max_bytes,
+        policy=policy,
+        flush_interval_seconds=config.flush_interval_seconds,
+        clock=clock,
+        index_at=config.index_threshold_entries if config.auto_create_index else None,
+        keep=keep,
+    )
+    for is_of_kind, open_kind in _KINDS:
+        if is_of_kind(config.db_uri):
+            return open_kind(config, settings)
+    return _open_disk(config, settings)
 
-        graph: GraphType = "int8" if config.hot_index == "off" else config.hot_index
-        return MemoryStore(dimension=embedder.dimension, graph=graph, policy=policy)
-    if is_on_server(config.db_uri):
-        from memora.stores.redis import RedisStore  # noqa: PLC0415 - only for this store
 
+def _open_memory(_: CacheConfig, settings: TableSettings) -> Store:
+    from memora.stores.memory import MemoryStore  # noqa: PLC0415 - only for this store
+
+    graph = settings.view.graph or "int8"
+    return MemoryStore(dimension=settings.dimension, graph=graph, policy=settings.policy)
+
+
+def _open_server(config: CacheConfig, settings: TableSettings) -> Store:
+    from memora.stores.redis import RedisStore  # noqa: PLC0415 - only for this store
+
+    shared = RedisStore(
+        config.db_uri,
+        table_name=settings.table_name,
+        model=settings.model,
+        dimension=settings.dimension,
+        create=settings.create,
+        max_entries=settings.max_entries,
+        max_bytes=settings.max_bytes,
+        policy=settings.policy,
+        flush_interval_seconds=settings.flush_interval_seconds,
+        clock=settings.clock,
+    )
+    if shared.unsuitable:
         own_log = make_logger(config.log_level, json_logs=config.json_logs)
-        shared = RedisStore(
-            config.db_uri,
-            table_name=config.table_name,
-            model=embedder.identity,
-            dimension=embedder.dimension,
-            create=create,
-            max_entries=config.max_entries,
-            max_bytes=config.max_bytes,
-            policy=policy,
-            flush_interval_seconds=config.flush_interval_seconds,
-            clock=clock,
-        )
         for problem in shared.unsuitable:
             own_log.warning("server_setting", problem=problem)
-        if not config.local_tier_bytes:
-            return shared
-        from memora.stores.tiered import TieredStore  # noqa: PLC0415 - as above
+    if not config.local_tier_bytes:
+        return shared
+    from memora.stores.tiered import TieredStore  # noqa: PLC0415 - as above
 
-        return TieredStore(
-            shared,
-            max_bytes=config.local_tier_bytes,
-            max_staleness_seconds=config.max_staleness_seconds,
-            clock=clock,
-        )
-    settings: dict[str, Any] = {
-        "table_name": config.table_name,
-        "model": embedder.identity,
-        "dimension": embedder.dimension,
-        "create": create,
-        "durability": config.durability,
-        "hot_index": config.hot_index,
-        "hot_payload_bytes": config.hot_payload_bytes,
-        "max_staleness_seconds": config.max_staleness_seconds,
-        "max_entries": config.max_entries,
-        "max_bytes": config.max_bytes,
-        "policy": policy,
-        "flush_interval_seconds": config.flush_interval_seconds,
-        "clock": clock,
-        "keep": keep,
-    }
-    if is_bucket(config.db_uri):
-        from memora.stores.bucket.store import ObjectStore  # noqa: PLC0415 - only for this store
+    return TieredStore(
+        shared,
+        max_bytes=config.local_tier_bytes,
+        max_staleness_seconds=settings.max_staleness_seconds,
+        clock=settings.clock,
+    )
 
-        if config.hot_index == "off":  # from a command, which does not search
-            settings["hot_index"] = "int8"
-        return ObjectStore(config.db_uri, options=config.storage_options, **settings)
+
+def _open_bucket(config: CacheConfig, settings: TableSettings) -> Store:
+    from memora.stores.bucket.store import ObjectStore  # noqa: PLC0415 - only for this store
+
+    # "off" comes from a command, which does not search.
+    settings = replace(settings, hot_index=settings.view.graph or "int8", index_at=None)
+    return ObjectStore(config.db_uri, settings, options=config.storage_options)
+
+
+def _open_disk(config: CacheConfig, settings: TableSettings) -> Store:
     path = local_path(config.db_uri)
     from memora.stores.disk.store import LanceStore  # noqa: PLC0415 - only for this store
 
-    index_at = config.index_threshold_entries if config.auto_create_index else None
-    return LanceStore(path, index_at=index_at, **settings)
+    return LanceStore(path, settings)
+
+
+_KINDS: list[tuple[Callable[[str], bool], Callable[[CacheConfig, TableSettings], Store]]] = [
+    (is_in_ram, _open_memory),
+    (is_on_server, _open_server),
+    (is_bucket, _open_bucket),
+]
 
 
 def open_stored(
@@ -140,22 +164,22 @@ def open_stored(
     from memora.stores.disk import _guards  # noqa: PLC0415 - only for this store
 
     _guards.check_process()
-    stamp = _stamp_of(config)
-    embedder = FunctionEmbedder(_refuse, identity=stamp.model, dimension=stamp.dimension)
+    identity = _identity_of(config)
+    embedder = FunctionEmbedder(_refuse, identity=identity.model, dimension=identity.dimension)
     found = open_store(limitless, embedder=embedder, create=False, clock=clock, keep=keep)
     return found, embedder
 
 
-def _stamp_of(config: CacheConfig) -> Stamp:
+def _identity_of(config: CacheConfig) -> TableIdentity:
     if is_bucket(config.db_uri):
         from memora.stores.bucket import store as bucket  # noqa: PLC0415 - only for this store
 
-        return bucket.read_stamp(config.db_uri, config.storage_options, config.table_name)
+        return bucket.read_identity(config.db_uri, config.storage_options, config.table_name)
     from memora.stores.disk import _guards, _table  # noqa: PLC0415 - as above
 
     path = local_path(config.db_uri)
     _guards.check_directory(path, create=False)
-    return _table.read_stamp(path, config.table_name)
+    return _table.read_identity(path, config.table_name)
 
 
 def _refuse(texts: list[str]) -> list[list[float]]:

@@ -8,11 +8,11 @@ One lock guards everything, and no call does I/O under it. Every operation takes
 call returns, in the order in which callers get the lock. Work that could take long is divided so
 that no caller waits for long: `put_many`, `sweep` and `select` take the lock for each batch of
 entries, and each `maintain`, called after a `put`, moves a few rows to the graph of a large context
-and removes a few outdated entries, more than a `put` adds.
+and removes a few invalidated entries, more than a `put` adds.
 
-Lookups never return an expired or outdated entry. `sweep` removes such entries; `maintain` removes
-them first when a limit is exceeded, and then evicts by the policy, or first in, first out. For a
-limit in bytes, an entry counts the size of its texts, payload, metadata and vector.
+Lookups never return an expired or invalidated entry. `sweep` removes such entries; `maintain`
+removes them first when a limit is exceeded, and then evicts by the policy, or first in, first out.
+For a limit in bytes, an entry counts the size of its texts, payload, metadata and vector.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from memora.concurrency.fork import register_for_reinit
 from memora.model import Match, Measures
-from memora.stores.memtable import Memtable, Place
+from memora.stores.memtable import Location, Memtable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
 # Rows that each `maintain` moves to the graph of a large context: more than a `put` adds, so that
 # none waits for long.
-_SETTLE_ROWS = 2
+_INDEX_ROWS = 2
 _BATCH = 64  # entries stored, removed or listed per hold of the lock
-# Outdated entries that each `maintain` removes: more than a `put` adds.
+# Invalidated entries that each `maintain` removes: more than a `put` adds.
 _SWEEP_ROWS = 4
 
 
@@ -64,7 +64,7 @@ class MemoryStore:
         self._hot = Memtable(dimension, graph=graph)
         self._hot.follow_policy(policy)
         self._contents: dict[int, Content] = {}  # by slot
-        self._stamp = self._payload_bytes = 0
+        self._seq = self._payload_bytes = 0
         register_for_reinit(self)
 
     def hold(self, timeout: float, /) -> bool:
@@ -75,7 +75,7 @@ class MemoryStore:
 
     def reinit_after_fork(self) -> None:
         self._lock = threading.Lock()  # guards everything else here; no call does I/O under it
-        self._evicted = self._ended = 0  # counts of this process
+        self._evicted = self._expired = 0  # counts of this process
 
     def get(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
         with self._lock:
@@ -130,11 +130,11 @@ class MemoryStore:
             + len(entry.context.canonical.encode())
             + (0 if vector is None else vector.nbytes)
         )
-        self._stamp += 1
+        self._seq += 1
         if (old := self._hot.slot(entry.key)) is not None:
             self._drop(old)
-        slot = self._hot.put(entry, vector, stamp=self._stamp, place=Place(0, 0, size))
-        assert slot is not None  # noqa: S101 - its stamp is the newest
+        slot = self._hot.put(entry, vector, seq=self._seq, location=Location(0, 0, size))
+        assert slot is not None  # noqa: S101 - its sequence number is the newest
         self._contents[slot] = content
         self._payload_bytes += len(content.payload)
 
@@ -151,39 +151,39 @@ class MemoryStore:
                     discarded += 1
         return discarded
 
-    def outdate(self, tag: str, /) -> None:
+    def invalidate_tag(self, tag: str, /) -> None:
         with self._lock:
-            self._hot.outdate(tag, self._stamp)
+            self._hot.invalidate_tag(tag, self._seq)
 
     def maintain(self, *, max_entries: int | None, max_bytes: int | None = None, now: float) -> int:
         with self._lock:
             hot = self._hot
-            ended = hot.ended(0.0, _SWEEP_ROWS) if hot.outdated else []
-            self._remove(ended)
+            expired = hot.expired(0.0, _SWEEP_ROWS) if hot.invalidated_tags else []
+            self._remove(expired)
             evicted = 0
             while hot.surplus(max_entries, max_bytes):
-                if more := hot.ended(now, 1):
-                    ended += more
+                if more := hot.expired(now, 1):
+                    expired += more
                 else:
                     more = hot.victims(1)
                     evicted += len(more)
                 self._remove(more)
             self._evicted += evicted
-            self._ended += len(ended)
-            if (index := hot.unsettled()) is not None:
-                index.settle(_SETTLE_ROWS)
-            return evicted + len(ended)
+            self._expired += len(expired)
+            if (index := hot.pending_index()) is not None:
+                index.index_pending(_INDEX_ROWS)
+            return evicted + len(expired)
 
     def sweep(self, *, now: float, limit: int) -> int:
         removed = 0
         while removed < limit:
             with self._lock:
-                ended = self._hot.ended(now, min(limit - removed, _BATCH), present=True)
-                self._remove(ended)
-                self._ended += len(ended)
-            if not ended:
+                expired = self._hot.expired(now, min(limit - removed, _BATCH), present=True)
+                self._remove(expired)
+                self._expired += len(expired)
+            if not expired:
                 break
-            removed += len(ended)
+            removed += len(expired)
         return removed
 
     def count(self) -> int:
@@ -196,7 +196,7 @@ class MemoryStore:
                 payload_bytes=self._payload_bytes,
                 index_bytes=self._hot.index_bytes,
                 evicted=self._evicted,
-                ended=self._ended,
+                expired=self._expired,
             )
 
     def check(self) -> None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from memora.selection import Selection
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """Position of an entry's record."""
 
     segment: int
@@ -71,7 +71,7 @@ class Rest(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Home:
+class _Partition:
     """One context and the index of its vectors."""
 
     context: Context
@@ -105,12 +105,12 @@ class Memtable:
         self._policy: EvictionPolicy | None = None  # None: first in, first out
         self._late_seconds = late_seconds
         self._graph: GraphType = graph
-        self._slots: OrderedDict[bytes, int] = OrderedDict()  # by key, ordered by stamp
+        self._slots: OrderedDict[bytes, int] = OrderedDict()  # by key, ordered by sequence number
         self._free: list[int] = []
-        self._homes: dict[int, _Home] = {}
-        self._numbers: dict[str, int] = {}  # fingerprint -> number of its home
+        self._partitions: dict[int, _Partition] = {}
+        self._numbers: dict[str, int] = {}  # fingerprint -> number of its partition
         self._next_number = 0
-        self._unsettled: dict[int, VectorIndex] = {}  # by home number
+        self._pending: dict[int, VectorIndex] = {}  # by partition number
         self._expiring = 0  # entries with an end; if 0, no search checks ends
         self._queue = ExpiryQueue()
         # Fields that few entries have, by slot.
@@ -119,19 +119,19 @@ class Memtable:
         self._sliding: dict[int, float] = {}
         self._costs: dict[int, float] = {}
         self._tagged: defaultdict[str, set[int]] = defaultdict(set)
-        self._epochs: dict[str, int] = {}  # tag -> stamp up to which its entries are outdated
-        # Tags that still have outdated entries -> the slots that `ended` has to check, None until
-        # it first does. If there are none, no search checks tags.
-        self._outdated: dict[str, list[int] | None] = {}
+        self._tag_versions: dict[str, int] = {}  # tag -> the last seq it invalidates
+        # Tags that still have invalidated entries -> the slots that `expired` has to check, None
+        # until it first does. If there are none, no search checks tags.
+        self._invalidated: dict[str, list[int] | None] = {}
         self._uses: dict[int, Uses] = {}
         # Columns, by slot.
         self._keys: list[bytes] = []
         self._queries: list[str] = []
         self._ids = bytearray()
         self._indexed = bytearray()  # 1: the vector is in the context's index
-        self._known = bytearray()  # 1: the table may have a row of this key, whatever the place
-        self._home = array("i")
-        self._stamp = array("q")
+        self._known = bytearray()  # 1: the table may have a row of this key, wherever it is
+        self._partition = array("i")
+        self._seq = array("q")
         self._created = array("d")
         self._expires = array("d")
         self._ends = array("d")  # end of the stale period, after which the entry is never served
@@ -161,7 +161,7 @@ class Memtable:
             id=self._id(slot),
             key=self._keys[slot],
             query=self._queries[slot],
-            context=self._homes[self._home[slot]].context,
+            context=self._partitions[self._partition[slot]].context,
             created_at=self._created[slot],
             expires_at=None if expires == inf else expires,
             stale_seconds=self._stale.get(slot, 0.0),
@@ -181,22 +181,22 @@ class Memtable:
         )
 
     def infos(self, found: Iterable[tuple[int, int]], now: float) -> list[EntryInfo]:
-        """Return the infos of those (slot, stamp) pairs of `select` that are still live."""
+        """Return the infos of those (slot, seq) pairs of `select` that are still live."""
         return [
             self.info(slot)
-            for slot, stamp in found
-            if self.holds(slot, stamp) and self.alive(slot, now)
+            for slot, seq in found
+            if self.holds(slot, seq) and self.alive(slot, now)
         ]
 
     def alive(self, slot: int, now: float) -> bool:
-        """Return whether the entry in a slot has neither expired nor been outdated."""
-        return self._ends[slot] > now and not self._is_outdated(slot)
+        """Return whether the entry in a slot has neither expired nor been invalidated."""
+        return self._ends[slot] > now and not self._is_invalidated(slot)
 
-    def _is_outdated(self, slot: int) -> bool:
-        if not self._outdated or slot not in self._tags:
+    def _is_invalidated(self, slot: int) -> bool:
+        if not self._invalidated or slot not in self._tags:
             return False
-        stamp = self._stamp[slot]
-        return any(self._epochs.get(tag, -1) >= stamp for tag in self._tags[slot])
+        seq = self._seq[slot]
+        return any(self._tag_versions.get(tag, -1) >= seq for tag in self._tags[slot])
 
     def key(self, slot: int) -> bytes:
         """Return the key of a slot; empty if the slot is free."""
@@ -213,26 +213,26 @@ class Memtable:
         else:
             self._known[slot] = 1
 
-    def holds(self, slot: int, stamp: int) -> bool:
-        """Return whether a slot holds the entry put with this stamp."""
-        return self._stamp[slot] == stamp and self._segment[slot] >= 0
+    def holds(self, slot: int, seq: int) -> bool:
+        """Return whether a slot holds the entry put with this sequence number."""
+        return self._seq[slot] == seq and self._segment[slot] >= 0
 
-    def stamp(self, slot: int) -> int:
-        """Return the stamp of the operation that put the entry."""
-        return self._stamp[slot]
+    def seq(self, slot: int) -> int:
+        """Return the sequence number of the operation that put the entry."""
+        return self._seq[slot]
 
-    def stamps(self, keys: Iterable[bytes]) -> list[tuple[bytes, int]]:
-        """Return the keys that have entries, with their stamps."""
-        return [(key, self._stamp[self._slots[key]]) for key in keys if key in self._slots]
+    def seqs(self, keys: Iterable[bytes]) -> list[tuple[bytes, int]]:
+        """Return the keys that have entries, with their sequence numbers."""
+        return [(key, self._seq[self._slots[key]]) for key in keys if key in self._slots]
 
     def stored_as(self, entry: Entry) -> bool:
         """Return whether this very entry, not another of its key, is stored."""
         slot = self._slots.get(entry.key)
         return slot is not None and self._id(slot) == entry.id
 
-    def place(self, slot: int) -> Place:
+    def location(self, slot: int) -> Location:
         """Return the position of the entry's record."""
-        return Place(self._segment[slot], self._offset[slot], self._length[slot])
+        return Location(self._segment[slot], self._offset[slot], self._length[slot])
 
     def check(self, slot: int) -> int:
         """Return the checksum of a slot's vector, as it was stored."""
@@ -243,34 +243,34 @@ class Memtable:
         entry: Entry,
         vector: Vector | None,
         *,
-        stamp: int,
-        place: Place,
+        seq: int,
+        location: Location,
         check: int = 0,
     ) -> int | None:
         """Store an entry in place of an older one of its key; return its slot, None if not newer.
 
-        If the same entry is put again, only its place changes. Of two entries with one stamp, the
-        higher id wins.
+        If the same entry is put again, only its location changes. Of two entries with one
+        sequence number, the higher id wins.
         """
         if (old := self._slots.get(entry.key)) is not None:
-            if self._stamp[old] > stamp:
+            if self._seq[old] > seq:
                 return None
-            if self._stamp[old] == stamp and self._id(old) >= entry.id:
+            if self._seq[old] == seq and self._id(old) >= entry.id:
                 if self._id(old) == entry.id:
-                    self.move(old, place)
+                    self.move(old, location)
                 return None
         uses = None if old is None else self._uses.get(old)
         if old is not None:
             self._take_out(entry.key)
         slot = self._allocate()
-        number, home = self._home_of(entry.context)
+        number, partition = self._partition_of(entry.context)
         self._slots[entry.key] = slot
         self._known[slot] = old is not None
         self._keys[slot] = entry.key
         self._queries[slot] = entry.query
         self._ids[16 * slot : 16 * slot + 16] = bytes.fromhex(entry.id)
-        self._home[slot] = number
-        self._stamp[slot] = stamp
+        self._partition[slot] = number
+        self._seq[slot] = seq
         self._created[slot] = entry.created_at
         self._set_end(slot, entry)
         self._note_rest(slot, entry)
@@ -278,10 +278,10 @@ class Memtable:
             self._uses[slot] = uses
         if self._policy is not None:
             self._policy.admit(entry.key, cost=entry.cost)
-        self._segment[slot], self._offset[slot], self._length[slot] = place
+        self._segment[slot], self._offset[slot], self._length[slot] = location
         self._check[slot] = check
-        self._count_live(place.segment, place.length)
-        home.entries += 1
+        self._count_live(location.segment, location.length)
+        partition.entries += 1
         if vector is not None:
             self.add_vector(slot, vector)
         return slot
@@ -310,8 +310,8 @@ class Memtable:
         for tag in tags:
             self._tagged[tag].add(slot)
             # Put by another process, and read late.
-            if self._epochs.get(tag, -1) >= self._stamp[slot]:
-                self._outdated.setdefault(tag, None)
+            if self._tag_versions.get(tag, -1) >= self._seq[slot]:
+                self._invalidated.setdefault(tag, None)
 
     def remove(self, key: bytes) -> int | None:
         """Remove the entry of a key; return the slot, which is now free."""
@@ -323,13 +323,13 @@ class Memtable:
         slot = self._slots.pop(key, None)
         if slot is None:
             return None
-        number = self._home[slot]
-        home = self._homes[number]
+        number = self._partition[slot]
+        partition = self._partitions[number]
         self.drop_vector(slot)
-        home.entries -= 1
-        if not home.entries:
-            del self._homes[number], self._numbers[home.context.fingerprint]
-            self._unsettled.pop(number, None)
+        partition.entries -= 1
+        if not partition.entries:
+            del self._partitions[number], self._numbers[partition.context.fingerprint]
+            self._pending.pop(number, None)
         self._expiring -= self._expires[slot] != inf
         self._count_live(self._segment[slot], -self._length[slot])
         self._keys[slot], self._queries[slot], self._segment[slot] = b"", "", -1
@@ -360,7 +360,7 @@ class Memtable:
             self._policy.touch(key, times=uses.times)
         sliding = self._sliding.get(slot)
         if sliding is not None:
-            # The queue still holds the former end; `ended` then finds the new one.
+            # The queue still holds the former end; `expired` then finds the new one.
             self._expires[slot] = max(self._expires[slot], uses.last_fresh + sliding)
             self._ends[slot] = self._expires[slot] + self._stale.get(slot, 0.0)
         return True
@@ -379,17 +379,17 @@ class Memtable:
         slot = self._slots.get(key)
         return None if slot is None else self._uses.get(slot)
 
-    def outdate(self, tag: str, stamp: int) -> None:
-        """Make the entries of a tag up to a stamp miss. O(1)."""
-        if self._epochs.get(tag, -1) < stamp:
-            self._epochs[tag] = stamp
+    def invalidate_tag(self, tag: str, seq: int) -> None:
+        """Make the entries of a tag up to a sequence number miss. O(1)."""
+        if self._tag_versions.get(tag, -1) < seq:
+            self._tag_versions[tag] = seq
             if tag in self._tagged:
-                self._outdated[tag] = None
+                self._invalidated[tag] = None
 
     @property
-    def outdated(self) -> KeysView[str]:
-        """The tags that may still have outdated entries; a view, not a copy."""
-        return self._outdated.keys()
+    def invalidated_tags(self) -> KeysView[str]:
+        """The tags that may still have invalidated entries; a view, not a copy."""
+        return self._invalidated.keys()
 
     def surplus(self, max_entries: int | None, max_bytes: int | None) -> int:
         """Return the least number of entries to evict for the limits; None is no limit."""
@@ -417,8 +417,8 @@ class Memtable:
             if self._ends[slot] < inf:
                 self._queue.add(slot, self._ends[slot])
 
-    def ended(self, now: float, limit: int, *, present: bool = False) -> list[bytes]:
-        """Return the keys of up to `limit` entries that have expired or are outdated.
+    def expired(self, now: float, limit: int, *, present: bool = False) -> list[bytes]:
+        """Return the keys of up to `limit` entries that have expired or are invalidated.
 
         Those that expired in the current second are included only if `present`; see
         `ExpiryQueue.due`.
@@ -436,34 +436,34 @@ class Memtable:
                     later.append((slot, end))
         for slot, end in later:
             self._queue.add(slot, end)
-        for tag in list(self._outdated):
+        for tag in list(self._invalidated):
             if len(found) >= limit:
                 break
-            for slot in self._outdated_of(tag, limit - len(found)):
+            for slot in self._invalidated_of(tag, limit - len(found)):
                 found[self._keys[slot]] = None
         return list(found)
 
-    def _outdated_of(self, tag: str, limit: int) -> list[int]:
-        epoch, tagged = self._epochs[tag], self._tagged.get(tag, set())
-        slots = self._outdated[tag]
+    def _invalidated_of(self, tag: str, limit: int) -> list[int]:
+        version, tagged = self._tag_versions[tag], self._tagged.get(tag, set())
+        slots = self._invalidated[tag]
         if not slots:
             # Searched again, as the slots of the last round may not have been removed. If none are
             # left, the tag needs no check any more.
-            slots = [slot for slot in tagged if self._stamp[slot] <= epoch]
+            slots = [slot for slot in tagged if self._seq[slot] <= version]
             if not slots:
-                del self._outdated[tag]
+                del self._invalidated[tag]
                 return []
-            self._outdated[tag] = slots
+            self._invalidated[tag] = slots
         taken, slots[-limit:] = slots[-limit:], []
-        return [slot for slot in taken if slot in tagged and self._stamp[slot] <= epoch]
+        return [slot for slot in taken if slot in tagged and self._seq[slot] <= version]
 
-    def reorder(self, stamp: int) -> None:
-        """Restore the order by stamp after entries from this stamp on were added late."""
+    def reorder(self, seq: int) -> None:
+        """Restore the order of storing after entries from this number on were added late."""
         late = []
         for key, slot in reversed(self._slots.items()):
-            if self._stamp[slot] < stamp:
+            if self._seq[slot] < seq:
                 break
-            late.append((self._stamp[slot], key))
+            late.append((self._seq[slot], key))
         for _, key in sorted(late):
             self._slots.move_to_end(key)
 
@@ -474,22 +474,22 @@ class Memtable:
         if (number := self._numbers.get(context)) is None:
             return []
         alive = None
-        if self._expiring or self._outdated or since > -inf:
+        if self._expiring or self._invalidated or since > -inf:
             alive = partial(self._which, now=now, since=since)
-        return self._homes[number].index.search(vector, k=k, alive=alive)
+        return self._partitions[number].index.search(vector, k=k, alive=alive)
 
     def _which(self, slots: NDArray[np.int64], *, now: float, since: float) -> NDArray[np.bool_]:
         """Return a mask of the slots that are live and were stored at or after `since`."""
         found: NDArray[np.bool_] = np.frombuffer(self._ends)[slots] > now
         if since > -inf:
             found &= np.frombuffer(self._created)[slots] >= since
-        if self._outdated:
-            current = (not self._is_outdated(slot) for slot in slots.tolist())
+        if self._invalidated:
+            current = (not self._is_invalidated(slot) for slot in slots.tolist())
             found &= np.fromiter(current, np.bool_, len(slots))
         return found
 
     def select(self, selection: Selection) -> list[tuple[int, int]]:
-        """Return (slot, stamp) of all entries that meet the criteria, oldest first."""
+        """Return (slot, sequence number) of all entries that meet the criteria, oldest first."""
         if selection.key is not None:
             few = [slot for slot in [self._slots.get(selection.key)] if slot is not None]
         elif selection.entry_id is not None:
@@ -506,43 +506,51 @@ class Memtable:
         else:
             return self._select_all(selection)
         found = [slot for slot in few if selection.takes(self.entry(slot))]
-        return sorted(((slot, self._stamp[slot]) for slot in found), key=lambda pair: pair[1])
+        return sorted(((slot, self._seq[slot]) for slot in found), key=lambda pair: pair[1])
 
     def _select_all(self, selection: Selection) -> list[tuple[int, int]]:
         """Select by columns: an object for each of a million entries would take seconds."""
         mask = np.frombuffer(self._segment, np.int32) >= 0
         mask &= np.frombuffer(self._created) < selection.before
         if selection.fingerprint is not None or selection.contains is not None:
-            homes = [n for n, home in self._homes.items() if selection.takes_context(home.context)]
-            mask &= np.isin(np.frombuffer(self._home, np.int32), homes)
+            partitions = [
+                n
+                for n, partition in self._partitions.items()
+                if selection.takes_context(partition.context)
+            ]
+            mask &= np.isin(np.frombuffer(self._partition, np.int32), partitions)
         slots = np.flatnonzero(mask)
-        stamps = np.frombuffer(self._stamp, np.int64)[slots]
-        order = np.argsort(stamps, kind="stable")
-        found = list(zip(slots[order].tolist(), stamps[order].tolist(), strict=True))
+        seqs = np.frombuffer(self._seq, np.int64)[slots]
+        order = np.argsort(seqs, kind="stable")
+        found = list(zip(slots[order].tolist(), seqs[order].tolist(), strict=True))
         if selection.query is not None:
             found = [pair for pair in found if self._queries[pair[0]] == selection.query]
         return found
 
     def vector(self, slot: int) -> Vector | None:
         """Return the vector of a slot; None if it has none or it is not in RAM."""
-        return self._homes[self._home[slot]].index.vector(slot) if self._indexed[slot] else None
+        return (
+            self._partitions[self._partition[slot]].index.vector(slot)
+            if self._indexed[slot]
+            else None
+        )
 
     def add_vector(self, slot: int, vector: Vector) -> None:
         """Make an entry searchable, if it is not yet."""
         if not self._indexed[slot]:
             self._indexed[slot] = 1
-            self._homes[self._home[slot]].index.add(slot, vector)
+            self._partitions[self._partition[slot]].index.add(slot, vector)
             self._look_at(slot)
 
     def add_vectors(self, slots: Sequence[int], vectors: NDArray[np.float32]) -> None:
         """Make entries searchable; skip those that are already."""
         rows = [row for row, slot in enumerate(slots) if not self._indexed[slot]]
-        homes: dict[int, list[int]] = {}
+        partitions: dict[int, list[int]] = {}
         for row in rows:
-            homes.setdefault(self._home[slots[row]], []).append(row)
-        for number, members in homes.items():
+            partitions.setdefault(self._partition[slots[row]], []).append(row)
+        for number, members in partitions.items():
             chosen = [slots[row] for row in members]
-            self._homes[number].index.extend(np.array(chosen, np.int64), vectors[members])
+            self._partitions[number].index.extend(np.array(chosen, np.int64), vectors[members])
             for slot in chosen:
                 self._indexed[slot] = 1
             self._look_at(chosen[0])
@@ -551,26 +559,26 @@ class Memtable:
         """Remove the vector of an entry, but keep the entry."""
         if self._indexed[slot]:
             self._indexed[slot] = 0
-            self._homes[self._home[slot]].index.remove(slot)
+            self._partitions[self._partition[slot]].index.remove(slot)
             self._look_at(slot)
 
     @property
     def index_bytes(self) -> int:
         """Bytes of the indexes in RAM; takes about 0.3 ms per thousand contexts."""
-        return sum(home.index.nbytes for home in self._homes.values())
+        return sum(partition.index.nbytes for partition in self._partitions.values())
 
-    def unsettled(self) -> VectorIndex | None:
+    def pending_index(self) -> VectorIndex | None:
         """Return an index that has rows to be moved to its graph; None if there is none."""
-        for number, index in list(self._unsettled.items()):
-            if not index.settled:
+        for number, index in list(self._pending.items()):
+            if not index.all_indexed:
                 return index
-            del self._unsettled[number]
+            del self._pending[number]
         return None
 
     def _look_at(self, slot: int) -> None:
-        number = self._home[slot]
-        if not (index := self._homes[number].index).settled:
-            self._unsettled[number] = index
+        number = self._partition[slot]
+        if not (index := self._partitions[number].index).all_indexed:
+            self._pending[number] = index
 
     def indexed(self) -> list[int]:
         """Return the slots whose vectors are in RAM or in a graph."""
@@ -595,8 +603,8 @@ class Memtable:
         ids: bytes,
         queries: list[str],
         contexts: Sequence[Context],
-        homes: NDArray[np.int32],
-        stamps: NDArray[np.int64],
+        partitions: NDArray[np.int32],
+        seqs: NDArray[np.int64],
         created: NDArray[np.float64],
         expires: NDArray[np.float64],
         rest: Mapping[int, Rest],
@@ -612,8 +620,8 @@ class Memtable:
             ids: 16 bytes per entry.
             queries: Query texts.
             contexts: Each context once.
-            homes: Positions in `contexts`.
-            stamps: Stamps, ascending.
+            partitions: Positions in `contexts`.
+            seqs: Sequence numbers, ascending.
             created: Seconds since the epoch.
             expires: Seconds since the epoch; infinity for never.
             rest: The fields that few entries have, by position.
@@ -623,15 +631,15 @@ class Memtable:
             checks: Checksums of the vectors, see `check`.
         """
         for context in contexts:
-            self._home_of(context)
-        for number, entries in enumerate(np.bincount(homes, minlength=len(contexts))):
-            self._homes[number].entries = int(entries)
+            self._partition_of(context)
+        for number, entries in enumerate(np.bincount(partitions, minlength=len(contexts))):
+            self._partitions[number].entries = int(entries)
         self._slots = OrderedDict(zip(keys, range(len(keys)), strict=True))
         self._keys, self._queries, self._ids = keys, queries, bytearray(ids)
         self._indexed = bytearray(len(keys))
         self._known = bytearray(b"\1") * len(keys)
-        self._home.frombytes(homes.tobytes())
-        self._stamp.frombytes(stamps.tobytes())
+        self._partition.frombytes(partitions.tobytes())
+        self._seq.frombytes(seqs.tobytes())
         self._created.frombytes(created.tobytes())
         self._expires.frombytes(expires.tobytes())
         self._ends.frombytes(expires.tobytes())
@@ -665,12 +673,12 @@ class Memtable:
             else:
                 policy.touch(self._keys[slot], times=self._uses[slot].times)
 
-    def move(self, slot: int, place: Place) -> None:
-        """Update the place of an entry whose record was moved."""
+    def move(self, slot: int, location: Location) -> None:
+        """Update the location of an entry whose record was moved."""
         self._known[slot] = 1
         self._count_live(self._segment[slot], -self._length[slot])
-        self._segment[slot], self._offset[slot], self._length[slot] = place
-        self._count_live(place.segment, place.length)
+        self._segment[slot], self._offset[slot], self._length[slot] = location
+        self._count_live(location.segment, location.length)
 
     def _count_live(self, segment: int, size: int) -> None:
         self.live_bytes += size
@@ -684,7 +692,7 @@ class Memtable:
     def _allocate(self) -> int:
         if self._free:
             return self._free.pop()
-        for column in (self._home, self._stamp, self._created, self._expires, self._ends):
+        for column in (self._partition, self._seq, self._created, self._expires, self._ends):
             column.append(0)
         for column in (self._segment, self._offset, self._length, self._check):
             column.append(0)
@@ -695,11 +703,11 @@ class Memtable:
         self._queries.append("")
         return len(self._keys) - 1
 
-    def _home_of(self, context: Context) -> tuple[int, _Home]:
+    def _partition_of(self, context: Context) -> tuple[int, _Partition]:
         if (number := self._numbers.get(context.fingerprint)) is None:
             number = self._next_number
             self._next_number += 1
             self._numbers[context.fingerprint] = number
             index = VectorIndex(self._dimension, exact=self._exact, dtype=self._graph)
-            self._homes[number] = _Home(context, index)
-        return number, self._homes[number]
+            self._partitions[number] = _Partition(context, index)
+        return number, self._partitions[number]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import threading
 import time
-import weakref
 from collections import OrderedDict
 from contextlib import contextmanager
 from math import inf
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from memora._faults import contained
 from memora.concurrency.fork import register_for_reinit
-from memora.concurrency.reentry import inside
+from memora.concurrency.periodic import Periodic
 from memora.protocols import IndexedStore, MeasuredStore, SharedStore, WatchedStore
 
 if TYPE_CHECKING:
@@ -78,6 +77,12 @@ class TieredStore:
             self.create_index, self.index_stats = shared.create_index, shared.index_stats
         if isinstance(shared, MeasuredStore):
             self.measure = shared.measure
+        self._follower = Periodic(
+            self._follow,
+            name="memora-tier",
+            interval=min(max_staleness_seconds / 3, _FOLLOW_SECONDS),
+            delay=0.0,
+        )
         register_for_reinit(self)
 
     @property
@@ -92,8 +97,6 @@ class TieredStore:
         self._bytes = 0
         self._changes = 0  # number of changes to entries known here
         self._confirmed = -inf  # when all held entries were last confirmed
-        self._stop: threading.Event | None = None
-        self._thread: threading.Thread | None = None
 
     def get(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
         if (here := self._get(key, now)) is not None:
@@ -156,9 +159,9 @@ class TieredStore:
         with self._changing(keys=[entry.key for entry in discarded]):
             return self._shared.discard(discarded)
 
-    def outdate(self, tag: str, /) -> None:
+    def invalidate_tag(self, tag: str, /) -> None:
         with self._changing(lambda held: tag in held.entry.tags):
-            self._shared.outdate(tag)
+            self._shared.invalidate_tag(tag)
 
     def maintain(self, *, max_entries: int | None, max_bytes: int | None = None, now: float) -> int:
         return self._shared.maintain(max_entries=max_entries, max_bytes=max_bytes, now=now)
@@ -173,13 +176,11 @@ class TieredStore:
         self._shared.check()
 
     def close(self) -> None:
-        if self._stop is not None:
-            self._stop.set()
+        self._follower.close(0)
         # Later calls go to the shared store, which raises ClosedError.
         with self._changing(lambda _: True):
             self._shared.close()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(_END_SECONDS)
+        self._follower.close(_END_SECONDS)
 
     def follow(self) -> bool:
         """Drop entries that others changed, confirm the rest; False if no changes can be had."""
@@ -198,6 +199,9 @@ class TieredStore:
                 self._forget_all(tagged, changes.keys)
             self._confirmed = asked
         return True
+
+    def _follow(self) -> float | None:
+        return None if self.follow() else _RETRY_SECONDS
 
     def _try_lock(self, key: bytes, /) -> Lease | None:
         # A leader looks again for results that others have stored meanwhile, so its key is dropped
@@ -254,28 +258,5 @@ class TieredStore:
             self._forget(key)
 
     def _begin_following(self) -> None:
-        if self._stop is None and isinstance(self._shared, WatchedStore):
-            with self._lock:
-                if self._stop is None:
-                    self._stop = threading.Event()
-                    self._thread = _repeat(
-                        self, self._stop, min(self._staleness / 3, _FOLLOW_SECONDS)
-                    )
-
-
-def _repeat(store: TieredStore, stop: threading.Event, seconds: float) -> threading.Thread:
-    there = weakref.ref(store)
-
-    @inside
-    def loop() -> None:
-        wait = 0.0
-        while not stop.wait(wait):
-            store = there()
-            if store is None:
-                return
-            wait = seconds if store.follow() else _RETRY_SECONDS
-            del store
-
-    thread = threading.Thread(target=loop, name="memora-tier", daemon=True)
-    thread.start()
-    return thread
+        if isinstance(self._shared, WatchedStore):
+            self._follower.start()

@@ -155,8 +155,8 @@ class LineSource:
                     yield Problem(f"line {number}", f"not JSON: {error}")
                     continue
                 if not isinstance(item, dict):
-                    said = f"expected a JSON object, got {one_line(repr(item), 80)}"
-                    yield Problem(f"line {number}", said)
+                    message = f"expected a JSON object, got {one_line(repr(item), 80)}"
+                    yield Problem(f"line {number}", message)
                     continue
                 yield self._reader.read(item, f"line {number}")
         except OSError as error:

@@ -181,7 +181,7 @@ class ParquetSource:
         try:
             schema = metadata.schema.to_arrow_schema()
             self._check_sizes(metadata)
-            _check_stamp(self.name, schema.metadata, None if embeds else embedder)
+            _check_identity(self.name, schema.metadata, None if embeds else embedder)
             _check_columns(self.name, schema)
         except BaseException:
             self._file.close()
@@ -330,7 +330,9 @@ def _is_list(kind: pa.DataType) -> bool:
     return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
 
 
-def _check_stamp(name: str, metadata: dict[bytes, bytes] | None, embedder: Embedder | None) -> None:
+def _check_identity(
+    name: str, metadata: dict[bytes, bytes] | None, embedder: Embedder | None
+) -> None:
     found = {key.decode(): value.decode() for key, value in (metadata or {}).items()}
     try:
         version, dimension = int(found["memora.export"]), int(found["memora.dimension"])

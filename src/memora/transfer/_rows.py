@@ -45,10 +45,10 @@ class Problem(NamedTuple):
 
     place: str
     """For example "row 7"."""
-    said: str
+    message: str
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.said}"
+        return f"{self.place}: {self.message}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,8 @@ from cachetools import LRUCache
 
 from memora.errors import StoreError
 from memora.stores.disk import _records
-from memora.stores.disk._journal import MAGIC, Checkpoint, Segment, checkpoint_of, said_of
+from memora.stores.disk._checkpoint import Checkpoint, checkpoint_of, json_of
+from memora.stores.disk._journal import MAGIC, Segment
 from memora.stores.disk._usage import USES, KeptUses, pack_uses, unpack_uses
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ class BatchLog:
         name = self.path(_head_name(head.number))
         data = json.dumps(
             {"owner": owner, "version": version, "token": head.token}
-            | {"checkpoint": said_of(checkpoint)}
+            | {"checkpoint": json_of(checkpoint)}
         ).encode()
         if not self.bucket.create(name, data):
             found = None
@@ -220,7 +221,7 @@ class Batch(Segment):
         self.made_at = time.monotonic()
         self.deletes = False
         """Whether it was seen to hold records other than entries."""
-        self.vanished = self.broken = False
+        self.is_deleted = self.broken = False
         self.damaged_at: int | None = None
         self.searched = 0
         self.upto = 0
@@ -411,11 +412,11 @@ class BatchWriter:
             self.write_out()
 
     def _give_up(self, batch: Batch) -> None:
-        """Drop a batch except its deletions: these have stamps, so they may be logged late."""
+        """Drop a batch except its deletions: these have a seq, and may be logged late."""
         self._lost.append((self._written, batch.upto))
         self.gave_up = True
         found = [(raw, _records.unpack(raw)) for raw in batch.pending.values()]
-        kinds = {_records.DELETE, _records.OUTDATE}
+        kinds = {_records.DELETE, _records.INVALIDATE_TAG}
         if kept := [raw for raw, record in found if record is not None and record.kind in kinds]:
             self.append(kept, always=True)
 

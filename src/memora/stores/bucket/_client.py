@@ -91,7 +91,7 @@ class Bucket:
             )
         except (exceptions.BaseError, ValueError, TypeError) as error:
             shown = without_password(uri)
-            raise ConfigError(f"storage_options for {shown!r}: {self._said(error)}") from None
+            raise ConfigError(f"storage_options for {shown!r}: {self._message_of(error)}") from None
         self._exists = exceptions.AlreadyExistsError, exceptions.PreconditionError
 
     @property
@@ -170,7 +170,7 @@ class Bucket:
             if absent and operation in {"read", "delete"}:
                 raise FileNotFoundError(f"there is no {self.uri}/{name}") from error
             kind: type[StoreError] = StoreError
-            text, advice = self._said(error), ""
+            text, advice = self._message_of(error), ""
             if re.match("40[13] |credentials", text):
                 kind, advice = StorePathError, "; check the credentials, and their rights"
             elif absent or "ContainerNotFound" in text or text.startswith("404 "):
@@ -179,7 +179,7 @@ class Bucket:
                 advice = "; check the endpoint in storage_options, and the network"
             raise kind(f"cannot {operation} {self.uri}/{name}: {text}{advice}") from None
 
-    def _said(self, error: BaseException) -> str:
+    def _message_of(self, error: BaseException) -> str:
         """Return a fault's message, shortened and without secrets."""
         text = str(error).split("\n\nDebug source", maxsplit=1)[0]
         status, code = _STATUS.search(text), _CODE.search(text)

@@ -22,16 +22,18 @@ import filelock
 from memora.errors import StoreError, StorePathError
 from memora.stores.bucket._batches import GRACE_SECONDS, Batch, BatchLog
 from memora.stores.disk import _records
-from memora.stores.disk._journal import Checkpoint
+from memora.stores.disk._checkpoint import Checkpoint
+from memora.stores.disk._lance import connect, faults
 from memora.stores.disk._maintenance import Maintenance
-from memora.stores.disk._table import DELETE_ROWS, EntryTable, Row, Stamp, _create, connect, faults
+from memora.stores.disk._table import DELETE_ROWS, EntryTable, Row, _create
 from memora.stores.disk._view import LogView
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from memora.stores.disk._identity import TableIdentity
     from memora.stores.disk._usage import KeptUses
-    from memora.stores.memtable import Place
+    from memora.stores.memtable import Location
 
 LEASE_SECONDS = 30.0
 """How long a head must stay unchanged before another process may become the owner."""
@@ -59,7 +61,7 @@ class BucketTable(EntryTable):
         ModelMismatchError: Another embedder made the table's vectors.
     """
 
-    def __init__(self, log: BatchLog, name: str, stamp: Stamp, *, create: bool) -> None:
+    def __init__(self, log: BatchLog, name: str, identity: TableIdentity, *, create: bool) -> None:
         self._log = log
         where = f"table {name!r} in {log.bucket.uri!r}"
         with faults(f"open {where}"):
@@ -68,9 +70,9 @@ class BucketTable(EntryTable):
                 if not create:
                     raise StorePathError(f"there is no {where}")
                 with suppress(ValueError):  # another process has just created it
-                    _create(database, name, stamp)
+                    _create(database, name, identity)
                 table = database.open_table(name)
-            self._begin(database, name, where, stamp)
+            self._begin(database, name, where, identity)
             self._source = database.open_table(name)
         self.version = int(table.version)
         """The version that this process builds on: later commits by others are undone."""
@@ -92,7 +94,7 @@ class BucketTable(EntryTable):
         if not rows and not deleted:
             return
         self._undo_others()
-        upgrades = self.outdated
+        upgrades = self.needs_upgrade
         super().write(rows, deleted)
         self._advance(upgrades + bool(rows) + ceil(len(deleted) / DELETE_ROWS))
 
@@ -140,7 +142,7 @@ class BucketTable(EntryTable):
                 self._table.checkout_latest()
                 self.version = int(self._table.version)
             self._schema = self._table.schema
-            self.outdated = "checksum" not in self._schema.names
+            self.needs_upgrade = "checksum" not in self._schema.names
 
     def _advance(self, commits: int) -> None:
         """Count this process's commits; raise StoreError if others have committed in between."""
@@ -178,14 +180,13 @@ class HeadLock:
         """Whether this process holds the lock, and no other can have taken over."""
         return self._held and time.monotonic() - self.renewed < LEASE_SECONDS
 
-    def acquire(self, *, blocking: bool) -> None:
+    def acquire(self) -> None:
         """Write the next head if the newest has no owner, is this process's, or is a lease old.
 
         Raises:
             filelock.Timeout: Another process is the owner.
             StoreError: The bucket cannot be reached.
         """
-        del blocking  # never waits
         log = self._log
         head = log.read_head()
         free = head is None or head.owner in {"", self._name}
@@ -250,7 +251,7 @@ class BucketMaintenance(Maintenance):
             self._read_at = head.number
             self.view.checkpoint = head.checkpoint
 
-    def look(self, *, again: bool = False) -> None:
+    def complete_segments(self, *, again: bool = False) -> None:
         """Mark batches that have been read as complete: no record can join them."""
         del again
         now = time.monotonic()
@@ -287,7 +288,7 @@ class BucketMaintenance(Maintenance):
         self._read_at = self._log.head_number
         self.view.checkpoint = checkpoint
 
-    def _rows(self, fresh: Iterable[tuple[bytes, int, Place]]) -> Iterator[Row]:
+    def _rows(self, fresh: Iterable[tuple[bytes, int, Location]]) -> Iterator[Row]:
         # One request per batch, not per record.
         for number, rows in groupby(fresh, key=lambda row: row[2].segment):
             if isinstance(batch := self.view.segments.get(number), Batch):
@@ -301,17 +302,17 @@ class BucketMaintenance(Maintenance):
             with self.view.lock:
                 batch = self.view.segments[number]
                 found = [
-                    (slot, self.view.hot.key(slot), self.view.hot.stamp(slot), place)
+                    (slot, self.view.hot.key(slot), self.view.hot.seq(slot), location)
                     for slot in self.view.hot.since(number, 0)
-                    if (place := self.view.hot.place(slot)).segment == number
+                    if (location := self.view.hot.location(slot)).segment == number
                 ]
             whole = batch.whole()
-            for slot, key, stamp, place in found:
-                raw = whole[place.offset : place.offset + place.length]
+            for slot, key, seq, location in found:
+                raw = whole[location.offset : location.offset + location.length]
                 if _records.content_of(raw, key) is None:
-                    self._damaged(key, stamp)
+                    self._damaged(key, seq)
                 else:
-                    moving.append((slot, stamp, raw))
+                    moving.append((slot, seq, raw))
         if moving:
             self._move(moving)
 
@@ -350,7 +351,7 @@ class BucketMaintenance(Maintenance):
                 and number not in view.hot.live
                 and min(done.get(segment.name, 0), settled.get(segment.name, 0)) >= segment.end
             }
-            there = {one.name for one in view.segments.values() if not one.vanished}
+            there = {one.name for one in view.segments.values() if not one.is_deleted}
         self._dead_since = {name: self._dead_since.get(name, now) for name in dead & there}
         names = {name for name, since in self._dead_since.items() if since <= now - GRACE_SECONDS}
         # Delete also the batches that an owner listed before it was killed; drop deleted ones.

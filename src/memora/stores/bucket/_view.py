@@ -5,14 +5,18 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from memora.stores.bucket._batches import STALE_SECONDS, Batch, BatchLog
-from memora.stores.disk._journal import MAGIC, Checkpoint, Segment
+from memora.stores.disk._journal import MAGIC, Segment
 from memora.stores.disk._view import LogView
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from memora.stores._settings import ViewSettings
     from memora.stores.disk import _records
+    from memora.stores.disk._checkpoint import Checkpoint
     from memora.stores.disk._usage import KeptUses
 
 # How late a batch may still be written; then it is given up, except for a request under way.
@@ -25,16 +29,19 @@ class BucketView(LogView):
     """Entries and all vectors in RAM, kept current from the log in a bucket."""
 
     remember_seconds = _LATE_SECONDS
-    exact: Any = None  # vectors of large contexts stay in RAM: no search needs the network
+    _reads_vectors = False  # no search needs the network
 
-    def __init__(self, log: BatchLog, dimension: int, **settings: Any) -> None:
-        super().__init__(Path(log.folder), dimension, **settings)
+    def __init__(self, log: BatchLog, dimension: int, settings: ViewSettings) -> None:
+        super().__init__(Path(log.folder), dimension, settings)
         self.log = log
+
+    def _empty(self) -> Self:
+        return type(self)(self.log, self.dimension, self._settings)
 
     @property
     def unreached(self) -> bool:
         """Whether the log was not read for too long; true until another view is loaded."""
-        return time.monotonic() - self._looked_at > STALE_SECONDS
+        return time.monotonic() - self._last_read > STALE_SECONDS
 
     def read(self) -> None:
         """Apply new batches of the log.
@@ -59,28 +66,29 @@ class BucketView(LogView):
                 self.lost = True
             self._forget()
             if not late:
-                self._looked_at = began
+                self._last_read = began
 
     def apply(self, record: _records.Record, number: int, offset: int, length: int) -> int | None:
         """Apply a record; return the slot if it adds an entry, else None.
 
-        A copy only gives a stored entry another place. It never adds an entry: its writer may have
-        stood still while the entry was deleted and the deletion forgotten. Of several places, all
-        processes use the one in the latest batch.
+        A copy only gives a stored entry another location. It never adds an entry: its writer may
+        have stood still while the entry was deleted and the deletion forgotten. Of several
+        locations, all processes use the one in the latest batch.
         """
-        segment: Any = self.segments[number]
+        segment = self.segments[number]
+        assert isinstance(segment, Batch)  # noqa: S101 - a bucket has no other
         if record.entry is None:
             segment.deletes = True
             return super().apply(record, number, offset, length)
         slot = self.hot.slot(record.key)
         if slot is not None and self.hot.stored_as(record.entry):
-            held = self.segments.get(self.hot.place(slot).segment)
-            useless = held is not None and not held.vanished and held.name > segment.name
+            held = self.segments.get(self.hot.location(slot).segment)
+            damaged_keys = held is not None and not held.is_deleted and held.name > segment.name
         else:
             # While loading, a copy does add an entry if its row in the table names a batch that is
             # gone.
-            useless = segment.copies and record.key not in self._astray
-        if useless:
+            damaged_keys = segment.copies and record.key not in self._orphaned
+        if damaged_keys:
             segment.position = offset + length
             return None
         return super().apply(record, number, offset, length)
@@ -116,10 +124,10 @@ class BucketView(LogView):
             for name in known - found.keys():
                 number = self.numbers[name]
                 gone = self.segments[number]
-                if gone.vanished and number not in self.hot.live:
+                if gone.is_deleted and number not in self.hot.live:
                     del self.segments[number], self.numbers[name]
                     self.log.mine.discard(name)
-                gone.vanished = True
+                gone.is_deleted = True
         return None
 
     def _read_all(self, segments: list[tuple[int, Segment]]) -> None:
@@ -142,7 +150,7 @@ class BucketView(LogView):
         return {
             segment.name: segment.taken
             for segment in self.segments.values()
-            if not segment.vanished and segment.written > len(MAGIC)
+            if not segment.is_deleted and segment.written > len(MAGIC)
         }
 
 

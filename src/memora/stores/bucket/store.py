@@ -30,7 +30,6 @@ there.
 from __future__ import annotations
 
 import os
-import time
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -40,20 +39,18 @@ from memora.stores.bucket._client import Bucket
 from memora.stores.bucket._maintenance import BucketMaintenance, BucketTable, open_if_there
 from memora.stores.bucket._view import BucketView
 from memora.stores.disk import _guards
-from memora.stores.disk._table import Stamp, connect, faults, stamp_of
+from memora.stores.disk._identity import TableIdentity, identity_of
+from memora.stores.disk._lance import connect, faults
 from memora.stores.disk.store import LanceStore
-from memora.stores.memtable import Place
+from memora.stores.memtable import Location
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from memora.eviction import EvictionPolicy
-    from memora.index import GraphType
     from memora.model import Content, Entry, Match
-    from memora.protocols import Clock, Vector
-    from memora.stores.disk._journal import Durability
+    from memora.protocols import Vector
+    from memora.stores._settings import TableSettings
     from memora.stores.disk._table import EntryTable
-    from memora.stores.disk._view import LogView
 
 _LOAD_ATTEMPTS = 3
 
@@ -65,11 +62,8 @@ class ObjectStore(LanceStore):
 
     Args:
         uri: `s3://`, `gs://` or `az://`, a bucket and a prefix.
+        settings: The settings.
         options: See the setting `storage_options`.
-        durability: With "memory", `put` waits for nothing; with the others it returns when its
-            batch is in the bucket.
-
-    The other arguments are as for `LanceStore`.
 
     Raises:
         MissingExtraError: The client library is not installed.
@@ -80,59 +74,27 @@ class ObjectStore(LanceStore):
         ModelMismatchError: Another embedder made the table's vectors.
     """
 
-    def __init__(  # noqa: PLR0913 - the store's settings in `CacheConfig`
-        self,
-        uri: str,
-        *,
-        table_name: str,
-        model: str,
-        dimension: int,
-        options: Mapping[str, str] | None = None,
-        create: bool = True,
-        durability: Durability = "process",
-        hot_index: GraphType = "int8",
-        hot_payload_bytes: int = 64 * 1024 * 1024,
-        max_staleness_seconds: float = 1.0,
-        max_entries: int | None = None,
-        max_bytes: int | None = None,
-        policy: EvictionPolicy | None = None,
-        flush_interval_seconds: float = 5.0,
-        clock: Clock = time.time,
-        keep: bool = True,
+    _in_children = False
+    _view: BucketView
+    _table: BucketTable | None
+
+    def __init__(
+        self, uri: str, settings: TableSettings, *, options: Mapping[str, str] | None = None
     ) -> None:
         _guards.check_process()
         bucket = Bucket(uri, options or {})
-        self._log = BatchLog(bucket, f"{table_name}.log")
+        self._log = BatchLog(bucket, f"{settings.table_name}.log")
         self._member_name = f"{os.getpid()}-{os.urandom(4).hex()}"
         self._forked = False
         self._log.batches()  # fails here if the bucket does not exist or access is denied
-        if keep:
+        if settings.keep:
             self._log.probe(self._member_name)
-        table = BucketTable(self._log, table_name, Stamp(model, dimension), create=create)
-        self._late_seconds = max_staleness_seconds + flush_interval_seconds
-        self._view: LogView = BucketView(
-            self._log,
-            dimension,
-            graph=hot_index,
-            content_bytes=hot_payload_bytes,
-            late_seconds=self._late_seconds,
-        )
+        identity = TableIdentity(settings.model, settings.dimension)
+        table = BucketTable(self._log, settings.table_name, identity, create=settings.create)
+        self._view = BucketView(self._log, settings.dimension, settings.view)
         self._flights = self._reserve = None
-        self._begin(
-            table,
-            durability=durability,
-            hot_payload_bytes=hot_payload_bytes,
-            # Two listings per staleness period, as each costs money; a request takes the other
-            # half.
-            interval=min(max_staleness_seconds, GRACE_SECONDS / 4) / 2,
-            max_entries=max_entries,
-            max_bytes=max_bytes,
-            policy=policy,
-            flush_interval_seconds=flush_interval_seconds,
-            clock=clock,
-            index_at=None,
-            keep=keep,
-        )
+        # Two listings per staleness period, as each costs money; a request takes the other half.
+        self._begin(table, settings, min(settings.max_staleness_seconds, GRACE_SECONDS / 4) / 2)
 
     def reinit_after_fork(self) -> None:
         """Create the locks. A forked child cannot use the clients: it lacks their threads."""
@@ -142,7 +104,7 @@ class ObjectStore(LanceStore):
                 self._member, self._maintenance, self._writer, self._table, self._log, self._view
             )
             self._member = self._maintenance = self._table = None
-            self._threads, self._forked = [], True
+            self._forked = True
 
     def get(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
         self._check_reached()
@@ -154,7 +116,7 @@ class ObjectStore(LanceStore):
 
     def get_in_memory(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
         self._check()
-        return None if self._bucket_view.unreached else super().get_in_memory(key, now=now)
+        return None if self._view.unreached else super().get_in_memory(key, now=now)
 
     def peek(self, key: bytes, /, *, now: float) -> Entry | None:
         self._check_reached()
@@ -192,16 +154,10 @@ class ObjectStore(LanceStore):
             )
         super()._check()
 
-    @property
-    def _bucket_view(self) -> BucketView:
-        view: Any = self._view
-        found: BucketView = view
-        return found
-
     def _check_reached(self) -> None:
         """Raise StoreError if the view may be too old to answer from."""
         self._check()
-        if self._bucket_view.unreached:
+        if self._view.unreached:
             raise StoreError(
                 f"{self._log.bucket.uri} has not been reached for {STALE_SECONDS:.0f} s, or has "
                 "not been loaded again since"
@@ -224,14 +180,12 @@ class ObjectStore(LanceStore):
             raise
 
     def _join(self) -> Any:
-        view: Any = self._view
         self._writer: Any = BatchWriter(self._log, self._member_name)
         self._deletions: Any = self._writer
-        if self._table is not None and self._may_keep:
-            table: Any = self._table
+        if self._table is not None and self._settings.keep:
             self._maintenance = BucketMaintenance(
-                view,
-                table,
+                self._view,
+                self._table,
                 name=self._member_name,
                 move=self._move,
                 damaged=self._quarantine,
@@ -240,20 +194,13 @@ class ObjectStore(LanceStore):
         self._member: Any = _Member()
         return self._member
 
-    def _load_view(self, table: EntryTable) -> LogView:
+    def _load_view(self, table: EntryTable) -> BucketView:
         self._log.mine.clear()  # all are written, and are read like any other batch
         self._writer.gave_up = False
-        old: Any = self._view
         for attempt in range(_LOAD_ATTEMPTS):
             try:
                 self._log.batches()
-                return BucketView.load(
-                    old.log,
-                    table,
-                    graph=old.graph,
-                    content_bytes=self._content_bytes,
-                    late_seconds=self._late_seconds,
-                )
+                return self._view.load(table)
             except FileNotFoundError:  # deleted by the owner since it was listed
                 if attempt + 1 == _LOAD_ATTEMPTS:
                     raise
@@ -263,19 +210,18 @@ class ObjectStore(LanceStore):
         """Write held-back records, log uses, renew the lease, and read new batches."""
         self._check()
         with ExitStack() as steps:  # each step runs even if another fails
-            steps.callback(self._look)
+            steps.callback(self._read_log)
             # Without the lock: other records may join the next batch.
             steps.callback(self._writer.write_out)
             if isinstance(self._maintenance, BucketMaintenance):
                 steps.callback(self._maintenance.renew)
-            if time.monotonic() - self._uses_written_at >= self._use_interval:
-                with self._writing:
-                    self._write_uses()
+            with self._writing:
+                self._write_due_uses()
         return None
 
-    def _look(self) -> None:
+    def _read_log(self) -> None:
         self._view.lost |= self._writer.gave_up
-        super()._look()
+        super()._read_log()
 
     def _write_uses(self) -> None:
         with suppress(StoreError):  # too many bytes wait already: logged next time
@@ -297,16 +243,16 @@ class ObjectStore(LanceStore):
             return self._view.add_segment(batch) if number is None else number
 
     def _sync(self, appended: int) -> None:
-        if self._durability != "memory":
+        if self._settings.durability != "memory":
             self._writer.sync(appended)
 
     def _move(self, records: list[tuple[int, int, bytes]]) -> None:
         batch = self._writer.write_copies([raw for _, _, raw in records])
         number, view, offset = self._add(batch), self._view, batch.position
         with view.lock:
-            for slot, stamp, raw in records:
-                if view.hot.holds(slot, stamp):
-                    view.hot.move(slot, Place(number, offset, len(raw)))
+            for slot, seq, raw in records:
+                if view.hot.holds(slot, seq):
+                    view.hot.move(slot, Location(number, offset, len(raw)))
                 offset += len(raw)
             batch.position = offset
 
@@ -327,7 +273,7 @@ def probe(uri: str, options: Mapping[str, str], name: str) -> None:
     BatchLog(Bucket(uri, options), f"{name}.log").probe(f"{os.getpid()}-{os.urandom(4).hex()}")
 
 
-def read_stamp(uri: str, options: Mapping[str, str], name: str) -> Stamp:
+def read_identity(uri: str, options: Mapping[str, str], name: str) -> TableIdentity:
     """Return the embedder and the layout of an existing table.
 
     Raises:
@@ -341,4 +287,4 @@ def read_stamp(uri: str, options: Mapping[str, str], name: str) -> Stamp:
         table = open_if_there(connect(bucket.uri, storage_options=bucket.lance_options), name)
         if table is None:
             raise StorePathError(f"there is no {where}")
-        return stamp_of(table, where)
+        return identity_of(table, where)

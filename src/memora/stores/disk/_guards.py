@@ -15,7 +15,7 @@ import filelock
 
 from memora._files import file_mode, make_store_folder
 from memora.errors import StoreError, StorePathError
-from memora.stores.disk._table import faults, load_lancedb
+from memora.stores.disk._lance import faults, load_lancedb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,8 +10,10 @@ import filelock
 
 from memora.errors import StoreFormatError
 from memora.stores.disk import _guards
-from memora.stores.disk._journal import living_members
-from memora.stores.disk._table import faults, read_stamp, unreadable
+from memora.stores.disk._identity import unreadable
+from memora.stores.disk._lance import faults
+from memora.stores.disk._membership import living_members
+from memora.stores.disk._table import read_identity
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,16 +46,16 @@ def inspect(path: Path, table_name: str) -> Facts:
     """
     _guards.check_directory(path, create=False)
     _guards.check_process()
-    stamp = read_stamp(path, table_name)
-    if refusal := unreadable(stamp.format):
+    identity = read_identity(path, table_name)
+    if refusal := unreadable(identity.format):
         raise StoreFormatError(f"the table {refusal}")
     folder = path / f"{table_name}.log"
     with faults(f"look at {str(folder)!r}"):
         table_bytes, log_bytes = sizes(path, table_name)
         return Facts(
-            format=stamp.format,
-            model=stamp.model,
-            dimension=stamp.dimension,
+            format=identity.format,
+            model=identity.model,
+            dimension=identity.dimension,
             processes=len(living_members(folder)),
             kept=_is_locked(folder / "owner.lock"),
             table_bytes=table_bytes,

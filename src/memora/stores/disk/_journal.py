@@ -9,31 +9,25 @@ system releases the lock however the process ends.
 from __future__ import annotations
 
 import io
-import json
 import os
 import sys
 import threading
-import time
-import zlib
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING
 
-import filelock
-
-from memora._files import PRIVATE, file_mode, open_file, opener, read_file, replacing
+from memora._files import file_mode, open_file, opener, replacing
 from memora.errors import StoreError
 from memora.stores.disk import _records
+from memora.stores.disk._membership import matching_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-Durability: TypeAlias = Literal["memory", "process", "power"]
+    from memora.stores._settings import Durability
 
 MAGIC = b"MEMORA LOG 4\n\x00\x00\x00"
 """The first bytes of a segment; the records follow."""
-CHECKPOINT = "checkpoint.json"
-"""Name of the file that `write_checkpoint` replaces."""
 
 DELETIONS = "x"
 """Suffix of a member's name, which ends with a hexadecimal digit, in the names of its segments that
@@ -45,7 +39,6 @@ _RESERVE_BYTES = 512 * 1024
 # The most bytes of records that durability "memory" holds back; beyond, a store waits for the file.
 _PENDING_BYTES = 64 * 1024 * 1024
 _COARSE_NS = 1_000_000_000  # largest lag of a file's modification time behind the clock
-_PROBE = bytes(4096)  # one block, which a full disk refuses; an empty file it may accept
 _fdatasync = getattr(os, "fdatasync", os.fsync)  # missing on macOS
 
 
@@ -65,7 +58,7 @@ class Segment:
         """Up to where it is written, if this process writes it."""
         self.complete_since: float | None = None
         """When it became complete, in monotonic seconds; None if it is not."""
-        self.vanished = False
+        self.is_deleted = False
         """Whether its file has been deleted; it is still open here."""
         self.damaged_at: int | None = None
         """Where its records end and unreadable bytes begin; None if there are none."""
@@ -103,7 +96,7 @@ class Segment:
 
     @property
     def holds_deletions(self) -> bool:
-        """Whether it holds only deletions and outdated tags."""
+        """Whether it holds only deletions and invalidated tags."""
         return holds_deletions(self.name)
 
     def size(self) -> int:
@@ -111,7 +104,7 @@ class Segment:
         return os.fstat(self._descriptor).st_size
 
     def written_at(self) -> int:
-        """Return a stamp not earlier than any of its operations."""
+        """Return a sequence number not earlier than any of its operations."""
         return os.fstat(self._descriptor).st_mtime_ns + _COARSE_NS
 
     def read(self, offset: int, length: int) -> bytes:
@@ -152,7 +145,7 @@ class Segment:
 
 
 def holds_deletions(segment: str) -> bool:
-    """Return whether a segment of this name holds only deletions and outdated tags."""
+    """Return whether a segment of this name holds only deletions and invalidated tags."""
     return segment.rpartition("-")[0].endswith(DELETIONS)
 
 
@@ -165,37 +158,6 @@ else:  # pragma: no cover - Windows
         with _seeking:
             os.lseek(fd, offset, os.SEEK_SET)
             return os.read(fd, length)
-
-
-class Member:
-    """Membership of one open store in the log: a lock that the system releases with the process."""
-
-    def __init__(self, folder: Path) -> None:
-        self.name = f"{time.time_ns():016x}-{os.getpid()}-{os.urandom(2).hex()}"
-        self._path = folder / f"{self.name}.lock"
-        self._lock = filelock.FileLock(self._path, thread_local=False, mode=file_mode(folder))
-        # Wait for a moment: `living_members` of another process may hold the lock to test it.
-        self._lock.acquire(timeout=5)
-
-    def check(self) -> None:
-        """Check that the log's folder accepts a file.
-
-        Raises:
-            OSError: It does not.
-        """
-        self._path.stat()  # fails if another folder has taken the place of the one opened
-        probe = self._path.with_suffix(".probe")
-        try:
-            with open(probe, "wb", opener=opener(PRIVATE)) as file:
-                file.write(_PROBE)
-        finally:
-            probe.unlink(missing_ok=True)
-
-    def leave(self) -> None:
-        """Release the membership lock."""
-        self._lock.release()
-        with suppress(OSError):
-            self._path.unlink()
 
 
 def keep_reserve(path: Path) -> None:
@@ -225,36 +187,7 @@ def segment_names(folder: Path) -> set[str]:
     Raises:
         OSError: The folder is gone, or cannot be listed.
     """
-    return set(_matching(folder, ".log"))
-
-
-def _matching(folder: Path, suffix: str) -> list[str]:
-    # Not glob: it finds nothing if the folder is gone or unreadable, and every segment would be
-    # taken for deleted, every member for gone. Not Path.iterdir: it takes five times as long, and
-    # idle stores list the folder all the time.
-    names = os.listdir(folder)  # noqa: PTH208
-    return [name for name in names if name.endswith(suffix) and "-" in name]
-
-
-def living_members(folder: Path) -> set[str]:
-    """Return the names of the members that are alive, and delete the lock files of the others.
-
-    Raises:
-        OSError: The folder is gone, or cannot be listed.
-    """
-    alive = set()
-    for name in _matching(folder, ".lock"):
-        path = folder / name
-        lock = filelock.FileLock(path)
-        try:
-            lock.acquire(blocking=False)
-        except OSError:  # includes `filelock.Timeout`; after any other, assume it is alive
-            alive.add(path.name.removesuffix(".lock"))
-        else:
-            with suppress(OSError):
-                path.unlink()
-            lock.release()
-    return alive
+    return set(matching_names(folder, ".log"))
 
 
 class Writer:
@@ -444,71 +377,6 @@ def disk_faults(operation: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreError(f"cannot {operation}: {error.strerror or error}") from error
-
-
-class Checkpoint(NamedTuple):
-    """Which records of the log the table reflects."""
-
-    done: dict[str, int]
-    """By segment, up to where every record is applied to the table."""
-    settled: dict[str, int]
-    """By segment, the same position, as it was one reading of the whole log earlier.
-
-    A deletion before this point need not be remembered: every record it could affect lies before
-    `done`. A deletion between the two is read again when a store is opened."""
-    dropped: dict[str, int]
-    """Segments whose files are being deleted: not to be read if they still exist."""
-    now: float = 0.0
-    """Time by the clock of entries, which never goes back, not even after a restart."""
-
-
-def read_checkpoint(folder: Path) -> Checkpoint | None:
-    """Return the checkpoint; None if there is none or it is unreadable.
-
-    Raises:
-        StoreError: The file exists but cannot be opened.
-    """
-    path = folder / CHECKPOINT
-    try:
-        return checkpoint_of(json.loads(read_file(path)))
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise StoreError(f"cannot read {str(path)!r}: {error.strerror}") from error
-    except (ValueError, RecursionError):
-        return None
-
-
-def checkpoint_of(found: Any) -> Checkpoint | None:
-    """Parse a checkpoint from JSON; None if it is not valid."""
-    try:
-        parts = (found[name].items() for name in ("done", "settled", "dropped"))
-        done, settled, dropped = ({str(k): int(v) for k, v in part} for part in parts)
-        checkpoint = Checkpoint(done, settled, dropped, float(found["now"]))
-        # A store of format 4 has no checksum.
-        sound = found.get("checksum") in {None, _checksum(checkpoint)}
-        return checkpoint if sound else None  # noqa: TRY300 - as above
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None
-
-
-def said_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return a checkpoint in its JSON form, with its checksum."""
-    return {**checkpoint._asdict(), "checksum": _checksum(checkpoint)}
-
-
-def _checksum(checkpoint: Checkpoint) -> int:
-    return zlib.crc32(json.dumps(checkpoint._asdict()).encode())
-
-
-def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Replace the checkpoint atomically, and sync it to the disk.
-
-    Raises:
-        StoreError: The disk is full, for example; the old checkpoint stays.
-    """
-    with disk_faults("write the checkpoint"):
-        write_synced(folder / CHECKPOINT, json.dumps(said_of(checkpoint)).encode())
 
 
 def write_synced(path: Path, content: bytes) -> None:

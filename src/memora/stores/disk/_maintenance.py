@@ -17,15 +17,9 @@ from memora._faults import contained
 from memora._files import file_mode
 from memora.errors import StoreError
 from memora.stores.disk import _records
-from memora.stores.disk._journal import (
-    CHECKPOINT,
-    MAGIC,
-    Checkpoint,
-    living_members,
-    read_checkpoint,
-    segment_names,
-    write_checkpoint,
-)
+from memora.stores.disk._checkpoint import CHECKPOINT, Checkpoint, read_checkpoint, write_checkpoint
+from memora.stores.disk._journal import MAGIC, segment_names
+from memora.stores.disk._membership import living_members
 from memora.stores.disk._table import Row
 from memora.stores.disk._usage import KeptUses, write_uses
 from memora.stores.disk._view import GRACE_SECONDS
@@ -37,7 +31,7 @@ if TYPE_CHECKING:
     from memora.protocols import Clock
     from memora.stores.disk._table import EntryTable
     from memora.stores.disk._view import Deletion, LogView
-    from memora.stores.memtable import Place
+    from memora.stores.memtable import Location
 
 # A flush is due after this many bytes of the log (an eighth of the live bytes, within these
 # bounds), or this long after the last flush.
@@ -56,7 +50,7 @@ _FILE_BYTES = 256 * 1024
 _USE_BYTES, _USE_SECONDS, _USE_SEGMENTS, _USES_AT_ONCE = 256 * 1024, 60.0, 8, 2048
 _MOVE_RECORDS = 64  # per hold of the lock
 _MOVE_BYTES = 16 * 1024 * 1024  # per round
-_LOOK_SECONDS = 2.0  # between two listings of the members
+_LIST_SECONDS = 2.0  # between two listings of the members
 _SEGMENT_BYTES = (1024 * 1024, 64 * 1024 * 1024)  # bounds of `segment_limit`
 
 
@@ -68,8 +62,8 @@ class OwnerLock(Protocol):
         """Whether this process holds the lock."""
         ...
 
-    def acquire(self, *, blocking: bool) -> object:
-        """Take the lock; raise `filelock.Timeout` if another process holds it."""
+    def acquire(self) -> object:
+        """Take the lock, or raise `filelock.Timeout` at once if another process holds it."""
         ...
 
     def release(self) -> None:
@@ -84,9 +78,9 @@ class Maintenance:
         view: This process's view of the store.
         table: The table that is flushed to.
         name: This member's name.
-        move: Appends (slot, stamp, raw record) triples to the log again, syncs them, and updates
-            the places of their entries.
-        damaged: Called with the key and the stamp of an entry whose record cannot be read.
+        move: Appends (slot, seq, raw record) triples to the log again, syncs them, and updates
+            the locations of their entries.
+        damaged: Called with the key and seq of an entry whose record cannot be read.
         clock: The clock by which entries expire.
     """
 
@@ -105,7 +99,7 @@ class Maintenance:
         self._folder = view.folder
         self._lock = self._make_lock()
         self._flushed_at = time.monotonic()
-        self._looked_at = -GRACE_SECONDS
+        self._listed_at = -GRACE_SECONDS
         self._read_at = 0  # modification time of the checkpoint last read
         self._members = {name}
         self._uses_at = time.monotonic()
@@ -113,7 +107,10 @@ class Maintenance:
 
     def _make_lock(self) -> OwnerLock:
         return filelock.FileLock(
-            self._folder / "owner.lock", thread_local=False, mode=file_mode(self._folder)
+            self._folder / "owner.lock",
+            blocking=False,
+            thread_local=False,
+            mode=file_mode(self._folder),
         )
 
     @property
@@ -128,7 +125,7 @@ class Maintenance:
         if self.owner:
             return True
         try:
-            self._lock.acquire(blocking=False)
+            self._lock.acquire()
         except filelock.Timeout:
             return False
         except OSError as error:
@@ -142,7 +139,7 @@ class Maintenance:
             # Before this owner writes, it must have read all of the log that the last owner wrote.
             self.refresh()
             self.view.read()
-            self.view.distrust()
+            self.view.assume_rows()
             self._table.forget_synced()
         except BaseException:
             self._lock.release()
@@ -176,29 +173,29 @@ class Maintenance:
         """Return the unflushed bytes of the log, as a multiple of those that make a flush due."""
         return self._waiting() / self._flush_bytes()
 
-    def look(self, *, again: bool = False) -> None:
+    def complete_segments(self, *, again: bool = False) -> None:
         """List the living members, and finish the segments that no process writes any more."""
         now = time.monotonic()
         # Listed before the members: a writer of one of these segments that is still alive is then
         # certain to be among the members.
         with self.view.lock:
             known = sorted(self.view.segments.values(), key=lambda segment: segment.name)
-        looked = now - self._looked_at >= _LOOK_SECONDS or again
-        if looked:
-            self._looked_at = now
+        listed = now - self._listed_at >= _LIST_SECONDS or again
+        if listed:
+            self._listed_at = now
             self._members = living_members(self._folder)
         newest = {segment.stream: segment for segment in known}
-        ended = []
+        completed = []
         for segment in known:
             superseded = newest[segment.stream] is not segment
-            gone = looked and segment.writer not in self._members
+            gone = listed and segment.writer not in self._members
             if (superseded or gone) and segment.complete_since is None:
                 segment.complete_since = now
-                ended.append(segment)
-        if not ended:
+                completed.append(segment)
+        if not completed:
             return
         self.view.read()
-        for segment in ended:
+        for segment in completed:
             self.view.finish(segment)
         self.view.judge_lost()
 
@@ -231,19 +228,19 @@ class Maintenance:
             return
         old = view.checkpoint
         current = all(old.done.get(name, len(MAGIC)) >= at for name, at in done.items())
-        if current and not view.unsealed and not view.useless:
+        if current and not view.unchecked and not view.damaged_keys:
             return
-        fresh: list[tuple[bytes, int, Place]] = []
+        fresh: list[tuple[bytes, int, Location]] = []
         with view.lock:
             deleted = list(view.deleted.items())
-            unsealed, useless = dict(view.unsealed), set(view.useless)
-            fresh.extend(self._again(unsealed, old))
+            unchecked, damaged_keys = dict(view.unchecked), set(view.damaged_keys)
+            fresh.extend(self._again(unchecked, old))
             for name, at in done.items():
                 if old.done.get(name, 0) < at:
                     fresh.extend(
-                        (view.hot.key(slot), view.hot.stamp(slot), place)
+                        (view.hot.key(slot), view.hot.seq(slot), location)
                         for slot in view.hot.since(view.numbers[name], old.done.get(name, 0))
-                        if (place := view.hot.place(slot)).offset < at
+                        if (location := view.hot.location(slot)).offset < at
                     )
         # Without the keys that this flush writes again, as that replaces their rows.
         kept = {key for key, _, _ in fresh}
@@ -253,10 +250,10 @@ class Maintenance:
             if key not in kept
             and old.done.get(deletion.segment, 0) < deletion.end
             and self._may_be_stored(deletion, old)
-            and not self._in_table(key, deletion.stamp)
+            and not self._in_table(key, deletion.seq)
         ]
         with view.lock:
-            gone += [key for key in useless - kept if view.hot.slot(key) is None]
+            gone += [key for key in damaged_keys - kept if view.hot.slot(key) is None]
         for name, at in done.items():
             if old.done.get(name, 0) < at and (number := view.numbers.get(name)) is not None:
                 view.segments[number].sync()
@@ -265,7 +262,7 @@ class Maintenance:
                 self._table.write(list(self._rows(fresh[start : start + _FLUSH_ROWS])), [])
             self._table.write([], gone)
         except BaseException:
-            view.distrust()  # part of it may have been written
+            view.assume_rows()  # part of it may have been written
             raise
         # Positions never go back: a former owner may have read further than this process.
         self._save(
@@ -276,23 +273,23 @@ class Maintenance:
             )
         )
         with view.lock:
-            for key in unsealed:
-                view.unsealed.pop(key, None)
-            view.useless -= useless
+            for key in unchecked:
+                view.unchecked.pop(key, None)
+            view.damaged_keys -= damaged_keys
         self._flushed_at = time.monotonic()
 
     def _again(
-        self, unsealed: Mapping[bytes, int], old: Checkpoint
-    ) -> Iterator[tuple[bytes, int, Place]]:
+        self, unchecked: Mapping[bytes, int], old: Checkpoint
+    ) -> Iterator[tuple[bytes, int, Location]]:
         """Yield entries whose rows in the table lack a checksum."""
         hot = self.view.hot
-        for key, stamp in hot.stamps(unsealed):
+        for key, seq in hot.seqs(unchecked):
             slot = hot.slot(key)
-            if slot is None or stamp != unsealed[key]:
+            if slot is None or seq != unchecked[key]:
                 continue
-            place = hot.place(slot)
-            if place.offset < old.done.get(self.view.segments[place.segment].name, 0):
-                yield key, stamp, place
+            location = hot.location(slot)
+            if location.offset < old.done.get(self.view.segments[location.segment].name, 0):
+                yield key, seq, location
 
     def _keep_uses(self, *, at_once: bool = False) -> None:
         """Save the uses of entries, so that segments need not be kept for them.
@@ -345,22 +342,22 @@ class Maintenance:
         """
         self._keep_uses(at_once=True)
         self.flush()
-        self.look(again=True)
+        self.complete_segments(again=True)
         self._table.compact(alone=self._members <= {self._name})
         self.run()
 
     def finish(self) -> None:
         """Do all remaining maintenance, so that the next open is quick; the caller has flushed."""
         self._keep_uses(at_once=True)
-        self.look(again=True)
+        self.complete_segments(again=True)
         self.run()
         self._save(self.view.checkpoint)
 
     def _may_be_stored(self, deletion: Deletion, old: Checkpoint) -> bool:
         """Return whether the table may have a row of the deleted entry."""
-        if deletion.place is None:
+        if deletion.location is None:
             return True
-        name, offset = deletion.place
+        name, offset = deletion.location
         return name not in self.view.numbers or offset < old.done.get(name, 0)
 
     def _in_table(self, key: bytes, deleted: int) -> bool:
@@ -368,21 +365,21 @@ class Maintenance:
         view = self.view
         with view.lock:
             slot = view.hot.slot(key)
-            if slot is None or view.hot.stamp(slot) <= deleted:
+            if slot is None or view.hot.seq(slot) <= deleted:
                 return False
-            segment, offset, _ = view.hot.place(slot)
+            segment, offset, _ = view.hot.location(slot)
             return offset < view.checkpoint.done.get(view.segments[segment].name, 0)
 
-    def _rows(self, fresh: Iterable[tuple[bytes, int, Place]]) -> Iterable[Row]:
-        for i, (key, stamp, place) in enumerate(fresh):
-            segment = self.view.segments.get(place.segment)
+    def _rows(self, fresh: Iterable[tuple[bytes, int, Location]]) -> Iterable[Row]:
+        for i, (key, seq, location) in enumerate(fresh):
+            segment = self.view.segments.get(location.segment)
             if segment is None:
                 continue  # the entry has been removed since, and its segment too
-            record = _records.unpack(segment.read(place.offset, place.length))
+            record = _records.unpack(segment.read(location.offset, location.length))
             if record is None or record.key != key:
-                self._damaged(key, stamp)
+                self._damaged(key, seq)
                 continue
-            yield Row(record, segment.name, place.offset, place.length)
+            yield Row(record, segment.name, location.offset, location.length)
             if i % 16 == 0:
                 time.sleep(0)  # lets a lookup have the interpreter
 
@@ -390,9 +387,9 @@ class Maintenance:
         waiting, since = self._waiting(), time.monotonic() - self._flushed_at
         enough = self._flush_bytes()
         view = self.view
-        waits = waiting or view.unsealed or view.useless
+        waits = waiting or view.unchecked or view.damaged_keys
         due = waiting >= enough or (waits and since >= _FLUSH_SECONDS)
-        if due and (not self._table.settling or waiting >= 4 * enough):
+        if due and (not self._table.compacting or waiting >= 4 * enough):
             self.flush()
 
     def _flush_bytes(self) -> int:
@@ -407,7 +404,7 @@ class Maintenance:
         return sum(
             max(segment.taken - done.get(segment.name, len(MAGIC)), 0)
             for segment in list(self.view.segments.values())
-            if not segment.vanished and (segment.broken or not broken_only)
+            if not segment.is_deleted and (segment.broken or not broken_only)
         )
 
     def _save(self, checkpoint: Checkpoint) -> None:
@@ -451,16 +448,16 @@ class Maintenance:
             moving: list[tuple[int, int, bytes]] = []
             with view.lock:
                 found = [
-                    (slot, view.hot.key(slot), view.hot.stamp(slot), place)
+                    (slot, view.hot.key(slot), view.hot.seq(slot), location)
                     for slot in slots[start : start + _MOVE_RECORDS]
-                    if (place := view.hot.place(slot)).segment == worst
+                    if (location := view.hot.location(slot)).segment == worst
                 ]
-            for slot, key, stamp, place in found:
-                raw = source.read(place.offset, place.length)
+            for slot, key, seq, location in found:
+                raw = source.read(location.offset, location.length)
                 if _records.content_of(raw, key) is None:
-                    self._damaged(key, stamp)
+                    self._damaged(key, seq)
                 else:
-                    moving.append((slot, stamp, raw))
+                    moving.append((slot, seq, raw))
             if moving:
                 self._move(moving)
 
@@ -480,7 +477,7 @@ class Maintenance:
         if dead and not living_members(self._folder) <= {self._name}:
             latest = time.monotonic() - GRACE_SECONDS
             dead = [segment for segment in dead if (segment.complete_since or 0) <= latest]
-        names = {segment.name for segment in dead if not segment.vanished}
+        names = {segment.name for segment in dead if not segment.is_deleted}
         # Listed by an owner that was killed before it deleted them.
         left = checkpoint.dropped.keys() & there
         if names or left != checkpoint.dropped.keys():

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
     from memora.protocols import Vector
 
-PUT, DELETE, USE, OUTDATE = 1, 2, 3, 4
+PUT, DELETE, USE, INVALIDATE_TAG = 1, 2, 3, 4
 
 # checksum | kind | lengths of the texts: context, query, metadata, tags | floats of the vector |
-# payload length | stamp | key | id | created | expires (infinity: never) | stale, sliding
+# payload length | sequence number | key | id | created | expires (infinity: never) | stale, sliding
 # (negative: none) | cost
 _HEADER = struct.Struct("<I Bxxx IIIII Qq 16s16s dd ddd")
 _USES = np.dtype([("key", "V16"), ("times", "<u4"), ("last", "<f8"), ("last_fresh", "<f8")])
@@ -35,7 +35,7 @@ _CHECKSUM = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size
 _KIND = re.compile(rb"(?=[\x01-\x04]\x00\x00\x00)")  # the kind and the padding after it
 _KIND_AT = _CHECKSUM.size
-_STAMPS = range(2**60, 2**62)  # nanoseconds: the years 2006 to 2116
+_SEQS = range(2**60, 2**62)  # nanoseconds: the years 2006 to 2116
 # Largest records in which a flipped bit is searched: everywhere, or only in the header.
 _SMALL_BYTES, _LARGE_BYTES = 512, 64 * 1024
 
@@ -44,7 +44,7 @@ class Record(NamedTuple):
     """One operation, as read."""
 
     kind: int
-    stamp: int
+    seq: int
     """Order of the operations of all processes; see `memora.stores.disk.store`."""
     key: bytes
     """Key of a PUT or DELETE."""
@@ -55,10 +55,10 @@ class Record(NamedTuple):
     uses: Mapping[bytes, Uses] = {}
     """Uses of a USE, since the previous one."""
     tag: str = ""
-    """Tag of an OUTDATE."""
+    """Tag of an INVALIDATE_TAG."""
 
 
-def pack_put(stamp: int, entry: Entry, content: Content, vector: Vector | None) -> bytes:
+def pack_put(seq: int, entry: Entry, content: Content, vector: Vector | None) -> bytes:
     """Return the PUT record of an entry."""
     context = entry.context.canonical.encode()
     query = entry.query.encode()
@@ -68,7 +68,7 @@ def pack_put(stamp: int, entry: Entry, content: Content, vector: Vector | None) 
     header = _HEADER.pack(
         *(0, PUT, len(context), len(query), len(metadata), len(tags)),
         *(len(floats) // 4, len(content.payload)),
-        *(stamp, entry.key, bytes.fromhex(entry.id), entry.created_at),
+        *(seq, entry.key, bytes.fromhex(entry.id), entry.created_at),
         math.inf if entry.expires_at is None else entry.expires_at,
         *(entry.stale_seconds, -1.0 if entry.sliding_seconds is None else entry.sliding_seconds),
         entry.cost,
@@ -76,32 +76,32 @@ def pack_put(stamp: int, entry: Entry, content: Content, vector: Vector | None) 
     return _sealed(b"".join((header, floats, context, query, metadata, tags, content.payload)))
 
 
-def pack_delete(stamp: int, key: bytes) -> bytes:
-    """Return the DELETE record of a key: it deletes entries put up to the stamp."""
-    return _plain(DELETE, stamp, key=key)
+def pack_delete(seq: int, key: bytes) -> bytes:
+    """Return the DELETE record of a key: it deletes entries put up to seq."""
+    return _plain(DELETE, seq, key=key)
 
 
 def pack_deletion(record: Record) -> bytes:
-    """Return the bytes of a DELETE or OUTDATE record."""
+    """Return the bytes of a DELETE or INVALIDATE_TAG record."""
     if record.kind == DELETE:
-        return pack_delete(record.stamp, record.key)
-    return pack_outdate(record.stamp, record.tag)
+        return pack_delete(record.seq, record.key)
+    return pack_invalidate_tag(record.seq, record.tag)
 
 
-def pack_uses(stamp: int, uses: Mapping[bytes, Uses]) -> bytes:
+def pack_uses(seq: int, uses: Mapping[bytes, Uses]) -> bytes:
     """Return a USE record: how often and when last entries were served since the previous one."""
     rows = np.array([(key, *one) for key, one in uses.items()], _USES)
-    return _plain(USE, stamp, payload=rows.tobytes())
+    return _plain(USE, seq, payload=rows.tobytes())
 
 
-def pack_outdate(stamp: int, tag: str) -> bytes:
-    """Return the OUTDATE record of a tag: it outdates entries put up to the stamp."""
-    return _plain(OUTDATE, stamp, payload=tag.encode())
+def pack_invalidate_tag(seq: int, tag: str) -> bytes:
+    """Return the INVALIDATE_TAG record of a tag: it invalidates entries put up to seq."""
+    return _plain(INVALIDATE_TAG, seq, payload=tag.encode())
 
 
-def _plain(kind: int, stamp: int, *, key: bytes = bytes(16), payload: bytes = b"") -> bytes:
+def _plain(kind: int, seq: int, *, key: bytes = bytes(16), payload: bytes = b"") -> bytes:
     numbers = (0.0, math.inf, 0.0, -1.0, 1.0)
-    header = _HEADER.pack(0, kind, 0, 0, 0, 0, 0, len(payload), stamp, key, bytes(16), *numbers)
+    header = _HEADER.pack(0, kind, 0, 0, 0, 0, 0, len(payload), seq, key, bytes(16), *numbers)
     return _sealed(header + payload)
 
 
@@ -118,24 +118,24 @@ def unpack(data: bytes | bytearray | memoryview) -> Record | None:
     view = memoryview(data)
     if length_at(view, 0) != len(view):
         return None
-    checksum, kind, context, query, metadata, tags, floats, _, stamp, key, id_, *numbers = (
+    checksum, kind, context, query, metadata, tags, floats, _, seq, key, id_, *numbers = (
         _HEADER.unpack_from(view)
     )
     if zlib.crc32(view[_CHECKSUM.size :]) != checksum:
         return None
     if kind == USE:
         rows: list[Any] = np.frombuffer(view[HEADER_BYTES:], _USES).tolist()
-        return Record(kind, stamp, key, uses={name: Uses(*one) for name, *one in rows})
-    if kind == OUTDATE:
-        return Record(kind, stamp, key, tag=str(view[HEADER_BYTES:], "utf-8"))
+        return Record(kind, seq, key, uses={name: Uses(*one) for name, *one in rows})
+    if kind == INVALIDATE_TAG:
+        return Record(kind, seq, key, tag=str(view[HEADER_BYTES:], "utf-8"))
     if kind != PUT:  # a deletion
-        return Record(kind, stamp, key)
+        return Record(kind, seq, key)
     created, expires, stale, sliding, cost = numbers
     at = HEADER_BYTES + 4 * floats
     vector = np.frombuffer(view, "<f4", floats, HEADER_BYTES) if floats else None
     canonical = str(view[at : (at := at + context)], "utf-8")
     text = str(view[at : (at := at + query)], "utf-8")
-    said = str(view[at : (at := at + metadata)], "utf-8")
+    metadata_text = str(view[at : (at := at + metadata)], "utf-8")
     labels = str(view[at : (at := at + tags)], "utf-8")
     entry = Entry(
         id=id_.hex(),
@@ -149,7 +149,7 @@ def unpack(data: bytes | bytearray | memoryview) -> Record | None:
         tags=tuple(json.loads(labels)) if labels else (),
         cost=cost,
     )
-    return Record(kind, stamp, key, entry, vector, Content(bytes(view[at:]), said))
+    return Record(kind, seq, key, entry, vector, Content(bytes(view[at:]), metadata_text))
 
 
 def next_record(data: bytes) -> int | None:
@@ -160,7 +160,7 @@ def next_record(data: bytes) -> int | None:
         length = length_at(view, at)
         if length is None or at + length > len(data):
             continue
-        if _HEADER.unpack_from(view, at)[8] not in _STAMPS:
+        if _HEADER.unpack_from(view, at)[8] not in _SEQS:
             continue
         patience -= length
         if patience < 0:
@@ -179,7 +179,7 @@ def is_cut_short(data: bytes, *, of_deletions: bool) -> bool:
         return True
     # A deletion is a header, followed by at most a tag. Any other length is a damaged one.
     _, kind, *lengths, _ = _HEADER.unpack_from(data)[:8]
-    return bool(kind == OUTDATE) and not any(lengths)
+    return bool(kind == INVALIDATE_TAG) and not any(lengths)
 
 
 def repaired(data: bytes) -> Record | None:

@@ -7,11 +7,10 @@ write only vectors and texts.
 from __future__ import annotations
 
 import math
-import os
 import threading
 import time
 import zlib
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,17 +19,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from memora._faults import is_fault
 from memora.errors import (
     ArgumentError,
-    MemoraError,
-    ModelMismatchError,
-    StoreError,
-    StoreFormatError,
     StorePathError,
 )
 from memora.stores.disk import _records
+from memora.stores.disk._identity import FORMAT, TableIdentity, check_identity, identity_of
 from memora.stores.disk._journal import sync_path
+from memora.stores.disk._lance import connect, faults
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -40,11 +36,6 @@ if TYPE_CHECKING:
 
     from memora.protocols import Vector
     from memora.stores.disk._records import Record
-
-FORMAT = 5
-"""Version of the table's layout, recorded in the schema."""
-OLDEST_FORMAT = 4
-"""The oldest readable format; `EntryTable.upgrade` brings such a table to `FORMAT`."""
 
 # Number of fragments, deletion files or versions that makes a compaction due; each flush adds some.
 # A search takes about 70 us for each fragment, and every version lists them all.
@@ -56,7 +47,6 @@ _KEEP, _AT_ONCE, _NEVER = timedelta(seconds=1), timedelta(milliseconds=1), timed
 DELETE_ROWS = 4000
 """Rows deleted by one commit."""
 _REFINE = 8  # rows compared for each one requested
-_CACHE_BYTES = 8 * 1024 * 1024
 # A compaction is also due if the data is twice the size of its rows' vectors and texts, plus this.
 _SPARE_BYTES = 2 * 1024 * 1024
 _TEXT_BYTES = 256
@@ -71,6 +61,8 @@ INDEX_KINDS = {
 }
 """Index types by name, with their LanceDB classes."""
 
+_OPTIONS = {"new_table_enable_stable_row_ids": "true"}
+
 T = TypeVar("T")
 
 # Columns that are loaded, and covered by the row's checksum.
@@ -83,38 +75,8 @@ _CHECKED = (*_TEXTS, *_NUMBERS, "tags")
 
 
 @dataclass(frozen=True, slots=True)
-class Stamp:
-    """Embedder and layout of a table, recorded in the schema's metadata."""
-
-    model: str
-    dimension: int
-    format: int = FORMAT
-
-    def to_schema(self) -> dict[str, str]:
-        """Return it as schema metadata."""
-        return {
-            "memora.format": str(self.format),
-            "memora.model": self.model,
-            "memora.dimension": str(self.dimension),
-        }
-
-    @classmethod
-    def from_schema(cls, metadata: dict[bytes, bytes] | None) -> Stamp | None:
-        """Parse schema metadata; None if it has no stamp."""
-        found = {key.decode(): value.decode() for key, value in (metadata or {}).items()}
-        try:
-            return cls(
-                format=int(found["memora.format"]),
-                model=found["memora.model"],
-                dimension=int(found["memora.dimension"]),
-            )
-        except (KeyError, ValueError):
-            return None
-
-
-@dataclass(frozen=True, slots=True)
 class Row:
-    """An entry to be written, with the place of its record."""
+    """An entry to be written, with the location of its record."""
 
     record: Record
     segment: str
@@ -131,7 +93,7 @@ class EntryTable:
         ModelMismatchError: Another embedder made the table's vectors.
     """
 
-    def __init__(self, path: Path, name: str, stamp: Stamp, *, create: bool) -> None:
+    def __init__(self, path: Path, name: str, identity: TableIdentity, *, create: bool) -> None:
         self._folder = path / f"{name}.lance"
         self._synced: set[Path] = set()
         where = f"table {name!r} in {str(path)!r}"
@@ -140,21 +102,21 @@ class EntryTable:
             if not self.exists(path, name):
                 if not create:
                     raise StorePathError(f"there is no {where}")
-                _create(database, name, stamp)
-            self._begin(database, name, where, stamp)
+                _create(database, name, identity)
+            self._begin(database, name, where, identity)
 
-    def _begin(self, database: Any, name: str, where: str, stamp: Stamp) -> None:
+    def _begin(self, database: Any, name: str, where: str, identity: TableIdentity) -> None:
         self._database, self._name, self.where = database, name, where
         self._table = table = database.open_table(name)
         self._source = table  # handle for reads
         self._schema: pa.Schema = table.schema
-        self.dimension, self._stamp = stamp.dimension, stamp
+        self.dimension, self._identity = identity.dimension, identity
         self._lock = threading.Lock()  # one commit at a time in this process
         self._compacted_at: float | None = None
         self._changed = True  # since the last `maintain`
-        found = Stamp.from_schema(self._schema.metadata)
-        _check_stamp(found, stamp, where)
-        self.outdated = found is not None and found.format < FORMAT
+        found = TableIdentity.from_schema(self._schema.metadata)
+        check_identity(found, identity, where)
+        self.needs_upgrade = found is not None and found.format < FORMAT
         """Whether it has an older format: readable, but to be upgraded before a write."""
 
     def upgrade(self) -> None:
@@ -164,7 +126,7 @@ class EntryTable:
         record in the log. An index of the table is lost, and may be created again.
         """
         with faults("upgrade"), self._lock:
-            names, schema = self._schema.names, _schema(self._stamp, self._schema)
+            names, schema = self._schema.names, _schema(self._identity, self._schema)
             missing = schema.names[len(names) :]
 
             def rows() -> Iterator[pa.RecordBatch]:
@@ -183,7 +145,7 @@ class EntryTable:
             )
             if self._source is self._table:
                 self._source = table
-            self._table, self._schema, self.outdated = table, table.schema, False
+            self._table, self._schema, self.needs_upgrade = table, table.schema, False
             self._sync()
 
     @staticmethod
@@ -196,7 +158,7 @@ class EntryTable:
         return int(self._read("count", self._table.count_rows))
 
     def scan(self) -> pa.Table:
-        """Return all rows without vectors, ordered by stamp."""
+        """Return all rows without vectors, ordered by sequence number."""
         sealed = "checksum" in self._source.schema.names
         columns = [*_CHECKED, *(["checksum"] if sealed else [])]
         rows: pa.Table = self._read(
@@ -207,7 +169,7 @@ class EntryTable:
         return rows.sort_by("stamp")
 
     def vectors(self) -> Iterator[tuple[list[bytes], list[int], NDArray[np.float32]]]:
-        """Yield batches of keys, stamps and vectors of the rows that have a vector.
+        """Yield batches of keys, sequence numbers and vectors of the rows that have a vector.
 
         Nothing is checked; a malformed key is returned as empty bytes.
         """
@@ -224,7 +186,7 @@ class EntryTable:
     def search(
         self, vector: Vector, *, context: str, k: int, now: float, since: float
     ) -> list[tuple[bytes, int]]:
-        """Return keys and stamps of the nearest rows of a context, roughly nearest first."""
+        """Return (key, seq) of the nearest rows of a context, roughly nearest first."""
         conditions = [f"fingerprint = {_quoted(context)}", f"ends_at > {now!r}"]
         if since > -math.inf:
             conditions.append(f"created_at >= {since!r}")
@@ -252,7 +214,7 @@ class EntryTable:
         """Replace or add rows by key, delete other keys' rows, and sync."""
         if not rows and not deleted:
             return
-        if self.outdated:
+        if self.needs_upgrade:
             self.upgrade()
         with faults("write"), self._lock:
             self._changed = True
@@ -316,7 +278,7 @@ class EntryTable:
         self._synced.clear()
 
     @property
-    def settling(self) -> bool:
+    def compacting(self) -> bool:
         """Whether a compaction waits for its clean-up; a flush now would cause another one."""
         return self._compacted_at is not None
 
@@ -411,7 +373,7 @@ class EntryTable:
         columns: dict[str, Any] = {
             "key": [row.record.key.hex() for row in rows],
             "id": [entry.id for entry in entries if entry],
-            "stamp": [row.record.stamp for row in rows],
+            "stamp": [row.record.seq for row in rows],
             "query": [entry.query for entry in entries if entry],
             "context": [entry.context.canonical for entry in entries if entry],
             "fingerprint": [entry.context.fingerprint for entry in entries if entry],
@@ -437,7 +399,7 @@ class EntryTable:
             "offset": [row.offset for row in rows],
             "length": [row.length for row in rows],
         }
-        schema = _schema(self._stamp)
+        schema = _schema(self._identity)
         found = pa.table(columns, schema=pa.schema([schema.field(name) for name in columns]))
         floats = np.array([_records.checksum_of(row.record.vector) for row in rows], np.uint64)
         sums = (floats << np.uint64(32) | checksums(found)).astype(np.int64)
@@ -490,16 +452,8 @@ def key_of(text: bytes | None) -> bytes:
         return b""
 
 
-def stamp_of(table: Any, where: str) -> Stamp:
-    """Return the stamp of a table; raises StoreFormatError if it is not Memora's."""
-    found = Stamp.from_schema(table.schema.metadata)
-    if found is None:
-        raise StoreFormatError(_not_ours(where))
-    return found
-
-
-def read_stamp(path: Path, name: str) -> Stamp:
-    """Return the stamp of an existing table.
+def read_identity(path: Path, name: str) -> TableIdentity:
+    """Return the identity of an existing table.
 
     Raises:
         StorePathError: There is no such table.
@@ -509,50 +463,16 @@ def read_stamp(path: Path, name: str) -> Stamp:
     with faults(f"open {where}"):
         if not EntryTable.exists(path, name):
             raise StorePathError(f"there is no {where}")
-        return stamp_of(connect(path).open_table(name), where)
+        return identity_of(connect(path).open_table(name), where)
 
 
-def _not_ours(where: str) -> str:
-    return f"{where} was not made by Memora, or its schema is damaged; choose another table_name"
-
-
-def load_lancedb() -> Any:
-    """Import LanceDB."""
-    # LanceDB prints warnings on stderr for normal events, such as a table to be created.
-    os.environ.setdefault("LANCEDB_LOG", "error")
-    # The import takes a second; only stores that need LanceDB pay for it.
-    import lancedb  # noqa: PLC0415
-
-    return lancedb
-
-
-def connect(path: Path | str, *, storage_options: dict[str, str] | None = None) -> Any:
-    """Open a LanceDB directory on disk or in a bucket."""
-    lancedb = load_lancedb()
-    open_directory: Any = lancedb.connect  # its annotations lack the return type
-    # An interval of 0 checks for other processes' commits at each read. The caches are limited
-    # because the table is read seldom, while LanceDB's default caches would grow to a gigabyte.
-    session = lancedb.Session(
-        index_cache_size_bytes=_CACHE_BYTES, metadata_cache_size_bytes=_CACHE_BYTES
-    )
-    return open_directory(
-        path,
-        read_consistency_interval=timedelta(0),
-        session=session,
-        storage_options=storage_options,
-    )
-
-
-_OPTIONS = {"new_table_enable_stable_row_ids": "true"}
-
-
-def _create(database: Any, name: str, stamp: Stamp) -> None:
-    table = database.create_table(name, schema=_schema(stamp), storage_options=_OPTIONS)
+def _create(database: Any, name: str, identity: TableIdentity) -> None:
+    table = database.create_table(name, schema=_schema(identity), storage_options=_OPTIONS)
     # So that an upsert that runs twice leaves one row.
     table.set_unenforced_primary_key("key")
 
 
-def _schema(stamp: Stamp, older: pa.Schema | None = None) -> pa.Schema:
+def _schema(identity: TableIdentity, older: pa.Schema | None = None) -> pa.Schema:
     """Return the schema of a table, with LanceDB's field metadata of an older schema."""
     text, number, whole = pa.string(), pa.float64(), pa.int64()
     schema = pa.schema(
@@ -563,7 +483,7 @@ def _schema(stamp: Stamp, older: pa.Schema | None = None) -> pa.Schema:
             pa.field("query", text, nullable=False),
             pa.field("context", text, nullable=False),
             pa.field("fingerprint", text, nullable=False),
-            pa.field("vector", pa.list_(pa.float32(), stamp.dimension)),
+            pa.field("vector", pa.list_(pa.float32(), identity.dimension)),
             pa.field("created_at", number, nullable=False),
             pa.field("expires_at", number, nullable=False),
             # End of the stale period; infinity if uses extend the TTL.
@@ -573,40 +493,18 @@ def _schema(stamp: Stamp, older: pa.Schema | None = None) -> pa.Schema:
             pa.field("tags", pa.list_(text), nullable=False),
             pa.field("cost", number, nullable=False),
             pa.field("metadata", text, nullable=False),
-            # Place of the record with the payload.
+            # Location of the record with the payload.
             pa.field("segment", text, nullable=False),
             pa.field("offset", whole, nullable=False),
             pa.field("length", whole, nullable=False),
             # See `checksums`; null in a row written by a version before format 5.
             pa.field("checksum", whole),
         ],
-        metadata=stamp.to_schema(),
+        metadata=identity.to_schema(),
     )
     if older is None:
         return schema
     return pa.schema([*older, *list(schema)[len(older) :]], metadata=schema.metadata)
-
-
-def _check_stamp(found: Stamp | None, expected: Stamp, where: str) -> None:
-    if found is None:
-        raise StoreFormatError(_not_ours(where))
-    if refusal := unreadable(found.format):
-        advice = "upgrade memora-cache, or choose" if found.format > FORMAT else "choose"
-        raise StoreFormatError(f"{where} {refusal}; {advice} another table_name")
-    if (found.model, found.dimension) != (expected.model, expected.dimension):
-        raise ModelMismatchError(
-            f"{where} holds vectors of {found.model!r} ({found.dimension} dimensions), but this "
-            f"cache embeds with {expected.model!r} ({expected.dimension} dimensions), and vectors "
-            "of two models cannot be compared; open it with the first model, or choose another "
-            "table_name for the second"
-        )
-
-
-def unreadable(version: int) -> str | None:
-    """Return why this version of Memora cannot read a format; None if it can."""
-    if OLDEST_FORMAT <= version <= FORMAT:
-        return None
-    return f"has format {version}, and this version of Memora reads {OLDEST_FORMAT} to {FORMAT}"
 
 
 def _divisor(dimension: int) -> int:
@@ -616,20 +514,3 @@ def _divisor(dimension: int) -> int:
 
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
-
-
-@contextmanager
-def faults(operation: str) -> Iterator[None]:
-    """Turn LanceDB's faults, which may be ValueError, RuntimeError or OSError, into StoreError."""
-    try:
-        yield
-    except MemoraError:
-        raise
-    except PermissionError as error:
-        raise StorePathError(
-            f"{operation}: {error.strerror} on {error.filename!r}; check who owns db_uri's files"
-        ) from error
-    except BaseException as error:  # a panic in LanceDB is not an Exception
-        if not is_fault(error):
-            raise
-        raise StoreError(f"{operation}: {error}") from error

@@ -1,7 +1,7 @@
 """In-memory view of a store in one process: the table's rows plus every later record of the log.
 
-For each key the operation with the highest stamp wins, in whatever order the records are read, so
-that all processes arrive at the same entries.
+For each key the operation with the highest sequence number wins, in whatever order the records are
+read, so that all processes arrive at the same entries.
 """
 
 from __future__ import annotations
@@ -19,26 +19,22 @@ from cachetools import LRUCache
 from memora.errors import CorruptEntryError
 from memora.model import Context
 from memora.stores.disk import _records
-from memora.stores.disk._journal import (
-    MAGIC,
-    Checkpoint,
-    Segment,
-    holds_deletions,
-    living_members,
-    read_checkpoint,
-    segment_names,
-)
+from memora.stores.disk._checkpoint import Checkpoint, read_checkpoint
+from memora.stores.disk._journal import MAGIC, Segment, holds_deletions, segment_names
+from memora.stores.disk._membership import living_members
 from memora.stores.disk._table import Row, checksums, key_of
 from memora.stores.disk._usage import read_uses
-from memora.stores.memtable import Memtable, Place, Rest, Uses
+from memora.stores.memtable import Location, Memtable, Rest, Uses
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from memora.index import GraphType
+    from typing_extensions import Self
+
     from memora.model import Content
     from memora.protocols import Vector
+    from memora.stores._settings import ViewSettings
     from memora.stores.disk._table import EntryTable
     from memora.stores.disk._usage import KeptUses
 
@@ -56,13 +52,13 @@ _SEAL_ROWS = 256  # whose records are read per call
 class Deletion(NamedTuple):
     """The known facts about a deleted key."""
 
-    stamp: int
+    seq: int
     segment: str
     end: int
     """Offset of the end of its record."""
     at: float
     """When it was read, in monotonic seconds."""
-    place: tuple[str, int] | None
+    location: tuple[str, int] | None
     """Segment and offset of the only record that may have a row in the table; None if unknown."""
 
 
@@ -72,35 +68,28 @@ class LogView:
     Args:
         folder: Folder of the segments.
         dimension: Length of the vectors.
-        graph: Type of the vectors in graphs; None drops vectors from RAM once they are in the
-            table.
-        content_bytes: Size of the cache of contents.
-        late_seconds: Longest delay until a use by another process is read.
+        settings: The settings.
     """
 
     remember_seconds = 60.0
     """How long a deletion is remembered for records that are read late."""
+    _reads_vectors = True  # of large contexts from the log, so that they need not stay in RAM
 
-    def __init__(
-        self,
-        folder: Path,
-        dimension: int,
-        *,
-        graph: GraphType | None,
-        content_bytes: int,
-        late_seconds: float,
-    ) -> None:
-        self.folder, self.dimension = folder, dimension
-        self.graph: GraphType | None = graph
+    def __init__(self, folder: Path, dimension: int, settings: ViewSettings) -> None:
+        self.folder, self.dimension, self._settings = folder, dimension, settings
+        self.graph = settings.graph
         self.reinit_after_fork()
         self.hot = Memtable(
-            dimension, exact=self.exact, graph=graph or "int8", late_seconds=late_seconds
+            dimension,
+            exact=self.exact if self._reads_vectors else None,
+            graph=settings.graph or "int8",
+            late_seconds=settings.late_seconds,
         )
         self.segments: dict[int, Segment] = {}
         self.numbers: dict[str, int] = {}  # segment name -> its key in `segments`
         self._next_number = 0
         self.deleted: OrderedDict[bytes, Deletion] = OrderedDict()  # the oldest first
-        self.contents: LRUCache[int, Content] = LRUCache(content_bytes, _size)
+        self.contents: LRUCache[int, Content] = LRUCache(settings.content_bytes, _size)
         self.checkpoint = Checkpoint({}, {}, {})
         self.own: str | None = None
         """Name prefix of this process's segments, which are added by `add_segment`."""
@@ -113,31 +102,31 @@ class LogView:
         self.damaged_entries = 0
         """Rows of the table that fail their checksum; they are not served."""
         self.suspects: dict[bytes, int] = {}
-        """Keys and stamps of entries that must not be served any more; the store deletes them."""
+        """Keys and seqs of entries that must not be served any more; the store deletes them."""
         self.dropped_bytes = 0
         """Bytes of the log that are no record: damaged, or left half written by a crash."""
         self._lost: list[tuple[bytes, int, bool]] = []  # see `judge_lost`
-        self.unsealed: dict[bytes, int] = {}
-        """Keys and stamps of entries whose rows have no checksum yet."""
-        self.useless: set[bytes] = set()
+        self.unchecked: dict[bytes, int] = {}
+        """Keys and sequence numbers of entries whose rows have no checksum yet."""
+        self.damaged_keys: set[bytes] = set()
         """Keys of damaged rows, which the next flush deletes."""
         self.newest = 0
-        """The highest stamp seen."""
+        """The highest sequence number seen."""
         self.pending: dict[bytes, Uses] = {}
         """Uses by this process that are not in the log yet."""
         self.uncounted: dict[str, int] = {}
         """By segment, the offset of the first record of uses that `write_uses` has not saved."""
         self.use_bytes = 0
         """Total size of those records."""
-        self.outdates: dict[str, tuple[str, int]] = {}
-        """By tag, segment and offset of the record that outdates it."""
-        self._looked_at = time.monotonic()
+        self.tag_records: dict[str, tuple[str, int]] = {}
+        """By tag, segment and offset of the record that invalidates it."""
+        self._last_read = time.monotonic()
         self._base = self.checkpoint  # the checkpoint at load
         self._floor = -1
         # Positions up to which saved uses were counted at load.
         self._counted: Mapping[str, int] = {}
-        self._early: dict[bytes, Uses] = {}  # while loading: uses of entries not read yet
-        self._astray: set[bytes] = set()  # while loading: keys whose rows name a missing segment
+        self._early_uses: dict[bytes, Uses] = {}  # while loading: uses of entries not read yet
+        self._orphaned: set[bytes] = set()  # while loading: keys whose rows name a missing segment
         self._loading = False
 
     def reinit_after_fork(self) -> None:
@@ -147,82 +136,71 @@ class LogView:
 
     def exact(self, slot: int) -> Vector:
         """Return the vector of a slot, read from its record."""
-        segment, offset, _ = self.hot.place(slot)
+        segment, offset, _ = self.hot.location(slot)
         length = _records.HEADER_BYTES + 4 * self.dimension
         data = self.segments[segment].read(offset, length)
         vector = _records.vector_of(data, self.dimension)
         if _records.checksum_of(vector) != self.hot.check(slot):
-            self.suspects[self.hot.key(slot)] = self.hot.stamp(slot)
+            self.suspects[self.hot.key(slot)] = self.hot.seq(slot)
             raise CorruptEntryError("the vector of an entry is damaged")
         return vector
 
-    @classmethod
-    def load(  # noqa: PLR0913 - the parts of a view
-        cls,
-        folder: Path,
-        table: EntryTable,
-        *,
-        graph: GraphType | None,
-        content_bytes: int,
-        late_seconds: float,
-        current: Sequence[Segment] = (),
-    ) -> LogView:
-        """Return a view of the table's entries, without vectors, with the log applied.
+    def _empty(self) -> Self:
+        """Return an empty view of the same log."""
+        return type(self)(self.folder, self.dimension, self._settings)
+
+    def load(self, table: EntryTable, *, current: Sequence[Segment] = ()) -> Self:
+        """Return a new view of the table's entries, without vectors, with the log applied.
 
         Args:
-            folder: See the class.
             table: The table.
-            graph: See the class.
-            content_bytes: See the class.
-            late_seconds: See the class.
             current: The segments that this process writes, with nothing held back.
 
         Raises:
             StoreError: The table or the log cannot be read.
         """
-        for attempt in range(_LOAD_ATTEMPTS):
-            view = cls(
-                folder,
-                table.dimension,
-                graph=graph,
-                content_bytes=content_bytes,
-                late_seconds=late_seconds,
-            )
-            view._loading = True
-            for segment in current:
-                view.add_segment(segment)
-            view._list()  # open files stay readable when they are deleted meanwhile
-            found = view._read_checkpoint()
-            view.checkpoint = view._base = found or view.checkpoint
-            rows = table.scan()
-            view._list()
-            if view._base.done.keys() - view.numbers.keys() and attempt + 1 < _LOAD_ATTEMPTS:
-                continue  # segments have been deleted since the checkpoint was written
-            for number, segment in list(view.segments.items()):
-                segment.position = view._base.settled.get(segment.name, len(MAGIC))
-                if segment.name in view._base.dropped:  # an owner was killed before it deleted it
-                    del view.segments[number], view.numbers[segment.name]
-            rows = view._undamaged(rows, table)
-            missing = view._astray = view._load_rows(rows)
-            if found is None and len(rows):
-                # The checkpoint is lost. An entry of the time it covers that is not in the table
-                # may have been deleted, so it is not restored from the log.
-                view._floor = view.newest
-            # Read after the segments: it includes the uses of deleted ones.
-            kept = view._read_uses()
-            view._counted = kept.counted
-            for key, uses in kept.uses.items():
-                view._use(key, uses)
-            view._read_all(list(view.segments.items()))
-            view._finish_ended()
-            view.judge_lost()
-            view._loading, view._early, view._astray = False, {}, set()
-            view.missing_entries = sum(
-                view.hot.slot(key) is None and key not in view.deleted for key in missing
-            )
-            view._looked_at = time.monotonic()
-            break
+        for attempt in range(_LOAD_ATTEMPTS - 1, -1, -1):
+            view = self._empty()
+            if view.fill(table, current, at_last=not attempt):
+                break
         return view
+
+    def fill(self, table: EntryTable, current: Sequence[Segment], *, at_last: bool) -> bool:
+        """Load an empty view; False if it has to be tried again, which never is so `at_last`."""
+        self._loading = True
+        for segment in current:
+            self.add_segment(segment)
+        self._list()  # open files stay readable when they are deleted meanwhile
+        found = self._read_checkpoint()
+        self.checkpoint = self._base = found or self.checkpoint
+        rows = table.scan()
+        self._list()
+        if self._base.done.keys() - self.numbers.keys() and not at_last:
+            return False  # segments have been deleted since the checkpoint was written
+        for number, segment in list(self.segments.items()):
+            segment.position = self._base.settled.get(segment.name, len(MAGIC))
+            if segment.name in self._base.dropped:  # an owner was killed before it deleted it
+                del self.segments[number], self.numbers[segment.name]
+        rows = self._undamaged(rows, table)
+        missing = self._orphaned = self._load_rows(rows)
+        if found is None and len(rows):
+            # The checkpoint is lost. An entry of the time it covers that is not in the table
+            # may have been deleted, so it is not restored from the log.
+            self._floor = self.newest
+        # Read after the segments: it includes the uses of deleted ones.
+        kept = self._read_uses()
+        self._counted = kept.counted
+        for key, uses in kept.uses.items():
+            self._use(key, uses)
+        self._read_all(list(self.segments.items()))
+        self._finish_ended()
+        self.judge_lost()
+        self._loading, self._early_uses, self._orphaned = False, {}, set()
+        self.missing_entries = sum(
+            self.hot.slot(key) is None and key not in self.deleted for key in missing
+        )
+        self._last_read = time.monotonic()
+        return True
 
     def add_segment(self, segment: Segment) -> int:
         """Register a segment; return its number."""
@@ -235,8 +213,8 @@ class LogView:
         """Apply a record; return the slot if it adds an entry, else None."""
         segment = self.segments[number]
         segment.position = end = offset + length
-        stamp, key = record.stamp, record.key
-        self.newest = max(self.newest, stamp)
+        seq, key = record.seq, record.key
+        self.newest = max(self.newest, seq)
         if record.entry is None:
             self._apply_other(record, segment.name, offset, end)
             return None
@@ -244,34 +222,34 @@ class LogView:
         if end <= self._base.done.get(segment.name, 0):
             return None  # if alive, it was in the table; only deletions are read again
         dead = self.deleted.get(key)
-        if (dead is not None and dead.stamp >= stamp) or (slot is None and stamp <= self._floor):
+        if (dead is not None and dead.seq >= seq) or (slot is None and seq <= self._floor):
             return None
         fresh = self.hot.put(
             record.entry,
             record.vector,
-            stamp=stamp,
-            place=Place(number, offset, length),
+            seq=seq,
+            location=Location(number, offset, length),
             check=_records.checksum_of(record.vector),
         )
         if fresh is not None and slot is not None:
             self.contents.pop(slot, None)
-        if fresh is not None and (dead is not None or key in self._astray):
+        if fresh is not None and (dead is not None or key in self._orphaned):
             self.hot.mark(fresh)
-        if self._early and (early := self._early.pop(key, None)) is not None:
+        if self._early_uses and (early := self._early_uses.pop(key, None)) is not None:
             self.hot.use(key, early)
         return fresh
 
     def _apply_other(self, record: _records.Record, segment: str, offset: int, end: int) -> None:
-        if record.kind == _records.OUTDATE:
-            self.hot.outdate(record.tag, record.stamp)
-            self.outdates[record.tag] = (segment, offset)
+        if record.kind == _records.INVALIDATE_TAG:
+            self.hot.invalidate_tag(record.tag, record.seq)
+            self.tag_records[record.tag] = (segment, offset)
         elif record.kind == _records.DELETE:
             key = record.key
             counts = end > self._counted.get(segment, 0) and not holds_deletions(segment)
-            if counts and (self.hot.uses(key) or key in self._early):
+            if counts and (self.hot.uses(key) or key in self._early_uses):
                 # Kept as long as the uses of this entry: another entry may follow under its key.
                 self.note_uses(segment, offset, end - offset)
-            self._delete(key, record.stamp, segment, end)
+            self._delete(key, record.seq, segment, end)
         elif end > self._counted.get(segment, 0):
             self.note_uses(segment, offset, end - offset)
             for key, uses in record.uses.items():
@@ -279,21 +257,21 @@ class LogView:
 
     def withdraw(self, record: _records.Record) -> None:
         """Apply a deletion that is not in the log yet."""
-        self.newest = max(self.newest, record.stamp)
-        if record.kind == _records.OUTDATE:
-            self.hot.outdate(record.tag, record.stamp)
+        self.newest = max(self.newest, record.seq)
+        if record.kind == _records.INVALIDATE_TAG:
+            self.hot.invalidate_tag(record.tag, record.seq)
         else:
-            self._delete(record.key, record.stamp, "", 0)
+            self._delete(record.key, record.seq, "", 0)
 
-    def _delete(self, key: bytes, stamp: int, segment: str, end: int) -> None:
-        slot, known, place = self.hot.slot(key), self.deleted.pop(key, None), None
+    def _delete(self, key: bytes, seq: int, segment: str, end: int) -> None:
+        slot, known, location = self.hot.slot(key), self.deleted.pop(key, None), None
         if known is None and slot is not None and not self.hot.known(slot):
-            where = self.hot.place(slot)
-            place = (self.segments[where.segment].name, where.offset)
-        if known is None or known.stamp <= stamp:
-            known = Deletion(stamp, segment, end, time.monotonic(), place)
+            where = self.hot.location(slot)
+            location = (self.segments[where.segment].name, where.offset)
+        if known is None or known.seq <= seq:
+            known = Deletion(seq, segment, end, time.monotonic(), location)
         self.deleted[key] = known
-        if slot is not None and self.hot.stamp(slot) <= stamp:
+        if slot is not None and self.hot.seq(slot) <= seq:
             self.remove(key)
         elif (
             self._loading
@@ -301,18 +279,18 @@ class LogView:
             and not holds_deletions(segment)  # their order among the uses is unknown
         ):
             # The uses read so far are of the deleted entry, not of the later one.
-            self._early.pop(key, None)
+            self._early_uses.pop(key, None)
             self.hot.forget_uses(key)
 
     def _use(self, key: bytes, uses: Uses) -> None:
         if not self.hot.use(key, uses) and self._loading:
-            self._early[key] = uses.after(self._early.get(key))
+            self._early_uses[key] = uses.after(self._early_uses.get(key))
 
     def note_pending(self, key: bytes, uses: Uses) -> None:
         """Queue uses for the log, in the order of last use."""
         self.pending[key] = uses.after(self.pending.pop(key, None))
 
-    def settle_pending(self, key: bytes, uses: Uses) -> None:
+    def forget_pending(self, key: bytes, uses: Uses) -> None:
         """Remove logged uses from the queue; newer ones may remain."""
         if (known := self.pending.pop(key, None)) is not None and known.times > uses.times:
             self.pending[key] = known._replace(times=known.times - uses.times)
@@ -323,20 +301,20 @@ class LogView:
         self.use_bytes += length
 
     def _unswept(self) -> dict[str, int]:
-        """Return, by segment, the offset of the first OUTDATE record still needed for its tag."""
+        """Return, by segment, the offset of the first INVALIDATE_TAG record still needed."""
         needed: dict[str, int] = {}
-        for tag in self.outdates.keys() - self.hot.outdated:
-            del self.outdates[tag]
-        for segment, offset in self.outdates.values():
+        for tag in self.tag_records.keys() - self.hot.invalidated_tags:
+            del self.tag_records[tag]
+        for segment, offset in self.tag_records.values():
             needed[segment] = min(offset, needed.get(segment, offset))
         return needed
 
-    def distrust(self) -> None:
+    def assume_rows(self) -> None:
         """Assume that the table may have a row of every key: another process has written it."""
         with self.lock:
             self.hot.mark()
             for key, deletion in self.deleted.items():
-                self.deleted[key] = deletion._replace(place=None)
+                self.deleted[key] = deletion._replace(location=None)
 
     def remove(self, key: bytes) -> None:
         """Remove an entry from this view."""
@@ -365,7 +343,7 @@ class LogView:
         """
         fault: OSError | None = None
         with self._reading:
-            if time.monotonic() - self._looked_at > GRACE_SECONDS / 2:
+            if time.monotonic() - self._last_read > GRACE_SECONDS / 2:
                 self.lost = True
             with self.lock:
                 fault = self._list()
@@ -383,7 +361,7 @@ class LogView:
             self._forget()
             if fault is not None:
                 raise fault
-            self._looked_at = time.monotonic()
+            self._last_read = time.monotonic()
 
     def snapshot(self) -> dict[str, int]:
         """Return the position up to which each segment has been applied."""
@@ -403,7 +381,7 @@ class LogView:
         return {
             segment.name: segment.taken
             for segment in self.segments.values()
-            if not segment.vanished
+            if not segment.is_deleted
         }
 
     def _read_checkpoint(self) -> Checkpoint | None:
@@ -464,7 +442,7 @@ class LogView:
         """Handle bytes of the log that are no record."""
         self.dropped_bytes += len(region)
         record = _records.repaired(region)
-        if record is not None and record.kind in {_records.DELETE, _records.OUTDATE}:
+        if record is not None and record.kind in {_records.DELETE, _records.INVALIDATE_TAG}:
             with self.lock:
                 self.apply(record, number, segment.position, len(region))
         elif record is not None:
@@ -493,13 +471,13 @@ class LogView:
             with self.lock:
                 if len(region) > _SEARCHED_BYTES or (of_deletions and not explained):
                     named = {self.hot.key(slot) for slot in self.hot.slots()}
-                found = self.hot.stamps(named)
-                self.suspects |= {key: stamp for key, stamp in found if stamp <= latest}
+                found = self.hot.seqs(named)
+                self.suspects |= {key: seq for key, seq in found if seq <= latest}
 
     def _apply_all(self, batch: list[tuple[_records.Record, int, int, int]]) -> None:
         with self.lock:
             fresh = [
-                record.stamp
+                record.seq
                 for record, number, offset, length in batch
                 if self.apply(record, number, offset, length) is not None
             ]
@@ -529,9 +507,9 @@ class LogView:
         for name in self.numbers.keys() - names:
             number = self.numbers[name]
             gone = self.segments[number]
-            if gone.vanished and number not in self.hot.live:
+            if gone.is_deleted and number not in self.hot.live:
                 del self.segments[number], self.numbers[name]
-            gone.vanished = True  # it is read to its end once more
+            gone.is_deleted = True  # it is read to its end once more
         return fault
 
     def _undamaged(self, rows: pa.Table, table: EntryTable) -> pa.Table:
@@ -541,16 +519,16 @@ class LogView:
         """
         found = checksums(rows)
         recorded = rows.column("checksum").fill_null(0).to_numpy().astype(np.uint64)
-        unsealed = np.flatnonzero(rows.column("checksum").is_null())
-        for part in np.array_split(unsealed, len(unsealed) // _SEAL_ROWS + 1):
+        unchecked = np.flatnonzero(rows.column("checksum").is_null())
+        for part in np.array_split(unchecked, len(unchecked) // _SEAL_ROWS + 1):
             sealing = [(i, row) for i in part.tolist() if (row := self._row_at(rows, i))]
             if sealing:
                 recorded[[i for i, _ in sealing]] = table.sealed([row for _, row in sealing])
-            self.unsealed |= {row.record.key: row.record.stamp for _, row in sealing}
+            self.unchecked |= {row.record.key: row.record.seq for _, row in sealing}
         sound = (recorded & np.uint64(0xFFFFFFFF)) == found
         bad = rows.filter(pa.array(~sound)).column("key").cast(pa.binary()).to_pylist()
         self.damaged_entries = len(bad)
-        self.useless = {key for text in bad if (key := key_of(text))}
+        self.damaged_keys = {key for text in bad if (key := key_of(text))}
         checks = pa.array((recorded >> np.uint64(32)).astype(np.int64))
         at = rows.schema.get_field_index("checksum")
         return rows.set_column(at, "checksum", checks).filter(pa.array(sound))
@@ -579,10 +557,10 @@ class LogView:
         return {bytes.fromhex(key) for key in missing}
 
     def _load_columns(self, rows: pa.Table) -> None:
-        places = rows.column("segment").combine_chunks().dictionary_encode()
-        numbers = [self.numbers[name] for name in places.dictionary.to_pylist()]
-        homes = rows.column("fingerprint").combine_chunks().dictionary_encode()
-        first = np.unique(homes.indices.to_numpy(), return_index=True)[1]
+        locations = rows.column("segment").combine_chunks().dictionary_encode()
+        numbers = [self.numbers[name] for name in locations.dictionary.to_pylist()]
+        partitions = rows.column("fingerprint").combine_chunks().dictionary_encode()
+        first = np.unique(partitions.indices.to_numpy(), return_index=True)[1]
         canonical = rows.column("context").take(pa.array(first)).to_pylist()
         self.hot.load(
             keys=[bytes.fromhex(key) for key in rows.column("key").to_pylist()],
@@ -590,14 +568,16 @@ class LogView:
             queries=rows.column("query").to_pylist(),
             contexts=[
                 Context(text, fingerprint)
-                for text, fingerprint in zip(canonical, homes.dictionary.to_pylist(), strict=True)
+                for text, fingerprint in zip(
+                    canonical, partitions.dictionary.to_pylist(), strict=True
+                )
             ],
-            homes=homes.indices.to_numpy().astype(np.int32),
-            stamps=rows.column("stamp").to_numpy(),
+            partitions=partitions.indices.to_numpy().astype(np.int32),
+            seqs=rows.column("stamp").to_numpy(),
             created=rows.column("created_at").to_numpy(),
             expires=rows.column("expires_at").to_numpy(),
             rest=_rest(rows),
-            segments=np.array(numbers, np.int32)[places.indices.to_numpy()],
+            segments=np.array(numbers, np.int32)[locations.indices.to_numpy()],
             offsets=rows.column("offset").to_numpy(),
             lengths=rows.column("length").to_numpy(),
             checks=rows.column("checksum").to_numpy().astype(np.uint64),
@@ -628,8 +608,8 @@ def _rest(rows: pa.Table) -> dict[int, Rest]:
     names = ("stale_seconds", "sliding_seconds", "tags", "cost")
     columns = [rows.column(name).take(pa.array(places)).to_pylist() for name in names]
     return {
-        place: Rest(stale, sliding, tuple(tags), cost)
-        for place, stale, sliding, tags, cost in zip(places.tolist(), *columns, strict=True)
+        row: Rest(stale, sliding, tuple(tags), cost)
+        for row, stale, sliding, tags, cost in zip(places.tolist(), *columns, strict=True)
     }
 
 

@@ -6,8 +6,9 @@ NAME.lance with the table. The table holds vectors and texts; payloads stay in t
 Writes: `put` appends one record to a segment of its own process and applies it to the entries in
 RAM, where the process's threads see it at once. No process writes another's segments, so writers
 need no common lock. Deletions go to separate segments and are synced before the call returns,
-except with durability "memory". Stamps order operations between processes: a stamp is the time in
-nanoseconds, but always later than all stamps that its process has seen. The highest stamp wins.
+except with durability "memory". Sequence numbers order operations between processes: a sequence
+number is the time in nanoseconds, but always later than all sequence numbers that its process has
+seen. The highest sequence number wins.
 
 Reads: lookups are answered from RAM (`_view`, `memtable`); only a payload that is not cached is
 read from its segment. With hot_index "off", vectors are searched in the table. Processes see each
@@ -31,7 +32,6 @@ from __future__ import annotations
 
 import threading
 import time
-import weakref
 from contextlib import ExitStack, suppress
 from itertools import islice
 from math import inf
@@ -44,23 +44,18 @@ from memora._clock import SteadyClock
 from memora._files import make_folder
 from memora.concurrency.flights import FileFlights
 from memora.concurrency.fork import register_for_reinit
-from memora.concurrency.reentry import inside
+from memora.concurrency.periodic import Periodic
 from memora.errors import ClosedError, CorruptEntryError, StoreError, StoreFormatError
 from memora.model import Match, Measures
 from memora.stores.disk import _guards, _records
-from memora.stores.disk._journal import (
-    DELETIONS,
-    RESERVE,
-    Member,
-    Writer,
-    keep_reserve,
-    living_members,
-    release_reserve,
-)
+from memora.stores.disk._identity import TableIdentity
+from memora.stores.disk._journal import DELETIONS, RESERVE, Writer, keep_reserve, release_reserve
+from memora.stores.disk._lance import faults
 from memora.stores.disk._maintenance import Maintenance
-from memora.stores.disk._table import MIN_INDEX_ROWS, EntryTable, Stamp, faults
+from memora.stores.disk._membership import Member, living_members
+from memora.stores.disk._table import MIN_INDEX_ROWS, EntryTable
 from memora.stores.disk._view import GRACE_SECONDS, LogView
-from memora.stores.memtable import Place
+from memora.stores.memtable import Location
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -68,58 +63,37 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from memora.eviction import EvictionPolicy
-    from memora.index import GraphType
     from memora.model import Content, Entry, EntryInfo
-    from memora.protocols import Clock, Lease, Vector
+    from memora.protocols import Lease, Vector
     from memora.selection import Selection
-    from memora.stores.disk._journal import Durability
+    from memora.stores._settings import TableSettings
 
 _PATIENCE_SECONDS = 10.0  # how long `close` waits for the store's threads
 # Up to this many entries, vectors are loaded before a store opens; above, in the background.
 _LOAD_AT_ONCE = 100_000
 _LOAD_ROWS = 512  # per hold of the lock: a millisecond
 _BATCH = 64  # other items per hold of the lock
-_SWEEP_ROWS = 1024  # outdated entries removed per round
+_SWEEP_ROWS = 1024  # invalidated entries removed per round
 # How many entries a process evicts after each `put` if another is the owner: more than it adds, so
 # that a burst of several threads is caught up.
-_OWN_PLACES = 2
+_OWN_EVICTIONS = 2
 # How long the maintenance thread waits if nothing has happened.
 _IDLE_SECONDS = 2.0
-_SETTLE_ROWS = 4  # moved to a graph per hold of the lock: a millisecond
-_SETTLE_SECONDS = 0.2  # per round
+_INDEX_ROWS = 4  # moved to a graph per hold of the lock: a millisecond
+_INDEX_SECONDS = 0.2  # per round
 # Backlog, in flushes, from which `put` slows down for the flush. Otherwise the log would grow for
 # as long as entries are stored faster than the table takes them.
 _BACKLOG = 8
 _BREATH_SECONDS = 0.005
-_EXTRA = 8  # rows requested from the table beyond four times k, as some are outdated
+_EXTRA = 8  # rows requested from the table beyond four times k, as some are invalidated
 
 
 class LanceStore:
     """A store in a directory: a LanceDB table, the log beside it, and its entries in RAM.
 
     Args:
-        path: The directory; created if it is missing and `create` is true.
-        table_name: Name of the table; one table is one cache.
-        model: Identity of the embedder.
-        dimension: Length of its vectors.
-        create: Whether a missing table is created; False opens only an existing one.
-        durability: What `put` waits for: nothing ("memory"), the operating system ("process": the
-            entry survives `kill -9`), or the disk ("power").
-        hot_index: Type of the vectors in the graphs of large contexts; "off" keeps vectors on disk
-            and searches the table.
-        hot_payload_bytes: Size of the cache of payloads in RAM.
-        max_staleness_seconds: Longest delay until other processes' operations are seen.
-        max_entries: Limit until `maintain` sets another, also for entries of other processes; None
-            for no limit.
-        max_bytes: The same, in bytes of the log.
-        policy: Eviction policy; None: first in, first out.
-        flush_interval_seconds: How often uses are logged; `kill -9` may lose those since the last
-            time.
-        clock: The clock by which entries expire.
-        index_at: Number of rows at which the table's own index is created; None for never.
-        keep: Whether this process may become the owner. A process that only reads, for hours,
-            should leave that to processes whose limits and policy apply.
+        path: The directory; created if it is missing and `settings.create` is true.
+        settings: The settings.
 
     Raises:
         StorePathError: The path cannot be opened or written, or holds no such table.
@@ -128,37 +102,21 @@ class LanceStore:
         StoreError: The table or the log cannot be read.
     """
 
-    def __init__(  # noqa: PLR0913 - the store's settings in `CacheConfig`
-        self,
-        path: str | Path,
-        *,
-        table_name: str,
-        model: str,
-        dimension: int,
-        create: bool = True,
-        durability: Durability = "process",
-        hot_index: GraphType | str = "int8",
-        hot_payload_bytes: int = 64 * 1024 * 1024,
-        max_staleness_seconds: float = 1.0,
-        max_entries: int | None = None,
-        max_bytes: int | None = None,
-        policy: EvictionPolicy | None = None,
-        flush_interval_seconds: float = 5.0,
-        clock: Clock = time.time,
-        index_at: int | None = None,
-        keep: bool = True,
-    ) -> None:
+    _in_children = True  # whether a forked child can use the store
+
+    def __init__(self, path: str | Path, settings: TableSettings) -> None:
         path = Path(path)
-        _guards.check_directory(path, create=create)
+        _guards.check_directory(path, create=settings.create)
         path = path.absolute()  # the application may change its working directory
         _guards.check_process()
-        folder = path / f"{table_name}.log"
-        stamp = Stamp(model, dimension)
+        name = settings.table_name
+        folder = path / f"{name}.log"
+        identity = TableIdentity(settings.model, settings.dimension)
         table: EntryTable | None = None
-        if not create or EntryTable.exists(path, table_name):
-            table = EntryTable(path, table_name, stamp, create=False)
-            if table.outdated:
-                table = _upgraded(path, table_name, stamp)
+        if not settings.create or EntryTable.exists(path, name):
+            table = EntryTable(path, name, identity, create=False)
+            if table.needs_upgrade:
+                table = _upgraded(path, name, identity)
         with faults(f"make the log in {str(folder)!r}"):
             if table is None:
                 _guards.check_ours(path)
@@ -166,61 +124,25 @@ class LanceStore:
         if table is None:
             with _guards.opening(folder):
                 # With the store's permissions; LanceDB's files in it follow the umask.
-                make_folder(path / f"{table_name}.lance")
-                table = EntryTable(path, table_name, stamp, create=True)
-        graph: Any = None if hot_index == "off" else hot_index
-        self._late_seconds = max_staleness_seconds + flush_interval_seconds
-        self._view = LogView(
-            folder,
-            dimension,
-            graph=graph,
-            content_bytes=hot_payload_bytes,
-            late_seconds=self._late_seconds,
-        )
+                make_folder(path / f"{name}.lance")
+                table = EntryTable(path, name, identity, create=True)
+        self._view = LogView(folder, settings.dimension, settings.view)
         self._flights: FileFlights | None = None
         self._reserve: Path | None = folder / RESERVE
-        self._begin(
-            table,
-            durability=durability,
-            hot_payload_bytes=hot_payload_bytes,
-            # Four reads per staleness period: a read may just miss a record, and takes time itself.
-            # And often enough that this process is not taken for one that stood still.
-            interval=min(max_staleness_seconds, GRACE_SECONDS / 4) / 4,
-            max_entries=max_entries,
-            max_bytes=max_bytes,
-            policy=policy,
-            flush_interval_seconds=flush_interval_seconds,
-            clock=clock,
-            index_at=index_at,
-            keep=keep,
-        )
+        # Four reads per staleness period: a read may just miss a record, and takes time itself. And
+        # often enough that this process is not taken for one that stood still.
+        self._begin(table, settings, min(settings.max_staleness_seconds, GRACE_SECONDS / 4) / 4)
 
-    def _begin(  # noqa: PLR0913 - most of the settings
-        self,
-        table: EntryTable,
-        *,
-        durability: Durability,
-        hot_payload_bytes: int,
-        interval: float,
-        max_entries: int | None,
-        max_bytes: int | None,
-        policy: EvictionPolicy | None,
-        flush_interval_seconds: float,
-        clock: Clock,
-        index_at: int | None,
-        keep: bool,
-    ) -> None:
+    def _begin(self, table: EntryTable, settings: TableSettings, interval: float) -> None:
         """Load the table and the log, and start the background threads."""
         self._table: EntryTable | None = table
-        self._durability: Durability = durability
-        self._interval, self._content_bytes = interval, hot_payload_bytes
-        self._index_at, self._may_keep = index_at, keep
+        self._settings, self._interval, self._policy = settings, interval, settings.policy
+        self._index_at = settings.index_at
         self._closed = self._opened = False
-        self._limits = (max_entries, max_bytes)
-        self._policy = policy
+        self._limits = (settings.max_entries, settings.max_bytes)
+        clock = settings.clock
         self._clock = clock if isinstance(clock, SteadyClock) else SteadyClock(clock)
-        self._use_interval = flush_interval_seconds
-        self._kept = 0  # newest stamp when `_keep` last began
+        self._newest_maintained = 0  # newest sequence number when `_run_maintenance` last began
         self._uses_written_at = time.monotonic()
         self._faults: dict[str, BaseException] = {}  # by step: not reported yet
         self._failing: dict[str, BaseException] = {}  # by step: faults of its last run
@@ -254,7 +176,7 @@ class LanceStore:
         self._view.lock.release()
 
     def reinit_after_fork(self) -> None:
-        """Renew what belongs to one process: locks, events, and in a forked child also threads."""
+        """Create the locks; in a forked child, leave the table and the log to the parent."""
         self._reinit_locks()
         if not self._opened or self._closed:
             return
@@ -269,30 +191,28 @@ class LanceStore:
         for segment in view.segments.values():
             segment.own = False
         view.graph = view.graph or "int8"
-        self._begin_threads()
 
     def _reinit_locks(self) -> None:
         self._view.reinit_after_fork()
         self._writing = threading.Lock()  # one writer of this process's log at a time
         # Taken before `_writing`, which is taken before the view's.
         self._maintaining = threading.Lock()
-        self._stop, self._wake = threading.Event(), threading.Event()
-        self._evicted = self._ended = 0  # counts of this process; guarded by `_writing`
+        self._evicted = self._expired = 0  # counts of this process; guarded by `_writing`
         self._unlogged: list[_records.Record] = []  # withdrawn here but not logged yet
 
     def _join(self) -> Member:
         """Join the members of this store; the caller holds `_writing`, or is the only thread."""
         view = self._view
         member = Member(view.folder)
-        self._writer = Writer(view.folder, member.name, durability=self._durability)
+        self._writer = Writer(view.folder, member.name, durability=self._settings.durability)
         self._deletions = self._writer
-        if self._durability != "memory":
+        if self._settings.durability != "memory":
             # In a separate log: a withdrawal then waits for its own bytes to reach the disk, not
             # for the results stored meanwhile.
             self._deletions = Writer(view.folder, member.name + DELETIONS, durability="power")
         if self._reserve is not None:
             keep_reserve(self._reserve)
-        if self._table is not None and self._may_keep:
+        if self._table is not None and self._settings.keep:
             self._maintenance = Maintenance(
                 view,
                 self._table,
@@ -306,11 +226,20 @@ class LanceStore:
         return member
 
     def _begin_threads(self) -> None:
-        kind = type(self)  # a subclass may override the steps
-        self._threads = [
-            _repeat(self, kind._follow, self._stop, self._stop, self._interval),  # noqa: SLF001
-            _repeat(self, kind._keep, self._stop, self._wake, _IDLE_SECONDS),  # noqa: SLF001
-        ]
+        def worker(step: Callable[[], float | None], interval: float) -> Periodic:
+            return Periodic(
+                step,
+                name="memora-store",
+                interval=interval,
+                delay=interval,
+                note=self.note,
+                restart=self._in_children,
+            )
+
+        self._follower = worker(self._follow, self._interval)
+        self._maintainer = worker(self._run_maintenance, _IDLE_SECONDS)
+        for one in (self._follower, self._maintainer):
+            one.start()
 
     def get(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
         self._check()
@@ -322,14 +251,14 @@ class LanceStore:
             content = view.contents.get(slot)
             if content is not None:
                 return entry, content
-            stamp, place = view.hot.stamp(slot), view.hot.place(slot)
-            segment = view.segments[place.segment]
+            seq, location = view.hot.seq(slot), view.hot.location(slot)
+            segment = view.segments[location.segment]
         with faults("get"):
-            content = _records.content_of(segment.read(place.offset, place.length), key)
+            content = _records.content_of(segment.read(location.offset, location.length), key)
         if content is None:
-            raise self._damaged(entry, stamp)
+            raise self._damaged(entry, seq)
         with view.lock:
-            if view.hot.slot(key) == slot and view.hot.stamp(slot) == stamp:
+            if view.hot.slot(key) == slot and view.hot.seq(slot) == seq:
                 view.cache(slot, content)
         return entry, content
 
@@ -355,12 +284,12 @@ class LanceStore:
         with view.lock:
             if (slot := view.hot.find(key, now)) is None:
                 return None
-            entry, stamp, place = view.hot.entry(slot), view.hot.stamp(slot), view.hot.place(slot)
-            segment = view.segments[place.segment]
+            entry, seq, location = view.hot.entry(slot), view.hot.seq(slot), view.hot.location(slot)
+            segment = view.segments[location.segment]
         with faults("fetch"):
-            record = _records.unpack(segment.read(place.offset, place.length))
+            record = _records.unpack(segment.read(location.offset, location.length))
         if record is None or record.key != key or record.content is None:
-            raise self._damaged(entry, stamp)
+            raise self._damaged(entry, seq)
         return entry, record.content, record.vector
 
     def select(self, selection: Selection, /, *, now: float) -> list[EntryInfo]:
@@ -394,10 +323,10 @@ class LanceStore:
             rows = self._search_table(vector, context, asked, now, since)
             with view.lock:
                 current = 0
-                for key, stamp in rows:
+                for key, seq in rows:
                     slot = view.hot.slot(key)
-                    if slot is None or view.hot.stamp(slot) != stamp:
-                        continue  # outdated row: deleted or replaced since
+                    if slot is None or view.hot.seq(slot) != seq:
+                        continue  # obsolete row: deleted or replaced since
                     if view.hot.alive(slot, now):
                         current += 1
                         with suppress(OSError, ValueError):  # skips a damaged record
@@ -417,7 +346,7 @@ class LanceStore:
         if not items:
             return
         with self._writing:
-            view, first = self._view, self._stamp()
+            view, first = self._view, self._next_seq()
             raw = [_records.pack_put(first + i, *item) for i, item in enumerate(items)]
             number, offsets = self._append(raw)
             for start in range(0, len(items), _BATCH):
@@ -450,7 +379,7 @@ class LanceStore:
                 view = self._view
                 with view.lock:
                     keys = dict.fromkeys(e.key for e in batch if view.hot.stored_as(e))
-                    found = view.hot.stamps(keys)
+                    found = view.hot.seqs(keys)
                 try:
                     self._delete(found, withdrawn=True)
                 except StoreError as error:
@@ -463,12 +392,12 @@ class LanceStore:
             self._sync_deletions(appended)
         return discarded
 
-    def outdate(self, tag: str, /) -> None:
+    def invalidate_tag(self, tag: str, /) -> None:
         self._check()
         with faults("outdate"):
-            self._view.read()  # so that the stamp is later than all entries put before
+            self._view.read()  # so that the sequence number is later than all entries put before
         with self._writing:
-            record = _records.Record(_records.OUTDATE, self._stamp(), bytes(16), tag=tag)
+            record = _records.Record(_records.INVALIDATE_TAG, self._next_seq(), bytes(16), tag=tag)
             self._log_deletions([record], withdrawn=True)
             appended = self._deletions.appended
         self._sync_deletions(appended)
@@ -480,12 +409,12 @@ class LanceStore:
             with self._writing:
                 view = self._view
                 with view.lock:
-                    ended = view.hot.ended(now, min(limit - removed, _BATCH), present=True)
-                self._remove(ended)
-                self._ended += len(ended)
-            if not ended:
+                    expired = view.hot.expired(now, min(limit - removed, _BATCH), present=True)
+                self._remove(expired)
+                self._expired += len(expired)
+            if not expired:
                 break
-            removed += len(ended)
+            removed += len(expired)
         return removed
 
     def maintain(self, *, max_entries: int | None, max_bytes: int | None = None, now: float) -> int:
@@ -495,7 +424,7 @@ class LanceStore:
         # evict different ones, so only the owner does; the others make room for the entries they
         # store.
         mine = self._policy is None or self._alone()
-        evicted = self._evict(limits, now, None if mine else _OWN_PLACES)
+        evicted = self._evict(limits, now, None if mine else _OWN_EVICTIONS)
         self._limits = limits  # for entries of other processes
         maintenance = self._maintenance
         if (
@@ -503,7 +432,7 @@ class LanceStore:
             and maintenance.owner
             and (backlog := maintenance.backlog()) >= 1
         ):
-            self._wake.set()
+            self._maintainer.wake()
             if backlog >= _BACKLOG:
                 time.sleep(_BREATH_SECONDS)
         for step in list(self._faults):
@@ -524,7 +453,7 @@ class LanceStore:
                 payload_bytes=None,  # would require reading the log
                 index_bytes=hot.index_bytes,
                 evicted=self._evicted,
-                ended=self._ended,
+                expired=self._expired,
             )
 
     def check(self) -> None:
@@ -604,10 +533,9 @@ class LanceStore:
             return
         self._closed = True
         _guards.open_stores.discard(self)
-        self._stop.set()
-        self._wake.set()
-        for thread in self._threads:
-            thread.join(_PATIENCE_SECONDS)
+        self._follower.close(0)
+        for worker in (self._maintainer, self._follower):
+            worker.close(_PATIENCE_SECONDS)
         if self._flights is not None:
             self._flights.close()
         if self._member is None:
@@ -678,15 +606,8 @@ class LanceStore:
             self._maintenance.view = view
 
     def _load_view(self, table: EntryTable) -> LogView:
-        old = self._view
-        return LogView.load(
-            old.folder,
-            table,
-            graph=old.graph,
-            content_bytes=self._content_bytes,
-            late_seconds=self._late_seconds,
-            current=[one for one in {self._writer.current, self._deletions.current} if one],
-        )
+        current = [one for one in {self._writer.current, self._deletions.current} if one]
+        return self._view.load(table, current=current)
 
     def _follow(self) -> float | None:
         """Write held-back records, log uses, and read the other processes' records.
@@ -700,14 +621,13 @@ class LanceStore:
             with self._writing:
                 if self._unlogged:
                     self._log_deletions([])
-                if time.monotonic() - self._uses_written_at >= self._use_interval:
-                    self._write_uses()
+                self._write_due_uses()
                 self._writer.write_out()
         finally:
-            self._look()
+            self._read_log()
         # Two reads per staleness period are enough if nothing happens: a process may have many
         # stores.
-        quiet = self._view.newest == known and self._durability != "memory"
+        quiet = self._view.newest == known and self._settings.durability != "memory"
         return 2 * self._interval if quiet else None
 
     def _drop_suspects(self) -> None:
@@ -719,41 +639,40 @@ class LanceStore:
                     batch = dict(islice(suspects.items(), _BATCH))
                     for key in batch:
                         del suspects[key]
-                    known = self._view.hot.stamps(batch)
-                found = [(key, stamp) for key, stamp in known if batch[key] == stamp]
+                    known = self._view.hot.seqs(batch)
+                found = [(key, seq) for key, seq in known if batch[key] == seq]
                 self._quarantined += len(found)
                 self._delete(found, withdrawn=True)
 
-    def _look(self) -> None:
+    def _read_log(self) -> None:
         self._view.read()
         self._drop_suspects()
         if self._view.lost:
             # This process stood still; a segment may have been written and deleted meanwhile.
             with self._maintaining, self._writing:
                 self._load()
-            self._wake.set()
-        if self._view.newest != self._kept:
-            self._wake.set()
+            self._maintainer.wake()
+        if self._view.newest != self._newest_maintained:
+            self._maintainer.wake()
 
-    def _keep(self) -> None:
-        """Do the slow work: evict, sweep, settle graphs, load vectors, maintain the table."""
-        self._wake.clear()
-        self._kept = self._view.newest
+    def _run_maintenance(self) -> None:
+        """Do the slow work: evict, sweep, index and load vectors, maintain the table."""
+        self._newest_maintained = self._view.newest
         self._check()
         if self._policy is None or self._alone():
             self._evict(self._limits, self._clock(), None)
         view = self._view
-        if view.hot.outdated and self.sweep(now=0.0, limit=_SWEEP_ROWS) == _SWEEP_ROWS:
-            self._wake.set()
-        self._settle()
+        if view.hot.invalidated_tags and self.sweep(now=0.0, limit=_SWEEP_ROWS) == _SWEEP_ROWS:
+            self._maintainer.wake()
+        self._index_pending()
         if view.graph is not None and not view.complete:
             self._load_vectors(view)
         with self._maintaining:
             maintenance = self._maintenance
-            if maintenance is None or self._stop.is_set():
+            if maintenance is None or self._closed:
                 return
             maintenance.refresh()
-            maintenance.look()
+            maintenance.complete_segments()
             if maintenance.acquire():
                 maintenance.run()
                 if self._reserve is not None:
@@ -762,44 +681,44 @@ class LanceStore:
         if view.graph is None:
             self._leave_to_table()
 
-    def _settle(self) -> None:
-        if self._view.graph is None or self._view.hot.unsettled() is None:
+    def _index_pending(self) -> None:
+        if self._view.graph is None or self._view.hot.pending_index() is None:
             return
         import usearch.index  # noqa: F401, PLC0415 - imported before the lock is taken
 
-        until = time.monotonic() + _SETTLE_SECONDS
-        while time.monotonic() < until and not self._stop.is_set():
+        until = time.monotonic() + _INDEX_SECONDS
+        while time.monotonic() < until and not self._closed:
             with self._view.lock:
-                index = self._view.hot.unsettled()
+                index = self._view.hot.pending_index()
                 if index is None:
                     return
-                index.settle(_SETTLE_ROWS)
+                index.index_pending(_INDEX_ROWS)
             time.sleep(0)
-        self._wake.set()
+        self._maintainer.wake()
 
     def _load_vectors(self, view: LogView) -> None:
         hot = view.hot
         batches = self._stored_vectors() if self._table is None else self._table.vectors()
-        for keys, stamps, vectors in batches:
+        for keys, seqs, vectors in batches:
             for start in range(0, len(keys), _LOAD_ROWS):
-                if self._stop.is_set():
+                if self._closed:
                     return
                 rows: list[int] = []
                 slots: list[int] = []
                 with view.lock:
                     for row in range(start, min(start + _LOAD_ROWS, len(keys))):
                         slot = hot.slot(keys[row])
-                        if slot is None or hot.stamp(slot) != stamps[row]:
+                        if slot is None or hot.seq(slot) != seqs[row]:
                             continue
                         if _records.checksum_of(vectors[row]) == hot.check(slot):
                             rows.append(row)
                             slots.append(slot)
                         else:
-                            view.suspects[keys[row]] = stamps[row]
+                            view.suspects[keys[row]] = seqs[row]
                     hot.add_vectors(slots, vectors[rows])
                 time.sleep(0)
             if self._opened:
-                self._settle()  # or a large context's vectors would all stay in RAM
+                self._index_pending()  # or a large context's vectors would all stay in RAM
         view.complete = True
         pa.default_memory_pool().release_unused()  # memory of the scan
 
@@ -810,12 +729,12 @@ class LanceStore:
             slots = view.hot.slots()
         for slot in slots:
             with view.lock:
-                key, stamp = view.hot.key(slot), view.hot.stamp(slot)
-                place = view.hot.place(slot)
-                segment = view.segments.get(place.segment)
-            record = segment and _records.unpack(segment.read(place.offset, place.length))
+                key, seq = view.hot.key(slot), view.hot.seq(slot)
+                location = view.hot.location(slot)
+                segment = view.segments.get(location.segment)
+            record = segment and _records.unpack(segment.read(location.offset, location.length))
             if record and record.key == key and record.vector is not None:
-                yield [key], [stamp], record.vector.reshape(1, -1)
+                yield [key], [seq], record.vector.reshape(1, -1)
 
     def _leave_to_table(self) -> None:
         """Without a hot index: drop vectors from RAM that the table holds."""
@@ -825,7 +744,7 @@ class LanceStore:
         for start in range(0, len(slots), _BATCH):
             with view.lock:
                 for slot in slots[start : start + _BATCH]:
-                    segment, offset, _ = view.hot.place(slot)
+                    segment, offset, _ = view.hot.location(slot)
                     if segment < 0:
                         continue
                     if offset < view.checkpoint.done.get(view.segments[segment].name, 0):
@@ -858,20 +777,20 @@ class LanceStore:
                 with self._view.lock:
                     surplus = hot.surplus(*limits)
                     n = min(surplus, _BATCH, _BATCH if most is None else most - evicted)
-                    ended = hot.ended(now, n) if n else []
-                    keys = ended or (hot.victims(n) if n else [])
+                    expired = hot.expired(now, n) if n else []
+                    keys = expired or (hot.victims(n) if n else [])
                 if not keys:
                     break
                 self._remove(keys)
-                self._ended += len(ended)
-                self._evicted += 0 if ended else len(keys)
+                self._expired += len(expired)
+                self._evicted += 0 if expired else len(keys)
                 evicted += len(keys)
         return evicted
 
     def _remove(self, keys: list[bytes]) -> None:
         """Delete the entries of keys; the caller holds `_writing`."""
         with self._view.lock:
-            found = self._view.hot.stamps(keys)
+            found = self._view.hot.seqs(keys)
         try:
             self._delete(found)
         except BaseException:
@@ -880,9 +799,9 @@ class LanceStore:
             raise
 
     def _delete(self, keys: list[tuple[bytes, int]], *, withdrawn: bool = False) -> None:
-        """Delete the entries of keys up to stamps; the caller holds `_writing`."""
+        """Delete the entries of keys up to sequence numbers; the caller holds `_writing`."""
         if keys:
-            deletions = [_records.Record(_records.DELETE, stamp, key) for key, stamp in keys]
+            deletions = [_records.Record(_records.DELETE, seq, key) for key, seq in keys]
             self._log_deletions(deletions, withdrawn=withdrawn)
 
     def _log_deletions(self, records: list[_records.Record], *, withdrawn: bool = False) -> None:
@@ -936,6 +855,10 @@ class LanceStore:
                     for record, offset, one in zip(used, offsets, raw, strict=True):
                         view.apply(record, number, offset, len(one))
 
+    def _write_due_uses(self) -> None:
+        if time.monotonic() - self._uses_written_at >= self._settings.flush_interval_seconds:
+            self._write_uses()
+
     def _write_uses(self) -> None:
         """Log the uses since the last call; the caller holds `_writing`, or is the only thread."""
         self._uses_written_at = time.monotonic()
@@ -946,14 +869,14 @@ class LanceStore:
             with view.lock:
                 batch = keys[start : start + _BATCH]
                 uses = {key: view.pending[key] for key in batch if key in view.pending}
-            raw = _records.pack_uses(self._stamp(), uses)
+            raw = _records.pack_uses(self._next_seq(), uses)
             number, (offset,) = self._append([raw])
             with view.lock:
                 segment = view.segments[number]
                 segment.position = offset + len(raw)
                 view.note_uses(segment.name, offset, len(raw))
                 for key, one in uses.items():
-                    view.settle_pending(key, one)
+                    view.forget_pending(key, one)
 
     def _move(self, records: list[tuple[int, int, bytes]]) -> None:
         with self._writing:
@@ -966,23 +889,23 @@ class LanceStore:
         # Synced before the source segment can be deleted, which needs that no live record is in it.
         segment.sync()
         with view.lock:
-            for (slot, stamp, raw), offset in zip(records, offsets, strict=True):
-                if view.hot.holds(slot, stamp):
-                    view.hot.move(slot, Place(number, offset, len(raw)))
+            for (slot, seq, raw), offset in zip(records, offsets, strict=True):
+                if view.hot.holds(slot, seq):
+                    view.hot.move(slot, Location(number, offset, len(raw)))
 
-    def _damaged(self, entry: Entry, stamp: int) -> CorruptEntryError:
-        self._quarantine(entry.key, stamp)
+    def _damaged(self, entry: Entry, seq: int) -> CorruptEntryError:
+        self._quarantine(entry.key, seq)
         return CorruptEntryError(f"the record of entry {entry.id} is damaged; it is dropped")
 
-    def _quarantine(self, key: bytes, stamp: int) -> None:
+    def _quarantine(self, key: bytes, seq: int) -> None:
         """Delete an entry whose record is damaged, in this process and in the log."""
         with self._writing:
             with self._view.lock:
                 slot = self._view.hot.slot(key)
-                if slot is None or self._view.hot.stamp(slot) != stamp:
+                if slot is None or self._view.hot.seq(slot) != seq:
                     return
             self._quarantined += 1
-            self._delete([(key, stamp)])
+            self._delete([(key, seq)])
 
     def _append(self, records: list[bytes], writer: Any = None) -> tuple[int, list[int]]:
         writer = writer or self._writer
@@ -999,25 +922,25 @@ class LanceStore:
         return number, offsets
 
     def _sync(self, appended: int) -> None:
-        if self._durability == "power":
+        if self._settings.durability == "power":
             self._writer.sync(appended)
 
     def _sync_deletions(self, appended: int) -> None:
-        if self._durability != "memory":
+        if self._settings.durability != "memory":
             self._deletions.sync(appended)
 
-    def _stamp(self) -> int:
+    def _next_seq(self) -> int:
         return max(time.time_ns(), self._view.newest + 1)
 
 
-def _upgraded(path: Path, name: str, stamp: Stamp) -> EntryTable:
+def _upgraded(path: Path, name: str, identity: TableIdentity) -> EntryTable:
     """Open a table of an older format, and upgrade it."""
     folder = path / f"{name}.log"
     with faults(f"make the log in {str(folder)!r}"):
         make_folder(folder)
     with _guards.opening(folder):
-        table = EntryTable(path, name, stamp, create=False)
-        if table.outdated:  # else another process has just upgraded it
+        table = EntryTable(path, name, identity, create=False)
+        if table.needs_upgrade:  # else another process has just upgraded it
             # The processes that have it open run an older version, and would go on writing its
             # format.
             if others := living_members(folder):
@@ -1028,38 +951,3 @@ def _upgraded(path: Path, name: str, stamp: Stamp) -> EntryTable:
                 )
             table.upgrade()
     return table
-
-
-def _repeat(
-    store: LanceStore,
-    step: Callable[[Any], float | None],
-    stop: threading.Event,
-    wake: threading.Event,
-    interval: float,
-) -> threading.Thread:
-    """Run a step repeatedly in a thread, until the store is closed or collected.
-
-    A step may return how long to wait for the next run, instead of the interval.
-    """
-    there = weakref.ref(store)
-
-    @inside
-    def loop() -> None:
-        pause = interval
-        while not stop.is_set():
-            wake.wait(pause)
-            store = there()
-            if store is None or stop.is_set():
-                return
-            try:
-                pause = step(store) or interval
-            except BaseException as error:  # noqa: BLE001 - reported by the next `maintain`
-                store.note(step.__name__, error)
-                stop.wait(interval)
-            else:
-                store.note(step.__name__, None)
-            del store
-
-    thread = threading.Thread(target=loop, name="memora-store", daemon=True)
-    thread.start()
-    return thread

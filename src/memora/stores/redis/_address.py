@@ -69,30 +69,30 @@ def parse(db_uri: str) -> Address:
 def _parse(db_uri: str) -> Address:
     parts = urlsplit(db_uri)
     kind, tls = _SCHEMES[parts.scheme]
-    login, _, places = parts.netloc.rpartition("@")
+    login, _, hosts = parts.netloc.rpartition("@")
     user, _, password = login.partition(":")
     path = unquote(parts.path.strip("/"))
     service, _, number = path.partition("/") if kind == "sentinel" else ("", "", path)
-    said = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
-    timeout = float(said.pop("timeout", _TIMEOUT_SECONDS))
-    shards = int(said.pop("shards")) if kind == "cluster" and "shards" in said else None
+    options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+    timeout = float(options.pop("timeout", _TIMEOUT_SECONDS))
+    shards = int(options.pop("shards")) if kind == "cluster" and "shards" in options else None
     database = int(number or 0)
     wrong = (
-        said
+        options
         or parts.fragment
         or not 0 < timeout <= 60  # noqa: PLR2004 - a minute
         or not 1 <= (1 if shards is None else shards) <= _MOST_SHARDS
         or database < 0
         or (kind == "sentinel") != bool(service)
         or (kind == "cluster" and database)
-        or (kind == "server" and "," in places)
+        or (kind == "server" and "," in hosts)
     )
     if wrong:
         raise ValueError
     return Address(
         kind=kind,
         tls=tls,
-        hosts=tuple(_host(place, _PORTS[kind]) for place in places.split(",")),
+        hosts=tuple(_host(host, _PORTS[kind]) for host in hosts.split(",")),
         username=unquote(user) or None,
         password=unquote(password) or None,
         database=database,
@@ -102,8 +102,8 @@ def _parse(db_uri: str) -> Address:
     )
 
 
-def _host(place: str, port: int) -> tuple[str, int]:
-    parts = urlsplit(f"//{place}")  # parses [::1]:6379 too
+def _host(host: str, port: int) -> tuple[str, int]:
+    parts = urlsplit(f"//{host}")  # parses [::1]:6379 too
     host = parts.hostname or ""
     if not re.fullmatch(r"[\w.:%-]+", host):
         raise ValueError

@@ -48,7 +48,7 @@ def pack(
         + len(entry.context.canonical.encode())
         + len(floats)
     )
-    said = {
+    attributes = {
         "n": entry.key.hex(),
         "i": entry.id,
         "q": entry.query,
@@ -66,7 +66,7 @@ def pack(
     }
     fields: list[Any] = [
         "e",
-        _sealed(orjson.dumps(said)),
+        _sealed(orjson.dumps(attributes)),
         "i",
         entry.id,
         "a",
@@ -97,38 +97,38 @@ def pack(
 _SEAL = b',"z":'
 
 
-def _sealed(said: bytes) -> bytes:
+def _sealed(attributes: bytes) -> bytes:
     """Return a JSON object with the checksum of its other members."""
-    return b"%s%s%d}" % (said[:-1], _SEAL, zlib.crc32(said[:-1]))
+    return b"%s%s%d}" % (attributes[:-1], _SEAL, zlib.crc32(attributes[:-1]))
 
 
-def _opened(said: bytes) -> dict[str, Any]:
+def _opened(attributes: bytes) -> dict[str, Any]:
     """Parse a JSON object and check its checksum; one of an older version has none."""
-    whole, seal, number = said.rpartition(_SEAL)
-    found: dict[str, Any] = orjson.loads(said)
+    whole, seal, number = attributes.rpartition(_SEAL)
+    found: dict[str, Any] = orjson.loads(attributes)
     if seal and zlib.crc32(whole) != int(number[:-1]):
         raise ValueError("a checksum")
     return found
 
 
-def _check(part: bytes, said: bytes, name: str) -> None:
+def _check(part: bytes, attributes: bytes, name: str) -> None:
     """Raise CorruptEntryError if a field does not match the checksum in its entry."""
     try:
-        expected = _opened(said).get(name)
+        expected = _opened(attributes).get(name)
     except (TypeError, ValueError, AttributeError) as error:
         raise CorruptEntryError(f"an entry is damaged: {type(error).__name__}") from error
     if expected not in {None, zlib.crc32(part)}:
         raise CorruptEntryError("a part of an entry is damaged")
 
 
-def entry_of(said: bytes, expires: bytes, ahead: float) -> Entry:
+def entry_of(attributes: bytes, expires: bytes, ahead: float) -> Entry:
     """Parse an entry of a server that is ahead.
 
     Raises:
         CorruptEntryError: It is damaged, or not Memora's.
     """
     try:
-        found = _opened(said)
+        found = _opened(attributes)
         canonical = found["c"]
         end = float(expires) if expires else None
         if found["w"] is None and found.get("r", end) != end:
@@ -149,39 +149,39 @@ def entry_of(said: bytes, expires: bytes, ahead: float) -> Entry:
         raise CorruptEntryError(f"an entry is damaged: {type(error).__name__}") from error
 
 
-def content_of(payload: bytes | None, metadata: bytes | None, said: bytes) -> Content:
+def content_of(payload: bytes | None, metadata: bytes | None, attributes: bytes) -> Content:
     """Parse the content of an entry.
 
     Raises:
         CorruptEntryError: It is damaged.
     """
-    told = b"{}" if metadata is None else metadata
-    _check(payload or b"", said, "p")
-    _check(told, said, "m")
-    return Content(payload or b"", told.decode())
+    text = b"{}" if metadata is None else metadata
+    _check(payload or b"", attributes, "p")
+    _check(text, attributes, "m")
+    return Content(payload or b"", text.decode())
 
 
-def vector_of(floats: bytes | None, said: bytes) -> Vector | None:
+def vector_of(floats: bytes | None, attributes: bytes) -> Vector | None:
     """Parse the vector of an entry.
 
     Raises:
         CorruptEntryError: It is damaged.
     """
-    _check(floats or b"", said, "v")
+    _check(floats or b"", attributes, "v")
     return None if floats is None else np.frombuffer(floats, "<f4")
 
 
 def info_of(row: Sequence[Any], ahead: float) -> tuple[int, EntryInfo]:
-    """Parse a row of `select.lua` after its key, of a server that is ahead: stamp and entry."""
-    stamp, said, expires, size, uses = row
+    """Parse a row of `select.lua` after its key, of a server that is ahead: seq and entry."""
+    seq, attributes, expires, size, uses = row
     times, _, last = uses.partition(b" ")
     held = EntryInfo(
-        entry=entry_of(said, expires, ahead),
+        entry=entry_of(attributes, expires, ahead),
         uses=int(times or 0),
         last_used_at=float(last) - ahead if last else None,
         bytes=int(size),
     )
-    return int(stamp), held
+    return int(seq), held
 
 
 def batches(waiting: list[list[Any]]) -> Iterator[list[list[Any]]]:

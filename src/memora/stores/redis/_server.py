@@ -228,23 +228,25 @@ class Server:
             raise self._fault(error) from error
 
     def _fault(self, error: Exception) -> StoreError:
-        where, said = self._address, str(error)
+        where, message = self._address, str(error)
         refused = (AuthenticationError, AuthorizationError, NoPermissionError)
         if isinstance(error, refused) or isinstance(error.__cause__, refused):
-            text = f"refuses the user or the password of db_uri: {said}"
+            text = f"refuses the user or the password of db_uri: {message}"
         elif isinstance(error, ResponseError) and not isinstance(error, ClusterDownError):
-            if any(word in said.lower() for word in _GONE):
-                return GoneError(f"the table has gone from {where}: {said}")
-            text = f"refuses: {said}"
-            if said.startswith("OOM") or "maxmemory" in said:
-                text = f"is full: raise its maxmemory, or lower max_entries or max_bytes ({said})"
-        elif "CERTIFICATE_VERIFY_FAILED" in said:
+            if any(word in message.lower() for word in _GONE):
+                return GoneError(f"the table has gone from {where}: {message}")
+            text = f"refuses: {message}"
+            if message.startswith("OOM") or "maxmemory" in message:
+                text = (
+                    f"is full: raise its maxmemory, or lower max_entries or max_bytes ({message})"
+                )
+        elif "CERTIFICATE_VERIFY_FAILED" in message:
             text = (
                 "has a certificate that this machine does not trust: name the file of its "
-                f"authority in SSL_CERT_FILE ({said})"
+                f"authority in SSL_CERT_FILE ({message})"
             )
         elif isinstance(error, redis.TimeoutError):
             text = f"has not answered within {where.timeout:g} s"
         else:
-            text = f"is out of reach: {said}"
+            text = f"is out of reach: {message}"
         return StoreError(f"{where} {text}")

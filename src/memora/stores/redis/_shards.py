@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 FORMAT = "1"
 _PAGE = 256  # entries per call when the policy changes
-_RIDERS = 256  # uses sent with one call
+_PIGGYBACKED = 256  # uses sent with one call
 _RIGHTS = "the user of db_uri lacks rights that a search needs; docs/deploy.md lists them"
 _NO_SEARCH = (
     "has no vector search: use Redis 8 (its query engine, or vector sets), Redis Stack, or Valkey "
@@ -134,11 +134,13 @@ class Shards:
     def run(self, name: str, shard: int, *args: Any) -> Any:
         """Run a script on a shard; run it again if the table was missing and has been recreated."""
         ahead = self.ahead(shard)
-        with self._riders([shard]) as riders:
+        with self._piggybacked_uses([shard]) as piggybacked:
 
             def once() -> Any:
                 prefix, table = self._prefixes[shard], self._names[shard]
-                return self.server.run(name, prefix, table, *_moved(ahead, *riders[shard], *args))
+                return self.server.run(
+                    name, prefix, table, *_moved(ahead, *piggybacked[shard], *args)
+                )
 
             return self._again([shard], once)
 
@@ -146,11 +148,11 @@ class Shards:
         """Run a script on all shards at once; return all answers in order."""
         shards = range(len(self._prefixes))
         ahead = [self.ahead(shard) for shard in shards]
-        with self._riders(shards) as riders:
+        with self._piggybacked_uses(shards) as piggybacked:
 
             def once() -> list[Any]:
                 calls = [
-                    (self._prefixes[i], self._names[i], *_moved(ahead[i], *riders[i], *args))
+                    (self._prefixes[i], self._names[i], *_moved(ahead[i], *piggybacked[i], *args))
                     for i in shards
                 ]
                 return self.server.run_all(name, calls)
@@ -165,7 +167,7 @@ class Shards:
             waiting[which] = PendingUses(times, now, now).after(waiting.pop(which, None))
             return len(waiting)
 
-    def tell(self) -> None:
+    def send_uses(self) -> None:
         """Send the collected uses to the server."""
         for shard in range(len(self._prefixes)):
             while self._uses[shard]:
@@ -260,13 +262,13 @@ class Shards:
             return run()
 
     @contextmanager
-    def _riders(self, shards: Iterable[int]) -> Iterator[dict[int, list[Any]]]:
+    def _piggybacked_uses(self, shards: Iterable[int]) -> Iterator[dict[int, list[Any]]]:
         """Yield the collected uses for a call to shards; they are put back if the call fails."""
         taken: dict[int, _Waiting] = {}
         with self._lock:
             for shard in shards:
                 waiting = self._uses[shard]
-                taken[shard] = {which: waiting[which] for which in islice(waiting, _RIDERS)}
+                taken[shard] = {which: waiting[which] for which in islice(waiting, _PIGGYBACKED)}
                 for which in taken[shard]:
                     del waiting[which]
         try:

@@ -72,11 +72,11 @@ class Watch:
         # answer.
         for _ in range(2):
             self._line.send_command("PING")
-            while (said := self._line.read_response())[0] != b"pong":
-                if not isinstance(said, list):
+            while (message := self._line.read_response())[0] != b"pong":
+                if not isinstance(message, list):
                     raise StoreError("the connection that reports changes was opened again")
-                everything |= said[2] is None  # the server was emptied
-                for name in said[2] or ():
+                everything |= message[2] is None  # the server was emptied
+                for name in message[2] or ():
                     tags |= name in self._epochs
                     if name.startswith(self._entries):
                         keys.add(bytes.fromhex(name.rpartition(b":")[2].decode()))

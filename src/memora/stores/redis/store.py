@@ -15,9 +15,9 @@ them, and evicts in the same step. If a table has several shards, the scripts ap
 by a background thread (`_shards`).
 
 Processes and machines see each other's operations at once, because all state is on the server.
-Times and stamps are the server's own; a caller's clock is converted (`_time`). A leader has a lease
-with a fence (`_leases`), renewed by the background thread: the server refuses a result stored after
-the lease went to another process.
+Times and sequence numbers are the server's own; a caller's clock is converted (`_time`). A leader
+has a lease with a fence (`_leases`), renewed by the background thread: the server refuses a result
+stored after the lease went to another process.
 
 Crashes: a process that ends loses only its unsent uses, and its leases end after `_leases.SECONDS`.
 What a server keeps across its own restart depends on its persistence settings, and what it drops
@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import threading
 import time
-import weakref
 from contextlib import contextmanager, suppress
 from itertools import islice
 from math import inf
@@ -38,7 +37,7 @@ from typing import TYPE_CHECKING, Any
 
 from memora._clock import is_of_system
 from memora.concurrency.fork import register_for_reinit
-from memora.concurrency.reentry import inside
+from memora.concurrency.periodic import Periodic
 from memora.errors import ArgumentError, ClosedError, CorruptEntryError, StoreError
 from memora.eviction import FIFO, POLICIES
 from memora.model import Match, Measures
@@ -116,6 +115,10 @@ class RedisStore:
             create=create,
             clock=clock if is_of_system(clock) else None,
         )
+        # Sends uses and renews leases.
+        self._sender = Periodic(
+            self.keep, name="memora-redis", interval=_KEEP_SECONDS, delay=_KEEP_SECONDS
+        )
         register_for_reinit(self)
         self.unsuitable = tuple(self._shards.server.unsuitable())
         """The server's settings that do not suit a cache, as messages."""
@@ -131,23 +134,23 @@ class RedisStore:
         return self._shards.dimension or 0
 
     def reinit_after_fork(self) -> None:
-        """Renew what belongs to one process: locks, leases, the thread."""
+        """Create what belongs to one process: the lock, the counts, the leases."""
         self._lock = threading.Lock()  # guards the following
-        self._evicted = self._ended = self._quarantined = 0
-        self._untold = 0  # removals not yet returned by `maintain`
+        self._evicted = self._expired = self._quarantined = 0
+        self._unreported = 0  # removals not yet returned by `maintain`
         self._over = False  # whether a `put` left entries to evict
-        self._stop: threading.Event | None = None
-        self._thread: threading.Thread | None = None
-        self._told_at = time.monotonic()
+        self._uses_sent_at = time.monotonic()
         self._leases = _leases.Leases()
 
     def get(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
         found = self._read(key, '["m","p","P"]', now)
         if found is None:
             return None
-        entry, said, (metadata, small, large) = found
+        entry, attributes, (metadata, small, large) = found
         with self._dropping(key):
-            return entry, _fields.content_of(small if large is None else large, metadata, said)
+            return entry, _fields.content_of(
+                small if large is None else large, metadata, attributes
+            )
 
     def get_in_memory(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:  # noqa: ARG002
         self._check()
@@ -161,22 +164,22 @@ class RedisStore:
         found = self._read(key, '["m","p","P","v"]', now)
         if found is None:
             return None
-        entry, said, (metadata, small, large, floats) = found
+        entry, attributes, (metadata, small, large, floats) = found
         with self._dropping(key):
-            content = _fields.content_of(small if large is None else large, metadata, said)
-            return entry, content, _fields.vector_of(floats, said)
+            content = _fields.content_of(small if large is None else large, metadata, attributes)
+            return entry, content, _fields.vector_of(floats, attributes)
 
     def _read(self, key: bytes, fields: str, now: float) -> tuple[Entry, bytes, list[Any]] | None:
         shard = self._shards.of(key)
         found = self._run("read", shard, key.hex(), now, fields)
         if found is None:
             return None
-        said, expires, *rest = found
+        attributes, expires, *rest = found
         with self._dropping(key):
-            entry = _fields.entry_of(said, expires, self._shards.ahead(shard))
+            entry = _fields.entry_of(attributes, expires, self._shards.ahead(shard))
             if entry.key != key:
                 raise CorruptEntryError("an entry is damaged: it is another's")
-            return entry, said, rest
+            return entry, attributes, rest
 
     @contextmanager
     def _dropping(self, key: bytes) -> Iterator[None]:
@@ -198,19 +201,19 @@ class RedisStore:
         found: list[Match] = []
         for shard, rows in enumerate(self._run_all("search", context, *asked)):
             ahead = self._shards.ahead(shard)
-            for key, distance, said, expires, metadata, payload, floats in rows:
+            for key, distance, attributes, expires, metadata, payload, floats in rows:
                 name = bytes.fromhex(key.decode())
                 with suppress(CorruptEntryError), self._dropping(name):  # skips damaged entries
-                    entry = _fields.entry_of(said, expires, ahead)
+                    entry = _fields.entry_of(attributes, expires, ahead)
                     if entry.key != name:
                         raise CorruptEntryError("an entry is damaged: it is another's")
                     if entry.context.fingerprint != context or entry.ends_at <= now:
                         continue  # guards against a wrong context, whatever the engine returns
-                    exact = None if floats is None else _fields.vector_of(floats, said)
+                    exact = None if floats is None else _fields.vector_of(floats, attributes)
                     cosine = 1.0 - float(distance) if exact is None else float(exact @ vector)
                     content = None
                     if payload is not None:
-                        content = _fields.content_of(payload, metadata, said)
+                        content = _fields.content_of(payload, metadata, attributes)
                     found.append(Match(entry, cosine, content))
         return sorted(found, key=lambda match: -match.cosine)[:k]
 
@@ -230,12 +233,12 @@ class RedisStore:
         unique: dict[str, tuple[int, EntryInfo]] = {}  # an entry may be found under several tags
         for shard, (key, *row) in rows:
             try:
-                stamp, held = _fields.info_of(row, self._shards.ahead(shard))
+                seq, held = _fields.info_of(row, self._shards.ahead(shard))
             except CorruptEntryError:
                 self._quarantined += 1
                 self._drop(bytes.fromhex(key.decode()))  # the other entries are still found
                 continue
-            unique[held.entry.id] = stamp, held
+            unique[held.entry.id] = seq, held
         ordered = sorted(unique.values(), key=lambda one: one[0])
         return [held for _, held in ordered if selection.takes(held.entry)]
 
@@ -263,18 +266,20 @@ class RedisStore:
         for shard, waiting in by_shard.items():
             for batch in _fields.batches(waiting):
                 flat = [value for packed in batch for value in packed]
-                *left, more = self._run("put", shard, *_said(limits), now, len(batch), *flat)
+                *left, more = self._run(
+                    "put", shard, *_arguments_of(limits), now, len(batch), *flat
+                )
                 with self._lock:
-                    self._untold += self._count(*left)
+                    self._unreported += self._count(*left)
                     self._over |= more > 0
 
     def touch(self, key: bytes, /, *, now: float, times: int = 1) -> None:
         self._check()
         if times > 0:
             waiting = self._shards.note(key, now, times)
-            self._begin_keeping()
+            self._sender.start()
             if waiting >= _PENDING:
-                self._shards.tell()
+                self._shards.send_uses()
 
     def discard(self, entries: Iterable[Entry], /) -> int:
         self._check()
@@ -289,7 +294,7 @@ class RedisStore:
                 discarded += self._run("discard", shard, len(pairs) // 2, *pairs)
         return discarded
 
-    def outdate(self, tag: str, /) -> None:
+    def invalidate_tag(self, tag: str, /) -> None:
         self._run_all("outdate", tag)
 
     def maintain(self, *, max_entries: int | None, max_bytes: int | None = None, now: float) -> int:
@@ -299,10 +304,10 @@ class RedisStore:
         if len(self._shards) > 1:
             return self._maintain_all(limits, now)
         with self._lock:
-            removed, self._untold = self._untold, 0
+            removed, self._unreported = self._unreported, 0
             more, self._over = self._over or limits != known, False
         while more:
-            *left, more = self._run("maintain", 0, *_said(limits), now, _BATCH)
+            *left, more = self._run("maintain", 0, *_arguments_of(limits), now, _BATCH)
             removed += self._count(*left)
         return removed
 
@@ -322,8 +327,8 @@ class RedisStore:
                 surplus = int(max_bytes is not None and held > max_bytes and count > 0)
             if not surplus:
                 return removed
-            if ended := self.sweep(now=now, limit=surplus):
-                removed += ended
+            if expired := self.sweep(now=now, limit=surplus):
+                removed += expired
             elif self._shards.policy in {"fifo", "lru"}:
                 first = sorted(
                     (float(score), member, shard)
@@ -351,11 +356,11 @@ class RedisStore:
     def count(self) -> int:
         return sum(one[0] for one in self._run_all("sizes", 1))
 
-    def _count(self, evicted: int, ended: int) -> int:
+    def _count(self, evicted: int, expired: int) -> int:
         """Count entries removed by this process; return their number."""
         self._evicted += evicted
-        self._ended += ended
-        return evicted + ended
+        self._expired += expired
+        return evicted + expired
 
     def measure(self) -> Measures:
         return Measures(
@@ -363,7 +368,7 @@ class RedisStore:
             payload_bytes=None,
             index_bytes=0,  # in this process; the server's indexes are not counted
             evicted=self._evicted,
-            ended=self._ended,
+            expired=self._expired,
         )
 
     def check(self) -> None:
@@ -374,7 +379,7 @@ class RedisStore:
         fence = self._run("lead", self._shards.of(key), key.hex(), milliseconds)
         if fence is None:
             return None
-        self._begin_keeping()
+        self._sender.start()
         return self._leases.add(key, fence.decode(), self._let_go)
 
     def _let_go(self, key: bytes, fence: str) -> None:
@@ -411,14 +416,12 @@ class RedisStore:
             return
         try:
             with suppress(StoreError):  # unsent uses may be lost
-                self._shards.tell()
+                self._shards.send_uses()
         finally:
             self._closed = True
-            if self._stop is not None:
-                self._stop.set()
+            self._sender.close(0)
             self._shards.close()
-            if self._thread is not None and self._thread is not threading.current_thread():
-                self._thread.join(_END_SECONDS)
+            self._sender.close(_END_SECONDS)
 
     def _check(self) -> None:
         if self._closed:
@@ -432,41 +435,15 @@ class RedisStore:
         self._check()
         return self._shards.run_all(name, *args)
 
-    def _begin_keeping(self) -> None:
-        """Start the thread that sends uses and renews leases."""
-        if self._stop is None:
-            with self._lock:
-                if self._stop is None:
-                    self._stop = threading.Event()
-                    self._thread = _repeat(self, self._stop)
-
     def keep(self) -> None:
         """Renew leases and send uses if due; faults are left to the next call."""
         with suppress(StoreError):
             milliseconds = int(1000 * _leases.SECONDS)
             for key, fence in self._leases.held():
                 self._run("hold", self._shards.of(key), milliseconds, 1, key.hex(), fence)
-            if time.monotonic() - self._told_at >= self._use_interval:
-                self._told_at = time.monotonic()
-                self._shards.tell()
-
-
-def _repeat(store: RedisStore, stop: threading.Event) -> threading.Thread:
-    there = weakref.ref(store)
-
-    @inside
-    def loop() -> None:
-        while not stop.wait(_KEEP_SECONDS):
-            store = there()
-            if store is None:
-                return
-            with suppress(ClosedError):
-                store.keep()
-            del store
-
-    thread = threading.Thread(target=loop, name="memora-redis", daemon=True)
-    thread.start()
-    return thread
+            if time.monotonic() - self._uses_sent_at >= self._use_interval:
+                self._uses_sent_at = time.monotonic()
+                self._shards.send_uses()
 
 
 def _name_of(policy: EvictionPolicy | None) -> str:
@@ -479,5 +456,5 @@ def _name_of(policy: EvictionPolicy | None) -> str:
     return name
 
 
-def _said(limits: Limits) -> tuple[int | str, int | str]:
+def _arguments_of(limits: Limits) -> tuple[int | str, int | str]:
     return tuple("" if limit is None else limit for limit in limits)  # type: ignore[return-value]
