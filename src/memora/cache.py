@@ -37,6 +37,7 @@ from memora._faults import contained
 from memora._log import make_logger
 from memora._show import one_line
 from memora._uris import is_bucket, is_on_server, without_password
+from memora.cached_call import CachedCalls, Call
 from memora.calls._binding import UNKEYED, place_of, why_unkeyed
 from memora.calls._engine import CallOptions
 from memora.calls.decorator import Caching
@@ -49,7 +50,7 @@ from memora.concurrency.reentry import alone, busy, inside
 from memora.concurrency.workers import Workers
 from memora.config import CacheConfig, config_from, shown
 from memora.context import canonical_context, canonical_query, exact_key, is_large
-from memora.core import Call, Core, said
+from memora.core import Core, said
 from memora.embedders import CachedEmbedder, as_embedder, load_embedder
 from memora.errors import ArgumentError, ClosedError, MemoraError, StoreError
 from memora.health import Health, look_at_scheduler
@@ -220,6 +221,7 @@ class Memora:
 
             core = otel.TracedCore
         self._core = core(config, self._ports, self._metrics, self._log, shadow=self._shadow)
+        self._calls = CachedCalls(self._core)
         workers, flights = Workers(_WORKERS, "memora-call"), Flights()
         background = Workers(_REFRESHERS, "memora-refresh")
         patient = Workers(_WORKERS, "memora-encode")
@@ -557,7 +559,7 @@ class Memora:
         call = self._call(query, context, compute, options)
         if call is None:
             return computing()
-        result: T = drive(self._core.call(self._threads, call, computing))
+        result: T = drive(self._calls.call(self._threads, call, computing))
         return result
 
     async def aget_or_compute(
@@ -583,7 +585,7 @@ class Memora:
         call = await self._aside(self._tasks, check, query, context, options.get("metadata"))
         if call is None:
             return await computing()
-        result: T = await self._core.call(self._tasks, call, computing)
+        result: T = await self._calls.call(self._tasks, call, computing)
         return result
 
     @property

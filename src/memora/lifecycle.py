@@ -5,13 +5,16 @@ Faults are raised, because the caller has to know if an answer was not deleted.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, NamedTuple
 
 from memora._faults import contained
 from memora.concurrency.reentry import alone
 from memora.errors import ArgumentError
+from memora.metrics import UNTIMED
 from memora.model import Selected
+from memora.pipeline import CANDIDATES, judge
 from memora.protocols import ALL_TIMES
 from memora.selection import Selection
 
@@ -25,7 +28,6 @@ if TYPE_CHECKING:
 _SEARCHED = 256  # entries of a context compared at first; four times as many if all are similar
 # Entries of a context that are judged, as the judge also accepts some below the cosine threshold.
 _JUDGED = 64
-_CANDIDATES = 5  # judged per context, as in a lookup; also the number of contexts reported
 _SWEPT = 4096  # entries removed in one go
 
 
@@ -105,6 +107,7 @@ def elsewhere(ports: Ports, request: Request, *, threshold: float) -> list[Found
 
     Reads every entry, so use it only to explain to a person why there was no hit.
     """
+    ports = replace(ports, timings=UNTIMED)  # as these are no lookups
     vector = ports.embedder.embed([request.text])[0]
     contexts: dict[str, dict[str, Holding]] = {}
     now = ports.clock()
@@ -118,12 +121,11 @@ def elsewhere(ports: Ports, request: Request, *, threshold: float) -> list[Found
         if same:
             found.append(Found(same[0], 1.0, 1.0))
         elif vector is not None:
-            matches = ports.store.search(vector, context=context, k=_CANDIDATES, now=now)
-            verdict = ports.judge.decide(request.text, matches, threshold=threshold)
+            verdict = judge(ports, request.text, vector, context=context, threshold=threshold)
             if verdict.served and verdict.nearest and verdict.nearest.entry.id in holdings:
                 nearest = verdict.nearest
                 found.append(Found(holdings[nearest.entry.id], verdict.similarity, nearest.cosine))
-    return sorted(found, key=lambda one: -(one.similarity or 0.0))[:_CANDIDATES]
+    return sorted(found, key=lambda one: -(one.similarity or 0.0))[:CANDIDATES]
 
 
 @alone

@@ -117,7 +117,7 @@ ORDER = [
     ],
     ["codec", "embedders", "shadow", "stores", "tuning"],
     ["pipeline", "lifecycle", "transfer"],
-    ["core", "health", "prometheus", "otel"],
+    ["core", "cached_call", "health", "prometheus", "otel"],
     ["cache"],
     ["cli"],
 ]
