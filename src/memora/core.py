@@ -10,7 +10,7 @@ from collections import Counter
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from memora import pipeline
 from memora._arguments import largest_payload
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from memora.config import CacheConfig
     from memora.metrics import HealthCounters, Operation
     from memora.model import Lifetime, Reason, Unkeyed
-    from memora.pipeline import Draft, Ports, Request
+    from memora.pipeline import Decision, Draft, Ports, Request
     from memora.shadow import Shadow
 
 # A batch gets one deadline per so many requests, because embedding a batch takes longer.
@@ -100,15 +100,15 @@ class Core:
             return self._resolved([request], [refusal()])[0]
         started = self.timings.now()
         try:
-            with inside:
-                found = self._get_in_memory(executor, request, max_age)
-            if found is None:
-                look = partial(self._look, request, threshold=threshold, max_age=max_age)
-                found = cast("LookupResult", await Inside(self.in_time(executor, look)))
+            with inside, contained:
+                known = self._decide_in_memory(executor, request, max_age)
+                if known is not None and known.verdict.served:
+                    return pipeline.serve(self.ports, request, known)
+            look = partial(self._look, request, threshold=threshold, max_age=max_age, known=known)
+            found: LookupResult = await Inside(self.in_time(executor, look))
+            return found  # noqa: TRY300 - as above
         except Exception as fault:  # noqa: BLE001 - no fault may reach the application
             return self._resolved([request], [fault])[0]
-        else:
-            return found
         finally:
             self.timings.lookup(self.timings.now() - started)
 
@@ -273,18 +273,27 @@ class Core:
 
     # Shadow mode looks everything up, to learn what would have been served, and serves nothing.
 
-    def _get_in_memory(
+    def _decide_in_memory(
         self, executor: Executor, request: Request, max_age: float
-    ) -> LookupResult | None:
+    ) -> Decision | None:
         if self._shadow is not None:
             return None
-        return pipeline.get_in_memory(
+        return pipeline.decide_in_memory(
             self.ports, request, max_age=max_age, largest=executor.in_memory_bytes
         )
 
-    def _look(self, request: Request, *, threshold: float, max_age: float) -> LookupResult:
+    def _look(
+        self,
+        request: Request,
+        *,
+        threshold: float,
+        max_age: float,
+        known: Decision | None = None,
+    ) -> LookupResult:
         if self._shadow is None:
-            return pipeline.lookup(self.ports, request, threshold=threshold, max_age=max_age)
+            return pipeline.lookup(
+                self.ports, request, threshold=threshold, max_age=max_age, known=known
+            )
         found, proposal = pipeline.shadow(self.ports, request, threshold=threshold, max_age=max_age)
         self._shadow.looked_up(request.key, proposal)
         return found

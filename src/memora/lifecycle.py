@@ -14,14 +14,14 @@ from memora.concurrency.reentry import alone
 from memora.errors import ArgumentError
 from memora.metrics import UNTIMED
 from memora.model import Selected
-from memora.pipeline import CANDIDATES, judge
+from memora.pipeline import CANDIDATES, decide_by_meaning
 from memora.protocols import ALL_TIMES
 from memora.selection import Selection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from memora.model import Holding
+    from memora.model import Context, Holding
     from memora.pipeline import Ports, Request
     from memora.protocols import Vector
 
@@ -109,22 +109,22 @@ def elsewhere(ports: Ports, request: Request, *, threshold: float) -> list[Found
     """
     ports = replace(ports, timings=UNTIMED)  # as these are no lookups
     vector = ports.embedder.embed([request.text])[0]
-    contexts: dict[str, dict[str, Holding]] = {}
-    now = ports.clock()
-    for holding in ports.store.select(Selection(), now=now):
+    contexts: dict[Context, dict[str, Holding]] = {}
+    for holding in ports.store.select(Selection(), now=ports.clock()):
         entry = holding.entry
-        if entry.context.fingerprint != request.context.fingerprint:
-            contexts.setdefault(entry.context.fingerprint, {})[entry.id] = holding
+        if entry.context != request.context:
+            contexts.setdefault(entry.context, {})[entry.id] = holding
     found = []
     for context, holdings in contexts.items():
         same = [one for one in holdings.values() if one.entry.query == request.text]
         if same:
             found.append(Found(same[0], 1.0, 1.0))
-        elif vector is not None:
-            verdict = judge(ports, request.text, vector, context=context, threshold=threshold)
-            if verdict.served and verdict.nearest and verdict.nearest.entry.id in holdings:
-                nearest = verdict.nearest
-                found.append(Found(holdings[nearest.entry.id], verdict.similarity, nearest.cosine))
+            continue
+        there = replace(request, context=context)
+        verdict = decide_by_meaning(ports, there, vector, threshold).verdict
+        if verdict.served and verdict.nearest and verdict.nearest.entry.id in holdings:
+            nearest = verdict.nearest
+            found.append(Found(holdings[nearest.entry.id], verdict.similarity, nearest.cosine))
     return sorted(found, key=lambda one: -(one.similarity or 0.0))[:CANDIDATES]
 
 

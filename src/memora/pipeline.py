@@ -130,33 +130,26 @@ class Decision(NamedTuple):
     now: float
     """The time of the decision; seconds since the epoch."""
     seconds: float = 0.0
-    """How long an exact hit took to read."""
+    """How long an exact hit took to read from the store."""
     has_ended: bool = False
     """Whether the entry for exactly this query has ended."""
 
-    @property
-    def reason(self) -> Reason:
-        """The reason of the hit or miss."""
-        return "expired" if self._tells_end else self.verdict.reason
-
-    @property
-    def explanation(self) -> str:
-        """The reason in words."""
-        told = self.verdict.explanation
-        return f"{_ENDED}; otherwise: {told}" if self._tells_end else told
-
-    @property
-    def _tells_end(self) -> bool:
-        return self.has_ended and not self.verdict.served
+    def outcome(self) -> tuple[Reason, str]:
+        """Return the reason of the hit or miss, also in words."""
+        reason, told = self.verdict.reason, self.verdict.explanation
+        if self.has_ended and not self.verdict.served:
+            return "expired", f"{_ENDED}; otherwise: {told}"
+        return reason, told
 
 
-def decide(
+def decide(  # noqa: PLR0913 - the requests, and what to read
     ports: Ports,
     requests: Sequence[Request],
     *,
     threshold: float,
     max_age: float = inf,
     contents: bool = True,
+    known: Decision | None = None,
 ) -> list[Decision | Exception]:
     """Decide for each request which entry may be served: exact, else embed, search and judge.
 
@@ -168,15 +161,19 @@ def decide(
         requests: The queries and their contexts.
         threshold: Minimum similarity to serve.
         max_age: Ignore entries stored more than this many seconds ago.
-        contents: Whether to read the content of exact hits.
+        contents: Whether to read the contents of exact hits.
+        known: The decision of `decide_in_memory` on the only request.
     """
     found: list[Decision | Exception] = [
-        caught(_decide_exactly, ports, request, max_age, contents=contents) for request in requests
+        caught(_decide_exactly, ports, request, max_age, contents=contents)
+        if known is None
+        else known
+        for request in requests
     ]
     left = [
         (i, one.has_ended)
         for i, one in enumerate(found)
-        if isinstance(one, Decision) and not one.verdict.served
+        if isinstance(one, Decision) and one.verdict.nearest is None
     ]
     vectors = caught(_embed, ports, [requests[i].text for i, _ in left]) if left else []
     for n, (i, has_ended) in enumerate(left):
@@ -184,16 +181,37 @@ def decide(
             vectors
             if isinstance(vectors, Exception)
             else caught(
-                _decide_by_meaning,
+                decide_by_meaning,
                 ports,
                 requests[i],
                 vectors[n],
-                threshold=threshold,
-                max_age=max_age,
+                threshold,
+                max_age,
                 has_ended=has_ended,
             )
         )
     return found
+
+
+def decide_in_memory(
+    ports: Ports, request: Request, *, max_age: float = inf, largest: float = inf
+) -> Decision | None:
+    """Decide by the entry for exactly this text and context if that takes only RAM.
+
+    Args:
+        ports: The pipeline's dependencies.
+        request: The query and its context.
+        max_age: As for `decide`.
+        largest: Maximum size of the payload in bytes; for a larger one, return None.
+
+    Returns:
+        None if the store has to be read.
+    """
+    now = ports.clock()
+    stored = ports.store.get_in_memory(request.key, now=ALL_TIMES)
+    if stored is None or (stored and len(stored[1].payload) > largest):
+        return None
+    return _same(stored or None, now, max_age)
 
 
 def _decide_exactly(
@@ -207,6 +225,13 @@ def _decide_exactly(
     else:
         entry = ports.peek(request.key, now=ALL_TIMES)
         stored = None if entry is None else (entry, None)
+    return _same(stored, now, max_age, seconds=ports.timings.now() - started)
+
+
+def _same(
+    stored: tuple[Entry, Content | None] | None, now: float, max_age: float, seconds: float = 0.0
+) -> Decision:
+    """Decide by the entry for exactly the query; without a nearest one if it may not be served."""
     if stored is None:
         return Decision(_NOT_STORED, now)
     entry, content = stored
@@ -214,71 +239,57 @@ def _decide_exactly(
         return Decision(_NOT_STORED, now, has_ended=True)
     if _age(entry, now) > max_age:
         return Decision(_NOT_STORED, now)
-    return _same(entry, content, now=now, seconds=ports.timings.now() - started)
+    return Decision(Verdict("exact", _SAME_TEXT, Match(entry, 1.0, content), 1.0), now, seconds)
 
 
-def _same(entry: Entry, content: Content | None, *, now: float, seconds: float) -> Decision:
-    verdict = Verdict("exact", _SAME_TEXT, Match(entry, 1.0, content), 1.0)
-    return Decision(verdict, now, seconds)
-
-
-def _decide_by_meaning(  # noqa: PLR0913 - the request, and facts about it
+def decide_by_meaning(  # noqa: PLR0913 - the request, and facts about it
     ports: Ports,
     request: Request,
     vector: Vector | None,
-    *,
-    threshold: float,
-    max_age: float,
-    has_ended: bool,
-) -> Decision:
-    if vector is None:
-        because = why_unreadable(request.text) or _UNREADABLE
-        told = f"{because}, so only the very same text matches"
-        return Decision(Verdict("unreadable", told, None, None), ports.clock())
-    context = request.context.fingerprint
-    verdict = judge(
-        ports, request.text, vector, context=context, threshold=threshold, max_age=max_age
-    )
-    return Decision(verdict, ports.clock(), has_ended=has_ended)
-
-
-def judge(  # noqa: PLR0913 - what a search needs
-    ports: Ports,
-    text: str,
-    vector: Vector,
-    *,
-    context: str,
     threshold: float,
     max_age: float = inf,
-) -> Verdict:
-    """Search one context for the entries nearest to a text, and judge them.
+    *,
+    has_ended: bool = False,
+) -> Decision:
+    """Decide by the entries of the context that are nearest to the query's vector.
 
     Raises:
         JudgeError: The judge failed.
     """
-    timings, started = ports.timings, ports.timings.now()
+    if vector is None:
+        because = why_unreadable(request.text) or _UNREADABLE
+        told = f"{because}, so only the very same text matches"
+        return Decision(Verdict("unreadable", told, None, None), ports.clock())
+    context, timings = request.context.fingerprint, ports.timings
+    started = timings.now()
     now = ports.clock()  # read again: an entry may have expired while the text was embedded
     matches = ports.search(vector, context=context, k=CANDIDATES, now=now, since=now - max_age)
     searched = timings.now()
     timings.lookup_search(searched - started)
     try:
         with contained:
-            verdict = ports.judge.decide(text, matches, threshold=threshold)
+            verdict = ports.judge.decide(request.text, matches, threshold=threshold)
     except Exception as fault:
         raise JudgeError(fault_line(fault)) from fault
     timings.lookup_judge(timings.now() - searched)
-    return verdict
+    return Decision(verdict, ports.clock(), has_ended=has_ended)
 
 
 def lookup(
-    ports: Ports, request: Request, *, threshold: float, max_age: float = inf
+    ports: Ports,
+    request: Request,
+    *,
+    threshold: float,
+    max_age: float = inf,
+    known: Decision | None = None,
 ) -> LookupResult:
     """Find a stored result that may be served for the query.
 
     Raises:
         JudgeError: The judge failed.
     """
-    return _only(lookup_many(ports, [request], threshold=threshold, max_age=max_age))
+    decision = _only(decide(ports, [request], threshold=threshold, max_age=max_age, known=known))
+    return serve(ports, request, decision)
 
 
 def lookup_many(
@@ -287,7 +298,7 @@ def lookup_many(
     """Look up several requests; a fault of one becomes its result."""
     decisions = decide(ports, requests, threshold=threshold, max_age=max_age)
     return [
-        one if isinstance(one, Exception) else caught(_serve, ports, request, one)
+        one if isinstance(one, Exception) else caught(serve, ports, request, one)
         for request, one in zip(requests, decisions, strict=True)
     ]
 
@@ -295,20 +306,7 @@ def lookup_many(
 def exact(ports: Ports, request: Request, *, max_age: float = inf) -> LookupResult | None:
     """Return the hit for exactly this text and context, if there is one."""
     decision = _decide_exactly(ports, request, max_age)
-    return _serve(ports, request, decision) if decision.verdict.served else None
-
-
-@contained
-def get_in_memory(
-    ports: Ports, request: Request, *, max_age: float = inf, largest: float = inf
-) -> LookupResult | None:
-    """Return an exact hit if that takes only RAM and its payload has at most `largest` bytes."""
-    now, started = ports.clock(), ports.timings.now()
-    stored = ports.store.get_in_memory(request.key, now=now)
-    if stored is None or len(stored[1].payload) > largest or _age(stored[0], now) > max_age:
-        return None
-    seconds = ports.timings.now() - started
-    return _serve(ports, request, _same(*stored, now=now, seconds=seconds))
+    return serve(ports, request, decision) if decision.verdict.served else None
 
 
 def shadow(
@@ -333,7 +331,7 @@ def shadow(
         return found, None
     if (stored := _read(ports, request, nearest, decision.now)) is None:
         return _gone(), None
-    return found, Proposal(Match(stored[0], nearest.cosine), similarity, stored[1])
+    return found, Proposal(stored[0], similarity, stored[1].payload)
 
 
 def check(
@@ -378,11 +376,12 @@ def explain(
     candidates.sort(key=lambda one: -one.similarity)  # of two alike the nearer stays first
     if verdict.reason == "exact" and (same := _nearest(decision)):
         candidates = [same]
+    reason, explanation = decision.outcome()
     return Explanation(
         query=request.text,
         is_hit=verdict.served,
-        reason=decision.reason,
-        explanation=decision.explanation,
+        reason=reason,
+        explanation=explanation,
         threshold=threshold,
         candidates=tuple(candidates),
         would_hit_at=verdict.similarity if verdict.reason == "below_threshold" else None,
@@ -496,7 +495,7 @@ def _read(ports: Ports, request: Request, match: Match, now: float) -> tuple[Ent
     return stored
 
 
-def _serve(ports: Ports, request: Request, decision: Decision) -> LookupResult:
+def serve(ports: Ports, request: Request, decision: Decision) -> LookupResult:
     """Decode the result of a hit and count its use; return a miss as it is."""
     verdict, now, started = decision.verdict, decision.now, ports.timings.now()
     if not verdict.served or verdict.nearest is None:
@@ -532,11 +531,11 @@ def _serve(ports: Ports, request: Request, decision: Decision) -> LookupResult:
 
 
 def _refuse(decision: Decision) -> LookupResult:
-    nearest = decision.verdict.nearest
+    nearest, (reason, explanation) = decision.verdict.nearest, decision.outcome()
     return LookupResult(
         is_hit=False,
-        reason=decision.reason,
-        explanation=decision.explanation,
+        reason=reason,
+        explanation=explanation,
         cosine=None if nearest is None else nearest.cosine,
         evidence=decision.verdict.evidence,
         nearest=_nearest(decision),
