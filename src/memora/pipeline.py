@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from memora.codec import Codec
     from memora.judge import Judge
     from memora.metrics import Timings
-    from memora.model import Content, Evidence, Lifetime, Reason, Selected
+    from memora.model import Content, EntryInfo, Evidence, Lifetime, Reason
     from memora.protocols import Clock, Embedder, Store, Vector
 
 P = ParamSpec("P")
@@ -52,7 +52,7 @@ CANDIDATES = 5
 _BARRED = ("other_language", "unreadable")  # verdicts at any threshold
 _SAME_TEXT = "the same text in the same context"
 _NOT_STORED = Verdict("no_candidate", "nothing is stored for the same text", None, None)
-_ENDED = "what is stored for the same text and context has ended"
+_ENDED = "the entry for the same text and context has expired"
 _UNREADABLE = "the model cannot read all of the text (too long, or characters it does not know)"
 
 
@@ -235,7 +235,7 @@ def _same(
     if stored is None:
         return Decision(_NOT_STORED, now)
     entry, content = stored
-    if entry.expires_at is not None and entry.expires_at + entry.stale_seconds <= now:
+    if entry.ends_at <= now:
         return Decision(_NOT_STORED, now, has_ended=True)
     if _age(entry, now) > max_age:
         return Decision(_NOT_STORED, now)
@@ -355,7 +355,7 @@ def check(
 
 
 def explain(
-    ports: Ports, request: Request, *, threshold: float, elsewhere: tuple[Selected, ...] = ()
+    ports: Ports, request: Request, *, threshold: float, elsewhere: tuple[EntryInfo, ...] = ()
 ) -> Explanation:
     """Return what `lookup` would do, with all judged candidates, without decoding results.
 
