@@ -146,13 +146,13 @@ def hanging(part: Faulty, *operations: str) -> Iterator[Hang]:
 def impatient(cache: Memora, seconds: float = 0.05) -> Iterator[None]:
     """Shorten the deadline in a block; make slow calls outside of it."""
     config = cache._config
-    cache._config = cache._core._config = config.model_copy(
+    cache._config = cache._core.config = config.model_copy(
         update={"lookup_timeout_seconds": seconds}
     )
     try:
         yield
     finally:
-        cache._config = cache._core._config = config
+        cache._config = cache._core.config = config
 
 
 def at_rest(cache: Memora) -> bool:

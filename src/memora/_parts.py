@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from memora import pipeline
 from memora._clock import SteadyClock
 from memora._log import make_logger
+from memora.cached_call import CachedCalls
 from memora.codec import Codec
 from memora.concurrency.breaker import Breaker
 from memora.concurrency.executors import TaskExecutor, ThreadExecutor
@@ -154,6 +155,7 @@ class OpenCache:
         self._config, self._log, self._ports = parts.config, parts.log, parts.ports
         self._metrics, self._core, self._shadow = parts.metrics, parts.core, parts.shadow
         self._threads, self._tasks = parts.threads, parts.tasks
+        self._calls = CachedCalls(parts.core)
         self._chores, self._crews, self._health = parts.chores, parts.crews, parts.health
         self._servers: list[MetricsServer] = []
         self._closed = False

@@ -33,6 +33,7 @@ from memora._observation import Observation
 from memora._parts import assemble, in_tasks
 from memora._show import one_line
 from memora._uris import is_bucket, is_on_server, without_password
+from memora.cached_call import Call
 from memora.calls._binding import UNKEYED, why_unkeyed
 from memora.calls._engine import CallOptions
 from memora.calls._identity import place_of
@@ -41,7 +42,7 @@ from memora.concurrency.bridge import drive
 from memora.concurrency.reentry import busy, inside
 from memora.config import CacheConfig, config_from, shown
 from memora.context import canonical_context, is_large
-from memora.core import Call, said
+from memora.core import said
 from memora.errors import ArgumentError, MemoraError, StoreError
 from memora.model import AvailabilityCheck, Explanation, LookupResult
 from memora.stores.memory import MemoryStore
@@ -384,7 +385,7 @@ class Memora(Observation):
         call = self._call(query, context, compute, options)
         if call is None:
             return computing()
-        result: T = drive(self._core.call(self._threads, call, computing))
+        result: T = drive(self._calls.call(self._threads, call, computing))
         return result
 
     async def aget_or_compute(
@@ -410,7 +411,7 @@ class Memora(Observation):
         call = await self._aside(self._tasks, check, query, context, options.get("metadata"))
         if call is None:
             return await computing()
-        result: T = await self._core.call(self._tasks, call, computing)
+        result: T = await self._calls.call(self._tasks, call, computing)
         return result
 
     @property

@@ -12,20 +12,21 @@ from typing import TYPE_CHECKING
 from memora._faults import contained
 from memora.concurrency.reentry import alone
 from memora.errors import ArgumentError
+from memora.metrics import UNTIMED
+from memora.pipeline import CANDIDATES, decide_by_meaning
 from memora.protocols import ALL_TIMES
 from memora.selection import Selection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from memora.model import EntryInfo
+    from memora.model import Context, EntryInfo
     from memora.pipeline import Ports, Request
     from memora.protocols import Vector
 
 _SEARCHED = 256  # entries of a context compared at first; four times as many if all are similar
 # Entries of a context that are judged, as the judge also accepts some below the cosine threshold.
 _JUDGED = 64
-_CANDIDATES = 5  # judged per context, as in a lookup; also the number of contexts reported
 _SWEPT = 4096  # entries removed in one go
 
 
@@ -80,26 +81,25 @@ def elsewhere(ports: Ports, request: Request, *, threshold: float) -> list[Entry
 
     Reads every entry, so use it only to explain to a person why there was no hit.
     """
+    ports = replace(ports, timings=UNTIMED)  # as these are no lookups
     vector = ports.embedder.embed([request.text])[0]
-    contexts: dict[str, dict[str, EntryInfo]] = {}
-    now = ports.clock()
-    for info in ports.store.select(Selection(), now=now):
-        entry = info.entry
-        if entry.context.fingerprint != request.context.fingerprint:
-            contexts.setdefault(entry.context.fingerprint, {})[entry.id] = info
+    contexts: dict[Context, dict[str, EntryInfo]] = {}
+    for info in ports.store.select(Selection(), now=ports.clock()):
+        if (context := info.entry.context) != request.context:
+            contexts.setdefault(context, {})[info.entry.id] = info
     found = []
     for context, infos in contexts.items():
         same = [one for one in infos.values() if one.entry.query == request.text]
         if same:
             found.append(replace(same[0], similarity=1.0, cosine=1.0))
-        elif vector is not None:
-            matches = ports.store.search(vector, context=context, k=_CANDIDATES, now=now)
-            verdict = ports.judge.decide(request.text, matches, threshold=threshold)
-            if verdict.served and verdict.nearest and verdict.nearest.entry.id in infos:
-                nearest = verdict.nearest
-                info = infos[nearest.entry.id]
-                found.append(replace(info, similarity=verdict.similarity, cosine=nearest.cosine))
-    return sorted(found, key=lambda one: -(one.similarity or 0.0))[:_CANDIDATES]
+            continue
+        there = replace(request, context=context)
+        verdict = decide_by_meaning(ports, there, vector, threshold).verdict
+        if verdict.served and verdict.nearest and verdict.nearest.entry.id in infos:
+            nearest = verdict.nearest
+            info = infos[nearest.entry.id]
+            found.append(replace(info, similarity=verdict.similarity, cosine=nearest.cosine))
+    return sorted(found, key=lambda one: -(one.similarity or 0.0))[:CANDIDATES]
 
 
 @alone

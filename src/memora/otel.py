@@ -68,11 +68,12 @@ class TracedCore(Core):
             explicit_bucket_boundaries_advisory=_SECONDS,
         )
 
-    async def _find(
+    async def find(
         self, executor: Executor, request: Request, *, threshold: float, max_age: float
     ) -> LookupResult:
+        """Look up, in a span."""
         with self._span("lookup") as said:
-            found = await super()._find(executor, request, threshold=threshold, max_age=max_age)
+            found = await super().find(executor, request, threshold=threshold, max_age=max_age)
             said.update(_outcome([found], threshold))
             return found
 
@@ -106,7 +107,7 @@ class TracedCore(Core):
     def _span(self, name: str, items: int = 1) -> Iterator[dict[str, Any]]:
         """Yield the attributes that the span gets at its end."""
         operation = name if items == 1 else f"BATCH {name}"
-        table = self._config.table_name
+        table = self.config.table_name
         about = {
             "db.system.name": _NAME,
             "db.collection.name": table,

@@ -9,9 +9,7 @@ from __future__ import annotations
 import json
 import uuid
 from contextlib import suppress
-from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -20,21 +18,14 @@ from typing_extensions import ParamSpec
 from memora._characters import why_unreadable
 from memora._faults import contained
 from memora._show import fault_line
-from memora.concurrency.breaker import Breaker
+from memora.concurrency.breaker import Breaker, guarded
 from memora.context import canonical_context, canonical_query, exact_key
-from memora.errors import (
-    CorruptEntryError,
-    DeadlineError,
-    JudgeError,
-    SerializationError,
-    UnavailableError,
-)
+from memora.errors import CorruptEntryError, JudgeError, SerializationError
 from memora.judge import Verdict
 from memora.metrics import UNTIMED
 from memora.model import (
     AvailabilityCheck,
     Candidate,
-    Content,
     Context,
     Entry,
     Explanation,
@@ -50,15 +41,18 @@ if TYPE_CHECKING:
     from memora.codec import Codec
     from memora.judge import Judge
     from memora.metrics import Timings
-    from memora.model import EntryInfo, Evidence, Lifetime
+    from memora.model import Content, EntryInfo, Evidence, Lifetime, Reason
     from memora.protocols import Clock, Embedder, Store, Vector
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_CANDIDATES = 5  # entries judged per lookup, as the nearest is not always the right one
+CANDIDATES = 5
+"""The number of entries judged per lookup, because the nearest is not always the right one."""
 _BARRED = ("other_language", "unreadable")  # verdicts at any threshold
 _SAME_TEXT = "the same text in the same context"
+_NOT_STORED = Verdict("no_candidate", "nothing is stored for the same text", None, None)
+_ENDED = "the entry for the same text and context has expired"
 _UNREADABLE = "the model cannot read all of the text (too long, or characters it does not know)"
 
 
@@ -77,7 +71,7 @@ class Breakers(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """The pipeline's dependencies."""
+    """The pipeline's dependencies; its methods call them as `guarded` does."""
 
     embedder: Embedder
     store: Store
@@ -88,6 +82,30 @@ class Ports:
         default_factory=lambda: Breakers(Breaker(), Breaker(), Breaker(), Breaker())
     )
     timings: Timings = UNTIMED
+
+    def embed(self, texts: list[str]) -> list[Vector | None]:
+        """See `Embedder.embed`."""
+        return guarded(self.breakers.embedder, self.embedder.embed, texts)
+
+    def get(self, key: bytes, *, now: float) -> tuple[Entry, Content] | None:
+        """See `StoreReader.get`."""
+        return guarded(self.breakers.reads, self.store.get, key, now=now)
+
+    def peek(self, key: bytes, *, now: float) -> Entry | None:
+        """See `StoreReader.peek`."""
+        return guarded(self.breakers.reads, self.store.peek, key, now=now)
+
+    def search(self, vector: Vector, **options: Any) -> list[Match]:
+        """See `StoreReader.search`."""
+        return guarded(self.breakers.searches, self.store.search, vector, **options)
+
+    def put_many(self, items: list[tuple[Entry, Content, Vector | None]]) -> None:
+        """See `Store.put_many`."""
+        guarded(self.breakers.writes, self.store.put_many, items)
+
+    def discard(self, entries: list[Entry]) -> int:
+        """See `Store.discard`."""
+        return guarded(self.breakers.writes, self.store.discard, entries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,21 +123,190 @@ class Request:
         return cls(text, canonical, exact_key(text, canonical))
 
 
+class Decision(NamedTuple):
+    """The decision on one query."""
+
+    verdict: Verdict
+    now: float
+    """The time of the decision; seconds since the epoch."""
+    seconds: float = 0.0
+    """How long an exact hit took to read from the store."""
+    has_ended: bool = False
+    """Whether the entry for exactly this query has ended."""
+
+    def outcome(self) -> tuple[Reason, str]:
+        """Return the reason of the hit or miss, also in words."""
+        reason, told = self.verdict.reason, self.verdict.explanation
+        if self.has_ended and not self.verdict.served:
+            return "expired", f"{_ENDED}; otherwise: {told}"
+        return reason, told
+
+
+def decide(  # noqa: PLR0913 - the requests, and what to read
+    ports: Ports,
+    requests: Sequence[Request],
+    *,
+    threshold: float,
+    max_age: float = inf,
+    contents: bool = True,
+    known: Decision | None = None,
+) -> list[Decision | Exception]:
+    """Decide for each request which entry may be served: exact, else embed, search and judge.
+
+    Queries without an exact hit are embedded in one batch. A fault of one request becomes its
+    result and does not affect the others. Nothing is decoded or counted as a use.
+
+    Args:
+        ports: The pipeline's dependencies.
+        requests: The queries and their contexts.
+        threshold: Minimum similarity to serve.
+        max_age: Ignore entries stored more than this many seconds ago.
+        contents: Whether to read the contents of exact hits.
+        known: The decision of `decide_in_memory` on the only request.
+    """
+    found: list[Decision | Exception] = [
+        caught(_decide_exactly, ports, request, max_age, contents=contents)
+        if known is None
+        else known
+        for request in requests
+    ]
+    left = [
+        (i, one.has_ended)
+        for i, one in enumerate(found)
+        if isinstance(one, Decision) and one.verdict.nearest is None
+    ]
+    vectors = caught(_embed, ports, [requests[i].text for i, _ in left]) if left else []
+    for n, (i, has_ended) in enumerate(left):
+        found[i] = (
+            vectors
+            if isinstance(vectors, Exception)
+            else caught(
+                decide_by_meaning,
+                ports,
+                requests[i],
+                vectors[n],
+                threshold,
+                max_age,
+                has_ended=has_ended,
+            )
+        )
+    return found
+
+
+def decide_in_memory(
+    ports: Ports, request: Request, *, max_age: float = inf, largest: float = inf
+) -> Decision | None:
+    """Decide by the entry for exactly this text and context if that takes only RAM.
+
+    Args:
+        ports: The pipeline's dependencies.
+        request: The query and its context.
+        max_age: As for `decide`.
+        largest: Maximum size of the payload in bytes; for a larger one, return None.
+
+    Returns:
+        None if the store has to be read.
+    """
+    now = ports.clock()
+    stored = ports.store.get_in_memory(request.key, now=ALL_TIMES)
+    if stored is None or (stored and len(stored[1].payload) > largest):
+        return None
+    return _same(stored or None, now, max_age)
+
+
+def _decide_exactly(
+    ports: Ports, request: Request, max_age: float, *, contents: bool = True
+) -> Decision:
+    """Decide by the entry for exactly this text and context; takes one read."""
+    now, started = ports.clock(), ports.timings.now()
+    stored: tuple[Entry, Content | None] | None
+    if contents:
+        stored = ports.get(request.key, now=ALL_TIMES)
+    else:
+        entry = ports.peek(request.key, now=ALL_TIMES)
+        stored = None if entry is None else (entry, None)
+    return _same(stored, now, max_age, seconds=ports.timings.now() - started)
+
+
+def _same(
+    stored: tuple[Entry, Content | None] | None, now: float, max_age: float, seconds: float = 0.0
+) -> Decision:
+    """Decide by the entry for exactly the query; without a nearest one if it may not be served."""
+    if stored is None:
+        return Decision(_NOT_STORED, now)
+    entry, content = stored
+    if entry.ends_at <= now:
+        return Decision(_NOT_STORED, now, has_ended=True)
+    if _age(entry, now) > max_age:
+        return Decision(_NOT_STORED, now)
+    return Decision(Verdict("exact", _SAME_TEXT, Match(entry, 1.0, content), 1.0), now, seconds)
+
+
+def decide_by_meaning(  # noqa: PLR0913 - the request, and facts about it
+    ports: Ports,
+    request: Request,
+    vector: Vector | None,
+    threshold: float,
+    max_age: float = inf,
+    *,
+    has_ended: bool = False,
+) -> Decision:
+    """Decide by the entries of the context that are nearest to the query's vector.
+
+    Raises:
+        JudgeError: The judge failed.
+    """
+    if vector is None:
+        because = why_unreadable(request.text) or _UNREADABLE
+        told = f"{because}, so only the very same text matches"
+        return Decision(Verdict("unreadable", told, None, None), ports.clock())
+    context, timings = request.context.fingerprint, ports.timings
+    started = timings.now()
+    now = ports.clock()  # read again: an entry may have expired while the text was embedded
+    matches = ports.search(vector, context=context, k=CANDIDATES, now=now, since=now - max_age)
+    searched = timings.now()
+    timings.lookup_search(searched - started)
+    try:
+        with contained:
+            verdict = ports.judge.decide(request.text, matches, threshold=threshold)
+    except Exception as fault:
+        raise JudgeError(fault_line(fault)) from fault
+    timings.lookup_judge(timings.now() - searched)
+    return Decision(verdict, ports.clock(), has_ended=has_ended)
+
+
 def lookup(
-    ports: Ports, request: Request, *, threshold: float, max_age: float = inf
+    ports: Ports,
+    request: Request,
+    *,
+    threshold: float,
+    max_age: float = inf,
+    known: Decision | None = None,
 ) -> LookupResult:
     """Find a stored result that may be served for the query.
 
     Raises:
         JudgeError: The judge failed.
     """
-    found, has_ended = _exactly(ports, request, max_age)
-    if found is not None:
-        return found
-    (vector,) = _embed(ports, [request.text])
-    if vector is None:
-        return _unreadable(request)
-    return _decide(ports, request, vector, threshold, max_age, has_ended=has_ended)
+    decision = _only(decide(ports, [request], threshold=threshold, max_age=max_age, known=known))
+    return serve(ports, request, decision)
+
+
+def lookup_many(
+    ports: Ports, requests: Sequence[Request], *, threshold: float, max_age: float = inf
+) -> list[LookupResult | Exception]:
+    """Look up several requests; a fault of one becomes its result."""
+    decisions = decide(ports, requests, threshold=threshold, max_age=max_age)
+    return [
+        one if isinstance(one, Exception) else caught(serve, ports, request, one)
+        for request, one in zip(requests, decisions, strict=True)
+    ]
+
+
+def exact(ports: Ports, request: Request, *, max_age: float = inf) -> LookupResult | None:
+    """Return the hit for exactly this text and context, if there is one."""
+    decision = _decide_exactly(ports, request, max_age)
+    return serve(ports, request, decision) if decision.verdict.served else None
 
 
 def shadow(
@@ -134,159 +321,17 @@ def shadow(
     Raises:
         JudgeError: The judge failed.
     """
-    now = ports.clock()
-    stored, has_ended = _stored(ports, request, now, max_age)
-    if stored is not None:
-        same = Verdict("exact", _SAME_TEXT, Match(stored[0], 1.0), 1.0)
-        return _shadowed(same, now), Proposal(Match(stored[0], 1.0), 1.0, stored[1])
-    (vector,) = _embed(ports, [request.text])
-    if vector is None:
-        return _unreadable(request), None
-    verdict = _verdict(ports, request, vector, threshold, max_age)
-    now, nearest, similarity = ports.clock(), verdict.nearest, verdict.similarity
-    found = (
-        _shadowed(verdict, now) if verdict.served else _missed(verdict, now, has_ended=has_ended)
-    )
+    decision = _only(decide(ports, [request], threshold=threshold, max_age=max_age))
+    verdict, found = decision.verdict, _refuse(decision)
+    if verdict.served:
+        told = f"shadow mode serves nothing; otherwise: {verdict.explanation}"
+        found = replace(found, reason="shadow", explanation=told)
+    nearest, similarity = verdict.nearest, verdict.similarity
     if nearest is None or similarity is None or verdict.reason in _BARRED:
         return found, None
-    stored = _guarded(ports.breakers.reads, ports.store.get, nearest.entry.key, now=now)
-    if stored is None or stored[0].context.fingerprint != request.context.fingerprint:
+    if (stored := _read(ports, request, nearest, decision.now)) is None:
         return _gone(), None
-    return found, Proposal(Match(stored[0], nearest.cosine), similarity, stored[1])
-
-
-@contained
-def get_in_memory(
-    ports: Ports, request: Request, *, max_age: float = inf, largest: float = inf
-) -> LookupResult | None:
-    """Return an exact hit if that takes only RAM and its payload has at most `largest` bytes."""
-    now, started = ports.clock(), ports.timings.now()
-    stored = ports.store.get_in_memory(request.key, now=now)
-    if stored is None or len(stored[1].payload) > largest or _age(stored[0], now) > max_age:
-        return None
-    return _serve_exactly(ports, *stored, now=now, started=started)
-
-
-def exact(ports: Ports, request: Request, *, max_age: float = inf) -> LookupResult | None:
-    """Return the hit for exactly this text and context, if there is one."""
-    return _exactly(ports, request, max_age)[0]
-
-
-def _exactly(ports: Ports, request: Request, max_age: float) -> tuple[LookupResult | None, bool]:
-    """Return the same as `exact`, and whether there is an entry that has ended."""
-    now, started = ports.clock(), ports.timings.now()
-    stored, has_ended = _stored(ports, request, now, max_age)
-    if stored is None:
-        return None, has_ended
-    return _serve_exactly(ports, *stored, now=now, started=started), False
-
-
-def _stored(
-    ports: Ports, request: Request, now: float, max_age: float
-) -> tuple[tuple[Entry, Content] | None, bool]:
-    """Return the entry for exactly this text and context, and whether it has ended.
-
-    Takes one read, because a store on a server takes a round trip for each.
-    """
-    stored = _guarded(ports.breakers.reads, ports.store.get, request.key, now=ALL_TIMES)
-    if stored is None:
-        return None, False
-    entry, _ = stored
-    if entry.ends_at <= now:
-        return None, True
-    return (stored if _age(entry, now) <= max_age else None), False
-
-
-def fresh_for(ports: Ports, request: Request) -> float:
-    """Return for how many more seconds the entry for exactly this query is fresh."""
-    now = ports.clock()
-    entry = _guarded(ports.breakers.reads, ports.store.peek, request.key, now=now)
-    if entry is None:
-        return 0.0
-    left = _remaining(entry, now, used=False)
-    return inf if left is None else left
-
-
-def lookup_many(
-    ports: Ports, requests: Sequence[Request], *, threshold: float, max_age: float = inf
-) -> list[LookupResult | Exception]:
-    """Look up several requests; embed those without an exact hit in one batch.
-
-    A fault of one request becomes its result and does not affect the others.
-    """
-    asked = [caught(_exactly, ports, request, max_age) for request in requests]
-    found = [one if isinstance(one, Exception) else one[0] for one in asked]
-    left = [i for i, one in enumerate(found) if one is None]
-    vectors = caught(_embed, ports, [requests[i].text for i in left]) if left else []
-    for n, i in enumerate(left):
-        vector = vectors if isinstance(vectors, Exception) else vectors[n]
-        found[i] = (
-            vector
-            if isinstance(vector, Exception)
-            else _unreadable(requests[i])
-            if vector is None
-            else caught(
-                _decide,
-                ports,
-                requests[i],
-                vector,
-                threshold,
-                max_age,
-                has_ended=asked[i] == (None, True),
-            )
-        )
-    return [one for one in found if one is not None]
-
-
-def caught(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Exception:
-    """Call a function; return its value, or the exception it raises."""
-    try:
-        with contained:
-            return function(*args, **kwargs)
-    except Exception as fault:  # noqa: BLE001 - the caller reports it
-        return fault
-
-
-def _embed(ports: Ports, texts: list[str]) -> list[Vector | None]:
-    started = ports.timings.now()
-    vectors = _embed_many(ports, texts)
-    ports.timings.lookup_embed(ports.timings.now() - started)
-    return vectors
-
-
-def _verdict(
-    ports: Ports, request: Request, vector: Vector, threshold: float, max_age: float
-) -> Verdict:
-    started = ports.timings.now()
-    matches = _near(ports, request, vector, max_age)
-    searched = ports.timings.now()
-    ports.timings.lookup_search(searched - started)
-    verdict = _judge(ports, request, matches, threshold)
-    ports.timings.lookup_judge(ports.timings.now() - searched)
-    return verdict
-
-
-def _decide(  # noqa: PLR0913 - the request, and facts about it
-    ports: Ports,
-    request: Request,
-    vector: Vector,
-    threshold: float,
-    max_age: float,
-    *,
-    has_ended: bool,
-) -> LookupResult:
-    verdict = _verdict(ports, request, vector, threshold, max_age)
-    now, judged = ports.clock(), ports.timings.now()
-    if not verdict.served or verdict.nearest is None:
-        return _missed(verdict, now, has_ended=has_ended)
-    nearest = verdict.nearest
-    if nearest.content is not None:
-        return _serve(ports, verdict, nearest.entry, nearest.content, now=now, started=judged)
-    # By key: if the query was stored again meanwhile, its newest result is served.
-    stored = _guarded(ports.breakers.reads, ports.store.get, nearest.entry.key, now=now)
-    if stored is None or stored[0].context.fingerprint != request.context.fingerprint:
-        return _gone()
-    return _serve(ports, verdict, *stored, now=now, started=judged)
+    return found, Proposal(stored[0], similarity, stored[1].payload)
 
 
 def check(
@@ -297,22 +342,15 @@ def check(
     Raises:
         JudgeError: The judge failed.
     """
-    now = ports.clock()
-    entry = ports.store.peek(request.key, now=now)
-    similarity: float | None = 1.0
-    if entry is None or _age(entry, now) > max_age:
-        matches = _search(ports, request, max_age)
-        if matches is None:
-            return AvailabilityCheck(available=False)
-        verdict = _judge(ports, request, matches, threshold)
-        if not verdict.served or verdict.nearest is None:
-            return AvailabilityCheck(available=False)
-        entry, similarity, now = verdict.nearest.entry, verdict.similarity, ports.clock()
+    decision = _foresee(ports, request, threshold=threshold, max_age=max_age)
+    verdict, now = decision.verdict, decision.now
+    if not verdict.served or verdict.nearest is None:
+        return AvailabilityCheck(available=False)
     return AvailabilityCheck(
         available=True,
-        age_seconds=_age(entry, now),
-        ttl_remaining_seconds=_remaining(entry, now, used=False),
-        similarity=similarity,
+        age_seconds=_age(verdict.nearest.entry, now),
+        ttl_remaining_seconds=_remaining(verdict.nearest.entry, now, used=False),
+        similarity=verdict.similarity,
     )
 
 
@@ -330,30 +368,58 @@ def explain(
     Raises:
         JudgeError: The judge failed.
     """
-    told = partial(Explanation, query=request.text, threshold=threshold, elsewhere=elsewhere)
-    entry = ports.store.peek(request.key, now=(now := ports.clock()))
-    if entry is not None:
-        same = _candidate(Match(entry, 1.0), 1.0, (), now)
-        return told(is_hit=True, reason="exact", explanation=_SAME_TEXT, candidates=(same,))
-    matches = _search(ports, request)
-    if matches is None:
-        return told(is_hit=False, reason="unreadable", explanation=_why_unreadable(request))
-    verdict = _judge(ports, request, matches, threshold)
-    judged = ports.judge.assess(
-        request.text, [(match.entry.query, match.cosine) for match in matches]
-    )
+    decision = _foresee(ports, request, threshold=threshold)
+    verdict, now = decision.verdict, decision.now
     candidates = [
-        _candidate(match, one.similarity, one.evidence, now)
-        for match, one in zip(matches, judged, strict=True)
+        _candidate(match, one.similarity, one.evidence, now) for match, one in verdict.judged
     ]
     candidates.sort(key=lambda one: -one.similarity)  # of two alike the nearer stays first
-    return told(
+    if verdict.reason == "exact" and (same := _nearest(decision)):
+        candidates = [same]
+    reason, explanation = decision.outcome()
+    return Explanation(
+        query=request.text,
         is_hit=verdict.served,
-        reason=verdict.reason,
-        explanation=verdict.explanation,
+        reason=reason,
+        explanation=explanation,
+        threshold=threshold,
         candidates=tuple(candidates),
         would_hit_at=verdict.similarity if verdict.reason == "below_threshold" else None,
+        elsewhere=elsewhere,
     )
+
+
+def _foresee(ports: Ports, request: Request, *, threshold: float, max_age: float = inf) -> Decision:
+    """Decide as `lookup` does, without contents and without timings, which are of lookups."""
+    untimed = replace(ports, timings=UNTIMED)
+    return _only(decide(untimed, [request], threshold=threshold, max_age=max_age, contents=False))
+
+
+def fresh_for(ports: Ports, request: Request) -> float:
+    """Return for how many more seconds the entry for exactly this query is fresh."""
+    now = ports.clock()
+    entry = ports.peek(request.key, now=now)
+    if entry is None:
+        return 0.0
+    left = _remaining(entry, now, used=False)
+    return inf if left is None else left
+
+
+def caught(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Exception:
+    """Call a function; return its value, or the exception it raises."""
+    try:
+        with contained:
+            return function(*args, **kwargs)
+    except Exception as fault:  # noqa: BLE001 - the caller reports it
+        return fault
+
+
+def _only(found: list[T | Exception]) -> T:
+    """Return the only item of a list, or raise it if it is a fault."""
+    one = found.pop()
+    if isinstance(one, Exception):
+        raise one
+    return one
 
 
 class Draft(NamedTuple):
@@ -367,14 +433,14 @@ class Draft(NamedTuple):
 def store(ports: Ports, drafts: Sequence[Draft]) -> list[str]:
     """Store results and return their ids; each replaces any entry of the same text and context."""
     timings, started = ports.timings, ports.timings.now()
-    vectors = _embed_many(ports, [draft.request.text for draft in drafts])
+    vectors = ports.embed([draft.request.text for draft in drafts])
     timings.store_embed(timings.now() - started)
     now = ports.clock()
     entries = [new_entry(draft.request, draft.lifetime, now=now) for draft in drafts]
     contents = (draft.content for draft in drafts)
     items = list(zip(entries, contents, vectors, strict=True))
     started = timings.now()
-    _guarded(ports.breakers.writes, ports.store.put_many, items)
+    ports.put_many(items)
     timings.store_put(timings.now() - started)
     return [entry.id for entry in entries]
 
@@ -411,50 +477,40 @@ def new_entry(request: Request, lifetime: Lifetime, *, now: float) -> Entry:
     )
 
 
-def _search(ports: Ports, request: Request, max_age: float = inf) -> list[Match] | None:
-    """Return the nearest entries of the context; None if the model cannot read the query."""
-    (vector,) = _embed_many(ports, [request.text])
-    return None if vector is None else _near(ports, request, vector, max_age)
+def _embed(ports: Ports, texts: list[str]) -> list[Vector | None]:
+    started = ports.timings.now()
+    vectors = ports.embed(texts)
+    ports.timings.lookup_embed(ports.timings.now() - started)
+    return vectors
 
 
-def _near(ports: Ports, request: Request, vector: Vector, max_age: float) -> list[Match]:
-    now = ports.clock()  # read again: an entry may have expired while the text was embedded
-    return _guarded(
-        ports.breakers.searches,
-        ports.store.search,
-        vector,
-        context=request.context.fingerprint,
-        k=_CANDIDATES,
-        now=now,
-        since=now - max_age,
-    )
+def _read(ports: Ports, request: Request, match: Match, now: float) -> tuple[Entry, Content] | None:
+    """Return a match with its content; None if it has just left the store."""
+    if match.content is not None:
+        return match.entry, match.content
+    # By key: if the query was stored again meanwhile, its newest result is served.
+    stored = ports.get(match.entry.key, now=now)
+    if stored is None or stored[0].context.fingerprint != request.context.fingerprint:
+        return None
+    return stored
 
 
-def _judge(ports: Ports, request: Request, matches: list[Match], threshold: float) -> Verdict:
-    try:
-        with contained:
-            return ports.judge.decide(request.text, matches, threshold=threshold)
-    except Exception as fault:
-        raise JudgeError(fault_line(fault)) from fault
-
-
-def _serve(  # noqa: PLR0913 - the entry, and times
-    ports: Ports,
-    verdict: Verdict,
-    entry: Entry,
-    content: Content,
-    *,
-    now: float,
-    started: float,
-) -> LookupResult:
+def serve(ports: Ports, request: Request, decision: Decision) -> LookupResult:
+    """Decode the result of a hit and count its use; return a miss as it is."""
+    verdict, now, started = decision.verdict, decision.now, ports.timings.now()
+    if not verdict.served or verdict.nearest is None:
+        return _refuse(decision)
+    if (stored := _read(ports, request, verdict.nearest, now)) is None:
+        return _gone()
+    entry, content = stored
     try:
         result = ports.codec.decode(content.payload)
     except CorruptEntryError:
         with suppress(Exception):  # the damage itself is reported by the caller
-            _guarded(ports.breakers.writes, ports.store.discard, [entry])
+            ports.discard([entry])
         raise
     ports.store.touch(entry.key, now=now)  # only serving counts as a use
-    ports.timings.lookup_payload(ports.timings.now() - started)
+    ports.timings.lookup_payload(decision.seconds + ports.timings.now() - started)
     remaining = _remaining(entry, now, used=True)
     return LookupResult(
         is_hit=True,
@@ -462,7 +518,7 @@ def _serve(  # noqa: PLR0913 - the entry, and times
         explanation=verdict.explanation,
         result=result,
         similarity=verdict.similarity,
-        cosine=None if verdict.nearest is None else verdict.nearest.cosine,
+        cosine=verdict.nearest.cosine,
         evidence=verdict.evidence,
         matched_query=entry.query,
         age_seconds=_age(entry, now),
@@ -470,23 +526,20 @@ def _serve(  # noqa: PLR0913 - the entry, and times
         is_stale=remaining == 0,
         entry_id=entry.id,
         metadata={} if content.metadata == "{}" else json.loads(content.metadata),
-        nearest=_nearest(verdict, now),
+        nearest=_nearest(decision),
     )
 
 
-def _serve_exactly(
-    ports: Ports, entry: Entry, content: Content, *, now: float, started: float
-) -> LookupResult:
-    same = Verdict("exact", _SAME_TEXT, Match(entry, 1.0), 1.0)
-    return _serve(ports, same, entry, content, now=now, started=started)
-
-
-def _unreadable(request: Request) -> LookupResult:
-    return LookupResult(is_hit=False, reason="unreadable", explanation=_why_unreadable(request))
-
-
-def _why_unreadable(request: Request) -> str:
-    return f"{why_unreadable(request.text) or _UNREADABLE}, so only the very same text matches"
+def _refuse(decision: Decision) -> LookupResult:
+    nearest, (reason, explanation) = decision.verdict.nearest, decision.outcome()
+    return LookupResult(
+        is_hit=False,
+        reason=reason,
+        explanation=explanation,
+        cosine=None if nearest is None else nearest.cosine,
+        evidence=decision.verdict.evidence,
+        nearest=_nearest(decision),
+    )
 
 
 def _gone() -> LookupResult:
@@ -495,35 +548,11 @@ def _gone() -> LookupResult:
     )
 
 
-def _refuse(verdict: Verdict, now: float) -> LookupResult:
-    return LookupResult(
-        is_hit=False,
-        reason=verdict.reason,
-        explanation=verdict.explanation,
-        cosine=None if verdict.nearest is None else verdict.nearest.cosine,
-        evidence=verdict.evidence,
-        nearest=_nearest(verdict, now),
-    )
-
-
-def _missed(verdict: Verdict, now: float, *, has_ended: bool) -> LookupResult:
-    missed = _refuse(verdict, now)
-    if not has_ended:
-        return missed
-    told = f"the entry for the same text and context has expired; otherwise: {missed.explanation}"
-    return replace(missed, reason="expired", explanation=told)
-
-
-def _shadowed(verdict: Verdict, now: float) -> LookupResult:
-    miss = _refuse(verdict, now)
-    told = f"shadow mode serves nothing; otherwise: {verdict.explanation}"
-    return replace(miss, reason="shadow", explanation=told)
-
-
-def _nearest(verdict: Verdict, now: float) -> Candidate | None:
+def _nearest(decision: Decision) -> Candidate | None:
+    verdict = decision.verdict
     if verdict.nearest is None or verdict.similarity is None:
         return None
-    return _candidate(verdict.nearest, verdict.similarity, verdict.evidence, now)
+    return _candidate(verdict.nearest, verdict.similarity, verdict.evidence, decision.now)
 
 
 def _candidate(
@@ -554,81 +583,3 @@ def _remaining(entry: Entry, now: float, *, used: bool) -> float | None:
     left = max(entry.expires_at - now, 0.0)
     slides = used and left > 0 and entry.sliding_seconds is not None
     return entry.sliding_seconds if slides else left
-
-
-def _embed_many(ports: Ports, texts: list[str]) -> list[Vector | None]:
-    return _guarded(ports.breakers.embedder, ports.embedder.embed, texts)
-
-
-class Wait:
-    """A caller's wait with a deadline, checked before each call of a port."""
-
-    def __init__(self) -> None:
-        self._calling: list[Breaker] = []  # the breaker of the current call: one, or none
-        self._over = False
-
-    def check(self) -> None:
-        """Check that the deadline has not passed.
-
-        Raises:
-            DeadlineError: The caller has given up. A store so late might replace a newer entry.
-        """
-        if self._over:
-            raise DeadlineError("the caller no longer waits for this")
-
-    def begin(self, breaker: Breaker) -> None:
-        """Record that a call of a port begins."""
-        self._calling.append(breaker)
-
-    def end(self, breaker: Breaker) -> bool:
-        """Finish a call of a port; False if the caller gave up, which counts as a failure."""
-        try:
-            self._calling.remove(breaker)  # atomic: either this or `give_up` gets it
-        except ValueError:
-            return False
-        return True
-
-    def give_up(self) -> None:
-        """Stop waiting, and count the current call as failed, whatever it returns later."""
-        self._over = True
-        with suppress(IndexError):
-            self._calling.pop().failed()
-
-
-waiting: ContextVar[Wait | None] = ContextVar("waiting", default=None)
-"""The wait for the code that runs in this context; None if it has no deadline."""
-
-
-def _guarded(breaker: Breaker, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call a part of the cache, unless its breaker is open.
-
-    Raises:
-        UnavailableError: The breaker is open after repeated failures.
-        DeadlineError: The caller has given up.
-    """
-    wait = waiting.get()
-    if wait is not None:
-        wait.check()  # first: a half-open breaker allows one call, which then must be made
-    if not breaker.allows():
-        raise UnavailableError(
-            f"{getattr(function, '__qualname__', function)} has failed again and again, and is "
-            "left alone for a while"
-        )
-    if wait is not None:
-        wait.begin(breaker)
-    tell: Callable[[], None] | None = None
-    try:
-        with contained:
-            result = function(*args, **kwargs)
-    except CorruptEntryError:  # damage of one entry, which is dropped; the store works
-        tell = breaker.succeeded
-        raise
-    except Exception:
-        tell = breaker.failed
-        raise
-    else:
-        tell = breaker.succeeded
-        return result
-    finally:
-        if (wait is None or wait.end(breaker)) and tell is not None:
-            tell()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from math import inf
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,10 +63,13 @@ class StoreReader(Protocol):
         """Return the entry with this key and its content, in one read."""
         ...
 
-    def get_in_memory(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
-        """Return the same as `get` if that takes only RAM and microseconds, else None.
+    def get_in_memory(
+        self, key: bytes, /, *, now: float
+    ) -> tuple[Entry, Content] | Literal[False] | None:
+        """Return the same as `get` if that takes only RAM and microseconds.
 
-        Called in the event loop's thread. A store that does not know returns None.
+        Called in the event loop's thread. Return False if `get` would find no entry now, and None
+        if only `get` can tell; a store may always return None.
         """
         ...
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from memora.codec import Codec
     from memora.config import CacheConfig
-    from memora.model import Content, Match
+    from memora.model import Entry
 
 _PENDING = 1024  # maximum number of lookups that wait for a result; the oldest is dropped
 _HELD_BYTES = 64 * 1024 * 1024  # maximum size of results that wait or are being compared
@@ -37,15 +37,7 @@ _CLOSE_SECONDS = 5.0
 class Proposal(NamedTuple):
     """The result that a lookup would have served at a low enough threshold."""
 
-    match: Match
-    similarity: float
-    content: Content
-
-
-class _Waiting(NamedTuple):
-    """A proposal that waits for the fresh result, with the data to compare."""
-
-    match: Match
+    entry: Entry
     similarity: float
     payload: bytes
 
@@ -96,15 +88,12 @@ class Shadow:
     def reinit_after_fork(self) -> None:
         """See `ReinitAfterFork`."""
         self._lock = threading.Lock()  # guards the attributes below
-        self._waiting: OrderedDict[bytes, _Waiting | None] = OrderedDict()
+        self._waiting: OrderedDict[bytes, Proposal | None] = OrderedDict()
         self._held = 0
 
     def looked_up(self, key: bytes, proposal: Proposal | None) -> None:
         """Remember the proposal of a lookup until the fresh result is stored."""
-        waiting = None
-        if proposal is not None:
-            payload = self._kept(proposal.content.payload)
-            waiting = _Waiting(proposal.match, proposal.similarity, payload)
+        waiting = proposal and proposal._replace(payload=self._kept(proposal.payload))
         with self._lock:
             self._held += _size(waiting) - _size(self._waiting.pop(key, None))
             self._waiting[key] = waiting
@@ -150,17 +139,17 @@ class Shadow:
             self._held -= held
 
     def _line(
-        self, key: bytes, query: str, waiting: _Waiting | None, fresh: bytes, *, now: float
+        self, key: bytes, query: str, waiting: Proposal | None, fresh: bytes, *, now: float
     ) -> bytes:
         line: dict[str, object] = {"at": round(now, 3), **self._about, "query_key": key.hex()}
         if waiting is not None:
-            line["candidate_key"] = waiting.match.entry.key.hex()
+            line["candidate_key"] = waiting.entry.key.hex()
             line["similarity"] = waiting.similarity
             line["same"] = self._says_the_same(waiting.payload, fresh)
         if self._texts:
             line["query"] = query
             if waiting is not None:
-                line["candidate"] = waiting.match.entry.query
+                line["candidate"] = waiting.entry.query
         return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
 
     def _says_the_same(self, stored: bytes, fresh: bytes) -> bool:
@@ -179,5 +168,5 @@ class Shadow:
             os.close(file)
 
 
-def _size(waiting: _Waiting | None) -> int:
+def _size(waiting: Proposal | None) -> int:
     return 0 if waiting is None else len(waiting.payload)

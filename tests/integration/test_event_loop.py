@@ -143,7 +143,7 @@ async def test_the_loop_would_be_seen_to_stand_still(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(rig.ticker, "block", lambda: rig.blocked.append(str(rig.ticker.ticks)))
 
     async def call() -> None:
-        rig.cache._core._config = rig.cache.config.model_copy(
+        rig.cache._core.config = rig.cache.config.model_copy(
             update={"lookup_timeout_seconds": None}
         )
         rig.cache.lookup(ALIKE, SQL)

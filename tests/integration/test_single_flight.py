@@ -157,13 +157,13 @@ def compute():
     return [arguments[0]]
 async def acompute():
     return compute()
-import memora.core
-delays = memora.core.delays
+import memora.cached_call
+delays = memora.cached_call.delays
 def noting():
     for delay in delays():
         note("waiting-" + arguments[0])
         yield delay
-memora.core.delays = noting
+memora.cached_call.delays = noting
 if arguments[1] == "threads":
     print(cache.get_or_compute(QUERY, None, compute))
 else:

@@ -118,7 +118,7 @@ ORDER = [
     ],
     ["codec", "embedders", "shadow", "stores", "tuning"],
     ["pipeline", "lifecycle", "transfer"],
-    ["core", "health", "prometheus", "otel"],
+    ["core", "cached_call", "health", "prometheus", "otel"],
     ["cache", "_administration", "_criteria", "_observation", "_parts"],
     ["cli"],
 ]

@@ -247,7 +247,7 @@ def test_the_cost_is_what_computing_took_unless_it_is_said(
     cache: Memora, side: Side, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watch = FakeClock()
-    monkeypatch.setattr("memora.core.time", SimpleNamespace(perf_counter=watch))
+    monkeypatch.setattr("memora.cached_call.time", SimpleNamespace(perf_counter=watch))
 
     def compute() -> int:
         watch.advance(2.5)
@@ -440,12 +440,12 @@ def hit_then_rest(side: Side, cache: Memora, compute: Compute, times: int, **opt
             [await cache.aget_or_compute(QUERY, SQL, gated_later, **options) for _ in range(times)]
         )
         gate.set()
-        assert await auntil(lambda: not cache._core._refreshing)
+        assert await auntil(lambda: not cache._calls._refreshing)
 
     if side.name == "threads":
         found += [cache.get_or_compute(QUERY, SQL, gated, **options) for _ in range(times)]
         gate.set()
-        assert until(lambda: not cache._core._refreshing)
+        assert until(lambda: not cache._calls._refreshing)
     else:
         anyio.run(main, backend=side.name)
     assert at_rest(cache)

@@ -122,7 +122,7 @@ def test_it_trips_the_breaker_and_shows_in_health() -> None:
 
 def test_it_is_an_error_of_ours_for_who_asks_for_errors() -> None:
     rig = Rig(fail_open=False)
-    rig.store.before["get"] = raising(Panic("index out of bounds"))
+    rig.store.before["get_in_memory"] = raising(Panic("index out of bounds"))
     with pytest.raises(PartError, match="Panic: index out of bounds"):
         rig.cache.lookup(OTHER, SQL)
     rig.store.before = {"select": raising(SystemExit(1))}

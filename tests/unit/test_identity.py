@@ -430,14 +430,14 @@ class TestChangedArguments:
         def stream(query: str, history: list[str]) -> Iterator[str]:
             yield from history
 
-        lookup = cache._core._find
+        lookup = cache._core.find
 
         async def slow(*args: Any, **options: Any) -> Any:
             found = await lookup(*args, **options)
             history.append("b")
             return found
 
-        monkeypatch.setattr(cache._core, "_find", slow)
+        monkeypatch.setattr(cache._core, "find", slow)
         ask: Any = {"plain": plain, "stream": stream}[kind]
         assert list(ask("x", history)) == ["a", "b"]
         assert cache.get_stats()["total_entries"] == 0

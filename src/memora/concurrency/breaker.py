@@ -1,17 +1,29 @@
-"""A circuit breaker: after repeated failures, calls are stopped for a while."""
+"""Guards around calls of a part: its circuit breaker, and the deadline of the caller.
+
+After repeated failures, a breaker stops calls for a while. After a deadline, no new call begins.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, Literal
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from typing_extensions import ParamSpec
 
 from memora._durations import seconds
+from memora._faults import contained
 from memora.concurrency.fork import register_for_reinit
-from memora.errors import ArgumentError
+from memora.concurrency.reentry import inside
+from memora.errors import ArgumentError, CorruptEntryError, DeadlineError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 State = Literal["closed", "open", "half_open"]
 
@@ -92,3 +104,91 @@ class Breaker:
         if self._opened is None:
             return "closed"
         return "open" if self._clock() - self._opened < self._reset else "half_open"
+
+
+class _Wait:
+    """A caller's wait with a deadline."""
+
+    def __init__(self) -> None:
+        self._calling: list[Breaker] = []  # the breaker of the current call: one, or none
+        self._over = False
+
+    def begin(self, breaker: Breaker) -> None:
+        """Record that a call begins."""
+        self._calling.append(breaker)
+
+    def end(self, breaker: Breaker) -> bool:
+        """Finish a call; False if the caller gave up, which counts as a failure."""
+        try:
+            self._calling.remove(breaker)  # atomic: either this or `give_up` gets it
+        except ValueError:
+            return False
+        return True
+
+    def check(self) -> None:
+        """Raise DeadlineError if the caller has given up."""
+        if self._over:
+            raise DeadlineError("the caller no longer waits for this call")
+
+    def give_up(self) -> None:
+        """Stop waiting, and count the current call as failed, whatever it returns later."""
+        self._over = True
+        with suppress(IndexError):
+            self._calling.pop().failed()
+
+
+_waiting: ContextVar[_Wait | None] = ContextVar("waiting", default=None)
+
+
+@contextmanager
+def giving_up() -> Iterator[None]:
+    """Refuse guarded calls that would begin after the block has raised DeadlineError.
+
+    The work that the block waited for may still be running; a store so late could replace a newer
+    entry.
+    """
+    wait = _Wait()
+    token = _waiting.set(wait)
+    try:
+        yield
+    except DeadlineError:
+        with inside:
+            wait.give_up()
+        raise
+    finally:
+        _waiting.reset(token)
+
+
+def guarded(breaker: Breaker, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function of a part, unless its breaker is open or the caller has given up.
+
+    Raises:
+        UnavailableError: The breaker is open after repeated failures.
+        DeadlineError: The caller has given up; see `giving_up`.
+    """
+    wait = _waiting.get()
+    if wait is not None:
+        wait.check()  # first: a half-open breaker allows one call, which then must be made
+    if not breaker.allows():
+        raise UnavailableError(
+            f"{getattr(function, '__qualname__', function)} has failed repeatedly, so it is not "
+            "called for a while"
+        )
+    if wait is not None:
+        wait.begin(breaker)
+    report: Callable[[], None] | None = None
+    try:
+        with contained:
+            result = function(*args, **kwargs)
+    except CorruptEntryError:  # damage of one entry, which is dropped; the store works
+        report = breaker.succeeded
+        raise
+    except Exception:
+        report = breaker.failed
+        raise
+    else:
+        report = breaker.succeeded
+        return result
+    finally:
+        if (wait is None or wait.end(breaker)) and report is not None:
+            report()

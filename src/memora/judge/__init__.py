@@ -55,6 +55,8 @@ class Verdict:
     """The candidate most likely to be right."""
     similarity: float | None
     evidence: tuple[Evidence, ...] = ()
+    judged: tuple[tuple[Match, Assessment], ...] = ()
+    """All candidates, nearest first."""
 
     @property
     def served(self) -> bool:
@@ -131,10 +133,11 @@ class Judge:
             range(len(matches)),
             key=lambda at: (not assessments[at].barred, assessments[at].similarity),
         )
-        return _verdict(matches[best], assessments[best], threshold)
+        return _verdict(tuple(zip(matches, assessments, strict=True)), best, threshold)
 
 
-def _verdict(match: Match, assessment: Assessment, threshold: float) -> Verdict:
+def _verdict(judged: tuple[tuple[Match, Assessment], ...], best: int, threshold: float) -> Verdict:
+    match, assessment = judged[best]
     similarity, evidence = assessment.similarity, assessment.evidence
     if assessment.barred:
         why = (
@@ -143,7 +146,7 @@ def _verdict(match: Match, assessment: Assessment, threshold: float) -> Verdict:
             else "differs in characters that an embedding model may not read"
         )
         told = f"the nearest {why} ({evidence[0].detail})"
-        return Verdict(assessment.barred, told, match, similarity, evidence)
+        return Verdict(assessment.barred, told, match, similarity, evidence, judged)
     served = similarity >= threshold
     said = "; ".join(f"{one.kind}: {one.detail}" for one in evidence)
     explanation = (
@@ -151,9 +154,8 @@ def _verdict(match: Match, assessment: Assessment, threshold: float) -> Verdict:
         f"{'reaches' if served else 'is below'} the threshold {threshold}"
         f"{'; ' + said if said else ''}"
     )
-    return Verdict(
-        "semantic" if served else "below_threshold", explanation, match, similarity, evidence
-    )
+    reason: Literal["semantic", "below_threshold"] = "semantic" if served else "below_threshold"
+    return Verdict(reason, explanation, match, similarity, evidence, judged)
 
 
 def _inside(similarity: float) -> float:

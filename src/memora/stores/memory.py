@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import threading
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from memora.concurrency.fork import register_for_reinit
 from memora.model import Match, Measures
@@ -82,8 +82,10 @@ class MemoryStore:
             slot = self._hot.find(key, now)
             return None if slot is None else (self._hot.entry(slot), self._contents[slot])
 
-    def get_in_memory(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
-        return self.get(key, now=now)
+    def get_in_memory(
+        self, key: bytes, /, *, now: float
+    ) -> tuple[Entry, Content] | Literal[False] | None:
+        return self.get(key, now=now) or False
 
     def peek(self, key: bytes, /, *, now: float) -> Entry | None:
         with self._lock:

@@ -14,7 +14,7 @@ import time
 from collections import OrderedDict
 from contextlib import contextmanager
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from memora._faults import contained
 from memora.concurrency.fork import register_for_reinit
@@ -111,7 +111,9 @@ class TieredStore:
         self._begin_following()
         return found
 
-    def get_in_memory(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
+    def get_in_memory(
+        self, key: bytes, /, *, now: float
+    ) -> tuple[Entry, Content] | Literal[False] | None:
         return self._get(key, now) or self._shared.get_in_memory(key, now=now)
 
     def peek(self, key: bytes, /, *, now: float) -> Entry | None:

@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from memora.errors import StoreError, StorePathError
 from memora.stores.bucket._batches import GRACE_SECONDS, STALE_SECONDS, Batch, BatchLog, BatchWriter
@@ -114,7 +114,9 @@ class ObjectStore(LanceStore):
         self._check_reached()
         return self._read_again(lambda: super(ObjectStore, self).fetch(key, now=now))
 
-    def get_in_memory(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
+    def get_in_memory(
+        self, key: bytes, /, *, now: float
+    ) -> tuple[Entry, Content] | Literal[False] | None:
         self._check()
         return None if self._view.unreached else super().get_in_memory(key, now=now)
 

@@ -36,7 +36,7 @@ from contextlib import ExitStack, suppress
 from itertools import islice
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
@@ -262,12 +262,14 @@ class LanceStore:
                 view.cache(slot, content)
         return entry, content
 
-    def get_in_memory(self, key: bytes, /, *, now: float) -> tuple[Entry, Content] | None:
+    def get_in_memory(
+        self, key: bytes, /, *, now: float
+    ) -> tuple[Entry, Content] | Literal[False] | None:
         self._check()
         view = self._view
         with view.lock:
             if (slot := view.hot.find(key, now)) is None:
-                return None
+                return False
             content = view.contents.get(slot)
             return None if content is None else (view.hot.entry(slot), content)
 
