@@ -439,8 +439,10 @@ def test_many_contexts_of_few_entries_stay_apart(
     opener: Opener, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     mode = request.node.callspec.params["opener"]
+    # By what they differ from the others, contexts are not looked up.
+    alike = mode in {"lancedb memory", "lancedb process", "lancedb no payloads in RAM"}
     slow = "power" in mode or "bucket" in mode or mode in ON_SERVERS
-    contexts = 20 if "flushed" in mode else 200 if slow else 2000
+    contexts = 20 if "flushed" in mode else 200 if slow or alike else 2000
     store = opener(tmp_path)
     for i in range(contexts):
         for j in range(2):
@@ -768,11 +770,12 @@ def test_at_the_epoch_what_has_ended_is_read_and_selected_too(store: Store) -> N
     assert queries(store.select(Selection(key=stored["ended"].key), now=NOW + 6)) == ""
 
 
-@pytest.mark.parametrize("said", ["", "0", "zz", "ab" * 15, "ab" * 17, "ab" * 32, "ab" * 16])
-def test_what_is_no_id_selects_nothing(store: Store, said: str) -> None:
-    assert store.select(Selection(entry_id=said), now=NOW) == []
-    fill(store)
-    assert store.select(Selection(entry_id=said), now=NOW) == []
+def test_what_is_no_id_selects_nothing(store: Store) -> None:
+    no_ids = ["", "0", "zz", "ab" * 15, "ab" * 17, "ab" * 32, "ab" * 16]
+    for _ in range(2):  # without entries, and with some
+        for said in no_ids:
+            assert store.select(Selection(entry_id=said), now=NOW) == [], said
+        fill(store)
 
 
 def test_what_was_replaced_is_selected_as_it_is_now(store: Store) -> None:
