@@ -43,7 +43,7 @@ _SWEEP_ROWS = 4
 
 
 class MemoryStore:
-    """A hot table and its contents.
+    """A memtable and its contents.
 
     Payloads are kept encoded, so that a stored result cannot be changed through the object that was
     stored or served.
