@@ -95,9 +95,14 @@ class Ports:
         """See `StoreReader.peek`."""
         return guarded(self.breakers.reads, self.store.peek, key, now=now)
 
-    def search(self, vector: Vector, **options: Any) -> list[Match]:
+    def search(
+        self, vector: Vector, *, context: str, k: int, now: float, since: float
+    ) -> list[Match]:
         """See `StoreReader.search`."""
-        return guarded(self.breakers.searches, self.store.search, vector, **options)
+        search = self.store.search
+        return guarded(
+            self.breakers.searches, search, vector, context=context, k=k, now=now, since=since
+        )
 
     def put_many(self, items: list[tuple[Entry, Content, Vector | None]]) -> None:
         """See `Store.put_many`."""
@@ -298,7 +303,7 @@ def lookup_many(
     """Look up several requests; a fault of one becomes its result."""
     decisions = decide(ports, requests, threshold=threshold, max_age=max_age)
     return [
-        one if isinstance(one, Exception) else caught(serve, ports, request, one)
+        one if isinstance(one, Exception) else caught(contained(serve), ports, request, one)
         for request, one in zip(requests, decisions, strict=True)
     ]
 
@@ -408,8 +413,7 @@ def fresh_for(ports: Ports, request: Request) -> float:
 def caught(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Exception:
     """Call a function; return its value, or the exception it raises."""
     try:
-        with contained:
-            return function(*args, **kwargs)
+        return function(*args, **kwargs)
     except Exception as fault:  # noqa: BLE001 - the caller reports it
         return fault
 
@@ -500,9 +504,11 @@ def serve(ports: Ports, request: Request, decision: Decision) -> LookupResult:
     verdict, now, started = decision.verdict, decision.now, ports.timings.now()
     if not verdict.served or verdict.nearest is None:
         return _refuse(decision)
-    if (stored := _read(ports, request, verdict.nearest, now)) is None:
-        return _gone()
-    entry, content = stored
+    entry, content = verdict.nearest.entry, verdict.nearest.content
+    if content is None:
+        if (stored := _read(ports, request, verdict.nearest, now)) is None:
+            return _gone()
+        entry, content = stored
     try:
         result = ports.codec.decode(content.payload)
     except CorruptEntryError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from memora._characters import difference, without_emoji
 from memora._show import rounded
@@ -43,8 +43,7 @@ class Assessment:
     """
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """The decision on one lookup, with its reason."""
 
     reason: Literal[
