@@ -2,9 +2,9 @@
 
 python scripts/build_docs.py         in an environment with requirements/docs.lock
 
-The pages are read on GitHub as well, so their links are paths in the repository. The site starts
-with the README, has the pages of `docs/` at its root, and every other file at its own path. It holds
-each file that a page links to: Markdown as a page, other files as they are.
+The pages are read on GitHub as well, so their links are paths in the repository. The site has the
+README as its start, the pages of `docs/` at its root, and every other file at its own path. It
+holds each file that a page links to: Markdown as a page, other files as they are.
 
 Errors are: a link to a missing file or heading, a warning of Zensical, a broken link in the built
 pages, and a part of a page that a browser would load from another server.
