@@ -1,8 +1,9 @@
 # The verbs that people and CI share; `make` alone lists them. Needs Python 3.10 or newer, nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
-# One worker a processor. A file stays with one: the examples of a page build on one another.
-PYTEST := $(BIN)/pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile
+# tests/conftest.py says how many workers. A file stays with one: the examples of a page build on one
+# another. Files keep their order, in which those that take long come first.
+PYTEST := $(BIN)/pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test setup fix check quick cover bench docs matrix lock build
@@ -37,8 +38,8 @@ fix: .venv/dev  ## Format, and mend what can be mended
 check: .venv/dev  ## Lint and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy
-	$(BIN)/basedpyright
+	@# At the same time: each keeps one processor busy for half a minute.
+	$(BIN)/basedpyright & pyright=$$!; $(BIN)/mypy; mypy=$$?; wait $$pyright && exit $$mypy
 
 quick: .venv/dev  ## Lint, types by mypy, unit tests: before each commit
 	$(BIN)/ruff check

@@ -17,7 +17,10 @@ os.environ["PATH"] = os.pathsep.join(
     [os.environ["PATH"], *sorted(str(path) for path in _pyenv.glob("3.*/bin"))]
 )
 
-PYTEST = ("pytest", "--quiet", "--numprocesses=auto", "--maxprocesses=8", "--dist=loadfile")
+PYTEST = (  # as in the Makefile
+    *("pytest", "--quiet", "--numprocesses=auto", "--maxprocesses=8"),
+    *("--dist=loadfile", "--no-loadscope-reorder"),
+)
 
 
 def install_locked(session: nox.Session) -> None:

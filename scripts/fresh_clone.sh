@@ -1,20 +1,23 @@
 #!/bin/sh
-# Run the README's two commands from a fresh clone of HEAD, as a newcomer has them: with the pip that
+# Run the README's commands from a fresh clone of HEAD, as a newcomer has them: with the pip that
 # comes with the interpreter, an empty cache of downloads, and a path with a space and an accent.
 #
-#     sh scripts/fresh_clone.sh PYTHON...
+#     sh scripts/fresh_clone.sh FOLDER PYTHON [VERB...]
+#
+# FOLDER     gets the clone, which stays there; a second call goes on in it
+# PYTHON     an interpreter
+# VERB       of `make`; without any, the README's two: demo, test
 #
 # What PYTEST_ADDOPTS holds narrows the tests.
 set -eu
+folder=$1 python=$2
+shift 2
+[ $# -gt 0 ] || set -- demo test
+clone="$folder/a fresh clône"
 repository=$(cd -- "$(dirname -- "$0")/.." && pwd)
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-for python in "$@"; do
-    rm -rf "$folder/"*
-    git clone --quiet "$repository" "$folder/a fresh clône"
-    printf '\n=== %s, in a fresh clone: make demo\n' "$("$python" --version)"
-    export PIP_CACHE_DIR="$folder/no downloads yet"
-    (cd "$folder/a fresh clône" && make demo PYTHON="$python")
-    printf '\n=== %s, in a fresh clone: make test\n' "$("$python" --version)"
-    (cd "$folder/a fresh clône" && make test PYTHON="$python")
+[ -d "$clone" ] || git clone --quiet "$repository" "$clone"
+export PIP_CACHE_DIR="$folder/no downloads yet"
+for verb in "$@"; do
+    printf '\n=== %s, in a fresh clone: make %s\n' "$("$python" --version)" "$verb"
+    (cd "$clone" && make "$verb" PYTHON="$python")
 done

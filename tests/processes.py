@@ -43,7 +43,9 @@ class Child:
             target=_run, args=(self._folder.name, far, target, arguments), daemon=True
         )
         if hasattr(_CONTEXT, "set_forkserver_preload"):
-            _CONTEXT.set_forkserver_preload(["pytest", "store_worker", "lancedb"])
+            _CONTEXT.set_forkserver_preload(
+                ["pytest", "store_worker", "lancedb", "memora.stores.redis"]
+            )
         # The fork server of Python before 3.14 gets `sys.path` only this way.
         before = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)

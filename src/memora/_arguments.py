@@ -117,7 +117,7 @@ def plain_function(name: str, value: F | None) -> F | None:
     if value is not None and not callable(value):
         raise ArgumentError(f"{name} must be a function, got {value!r}")
     if inspect.iscoroutinefunction(value):
-        raise ArgumentError(f"{name} must not be async: nobody awaits {value!r}")
+        raise ArgumentError(f"{name} must not be async: the cache does not await {value!r}")
     return value
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+    from typing import IO
 
 PRIVATE = 0o600
 _SHARED = 0o660
@@ -81,6 +82,40 @@ def read_file(path: Path) -> bytes:
 def opener(mode: int) -> Callable[[str, int], int]:
     """Return an `opener` for `open` that creates a file with the given mode at once."""
     return partial(_open, mode)
+
+
+def mode_of(path: Path) -> int:
+    """Return the mode of an existing file, or that of a new one."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return PRIVATE
+
+
+@contextmanager
+def replacing(path: Path, part: Path, mode: int) -> Iterator[IO[bytes]]:
+    """Open a file whose content atomically replaces that of a path, once it is on the disk.
+
+    A reader sees the old content or all of the new one. On a failure, the old one stays.
+
+    Args:
+        path: The path.
+        part: A name for the file until then, in the same directory.
+        mode: The file's mode.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    try:
+        with open(part, "wb", opener=opener(mode)) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
 
 
 def _open(mode: int, path: str, flags: int) -> int:

@@ -357,8 +357,8 @@ class CacheConfig(_Settings):
         name = "db_uri" if f"{MASK}@" in self.db_uri or f"={MASK}" in self.db_uri else ""
         if name or MASK in self.storage_options.values():
             raise ConfigError(
-                f"{name or 'storage_options'} has {MASK!r} in the place of a secret, as model_dump "
-                "and repr show it: expected the secret; model_copy(update=...) keeps it, and the "
+                f"{name or 'storage_options'} has {MASK!r} instead of a secret, as model_dump and "
+                "repr show it: expected the secret; model_copy(update=...) preserves it, and the "
                 "attributes have it"
             )
 
@@ -369,8 +369,8 @@ class CacheConfig(_Settings):
             if largest is None or largest > whole:
                 raise ConfigError(
                     f"max_payload_bytes={largest!r} and max_bytes={whole!r}: expected "
-                    "max_payload_bytes to be at most max_bytes, as a larger result could never "
-                    "be kept"
+                    "max_payload_bytes to be at most max_bytes, as a larger result could never be "
+                    "stored"
                 )
 
     def _check_mode(self) -> None:
@@ -494,7 +494,7 @@ def config_from(
         changed["db_uri"] = given
     elif given is not None and not isinstance(given, CacheConfig):
         raise ConfigError(
-            "config must be a CacheConfig, or a text or path that says where the store is, got "
+            "config must be a CacheConfig, or the URI or path of a store, got "
             f"{type(given).__name__}; settings are keywords: Memora(ttl_seconds=60)"
         )
     if "ttl" in changed:

@@ -5,20 +5,20 @@ Faults are raised, because the caller has to know if an answer was not deleted.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain, repeat
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from memora._faults import contained
 from memora.concurrency.reentry import alone
 from memora.errors import ArgumentError
-from memora.model import Selected
 from memora.protocols import ALL_TIMES
 from memora.selection import Selection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from memora.model import Holding
+    from memora.model import EntryInfo
     from memora.pipeline import Ports, Request
     from memora.protocols import Vector
 
@@ -27,31 +27,6 @@ _SEARCHED = 256  # entries of a context compared at first; four times as many if
 _JUDGED = 64
 _CANDIDATES = 5  # judged per context, as in a lookup; also the number of contexts reported
 _SWEPT = 4096  # entries removed in one go
-
-
-class Found(NamedTuple):
-    """An entry that meets the criteria, with its similarity if a meaning was one of them."""
-
-    holding: Holding
-    similarity: float | None = None
-    cosine: float | None = None
-
-    def shown(self) -> Selected:
-        """Return the entry in the form that the application gets."""
-        entry = self.holding.entry
-        return Selected(
-            entry_id=entry.id,
-            query=entry.query,
-            context=entry.context.canonical,
-            created_at=entry.created_at,
-            expires_at=entry.expires_at,
-            tags=entry.tags,
-            uses=self.holding.uses,
-            last_used_at=self.holding.last_used_at,
-            bytes=self.holding.bytes,
-            similarity=self.similarity,
-            cosine=self.cosine,
-        )
 
 
 @alone
@@ -63,7 +38,7 @@ def find(
     meaning: str | None = None,
     threshold: float = 0.0,
     now: float = ALL_TIMES,
-) -> list[Found]:
+) -> list[EntryInfo]:
     """Return the entries that meet all criteria: the most similar first, else the oldest.
 
     Args:
@@ -76,61 +51,62 @@ def find(
     Raises:
         ArgumentError: The model cannot read the meaning.
     """
-    holdings = ports.store.select(selection, now=now)
+    infos = ports.store.select(selection, now=now)
     if meaning is None:
-        return [Found(holding) for holding in holdings]
+        return infos
     vector = ports.embedder.embed([meaning])[0]
     if vector is None:
         raise ArgumentError(
             f"the model cannot read all of the query {meaning[:80]!r}, so nothing can be compared "
             "with it; without similarity_threshold it names the entries of exactly this text"
         )
-    wanted = {holding.entry.id: holding for holding in holdings}
-    contexts = {holding.entry.context.fingerprint for holding in holdings}
+    wanted = {info.entry.id: info for info in infos}
+    contexts = {info.entry.context.fingerprint for info in infos}
     found = [
-        Found(holding, similarity, cosine)
+        replace(info, similarity=similarity, cosine=cosine)
         for context in contexts
         for entry_id, similarity, cosine in _similar(
             ports, meaning, vector, context=context, threshold=threshold, now=now
         )
-        if (holding := wanted.get(entry_id)) is not None
+        if (info := wanted.get(entry_id)) is not None
     ]
     return sorted(found, key=lambda one: -(one.similarity or 0.0))
 
 
 @alone
 @contained
-def elsewhere(ports: Ports, request: Request, *, threshold: float) -> list[Found]:
+def elsewhere(ports: Ports, request: Request, *, threshold: float) -> list[EntryInfo]:
     """Return entries that a lookup would serve in other contexts: the best of each, and only a few.
 
     Reads every entry, so use it only to explain to a person why there was no hit.
     """
     vector = ports.embedder.embed([request.text])[0]
-    contexts: dict[str, dict[str, Holding]] = {}
+    contexts: dict[str, dict[str, EntryInfo]] = {}
     now = ports.clock()
-    for holding in ports.store.select(Selection(), now=now):
-        entry = holding.entry
+    for info in ports.store.select(Selection(), now=now):
+        entry = info.entry
         if entry.context.fingerprint != request.context.fingerprint:
-            contexts.setdefault(entry.context.fingerprint, {})[entry.id] = holding
+            contexts.setdefault(entry.context.fingerprint, {})[entry.id] = info
     found = []
-    for context, holdings in contexts.items():
-        same = [one for one in holdings.values() if one.entry.query == request.text]
+    for context, infos in contexts.items():
+        same = [one for one in infos.values() if one.entry.query == request.text]
         if same:
-            found.append(Found(same[0], 1.0, 1.0))
+            found.append(replace(same[0], similarity=1.0, cosine=1.0))
         elif vector is not None:
             matches = ports.store.search(vector, context=context, k=_CANDIDATES, now=now)
             verdict = ports.judge.decide(request.text, matches, threshold=threshold)
-            if verdict.served and verdict.nearest and verdict.nearest.entry.id in holdings:
+            if verdict.served and verdict.nearest and verdict.nearest.entry.id in infos:
                 nearest = verdict.nearest
-                found.append(Found(holdings[nearest.entry.id], verdict.similarity, nearest.cosine))
+                info = infos[nearest.entry.id]
+                found.append(replace(info, similarity=verdict.similarity, cosine=nearest.cosine))
     return sorted(found, key=lambda one: -(one.similarity or 0.0))[:_CANDIDATES]
 
 
 @alone
 @contained
-def withdraw(ports: Ports, found: list[Found]) -> int:
+def withdraw(ports: Ports, found: list[EntryInfo]) -> int:
     """Delete entries, except those replaced meanwhile; return how many."""
-    return ports.store.discard(one.holding.entry for one in found)
+    return ports.store.discard(one.entry for one in found)
 
 
 def clear(ports: Ports) -> tuple[int, int]:

@@ -419,7 +419,7 @@ COUNTERS: dict[str, tuple[str, Unit, tuple[str, ...]]] = {
     "stores": ("Results given to store.", "", ("result",)),
     "uncacheable": ("Cached calls that were only run, for want of a key.", "", ("reason",)),
     "errors": ("Faults of the cache itself.", "", ("operation",)),
-    "evictions": ("Entries that left to keep to the limits.", "", ("policy",)),
+    "evictions": ("Entries evicted because of the limits.", "", ("policy",)),
     "removals": ("Entries that left for other reasons.", "", ("reason",)),
     "outdated_tags": ("Tags outdated.", "", ()),
     "saved_calls": ("Calls that hits made unnecessary, stale ones excepted.", "", ()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from html import escape
+from math import inf
 from typing import Any, Literal, TypeAlias
 
 from memora._show import duration, one_line, preview, rounded
@@ -51,13 +52,12 @@ class _Shown:
         return [
             (name, value)
             for name, value in said
-            if name in always
-            or not (
-                value is None
-                or (type(value) in {tuple, dict} and not value)
-                or (name == "is_stale" and not value)
-            )
+            if name in always or not (_is_empty(value) or (name == "is_stale" and not value))
         ]
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or (type(value) in {tuple, dict} and not value)
 
 
 Unkeyed: TypeAlias = Literal[
@@ -102,6 +102,11 @@ class Entry:
     cost: float = 1.0
     """Cost of computing the result, in any unit that all entries share."""
 
+    @property
+    def ends_at(self) -> float:
+        """The end of the stale period, from which it is not served any more; infinity for never."""
+        return inf if self.expires_at is None else self.expires_at + self.stale_seconds
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lifetime:
@@ -122,19 +127,6 @@ class Content:
     """The result, encoded by `memora.codec`."""
     metadata: str = "{}"
     """A JSON object."""
-
-
-@dataclass(frozen=True, slots=True)
-class Holding:
-    """An entry with the store's statistics of it."""
-
-    entry: Entry
-    uses: int
-    """How often the entry, or one it replaced, was served, as far as this process knows."""
-    last_used_at: float | None
-    """Seconds since the epoch."""
-    bytes: int
-    """Size in the store: texts, vector, metadata and payload."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,26 +241,63 @@ class AvailabilityCheck(_Shown):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Selected(_Shown):
-    """An entry selected by an invalidation or a listing."""
+class EntryInfo(_Shown):
+    """A stored entry with its statistics, as listed, selected by an invalidation, or exported."""
 
-    entry_id: str
-    query: str
-    context: str
-    """In canonical form: JSON."""
-    created_at: float
-    """Seconds since the epoch."""
-    expires_at: float | None
-    """Seconds since the epoch; None if it never expires."""
-    tags: tuple[str, ...]
+    entry: Entry
     uses: int
+    """How often the entry, or one it replaced, was served, as far as this process knows."""
     last_used_at: float | None
     """Seconds since the epoch."""
     bytes: int
+    """Size in the store: texts, vector, metadata and payload."""
     similarity: float | None = None
     """Probability that its answer is right for the query of the call, in [0, 1]."""
     cosine: float | None = None
     """Raw cosine similarity to that query, in [-1, 1]."""
+
+    @property
+    def entry_id(self) -> str:
+        """The entry's id: 32 hexadecimal digits."""
+        return self.entry.id
+
+    @property
+    def query(self) -> str:
+        """The query under which it is stored."""
+        return self.entry.query
+
+    @property
+    def context(self) -> str:
+        """Its context in canonical form: JSON."""
+        return self.entry.context.canonical
+
+    @property
+    def created_at(self) -> float:
+        """When it was stored, in seconds since the epoch."""
+        return self.entry.created_at
+
+    @property
+    def expires_at(self) -> float | None:
+        """When it expires, in seconds since the epoch; None if never."""
+        return self.entry.expires_at
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Its tags, sorted."""
+        return self.entry.tags
+
+    def shown(self) -> dict[str, Any]:
+        """Return what applications and the command line show of it, by name."""
+        return {name: getattr(self, name) for name in _SHOWN_OF_ENTRIES}
+
+    def _said(self) -> list[tuple[str, Any]]:
+        return [(name, value) for name, value in self.shown().items() if not _is_empty(value)]
+
+
+_SHOWN_OF_ENTRIES = (
+    *("entry_id", "query", "context", "created_at", "expires_at", "tags"),
+    *("uses", "last_used_at", "bytes", "similarity", "cosine"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -285,7 +314,7 @@ class Explanation(_Shown):
     """The judged entries, most similar first; for an exact hit only the entry of the same text."""
     would_hit_at: float | None = None
     """The highest threshold at which this miss would have been a hit; None if there is none."""
-    elsewhere: tuple[Selected, ...] = ()
+    elsewhere: tuple[EntryInfo, ...] = ()
     """If requested: entries that would be served in other contexts, most similar first."""
 
     @property

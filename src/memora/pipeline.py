@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from memora.codec import Codec
     from memora.judge import Judge
     from memora.metrics import Timings
-    from memora.model import Evidence, Lifetime, Selected
+    from memora.model import EntryInfo, Evidence, Lifetime
     from memora.protocols import Clock, Embedder, Store, Vector
 
 P = ParamSpec("P")
@@ -192,7 +192,7 @@ def _stored(
     if stored is None:
         return None, False
     entry, _ = stored
-    if entry.expires_at is not None and entry.expires_at + entry.stale_seconds <= now:
+    if entry.ends_at <= now:
         return None, True
     return (stored if _age(entry, now) <= max_age else None), False
 
@@ -317,7 +317,7 @@ def check(
 
 
 def explain(
-    ports: Ports, request: Request, *, threshold: float, elsewhere: tuple[Selected, ...] = ()
+    ports: Ports, request: Request, *, threshold: float, elsewhere: tuple[EntryInfo, ...] = ()
 ) -> Explanation:
     """Return what `lookup` would do, with all judged candidates, without decoding results.
 
@@ -510,7 +510,7 @@ def _missed(verdict: Verdict, now: float, *, has_ended: bool) -> LookupResult:
     missed = _refuse(verdict, now)
     if not has_ended:
         return missed
-    told = f"what is stored for the same text and context has ended; else: {missed.explanation}"
+    told = f"the entry for the same text and context has expired; otherwise: {missed.explanation}"
     return replace(missed, reason="expired", explanation=told)
 
 
@@ -574,7 +574,7 @@ class Wait:
             DeadlineError: The caller has given up. A store so late might replace a newer entry.
         """
         if self._over:
-            raise DeadlineError("nobody waits for this any more")
+            raise DeadlineError("the caller no longer waits for this")
 
     def begin(self, breaker: Breaker) -> None:
         """Record that a call of a port begins."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from memora.model import Content, Entry, Holding, Match, Measures
+    from memora.model import Content, Entry, EntryInfo, Match, Measures
     from memora.selection import Selection
 
 Vector: TypeAlias = NDArray[np.float32]
@@ -95,7 +95,7 @@ class StoreReader(Protocol):
         """
         ...
 
-    def select(self, selection: Selection, /, *, now: float) -> list[Holding]:
+    def select(self, selection: Selection, /, *, now: float) -> list[EntryInfo]:
         """Return the entries that meet all criteria, oldest first.
 
         Include entries that other processes stored before the call began and, if `now` is 0 (the

@@ -126,7 +126,7 @@ def test_no_threshold_keeps_a_budget_that_is_broken_everywhere(tmp_path: Path) -
 
     told = memora("calibrate", log, "--from-log", code=1)
 
-    assert "No threshold keeps at most 1 % wrong of all lookups" in told
+    assert "No threshold meets at most 1 % wrong of all lookups" in told
     assert "more like these" not in told
 
 
@@ -159,7 +159,7 @@ def test_what_is_left_out_of_a_log_and_changed_repeats_are_told(
 
     memora("calibrate", log, "--from-log", "--json", code=1)
 
-    assert told[0].startswith("2 lines left out; first: line 11: expected a JSON object")
+    assert told[0].startswith("2 lines skipped; first: line 11: expected a JSON object")
     assert told[1].startswith("2 of 10 repeats of the very same query had another answer")
 
 

@@ -60,7 +60,7 @@ def work(n):
     sys.exit(n)
 
 for used in (False, True):
-    for ending, code in (("exit", 7), ("end", 0), ("error", 1)):
+    for ending, code in (("exit", 7), ("exit after close", 7), ("end", 0), ("error", 1)):
         child = os.fork()
         if child == 0:
             break
@@ -71,7 +71,9 @@ for used in (False, True):
 if child == 0:
     if used:
         use()
-    if ending == "exit":
+    if ending == "exit after close":
+        cache.close()
+    if ending.startswith("exit"):
         sys.exit(7)
     if ending == "error":
         sys.stderr = open(os.devnull, "w")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -488,15 +486,16 @@ def test_wrong_input_is_one_line_on_stderr(
     assert len(error.strip().splitlines()) == 1
 
 
-def test_a_bar_is_shown_on_a_terminal_only(
-    db: list[str | Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    script = "from memora.cli import main; main()"
-    command = [sys.executable, "-c", script, "warm", str(tmp_path / "w.jsonl"), *map(str, db)]
+def test_a_bar_is_shown_on_a_terminal_only(db: list[str | Path], tmp_path: Path) -> None:
     for forced, shown in (("", False), ("1", True)):
-        environment = {**os.environ, "FORCE_COLOR": forced, "TERM": "xterm"}
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=True, timeout=60
+        script = (
+            "import os\n"
+            f"os.environ.update(FORCE_COLOR={forced!r}, TERM='xterm')\n"
+            "from memora.cli import main\n"
+            "main()"
         )
-        assert done.stdout == "stored 3\n"
-        assert ("warming" in done.stderr) is shown
+        child = Child(run_script, script, "warm", str(tmp_path / "w.jsonl"), *map(str, db))
+        child.wait()
+        assert child.printed() == "stored 3\n"
+        assert ("warming" in child.printed("errors")) is shown
+        child.end()

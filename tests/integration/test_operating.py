@@ -272,7 +272,7 @@ def test_compact_makes_a_store_smaller_and_keeps_all(store: Path) -> None:
 def test_compact_leaves_a_table_alone_that_another_keeps(store: Path) -> None:
     with Memora(CacheConfig(db_uri=str(store))) as cache:
         kept_by(cache)
-        assert "another process keeps the table" in memora("compact", "--db", store, code=2)
+        assert "another process maintains the table" in memora("compact", "--db", store, code=2)
 
 
 def examined(*arguments: str | Path, code: int = 0) -> dict[str, dict[str, Any]]:

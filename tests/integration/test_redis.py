@@ -22,6 +22,7 @@ import pytest
 import servers as parts
 from command import memora
 from doubles import FakeClock, WordEmbedder, until
+from processes import Child, run_script
 
 from memora import CacheConfig, Memora
 from memora.context import canonical_context, exact_key
@@ -45,7 +46,7 @@ pytestmark = pytest.mark.servers
 
 from redis.crc import key_slot  # noqa: E402 - as above
 
-from memora.stores.redis import RedisStore, _leases  # noqa: E402 - without the extra there is none
+from memora.stores.redis import RedisStore  # noqa: E402 - without the extra there is none
 
 DIMENSION = 8
 NOW = 1_700_000_000.0
@@ -445,23 +446,21 @@ def test_large_contexts_are_searched_well(servers: parts.Servers, kind: str, tab
 
 WORKER = """
 import sys, uuid
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
 import numpy as np
 from memora.context import canonical_context, exact_key
 from memora.model import Content, Entry
 from memora.selection import Selection
 from memora.stores.redis import RedisStore
 
-_, _, uri, table, name, limit = sys.argv
+uri, table, name, limit = sys.argv[1:]
 store = RedisStore(
     uri, table_name=table, model="toy", dimension=8, max_entries=int(limit) or None
 )
 context = canonical_context({"agent": "sql"})
 vector = np.eye(8, dtype=np.float32)
 gone = 0
-print("ready", flush=True)
-sys.stdin.readline()
+channel.send("ready")
+channel.recv()
 for i in range(500):
     query = f"{name} {i}"
     key = exact_key(query, context)
@@ -474,29 +473,20 @@ for i in range(500):
     if i % 100 == 99:
         store.outdate(f"{name}:0")
 store.close()
-print(gone, flush=True)
+channel.send(gone)
 """
 
 
 def work_together(uri: str, table: str, *, limit: int) -> list[int]:
     """Have two processes store 500 entries each; return how many each discarded."""
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, Path(__file__).parent, uri, table, name, str(limit)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for name in "ab"
-    ]
-    for worker in workers:
-        assert worker.stdout is not None
-        assert worker.stdout.readline() == "ready\n"
-    for worker in workers:
-        assert worker.stdin is not None
-        worker.stdin.write("\n")
-        worker.stdin.flush()
-    return [int(worker.communicate()[0]) for worker in workers]
+    with ExitStack() as stack:
+        workers = [Child(run_script, WORKER, uri, table, name, str(limit)) for name in "ab"]
+        for worker in workers:
+            stack.callback(worker.end)
+        assert [worker.channel.recv() for worker in workers] == ["ready"] * 2
+        for worker in workers:
+            worker.channel.send("go")
+        return [worker.channel.recv() for worker in workers]
 
 
 @pytest.mark.parametrize("kind", [*KINDS, *CLUSTERS])
@@ -784,28 +774,26 @@ def test_one_leads_a_key(servers: parts.Servers, kind: str, table: str) -> None:
 
 LEADER = """
 import sys, time
-from memora.stores.redis import RedisStore
+from memora.stores.redis import RedisStore, _leases
+_leases.SECONDS = 1.0
 store = RedisStore(sys.argv[1], table_name=sys.argv[2], model="toy", dimension=8)
 assert store.try_lock(bytes(16)) is not None
-print("leads", flush=True)
+channel.send("leads")
 time.sleep(600)
 """
 
 
-def test_a_killed_leader_is_replaced(
-    servers: parts.Servers, table: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_leader_is_replaced(servers: parts.Servers, table: str) -> None:
     uri = servers.uri("redis")
     store = open_store(uri, table)
-    with subprocess.Popen(
-        [sys.executable, "-c", LEADER, uri, table], stdout=subprocess.PIPE, text=True
-    ) as leader:
-        assert leader.stdout is not None
-        assert leader.stdout.readline() == "leads\n"
+    leader = Child(run_script, LEADER, uri, table)
+    try:
+        assert leader.channel.recv() == "leads"
         left = client_of(store).pttl(f"{store._shards._prefixes[0]}l:{bytes(16).hex()}")
-        assert 0 < left <= 1000 * _leases.SECONDS
+        assert 0 < left <= 1000
         assert store.try_lock(bytes(16)) is None
-        leader.kill()
+    finally:
+        leader.end()
     assert until(lambda: store.try_lock(bytes(16)), seconds=60)
     store.close()
 

@@ -143,29 +143,6 @@ parent.close()
     )
 
 
-def test_a_child_ends_as_any_process_does(tmp_path: Path) -> None:
-    run_anew(
-        tmp_path,
-        """
-parent = cache()
-parent.store("of the parent", None, 1)
-for used in (True, False):
-    for closed in (True, False):
-        child = os.fork()
-        if child == 0:
-            if used:
-                assert parent.store(f"of a child {closed}", None, 2) is not None
-            if closed:
-                parent.close()
-            sys.exit(7)
-        assert os.waitstatus_to_exitcode(ended(child)) == 7, (used, closed)
-        if used:
-            assert seen(parent, f"of a child {closed}", 2)
-parent.close()
-""",
-    )
-
-
 def test_a_child_that_closes_leaves_the_store_to_its_parent(tmp_path: Path) -> None:
     run(
         tmp_path,

@@ -301,7 +301,7 @@ def test_a_bucket_without_conditional_writes_is_refused(bucket: Any, how: str) -
 
     if how != "has them":
         bucket.create = create
-        with pytest.raises(StoreError, match=r"If-None-Match.*two processes could keep one table"):
+        with pytest.raises(StoreError, match=r"If-None-Match.*two processes could maintain"):
             BatchLog(bucket, "log").probe("me")
     else:
         BatchLog(bucket, "log").probe("me")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from memora.calls._binding import FUNCTION, Binding, Rules, identity_of, is_method
+from memora.calls._binding import FUNCTION, Binding, Rules
+from memora.calls._identity import identity_of, is_method
 from memora.errors import ArgumentError
 
 if TYPE_CHECKING:

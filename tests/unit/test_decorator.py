@@ -32,7 +32,8 @@ from memora.calls import (
     create_cached_decorator,
 )
 from memora.calls import _streams as streams_module
-from memora.calls._binding import CODE, code_of, identity_of
+from memora.calls._binding import CODE
+from memora.calls._identity import code_of, identity_of
 from memora.errors import ArgumentError, ClosedError, ContextError, QueryError
 from memora.pipeline import Request
 

@@ -132,7 +132,11 @@ def test_keywords_change_a_copy_of_the_settings(embedder: WordEmbedder) -> None:
     [
         (("./a",), {"db_uri": "./b"}, "the store is given twice"),
         ((), {"ttl": 1, "ttl_seconds": 1}, "ttl and ttl_seconds are one setting"),
-        (({"ttl": 1},), {}, "config must be a CacheConfig, or a text or path .* got dict"),
+        (
+            ({"ttl": 1},),
+            {},
+            "config must be a CacheConfig, or the URI or path of a store, got",
+        ),
         ((60,), {}, "got int; settings are keywords"),
         (("",), {}, "db_uri='': expected a text that is not blank"),
         ((), {"ttl": "soon"}, "ttl_seconds='soon': expected a number of seconds"),

@@ -177,9 +177,9 @@ def test_settings_are_masked_where_they_are_printed_and_whole_where_they_are_rea
     for one in (config, *copies):
         assert (one.db_uri, dict(one.storage_options), one.ttl_seconds) == (uri, options, 60)
     assert type(config.db_uri) is str
-    with pytest.raises(ConfigError, match="in the place of a secret"):
+    with pytest.raises(ConfigError, match="instead of a secret"):
         CacheConfig(**config.model_dump())
-    with pytest.raises(ConfigError, match="in the place of a secret"):
+    with pytest.raises(ConfigError, match="instead of a secret"):
         CacheConfig(storage_options=config.model_dump()["storage_options"])
     assert CacheConfig(**CacheConfig().model_dump()) == CacheConfig()
 

@@ -6,10 +6,10 @@ from memora.calls._decorated import (
     AsyncCachedStream,
     Cached,
     CachedStream,
-    CacheInfo,
     CallKey,
 )
 from memora.calls._engine import CallOptions, Engine
+from memora.calls._plan import CacheInfo
 from memora.calls.decorator import Caching, create_cached_decorator
 
 __all__ = [

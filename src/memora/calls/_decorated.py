@@ -7,11 +7,8 @@ import functools
 import inspect
 import sys
 import threading
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from types import MappingProxyType, MethodType
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -24,54 +21,27 @@ from typing import (
     overload,
 )
 
-from memora.calls._binding import (
-    CODE,
-    FUNCTION,
-    UNKEYED,
-    Binding,
-    code_of,
-    has_state,
-    identity_of,
-    is_method,
-    named,
-    owner_form,
-    owner_of,
-    unsaid_owner,
-    why_unkeyed,
-)
+from memora.calls._binding import FUNCTION
 from memora.calls._engine import Computation
 from memora.calls._streams import arelay, recording_of, relay
-from memora.concurrency.fork import register_for_reinit
+from memora.concurrency.bridge import drive
 from memora.context import canonical_context
-from memora.errors import ArgumentError, ClosedError, ContextError
+from memora.errors import ClosedError, ContextError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from typing_extensions import Self
 
-    from memora.calls._binding import Arguments, Call, Rules
-    from memora.calls._engine import Engine
+    from memora.calls._binding import Arguments, Binding, Call
+    from memora.calls._plan import CacheInfo, Plan
     from memora.calls._streams import Recording
-    from memora.model import LookupResult, Unkeyed
+    from memora.model import LookupResult
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
 R = TypeVar("R")
 A = TypeVar("A", bound=AsyncIterator[Any])
-
-
-class CacheInfo(NamedTuple):
-    """Counts of a function's calls in this process."""
-
-    hits: int
-    """Calls answered without running the function."""
-    misses: int
-    """Calls that ran the function, whether or not its result was stored."""
-    uncacheable: Mapping[Unkeyed, int] = MappingProxyType({})
-    """The misses that could not be looked up or stored, by the missing part of the key."""
-
-    def __repr__(self) -> str:
-        said = f", uncacheable={dict(self.uncacheable)}" if self.uncacheable else ""
-        return f"CacheInfo(hits={self.hits}, misses={self.misses}{said})"
 
 
 class CallKey(NamedTuple):
@@ -81,227 +51,41 @@ class CallKey(NamedTuple):
     context: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Behaviour:
-    """The options that apply to all calls of a function. Durations are seconds."""
-
-    similarity_threshold: float | None
-    max_age: float | None
-    ttl: float | None
-    stale_ttl: float | None
-    sliding: bool | None
-    refresh_ahead: float | None
-    condition: Callable[[Any], bool] | None
-    single_flight: bool
-
-    def of(self, *names: str) -> dict[str, Any]:
-        """Return the options with these names that are not None."""
-        said = {name: getattr(self, name) for name in names}
-        return {name: value for name, value in said.items() if value is not None}
-
-
-class Plan:
-    """The state that a decorated function and its bound forms share."""
-
-    def __init__(  # noqa: PLR0913 - the decorator's options
-        self,
-        cache: Engine,
-        function: Any,
-        rules: Rules,
-        behaviour: Behaviour,
-        *,
-        namespace: str | None,
-        version: str | None,
-    ) -> None:
-        self.cache = cache
-        self.of_class = isinstance(function, classmethod)
-        static = isinstance(function, staticmethod)
-        self.function: Callable[..., Any] = (
-            function.__func__ if self.of_class or static else function
-        )
-        # Like a plain function, and unlike a method that is already bound.
-        self.binds = (
-            hasattr(type(self.function), "__get__")
-            and not isinstance(self.function, MethodType)
-            and not static
-        )
-        self.bearer = named(self.function)
-        self.name: str = self.bearer.__qualname__
-        self.identity = identity_of(self.function) if namespace is None else namespace
-        # The arguments of a partial are part of each call, like the call's own arguments.
-        inner: Any = self.function
-        self.given: tuple[Any, ...] = ()
-        self.given_by_name: dict[str, Any] = {}
-        if isinstance(inner, functools.partial):
-            self.given, self.given_by_name, inner = inner.args, inner.keywords, inner.func
-        self._inner = inner
-        self._rules = rules
-        code = version
-        if code is None:
-            code = code_of(self.function) if namespace is None else ""
-        self._fixed: dict[str, object] = {FUNCTION: self.identity}
-        if code:
-            self._fixed[CODE] = code
-        self._bound_signature: inspect.Signature | None = None
-        self._bound_object = self._object(namespace)
-        first = is_method(inner)
-        self.binding = self._bind(owner=self.of_class or first is not None)
-        owned = first == "self" and not static
-        if owned and not rules.settles("self"):
-            raise ArgumentError(unsaid_owner(self.name, "self"))
-        # No option but `strict_params` says whether the object counts.
-        self.has_silent_owner = owned and not replace(rules, strict_params=None).settles("self")
-        self._owned: Binding | None = None
-        self.condition = behaviour.condition
-        life = ("ttl", "stale_ttl", "sliding")
-        self.computing = behaviour.of(
-            "similarity_threshold", "max_age", "refresh_ahead", "condition", *life
-        )
-        if not behaviour.single_flight:
-            self.computing["single_flight"] = False
-        self.looking = behaviour.of("similarity_threshold", "max_age")
-        self.storing = behaviour.of(*life)
-        register_for_reinit(self)
-        self.forget()
-
-    def reinit_after_fork(self) -> None:
-        """Create a new lock, as another thread may have held the old one at a fork.
-
-        Reentrant, as a signal handler may call the function at any time.
-        """
-        self._lock = threading.RLock()
-
-    def count_hit(self) -> None:
-        """Count a call that was answered without running the function."""
-        with self._lock:
-            self._hits += 1
-
-    def count_miss(self) -> None:
-        """Count a call that runs the function."""
-        with self._lock:
-            self._misses += 1
-
-    def info(self) -> CacheInfo:
-        """Return the counts."""
-        with self._lock:
-            return CacheInfo(self._hits, self._misses, dict(self._uncacheable))
-
-    def forget(self) -> None:
-        """Reset the counts to 0."""
-        with self._lock:
-            self._hits = self._misses = 0
-            self._uncacheable: Counter[Unkeyed] = Counter()
-
-    def key(self, binding: Binding, arguments: Arguments) -> Call | None:
-        """Return the key of a call; count a call without one, and return None."""
-        try:
-            call = binding.settled(arguments)
-            if self.cache.closed:
-                raise ClosedError("the cache has been closed")
-        except UNKEYED as fault:
-            if self.cache.caching_enabled():
-                reason = why_unkeyed(fault)
-                with self._lock:
-                    self._uncacheable[reason] += 1
-                self.cache.note_uncacheable(self.identity, reason, fault)
-            return None
-        return call
-
-    def annotated(self) -> Any:
-        """Return the function whose annotations declare the type of the result."""
-        inner = inspect.unwrap(self.bearer)
-        is_object = isinstance(inner, type) and inner is not self._inner
-        return inspect.unwrap(inner.__call__) if is_object else inner
-
-    def owned(self) -> Binding:
-        """Return the binding of a method, whatever the name of its first parameter."""
-        if self._owned is None:
-            try:
-                self._owned = self._bind(owner=True)
-            except ArgumentError:  # not a method, though accessed through an instance
-                self._owned = self.binding
-        return self._owned
-
-    def bound_signature(self) -> inspect.Signature:
-        """Return the signature of a method without its first parameter."""
-        if self._bound_signature is None:
-            signature = inspect.signature(self.function)
-            parameters = list(signature.parameters.values())
-            if parameters and parameters[0].kind is not inspect.Parameter.VAR_POSITIONAL:
-                del parameters[0]
-            self._bound_signature = signature.replace(parameters=parameters)
-        return self._bound_signature
-
-    def _object(self, namespace: str | None) -> Any:
-        """Return the object of a bound method, or the called object, if it is part of the key."""
-        owner, rules = owner_of(self._inner), self._rules
-        if owner is None or rules.instance is not None:
-            return owner
-        if namespace is not None or (rules.settles("self") and not isinstance(owner, type)):
-            return None
-        try:
-            canonical_context({"self": owner_form(owner, None)} if has_state(owner) else {})
-        except ContextError:
-            raise ArgumentError(
-                f"{unsaid_owner(self.name, 'self')}, or namespace= for this object"
-            ) from None
-        return owner
-
-    def _bind(self, *, owner: bool) -> Binding:
-        try:
-            signature = inspect.signature(self._inner)
-        except (TypeError, ValueError):
-            raise ArgumentError(
-                f"the parameters of {self.name} cannot be read; decorate a function that calls it"
-            ) from None
-        return Binding(
-            signature,
-            self._rules,
-            name=self.name,
-            fixed=self._fixed,
-            owner=owner,
-            bound=self._bound_object,
-        )
-
-
 class _Computation(Computation):
     """A call of the function, made if the cache needs one."""
 
-    __slots__ = ("_args", "_call", "_decorated", "_kwargs", "_thread", "counted")
+    __slots__ = ("_call", "_decorated", "_start", "_thread", "counted")
 
     def __init__(
-        self, decorated: _Decorated[...], call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, decorated: _Decorated[...], call: Call, start: functools.partial[Any]
     ) -> None:
-        self._decorated, self._call = decorated, call
-        self._args, self._kwargs = args, kwargs
+        self._decorated, self._call, self._start = decorated, call, start
         self._thread = threading.get_ident()
         self.counted, self.faithful = False, True
 
     def __call__(self) -> Any:
-        decorated = self._decorated
+        decorated, start = self._decorated, self._start
         if not self.counted and self._thread == threading.get_ident():  # not a background refresh
             self.counted = True
             decorated._plan.count_miss()  # noqa: SLF001 - of this module
         # The application may have changed an argument during the lookup.
-        self.faithful = decorated._is_still(self._call, self._args, self._kwargs)  # noqa: SLF001
-        return decorated._plan.function(*self._args, **self._kwargs)  # noqa: SLF001
+        self.faithful = decorated._is_still(self._call, start.args, start.keywords)  # noqa: SLF001
+        return start()
 
     def aside(self) -> _Computation | None:
         """Return the same call with copies of the arguments, which the application may change.
 
         Arguments that cannot be context, such as a client, are not copied: they are not data.
         """
-        owners = min(self._decorated._binding.owners, len(self._args))  # noqa: SLF001
-        memo: dict[int, Any] = {}
+        start, memo = self._start, dict[int, Any]()
+        owners = min(self._decorated._binding.owners, len(start.args))  # noqa: SLF001
         try:
-            args = (
-                *self._args[:owners],
-                *(_copied(value, memo) for value in self._args[owners:]),
-            )
-            kwargs = {name: _copied(value, memo) for name, value in self._kwargs.items()}
+            args = (*start.args[:owners], *(_copied(one, memo) for one in start.args[owners:]))
+            kwargs = {name: _copied(value, memo) for name, value in start.keywords.items()}
         except Exception:  # noqa: BLE001 - raised by an argument's own class
             return None
-        copied = _Computation(self._decorated, self._call, args, kwargs)
+        again = functools.partial(start.func, *args, **kwargs)
+        copied = _Computation(self._decorated, self._call, again)
         copied.counted = True
         return copied
 
@@ -405,6 +189,32 @@ class _Decorated(Generic[P]):
             raise TypeError(f"{self._plan.name}() does not take these arguments")
         return self._binding.settled(arguments)
 
+    def _prepared(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[functools.partial[Any], Call | None]:
+        """Return what makes a call, and its key: None for a call that bypasses the cache."""
+        plan = self._plan
+        if self._owner:
+            args = (*self._owner, *args)
+        start = functools.partial(plan.function, *args, **kwargs)
+        if (arguments := self._arguments(args, kwargs)) is None:
+            return start, None  # it raises its own TypeError
+        if (call := plan.key(self._binding, arguments)) is None:
+            plan.count_miss()
+        return start, call
+
+    def _streamed(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, refresh: bool, in_task: bool
+    ) -> tuple[functools.partial[Any], _Stream | None]:
+        """Return what makes a call of a generator function, and what looks up and stores it."""
+        args = (*self._owner, *args)
+        start = functools.partial(self._plan.function, *args, **kwargs)
+        if (arguments := self._arguments(args, kwargs)) is None:
+            return start, None  # as above
+        return start, _Stream(
+            self._plan, self._binding, arguments, refresh=refresh, in_task=in_task
+        )
+
     def _is_still(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         arguments = self._arguments(args, kwargs)
         return arguments is not None and self._binding.is_still(arguments, call)
@@ -442,20 +252,14 @@ class Cached(_Decorated[P], Generic[P, R]):
         return self._get(instance, owner)
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, refresh: bool = False) -> R:
-        plan = self._plan
-        if self._owner:
-            args = (*self._owner, *args)
-        if (arguments := self._arguments(args, kwargs)) is None:
-            return cast("R", plan.function(*args, **kwargs))  # raises its own TypeError
-        if (call := plan.key(self._binding, arguments)) is None:
-            plan.count_miss()
-            return cast("R", plan.function(*args, **kwargs))
-        query, context, tags = call
-        computation = _Computation(self, call, args, kwargs)
+        start, call = self._prepared(args, kwargs)
+        if call is None:
+            return cast("R", start())
+        plan, compute = self._plan, _Computation(self, call, start)
         result = plan.cache.get_or_compute(
-            query, context, computation, tags=tags, refresh=refresh, **plan.computing
+            *call[:2], compute, tags=call.tags, refresh=refresh, **plan.computing
         )
-        computation.returned()
+        compute.returned()
         return cast("R", result)
 
 
@@ -463,12 +267,15 @@ class CachedStream(Cached[P, R]):
     """A generator function whose items are stored when it has ended, and replayed later."""
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, refresh: bool = False) -> R:
-        args = (*self._owner, *args)
-        start = functools.partial(self._plan.function, *args, **kwargs)
-        if (arguments := self._arguments(args, kwargs)) is None:
-            return cast("R", start())  # raises its own TypeError
-        stream = _Stream(self._plan, self._binding, arguments, refresh=refresh)
-        return cast("R", relay(start, stream.find, stream.keep))
+        start, stream = self._streamed(args, kwargs, refresh=refresh, in_task=False)
+        if stream is None:
+            return cast("R", start())
+        relayed = relay(
+            start,
+            lambda: drive(stream.find()),
+            lambda recording: drive(stream.keep(recording)),
+        )
+        return cast("R", relayed)
 
 
 class _AsyncDecorated(_Decorated[P]):
@@ -518,20 +325,14 @@ class AsyncCached(_AsyncDecorated[P], Generic[P, R]):
     async def _run(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], *, refresh: bool = False
     ) -> R:
-        plan = self._plan
-        if self._owner:
-            args = (*self._owner, *args)
-        if (arguments := self._arguments(args, kwargs)) is None:
-            return cast("R", await plan.function(*args, **kwargs))  # raises its own TypeError
-        if (call := plan.key(self._binding, arguments)) is None:
-            plan.count_miss()
-            return cast("R", await plan.function(*args, **kwargs))
-        query, context, tags = call
-        computation = _Computation(self, call, args, kwargs)
+        start, call = self._prepared(args, kwargs)
+        if call is None:
+            return cast("R", await start())
+        plan, compute = self._plan, _Computation(self, call, start)
         result = await plan.cache.aget_or_compute(
-            query, context, computation, tags=tags, refresh=refresh, **plan.computing
+            *call[:2], compute, tags=call.tags, refresh=refresh, **plan.computing
         )
-        computation.returned()
+        compute.returned()
         return cast("R", result)
 
 
@@ -559,60 +360,52 @@ class AsyncCachedStream(_AsyncDecorated[P], Generic[P, A]):
         return self._get(instance, owner)
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, refresh: bool = False) -> A:
-        args = (*self._owner, *args)
-        start = functools.partial(self._plan.function, *args, **kwargs)
-        if (arguments := self._arguments(args, kwargs)) is None:
-            return cast("A", start())  # raises its own TypeError
-        stream = _Stream(self._plan, self._binding, arguments, refresh=refresh)
-        return cast("A", arelay(start, stream.afind, stream.akeep))
+        start, stream = self._streamed(args, kwargs, refresh=refresh, in_task=True)
+        return cast("A", start() if stream is None else arelay(start, stream.find, stream.keep))
 
 
 class _Stream:
-    """One call of a generator function: its lookup, and the storing of its items."""
+    """One call of a generator function: its lookup, and the storing of its items.
+
+    Args:
+        plan: The function.
+        binding: Its binding.
+        arguments: The call's arguments.
+        refresh: Whether to skip the lookup.
+        in_task: Whether to use the cache's async methods; if not, no coroutine suspends.
+    """
 
     def __init__(
-        self, plan: Plan, binding: Binding, arguments: Arguments, *, refresh: bool
+        self, plan: Plan, binding: Binding, arguments: Arguments, *, refresh: bool, in_task: bool
     ) -> None:
-        self._plan = plan
-        self._binding = binding
-        self._arguments = arguments
-        self._refresh = refresh
+        self._plan, self._binding, self._arguments = plan, binding, arguments
+        self._refresh, self._in_task = refresh, in_task
         self._call: Call | None = None
 
-    def find(self) -> Recording | None:
-        found, call = None, self._begin()
-        if call is not None and not self._refresh:
+    async def find(self) -> Recording | None:
+        found, plan = None, self._plan
+        if plan.cache.caching_enabled():
+            self._call = plan.key(self._binding, self._arguments)
+        if (call := self._call) is not None and not self._refresh:
             with suppress(ClosedError):  # the cache was closed just now
-                found = self._plan.cache.lookup(call.query, call.context, **self._plan.looking)
+                if self._in_task:
+                    found = await plan.cache.alookup(call.query, call.context, **plan.looking)
+                else:
+                    found = plan.cache.lookup(call.query, call.context, **plan.looking)
         return self._counted(found)
 
-    async def afind(self) -> Recording | None:
-        found, call = None, self._begin()
-        if call is not None and not self._refresh:
-            with suppress(ClosedError):  # as above
-                found = await self._plan.cache.alookup(
-                    call.query, call.context, **self._plan.looking
-                )
-        return self._counted(found)
-
-    def keep(self, recording: Recording) -> None:
-        call, cache = self._call, self._plan.cache
-        if call is None or cache.closed:  # closed meanwhile; the caller has its items all the same
-            return
-        cache.get_or_compute(
-            call.query, call.context, recording.as_result, **self._storing(call, recording)
-        )
-
-    async def akeep(self, recording: Recording) -> None:
+    async def keep(self, recording: Recording) -> None:
         async def result() -> Any:
             return recording.as_result()
 
         call, cache = self._call, self._plan.cache
-        if call is None or cache.closed:  # as above
+        if call is None or cache.closed:  # closed meanwhile; the caller has its items all the same
             return
-        await cache.aget_or_compute(
-            call.query, call.context, result, **self._storing(call, recording)
-        )
+        options = self._storing(call, recording)
+        if self._in_task:
+            await cache.aget_or_compute(call.query, call.context, result, **options)
+        else:
+            cache.get_or_compute(call.query, call.context, recording.as_result, **options)
 
     def _storing(self, call: Call, recording: Recording) -> dict[str, Any]:
         wanted = self._plan.condition
@@ -623,11 +416,6 @@ class _Stream:
             "condition": None if wanted is None else lambda _: wanted(recording.items),
             **self._plan.storing,
         }
-
-    def _begin(self) -> Call | None:
-        if self._plan.cache.caching_enabled():
-            self._call = self._plan.key(self._binding, self._arguments)
-        return self._call
 
     def _counted(self, found: LookupResult | None) -> Recording | None:
         # A stale result is a miss, because streams are not refreshed in the background.

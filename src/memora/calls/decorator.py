@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 from memora._arguments import check_options, flag, plain_function, share
 from memora._durations import seconds
 from memora.calls._binding import Rules
-from memora.calls._decorated import Behaviour, Plan, kind_of
+from memora.calls._decorated import kind_of
+from memora.calls._plan import Behaviour, Plan
 from memora.errors import ArgumentError
 
 if TYPE_CHECKING:

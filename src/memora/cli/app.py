@@ -239,7 +239,12 @@ def explain(
         told = cache.explain(query, parse_object("--context", context), elsewhere=True)
     if told.reason == "error":
         raise ArgumentError(told.explanation)
-    typer.echo(readable(told) if as_json else str(told))
+    if as_json:
+        shown = {one.name: getattr(told, one.name) for one in dataclasses.fields(told)}
+        shown["elsewhere"] = [one.shown() for one in told.elsewhere]
+        typer.echo(readable(shown))
+    else:
+        typer.echo(str(told))
 
 
 @app.command()
@@ -265,7 +270,7 @@ def store(
     with Memora(config_of(db_uri=db, table_name=table, model_name=model)) as cache:
         entry_id = cache.store(query, parse_object("--context", context), value, ttl=ttl)
     if entry_id is None:
-        raise ArgumentError("nothing was stored; the log above says why")
+        raise ArgumentError("nothing was stored; see the log above for the reason")
     typer.echo(json.dumps({"entry_id": entry_id}) if as_json else entry_id)
 
 

@@ -155,7 +155,7 @@ def _check_outputs(source: Path, plot: Path | None, html: Path | None, write: Pa
             )
     outputs = [path for path in (plot, html, write) if path is not None]
     if source.resolve() in {path.resolve() for path in outputs}:
-        raise ArgumentError(f"{str(source)!r} is what is read: write to another file")
+        raise ArgumentError(f"{str(source)!r} is the input: write to another file")
     check_writable(outputs)
     if write is not None:
         with_setting(write, _SETTING, "")
@@ -178,7 +178,7 @@ def _logged(found: Logged, path: Path) -> Scores:
             "to a new file after a change of the model or the judge"
         )
     if found.skipped:
-        note(f"{found.skipped:,} lines left out; first: {found.problem}")
+        note(f"{found.skipped:,} lines skipped; first: {found.problem}")
     if found.changed:
         note(
             f"{found.changed:,} of {found.repeats:,} repeats of the very same query had another "
@@ -218,9 +218,9 @@ def _told(found: Recommendation, curve: Curve, what: str) -> list[str]:
         return [f"No threshold serves any of these {curve.pairs:,} {what}."]
     return [
         (
-            f"No threshold keeps {wanted}: at each that serves anything, more is wrong, or so "
-            "nearly as much that no number of labels would tell. Allow more, or find out what is "
-            "served wrongly: `memora replay` shows examples."
+            f"No threshold meets {wanted}: every threshold that serves anything serves more wrong "
+            "answers than that, or so nearly as many that more labels would not help. Allow more, "
+            "or look at the wrong answers: `memora replay` shows examples."
         ),
     ]
 

@@ -108,7 +108,7 @@ def _against(axes: Axes, found: Recommendation, curve: Curve) -> None:
         _mark(axes, found.point, 100 * found.point.wrong(found.of).value, found.point.served.value)
     inside = [share for share, off in zip(served, wrong, strict=True) if off <= _WIDE * budget]
     axes.set(
-        title="What is served, against what is wrong",
+        title="Answers served, against wrong answers",
         xlabel=_wrong_label(found.of),
         ylabel="served, % of all",
         xlim=(0, _WIDE * budget),
@@ -137,7 +137,7 @@ def _over(axes: Axes, found: Recommendation, curve: Curve) -> None:
         _mark(axes, found.point, found.point.threshold, found.point.wrong(found.of).value)
     chosen = 1.0 if found.point is None else found.point.threshold
     axes.set(
-        title="What is wrong, over the threshold",
+        title="Wrong answers, by threshold",
         xlabel="similarity threshold",
         ylabel=_wrong_label(found.of),
         xlim=(max(min(0.5, chosen - 0.1), 0.0), 1.0),

@@ -285,7 +285,9 @@ def _directory(path: Path, config: CacheConfig, found: list[Finding]) -> Facts |
         advice = "restore it from an export, or delete the table and its log: a cache can be lost"
         found.append(Finding("problem", "store", fault_line(error), advice))
     else:
-        keeper = "one keeps the table" if facts.kept else "none keeps the table"
+        keeper = (
+            "one process maintains the table" if facts.kept else "no process maintains the table"
+        )
         said = (
             f"format {facts.format}, {facts.model}, open in {facts.processes} processes, {keeper}; "
             f"table {facts.table_bytes:,} bytes, log {facts.log_bytes:,}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 import time
@@ -30,12 +29,11 @@ from memora.cli.common import (
 )
 from memora.codec import Codec
 from memora.errors import ArgumentError, CorruptEntryError, SerializationError
-from memora.lifecycle import Found
 from memora.selection import Selection
 from memora.stores import open_stored
 
 if TYPE_CHECKING:
-    from memora.model import Entry, Selected
+    from memora.model import Entry, EntryInfo
     from memora.protocols import Store
 
 app = typer.Typer(no_args_is_help=True, help="List, search, show and delete entries of a store.")
@@ -114,12 +112,12 @@ def show(entry_id: EntryId, *, db: Db, table: TableName = None, as_json: AsJson 
         now = time.time()
         (entry,) = _named(store, [entry_id], now)
         found = store.fetch(entry.key, now=now)
-        holdings = store.select(Selection(entry_id=entry.id), now=now)
+        infos = store.select(Selection(entry_id=entry.id), now=now)
     finally:
         store.close()
-    if found is None or not holdings:
+    if found is None or not infos:
         raise ArgumentError(f"the entry {entry_id!r} has just left the store")
-    said = _fields(Found(holdings[0]).shown()) | {"metadata": json.loads(found[1].metadata)}
+    said = _fields(infos[0]) | {"metadata": json.loads(found[1].metadata)}
     try:
         result = Codec().decode(found[1].payload)
     except (CorruptEntryError, SerializationError) as error:
@@ -255,7 +253,7 @@ def _criteria(
 
 def _named(store: Store, given: list[str], now: float) -> list[Entry]:
     """Return the entries with these ids or unique id prefixes; raise ArgumentError."""
-    entries = [holding.entry for holding in store.select(Selection(), now=now)]
+    entries = [info.entry for info in store.select(Selection(), now=now)]
     named: dict[str, Entry] = {}
     for text in given:
         start = text.strip().lower()
@@ -283,16 +281,15 @@ def _entries(count: int) -> str:
     return f"{count:,} {'entry' if count == 1 else 'entries'}"
 
 
-def _fields(one: Selected) -> dict[str, Any]:
-    fields = {field.name: getattr(one, field.name) for field in dataclasses.fields(one)}
-    return fields | {"context": json.loads(one.context)}
+def _fields(one: EntryInfo) -> dict[str, Any]:
+    return one.shown() | {"context": json.loads(one.context)}
 
 
 def _say_deleted(entries: int, *, as_json: bool) -> None:
     typer.echo(json.dumps({"deleted": entries}) if as_json else f"deleted {_entries(entries)}")
 
 
-def _print(found: list[Selected], *, limit: int, as_json: bool) -> None:
+def _print(found: list[EntryInfo], *, limit: int, as_json: bool) -> None:
     shown = found[:limit]
     if as_json:
         typer.echo(readable({"total": len(found), "entries": [_fields(one) for one in shown]}))

@@ -142,7 +142,7 @@ def _report(verb: str, moved: ImportReport, *, as_json: bool) -> None:
     parts = {
         "were there already": moved.present,
         "had expired": moved.expired,
-        "were left out": moved.broken,
+        "were skipped": moved.broken,
         "left, as the limits are reached": moved.evicted,
     }
     said = [f"{count:,} {what}" for what, count in parts.items() if count]

@@ -132,7 +132,7 @@ def compact(*, db: Db, table: TableName = None, as_json: AsJson = False) -> None
         before = sum(sizes(path, config.table_name))
         if not isinstance(store, LanceStore) or not store.compact():
             raise StoreError(
-                f"another process keeps the table {config.table_name!r} in {str(path)!r}, and "
+                f"another process maintains the table {config.table_name!r} in {str(path)!r}, and "
                 "compacts it when that is due; nothing was done. To compact it now, close the "
                 "caches that have it open"
             )
@@ -229,9 +229,9 @@ class _Look:
 
 def _look(store: Store, config: CacheConfig, last: _Look | None) -> _Look:
     now = time.time()
-    holdings = store.select(Selection(), now=now)
-    ids = frozenset(holding.entry.id for holding in holdings)
-    uses = sum(holding.uses for holding in holdings)
+    infos = store.select(Selection(), now=now)
+    ids = frozenset(info.entry.id for info in infos)
+    uses = sum(info.uses for info in infos)
     path = local_path(config.db_uri)
     members = living_members(path / f"{config.table_name}.log")
     passed = None if last is None else max(now - last.timestamp, 1e-3)
@@ -239,23 +239,23 @@ def _look(store: Store, config: CacheConfig, last: _Look | None) -> _Look:
     def rate(count: int) -> float | None:
         return None if passed is None else round(count / passed, 1)
 
-    most = sorted(holdings, key=lambda one: -one.uses)[:_SHOWN]
+    most = sorted(infos, key=lambda one: -one.uses)[:_SHOWN]
     return _Look(
         timestamp=now,
-        entries=len(holdings),
-        expired=max(store.count() - len(holdings), 0),
-        contexts=len({one.entry.context.fingerprint for one in holdings}),
-        bytes=sum(one.bytes for one in holdings),
+        entries=len(infos),
+        expired=max(store.count() - len(infos), 0),
+        contexts=len({one.entry.context.fingerprint for one in infos}),
+        bytes=sum(one.bytes for one in infos),
         disk_bytes=sum(sizes(path, config.table_name)),
         processes=max(len(members) - 1, 0),  # without this process
         uses=uses,
-        used_entries=sum(1 for one in holdings if one.uses),
+        used_entries=sum(1 for one in infos if one.uses),
         # The total drops when a used entry is removed.
         uses_per_second=rate(max(uses - last.uses, 0) if last else 0),
         stores_per_second=rate(len(ids - last.ids) if last else 0),
         removals_per_second=rate(len(last.ids - ids) if last else 0),
-        oldest_seconds=round(now - min(one.entry.created_at for one in holdings), 1)
-        if holdings
+        oldest_seconds=round(now - min(one.entry.created_at for one in infos), 1)
+        if infos
         else None,
         most_used=[
             {
@@ -288,7 +288,7 @@ def _frame(look: _Look, title: str) -> RenderableType:
         ("expired", f"{look.expired:,}", "still held"),
         ("bytes", _bytes(look.bytes), f"{_bytes(look.disk_bytes)} on disk"),
         ("uses", f"{look.uses:,}", used),
-        ("uses/s", _rate(look.uses_per_second), "as far as written by the caches"),
+        ("uses/s", _rate(look.uses_per_second), "as far as the caches have written them"),
         ("stores/s", _rate(look.stores_per_second), ""),
         ("removals/s", _rate(look.removals_per_second), ""),
         ("oldest", "-" if look.oldest_seconds is None else duration(look.oldest_seconds), ""),

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
-from contextlib import contextmanager, suppress
-from pathlib import Path
+import uuid
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from memora._files import PRIVATE
+from memora._files import mode_of, replacing
 from memora.errors import ArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
 
 _NO_ENV_FILE = {".json", ".toml", ".yaml", ".yml", ".ini", ".py"}
 
@@ -52,27 +52,14 @@ def write_all(contents: Mapping[Path, bytes]) -> None:
     Raises:
         ArgumentError: One of them cannot be written; then none has been changed.
     """
-    written: list[tuple[Path, Path]] = []
-    try:
+    with ExitStack() as written:
         for named, content in contents.items():
             path = named.resolve()  # keep a link and replace its target
-            with (
-                _explained(path),
-                tempfile.NamedTemporaryFile(
-                    dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
-                ) as file,
-            ):
-                written.append((Path(file.name), path))
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-                Path(file.name).chmod(_mode(path))
-        for part, path in written:
-            part.replace(path)
-    except BaseException:
-        for part, _ in written:
-            part.unlink(missing_ok=True)
-        raise
+            part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+            written.enter_context(_explained(path))
+            file = written.enter_context(replacing(path, part, mode_of(path)))
+            file.write(content)
+            file.flush()
 
 
 def with_setting(path: Path, name: str, value: str) -> bytes:
@@ -115,10 +102,3 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ArgumentError(f"cannot write {str(path)!r}: {error.strerror}") from error
-
-
-def _mode(path: Path) -> int:
-    """Return the mode of an existing file, or that of a new one."""
-    with suppress(OSError):
-        return path.stat().st_mode & 0o7777
-    return PRIVATE

@@ -182,13 +182,13 @@ class Codec:
             again = self.decode(payload)
             if same(self._kind_of, result, again):
                 return
-            problem, cause = "it would come back changed", None
+            problem, cause = "it would be decoded to something else", None
         except Exception as error:  # noqa: BLE001 - a class of the application may raise anything
             problem, cause = f"it could not be read again ({type(error).__name__})", error
         cls = type(result)
         refusal = UnsupportedError(
-            f"{problem}; give register_type() encode= and decode= for the class in it that does "
-            "not come back from its fields"
+            f"{problem}; give register_type() encode= and decode= for the class in it that its "
+            "fields do not restore"
         )
         refusal.of = cls
         raise refusal.told() from cause
@@ -210,7 +210,9 @@ class Codec:
             with contained:
                 return Reader(self._kind_named, content.blobs, allowance=allowance).value(tree)
         except UnsupportedError as error:
-            raise CorruptEntryError("stored result holds what is never stored") from error
+            raise CorruptEntryError(
+                "the stored result has content that Memora never stores"
+            ) from error
         except (MemoraError, MemoryError):
             raise
         except RecursionError:

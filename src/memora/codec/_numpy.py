@@ -31,7 +31,7 @@ def _dtype_parts(dtype: np.dtype[Any]) -> list[Any]:
     except (TypeError, ValueError):
         exact = False
     if not exact:
-        raise UnsupportedError(f"an array of dtype {dtype.name!r} does not come back exactly")
+        raise UnsupportedError(f"an array of dtype {dtype.name!r} cannot be restored exactly")
     return parts
 
 

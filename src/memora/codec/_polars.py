@@ -17,7 +17,7 @@ def _frame_parts(frame: pl.DataFrame) -> list[Any]:
     file = frame.write_ipc(None)
     file.seek(0)
     if pl.read_ipc(file, n_rows=0).schema != frame.schema or any(map(_is_foreign, frame.dtypes)):
-        raise UnsupportedError("a polars column of this type may not come back as it is; cast it")
+        raise UnsupportedError("a polars column of this type may not be restored exactly; cast it")
     return [frame.height, Blob(file.getbuffer())]
 
 

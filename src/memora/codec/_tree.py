@@ -100,7 +100,7 @@ class Writer:
         kind = self._kind_of(cls)
         if kind is None:
             raise UnsupportedError(
-                f"{cls.__module__}.{cls.__qualname__} is not a type that comes back exactly; "
+                f"{cls.__module__}.{cls.__qualname__} is not a type that can be restored exactly; "
                 f"pass the class to register_type(), or store its parts"
             )
         self.kinds.add(kind.name)

@@ -100,8 +100,8 @@ def refuse() -> None:
 def refusal() -> ReentryError:
     """Return the error for a refused call."""
     return ReentryError(
-        "a signal handler or a finalizer has interrupted the cache in this thread, and cannot use "
-        "it before the cache goes on; let it set a flag, or start a thread"
+        "a signal handler or a finalizer interrupted the cache in this thread, so it cannot use "
+        "the cache; let it set a flag, or start a thread"
     )
 
 

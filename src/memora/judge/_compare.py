@@ -129,7 +129,7 @@ def compare(a: Text, b: Text) -> Comparison:
         features["polarity"] = near * frame
         features["polarity_loose"] = near * (1.0 - frame)
         if not opposites:
-            found.evidence.append(Evidence("negation", "only one of them says no"))
+            found.evidence.append(Evidence("negation", "only one of them has a negation"))
     _compare_questions(a, b, near * frame, found)
     _compare_quantifiers(a, b, near, found)
     if a.bounds and b.bounds and a.bounds.isdisjoint(b.bounds):

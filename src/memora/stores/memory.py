@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from memora.eviction import EvictionPolicy
     from memora.index import GraphType
-    from memora.model import Content, Entry, Holding
+    from memora.model import Content, Entry, EntryInfo
     from memora.protocols import Vector
     from memora.selection import Selection
 
@@ -104,14 +104,14 @@ class MemoryStore:
             found = self._hot.search(vector, context=context, k=k, now=now, since=since)
             return [Match(self._hot.entry(slot), cosine) for slot, cosine in found]
 
-    def select(self, selection: Selection, /, *, now: float) -> list[Holding]:
+    def select(self, selection: Selection, /, *, now: float) -> list[EntryInfo]:
         with self._lock:
             found = self._hot.select(selection)
-        holdings: list[Holding] = []
+        infos: list[EntryInfo] = []
         for start in range(0, len(found), _BATCH):
             with self._lock:
-                holdings += self._hot.holdings(found[start : start + _BATCH], now)
-        return holdings
+                infos += self._hot.infos(found[start : start + _BATCH], now)
+        return infos
 
     def put(self, entry: Entry, content: Content, /, *, vector: Vector | None) -> None:
         self.put_many([(entry, content, vector)])

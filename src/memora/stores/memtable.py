@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memora.index import VectorIndex
-from memora.model import Entry, Holding
+from memora.model import Entry, EntryInfo
 from memora.stores._expiry import ExpiryQueue
 
 if TYPE_CHECKING:
@@ -170,20 +170,20 @@ class Memtable:
             cost=self._costs.get(slot, 1.0),
         )
 
-    def holding(self, slot: int) -> Holding:
+    def info(self, slot: int) -> EntryInfo:
         """Return the entry in a slot with its usage."""
         uses = self._uses.get(slot)
-        return Holding(
+        return EntryInfo(
             entry=self.entry(slot),
             uses=uses.times if uses else 0,
             last_used_at=uses.last if uses else None,
             bytes=self._length[slot],
         )
 
-    def holdings(self, found: Iterable[tuple[int, int]], now: float) -> list[Holding]:
-        """Return the holdings of those (slot, stamp) pairs of `select` that are still live."""
+    def infos(self, found: Iterable[tuple[int, int]], now: float) -> list[EntryInfo]:
+        """Return the infos of those (slot, stamp) pairs of `select` that are still live."""
         return [
-            self.holding(slot)
+            self.info(slot)
             for slot, stamp in found
             if self.holds(slot, stamp) and self.alive(slot, now)
         ]

@@ -25,7 +25,7 @@ from memora.protocols import IndexedStore, MeasuredStore, SharedStore, WatchedSt
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from memora.model import Content, Entry, Holding, Match
+    from memora.model import Content, Entry, EntryInfo, Match
     from memora.protocols import Clock, Lease, Store, Vector
     from memora.selection import Selection
 
@@ -42,10 +42,6 @@ class _Held(NamedTuple):
     confirmed: float
     """When the shared store was asked: later changes by others are unknown."""
     bytes: int
-
-    def ends(self) -> float:
-        expires = self.entry.expires_at
-        return inf if expires is None else expires + self.entry.stale_seconds
 
 
 class TieredStore:
@@ -133,7 +129,7 @@ class TieredStore:
                     self._forget(match.entry.key)
         return found
 
-    def select(self, selection: Selection, /, *, now: float) -> list[Holding]:
+    def select(self, selection: Selection, /, *, now: float) -> list[EntryInfo]:
         # A caller that discards the listed entries expects that no other entry that meets the
         # criteria is served: drop the held ones.
         listed: set[str] = set()
@@ -141,7 +137,7 @@ class TieredStore:
             lambda held: selection.takes(held.entry) and held.entry.id not in listed
         ):
             found = self._shared.select(selection, now=now)
-            listed.update(holding.entry.id for holding in found)
+            listed.update(info.entry.id for info in found)
         return found
 
     def put(self, entry: Entry, content: Content, /, *, vector: Vector | None) -> None:
@@ -217,7 +213,7 @@ class TieredStore:
             if not 0 <= self._clock() - max(held.confirmed, self._confirmed) < self._staleness:
                 self._forget(key)
                 return None
-            if held.ends() <= now:
+            if held.entry.ends_at <= now:
                 return None
             self._held.move_to_end(key)
             return held.entry, held.content

@@ -1,29 +1,28 @@
-"""Entries on their way into a store: their validation, and their storage in batches."""
+"""Import of a file and warming with known answers: entries are checked, and stored in batches."""
 
 from __future__ import annotations
 
-import re
-import uuid
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from math import inf, isfinite
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+from math import inf
+from typing import TYPE_CHECKING, TypeAlias
 
-from memora._arguments import is_number, tags_of
+from memora._arguments import largest_payload
 from memora._faults import contained
-from memora._show import one_line
 from memora.concurrency.reentry import alone
-from memora.context import exact_key
-from memora.errors import ArgumentError, TransferError
-from memora.model import Entry
+from memora.errors import ArgumentError
 from memora.protocols import ALL_TIMES
+from memora.transfer._items import Item, ItemReader, ItemSource, LineSource
+from memora.transfer._rows import ImportRow, Problem, Problems, as_path, format_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     from memora.config import CacheConfig
-    from memora.model import Content, Context
     from memora.pipeline import Ports
-    from memora.protocols import Vector
+    from memora.transfer._parquet import ParquetSource
+    from memora.transfer._rows import Source
 
 Progress: TypeAlias = "Callable[[int, int | None], object]"
 """Called with the number done, and the total if known."""
@@ -32,10 +31,8 @@ Progress: TypeAlias = "Callable[[int, int | None], object]"
 # progress. A model on the CPU embeds this many short texts in a third of a second.
 _BATCH = 64
 _BATCH_BYTES = 64 * 1024 * 1024
-_SHOWN = 80  # characters of a broken value in an error
-_TOLD = 20  # maximum number of problems that are described
-_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
-_MOST_USES = 2**31 - 1  # the largest count that a store holds
+_NOTHING_IMPORTED = "nothing was imported; skip_errors=True (--skip-errors) skips the broken ones"
+_NOTHING_STORED = "nothing was stored"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,71 +50,6 @@ class ImportReport:
     """Descriptions of the first broken ones."""
     evicted: int = 0
     """Old or new entries that the cache evicted because of its limits."""
-
-
-class InvalidRow(Exception):  # noqa: N818 - always caught internally
-    """Input that cannot become an entry, with the reason."""
-
-
-class Problem(NamedTuple):
-    """A broken item, with its place."""
-
-    place: str
-    """For example "row 7"."""
-    said: str
-
-    def __str__(self) -> str:
-        return f"{self.place}: {self.said}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImportRow:
-    """An entry to be stored."""
-
-    entry: Entry
-    content: Content
-    vector: Vector | None = None
-    uses: int = 0
-    last_used_at: float | None = None
-    is_new: bool = False
-    """True if it replaces any other entry, as `store` does, instead of only an older one."""
-
-
-class Source(Protocol):
-    """A source of entries."""
-
-    @property
-    def name(self) -> str:
-        """Name in errors."""
-        ...
-
-    @property
-    def total(self) -> int | None:
-        """Number of entries and problems, if known."""
-        ...
-
-    def read(self) -> Iterator[ImportRow | Problem]:
-        """Yield all entries and problems, from the beginning."""
-        ...
-
-
-class Problems:
-    """Counter of problems, with descriptions of the first ones."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.first: list[str] = []
-
-    def note(self, problem: Problem) -> None:
-        """Count a problem."""
-        self.count += 1
-        if len(self.first) < _TOLD:
-            self.first.append(str(problem))
-
-    def refuse(self, name: str, outcome: str) -> TransferError:
-        """Return the error that describes them."""
-        more = f" ({self.count - 1:,} more are broken)" if self.count > 1 else ""
-        return TransferError(f"{name}: {self.first[0]}{more}; {outcome}")
 
 
 @dataclass(slots=True)
@@ -139,13 +71,110 @@ class _Tally:
         )
 
 
+def import_entries(  # noqa: PLR0913 - each is a choice of the caller's
+    ports: Ports,
+    config: CacheConfig,
+    path: str | os.PathLike[str],
+    *,
+    skip_errors: bool = False,
+    reembed: bool = False,
+    progress: Progress | None = None,
+) -> ImportReport:
+    """Import the entries of a file into a cache with their ids, times and uses.
+
+    An entry is skipped if the cache has the same one, or a newer one of the same query and context;
+    otherwise it replaces what the cache has. The cache's limits apply during the import.
+
+    Args:
+        ports: The cache's ports.
+        config: The cache's limits, and the settings that `warm` uses.
+        path: `.parquet`, or `.jsonl` with lines as for `warm`.
+        skip_errors: Skip and count broken rows, instead of raising.
+        reembed: Recompute the vectors of a `.parquet`, because they are of another model.
+        progress: Called with the number of rows done and the total.
+
+    Raises:
+        ArgumentError: The path has another suffix.
+        TransferError: The file cannot be read, or a row is broken; nothing was imported.
+        ModelMismatchError: The file's vectors are of another model; nothing was imported.
+        MemoraError: The store or the model failed; import the file again.
+    """
+    path = as_path(path)
+    form = format_of(path)
+    source: ParquetSource | LineSource
+    if form == "parquet":
+        from memora.transfer._parquet import ParquetSource  # noqa: PLC0415 - imports Arrow
+
+        source = ParquetSource(
+            path,
+            embedder=ports.embedder,
+            codec=ports.codec,
+            max_payload_bytes=largest_payload(config),
+            embeds=reembed,
+        )
+    else:
+        source = LineSource(path, ItemReader(ports, config))
+    importer = Importer(ports, config, embeds=reembed or form == "jsonl", progress=progress)
+    with source:
+        if not skip_errors:
+            validated(source, outcome=_NOTHING_IMPORTED)
+        return importer.store_all(
+            source.read(), name=source.name, total=source.total, strict=not skip_errors
+        )
+
+
+def warm(
+    ports: Ports,
+    config: CacheConfig,
+    items: Iterable[Item] | str | os.PathLike[str],
+    *,
+    progress: Progress | None = None,
+) -> ImportReport:
+    """Store known answers, embedded in batches.
+
+    A file or a sequence is checked completely before its first item is stored. An iterator can be
+    read only once, so the items before a broken one are stored.
+
+    Args:
+        ports: The cache's ports.
+        config: The default lifetimes of entries, and the cache's limits.
+        items: Mappings with `query` and `result`, and optionally `context`, `metadata`, `ttl`,
+            `stale_ttl`, `sliding`, `tags` and `cost`; tuples of query, context and result; or the
+            path of a `.jsonl` file with one such mapping per line.
+        progress: Called with the number of items done and the total, if known.
+
+    Raises:
+        ArgumentError: The path has another suffix, or `items` is not iterable.
+        TransferError: The file cannot be read, or an item is broken.
+        MemoraError: The store or the model failed.
+    """
+    reader = ItemReader(ports, config)
+    importer = Importer(ports, config, embeds=True, progress=progress)
+    if isinstance(items, (str, os.PathLike)):
+        path = as_path(items)
+        if format_of(path) != "jsonl":
+            raise ArgumentError(f"{str(path)!r} is an export; import it (import_entries)")
+        with LineSource(path, reader) as lines:
+            validated(lines, outcome=_NOTHING_STORED)
+            return importer.store_all(lines.read(), name=lines.name, total=lines.total, strict=True)
+    given: object = items  # unchecked input of the application
+    if not isinstance(given, Iterable):
+        raise ArgumentError(
+            f"expected an iterable of items, or the path of a .jsonl, got {given!r}"
+        )
+    source = ItemSource(items, reader)
+    if source.total is not None:
+        validated(source, outcome=_NOTHING_STORED)
+    return importer.store_all(source.read(), name=source.name, total=source.total, strict=True)
+
+
 class Importer:
-    """Writer of arrivals to a cache's store, as `Memora.store` but in batches.
+    """Writer of rows to a cache's store, as `Memora.store` but in batches.
 
     Args:
         ports: The cache's ports; their faults propagate.
         config: The cache's limits.
-        embeds: Whether to compute vectors; otherwise the arrivals bring them.
+        embeds: Whether to compute vectors; otherwise the rows bring them.
         progress: Called after each batch.
     """
 
@@ -162,16 +191,16 @@ class Importer:
         self._embeds = embeds
         self._progress = progress
 
-    def carry(
-        self, arrivals: Iterable[ImportRow | Problem], *, name: str, total: int | None, strict: bool
+    def store_all(
+        self, rows: Iterable[ImportRow | Problem], *, name: str, total: int | None, strict: bool
     ) -> ImportReport:
-        """Store all arrivals and return the counts.
+        """Store all rows and return the counts.
 
         Raises:
             TransferError: One is broken and `strict` is true; those before it are stored.
         """
         tally, done = _Tally(), 0
-        for batch in _batches(_to_the_first_problem(arrivals) if strict else arrivals):
+        for batch in _batches(_to_the_first_problem(rows) if strict else rows):
             whole: list[ImportRow] = []
             for one in batch:
                 if isinstance(one, ImportRow):
@@ -188,10 +217,10 @@ class Importer:
 
     @alone
     @contained
-    def _put(self, arrivals: list[ImportRow], tally: _Tally) -> None:
+    def _put(self, rows: list[ImportRow], tally: _Tally) -> None:
         store, now = self._ports.store, self._ports.clock()
-        alive = [one for one in arrivals if _end(one.entry) > now]
-        tally.expired += len(arrivals) - len(alive)
+        alive = [one for one in rows if one.entry.ends_at > now]
+        tally.expired += len(rows) - len(alive)
         wanted = [one for one in alive if self._is_wanted(one)]
         vectors = [one.vector for one in wanted]
         if self._embeds and wanted:
@@ -219,12 +248,12 @@ class Importer:
             now=self._ports.clock(),
         )
 
-    def _is_wanted(self, arrival: ImportRow) -> bool:
+    def _is_wanted(self, row: ImportRow) -> bool:
         """Return whether the store lacks the entry, so that a second run resumes the first."""
-        if arrival.is_new:
+        if row.is_new:
             return True
-        known = self._ports.store.peek(arrival.entry.key, now=self._ports.clock())
-        return known is None or known.created_at < arrival.entry.created_at
+        known = self._ports.store.peek(row.entry.key, now=self._ports.clock())
+        return known is None or known.created_at < row.entry.created_at
 
 
 def validated(source: Source, *, outcome: str) -> None:
@@ -241,94 +270,19 @@ def validated(source: Source, *, outcome: str) -> None:
         raise problems.refuse(source.name, outcome)
 
 
-def recorded_entry(
-    row: Mapping[str, Any], *, text: str, context: Context
-) -> tuple[Entry, int, float | None]:
-    """Return an entry as it was at its export, its number of uses, and the time of the last one.
-
-    Args:
-        row: Its columns, unchecked; optional ones may be missing or None.
-        text: Its canonical query.
-        context: Its context.
-
-    Raises:
-        InvalidRow: A column has an invalid value.
-    """
-    moment = "a finite number of seconds since the epoch"
-    entry_id = row.get("id", uuid.uuid4().hex)
-    if not (isinstance(entry_id, str) and _ID.fullmatch(entry_id)):
-        raise broken("id", entry_id, "32 hexadecimal digits, in lower case")
-    created = _number(row, "created_at", moment)
-    if created is None:
-        raise broken("created_at", None, moment)
-    uses = row.get("uses", 0)
-    if isinstance(uses, bool) or not isinstance(uses, int) or not 0 <= uses <= _MOST_USES:
-        raise broken("uses", uses, "a whole number, 0 or more")
-    stale = _number(row, "stale_seconds", "a finite number of seconds, 0 or more", least=0.0)
-    sliding = _number(row, "sliding_seconds", "a finite number of seconds above 0, or null")
-    if sliding is not None and sliding <= 0:
-        raise broken("sliding_seconds", sliding, "a finite number of seconds above 0, or null")
-    cost = _number(row, "cost", "a finite number, 0 or more", least=0.0)
-    entry = Entry(
-        id=entry_id,
-        key=exact_key(text, context),
-        query=text,
-        context=context,
-        created_at=created,
-        expires_at=_number(row, "expires_at", f"{moment}, or null"),
-        stale_seconds=stale or 0.0,
-        sliding_seconds=sliding,
-        tags=_tags(row.get("tags")),
-        cost=1.0 if cost is None else cost,
-    )
-    return entry, uses, _number(row, "last_used_at", f"{moment}, or null")
-
-
-def broken(column: str, value: Any, expected: str) -> InvalidRow:
-    """Return the error that names a column, its value and the expected value."""
-    shown = repr(value[:_SHOWN] if isinstance(value, (str, bytes)) else value)
-    return InvalidRow(f"{column} is {one_line(shown, _SHOWN)}, expected {expected}")
-
-
-def _number(
-    row: Mapping[str, Any], column: str, expected: str, *, least: float | None = None
-) -> float | None:
-    value = row.get(column)
-    if value is None:
-        return None
-    try:
-        found = float(value) if is_number(value) else None
-    except OverflowError:
-        found = None
-    if found is None or not isfinite(found) or (least is not None and found < least):
-        raise broken(column, value, expected)
-    return found
-
-
-def _tags(tags: Any) -> tuple[str, ...]:
-    try:
-        return tags_of(tags)
-    except ArgumentError:
-        raise broken("tags", tags, "a list of texts that are not blank") from None
-
-
-def _end(entry: Entry) -> float:
-    return inf if entry.expires_at is None else entry.expires_at + entry.stale_seconds
-
-
 def _to_the_first_problem(
-    arrivals: Iterable[ImportRow | Problem],
+    rows: Iterable[ImportRow | Problem],
 ) -> Iterator[ImportRow | Problem]:
-    for one in arrivals:
+    for one in rows:
         yield one
         if isinstance(one, Problem):
             return
 
 
-def _batches(arrivals: Iterable[ImportRow | Problem]) -> Iterator[list[ImportRow | Problem]]:
+def _batches(rows: Iterable[ImportRow | Problem]) -> Iterator[list[ImportRow | Problem]]:
     batch: list[ImportRow | Problem] = []
     size = 0
-    for one in arrivals:
+    for one in rows:
         batch.append(one)
         if isinstance(one, ImportRow):
             size += len(one.content.payload) + len(one.content.metadata)

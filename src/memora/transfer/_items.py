@@ -18,7 +18,14 @@ from memora.context import canonical_context
 from memora.errors import MemoraError, SerializationError, TransferError
 from memora.model import Content
 from memora.pipeline import Request, encode, new_entry
-from memora.transfer._importer import ImportRow, InvalidRow, Problem, recorded_entry
+from memora.transfer._rows import (
+    RECORDED,
+    ImportRow,
+    InvalidRow,
+    Problem,
+    recorded_entry,
+    recorded_fields,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -29,7 +36,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from memora.config import CacheConfig
-    from memora.model import Holding
+    from memora.model import EntryInfo
     from memora.pipeline import Ports
     from memora.protocols import Vector
 
@@ -40,21 +47,11 @@ Item: TypeAlias = "Mapping[str, Any] | tuple[str, Mapping[str, Any] | None, Any]
 _LEAST_LINE, _LINE_A_PAYLOAD = 128 * 1024 * 1024, 6
 _LARGEST = 1024 * 1024 * 1024  # bytes assumed for a result if payloads have no limit
 
-_LIFE = ("ttl", "stale_ttl", "sliding")
-# Fields of an exported entry instead of `_LIFE`: it keeps its age.
-_RECORDED = (
-    "id",
-    "created_at",
-    "expires_at",
-    "stale_seconds",
-    "sliding_seconds",
-    "uses",
-    "last_used_at",
-)
+_LIFE = ("ttl", "stale_ttl", "sliding")  # given for a new entry, instead of what an export records
 
 
 class ItemReader:
-    """Converter of items to arrivals; it checks them as `Memora.store` checks its arguments."""
+    """Converter of items to rows; it checks them as `Memora.store` checks its arguments."""
 
     def __init__(self, ports: Ports, config: CacheConfig) -> None:
         self._ports = ports
@@ -62,16 +59,16 @@ class ItemReader:
         self.largest = largest_payload(config)
 
     def read(self, item: Any, place: str) -> ImportRow | Problem:
-        """Return the arrival of an item, or the problem with it."""
+        """Return the row of an item, or the problem with it."""
         try:
-            return self._arrival(fields_of(item, (*STORED_WITH, *_RECORDED)))
+            return self._import_row(fields_of(item, (*STORED_WITH, *RECORDED)))
         except (InvalidRow, MemoraError) as error:
             return Problem(place, str(error))
 
-    def _arrival(self, fields: Mapping[str, Any]) -> ImportRow:
+    def _import_row(self, fields: Mapping[str, Any]) -> ImportRow:
         request = Request.of(fields["query"], fields.get("context"))
         metadata = metadata_json(fields.get("metadata"))
-        recorded = [name for name in _RECORDED if name in fields]
+        recorded = [name for name in RECORDED if name in fields]
         if not recorded:
             lifetime = lifetime_of(
                 self._config,
@@ -80,7 +77,7 @@ class ItemReader:
         elif relative := [name for name in _LIFE if name in fields]:
             raise InvalidRow(
                 f"{relative[0]} and {recorded[0]} are both given, expected {', '.join(_LIFE)} "
-                "of a new entry, or what an export says of an old one"
+                "of a new entry, or the fields of an exported one"
             )
         payload = encode(self._ports, fields["result"], max_payload_bytes=self.largest)
         content = Content(payload, metadata)
@@ -183,30 +180,19 @@ class LineSink:
         self._file = file
         self._ports = ports
 
-    def write(self, holding: Holding, content: Content, _: Vector | None) -> None:
+    def write(self, info: EntryInfo, content: Content, _: Vector | None) -> None:
         """Write an entry.
 
         Raises:
             InvalidRow: JSON cannot represent its result or its context exactly.
         """
-        entry = holding.entry
+        entry = info.entry
         result = self._ports.codec.decode(content.payload)
         text = self._exactly(result)
         context = json.loads(entry.context.canonical)
         if canonical_context(context) != entry.context:
             raise InvalidRow("its context holds what JSON does not have, such as a date")
-        rest = {
-            "metadata": json.loads(content.metadata),
-            "tags": list(entry.tags),
-            "cost": entry.cost,
-            "id": entry.id,
-            "created_at": entry.created_at,
-            "expires_at": entry.expires_at,
-            "stale_seconds": entry.stale_seconds,
-            "sliding_seconds": entry.sliding_seconds,
-            "uses": holding.uses,
-            "last_used_at": holding.last_used_at,
-        }
+        rest = {"metadata": json.loads(content.metadata), **recorded_fields(info)}
         # Joined as bytes, as the result is JSON already, and may be long.
         head, tail = _json({"query": entry.query, "context": context}), _json(rest)
         self._file.write(b'%s, "result": %s, %s\n' % (head[:-1], text, tail[1:]))
@@ -227,7 +213,7 @@ class LineSink:
             same, text = False, b""
         if not same:
             raise InvalidRow(
-                f"its result, a {type(result).__name__}, would not come back from JSON as it is"
+                f"its result, a {type(result).__name__}, cannot be restored from JSON exactly"
             )
         return text
 

@@ -21,7 +21,14 @@ from memora.errors import (
     TransferError,
 )
 from memora.model import Content
-from memora.transfer._importer import ImportRow, InvalidRow, Problem, broken, recorded_entry
+from memora.transfer._rows import (
+    ImportRow,
+    InvalidRow,
+    Problem,
+    broken,
+    recorded_entry,
+    recorded_fields,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,7 +39,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from memora.codec import Codec
-    from memora.model import Context, Holding
+    from memora.model import Context, EntryInfo
     from memora.protocols import Embedder, Vector
 
 FORMAT = 1
@@ -95,23 +102,15 @@ class ParquetSink:
         self._rows: list[dict[str, Any]] = []
         self._bytes = 0
 
-    def write(self, holding: Holding, content: Content, vector: Vector | None) -> None:
+    def write(self, info: EntryInfo, content: Content, vector: Vector | None) -> None:
         """Add an entry."""
-        entry = holding.entry
+        entry = info.entry
         self._rows.append(
             {
-                "id": entry.id,
+                **recorded_fields(info),
                 "query": entry.query,
                 "context": entry.context.canonical,
-                "created_at": entry.created_at,
-                "expires_at": entry.expires_at,
-                "stale_seconds": entry.stale_seconds,
-                "sliding_seconds": entry.sliding_seconds,
-                "tags": entry.tags,
                 "metadata": content.metadata,
-                "cost": entry.cost,
-                "uses": holding.uses,
-                "last_used_at": holding.last_used_at,
                 "vector": vector,
                 "payload": content.payload,
             }
@@ -215,7 +214,7 @@ class ParquetSource:
                             f"{size:,} bytes, which its {self._size:,} bytes only repeat"
                         )
                     try:
-                        yield self._arrival(row)
+                        yield self._import_row(row)
                     except InvalidRow as error:
                         yield Problem(f"row {number}", str(error))
 
@@ -249,7 +248,7 @@ class ParquetSource:
                 "no export of Memora's does"
             )
 
-    def _arrival(self, row: dict[str, Any]) -> ImportRow:
+    def _import_row(self, row: dict[str, Any]) -> ImportRow:
         for name, nullable in _COLUMNS.items():
             if row.get(name) is None and not nullable:
                 raise broken(name, None, "a value")

@@ -109,8 +109,8 @@ class BatchLog:
         self.bucket.delete([name])
         if ignored:
             raise StoreError(
-                f"{self.bucket.uri} has no conditional writes (If-None-Match: *), so that two "
-                "processes could keep one table and lose entries; use a service that has them, as "
+                f"{self.bucket.uri} has no conditional writes (If-None-Match: *), so two processes "
+                "could maintain one table and lose entries; use a service that has them, as "
                 "Amazon S3, Google Cloud Storage, Azure Blob Storage and newer versions of others"
             )
 

@@ -283,7 +283,7 @@ class BucketMaintenance(Maintenance):
     def _save(self, checkpoint: Checkpoint) -> None:
         checkpoint = checkpoint._replace(now=self._clock())
         if not self._head_lock.write(checkpoint):
-            raise StoreError("this process stood still, and another keeps the table now")
+            raise StoreError("this process was suspended, and another one maintains the table now")
         self._read_at = self._log.head_number
         self.view.checkpoint = checkpoint
 

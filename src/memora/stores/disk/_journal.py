@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import filelock
 
-from memora._files import PRIVATE, file_mode, open_file, opener, read_file
+from memora._files import PRIVATE, file_mode, open_file, opener, read_file, replacing
 from memora.errors import StoreError
 from memora.stores.disk import _records
 
@@ -206,12 +206,8 @@ def keep_reserve(path: Path) -> None:
     with suppress(OSError):  # the disk is full, or another process makes the file
         if not path.exists():
             fresh = path.with_suffix(f".{os.getpid()}")
-            try:
-                with open(fresh, "wb", opener=opener(file_mode(path.parent))) as file:
-                    file.write(os.urandom(_RESERVE_BYTES))  # random: no file system compresses it
-                fresh.replace(path)
-            finally:
-                fresh.unlink(missing_ok=True)
+            with replacing(path, fresh, file_mode(path.parent)) as file:
+                file.write(os.urandom(_RESERVE_BYTES))  # random: no file system compresses it
 
 
 def release_reserve(path: Path) -> bool:
@@ -511,19 +507,14 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     Raises:
         StoreError: The disk is full, for example; the old checkpoint stays.
     """
-    with disk_faults("write the checkpoint"), replacing(folder / CHECKPOINT) as file:
-        file.write(json.dumps(said_of(checkpoint)).encode())
+    with disk_faults("write the checkpoint"):
+        write_synced(folder / CHECKPOINT, json.dumps(said_of(checkpoint)).encode())
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[io.BufferedWriter]:
-    """Open a file that atomically replaces the path at the end, synced to the disk."""
-    fresh = path.with_suffix(".new")
-    with open(fresh, "wb", opener=opener(file_mode(path.parent))) as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+def write_synced(path: Path, content: bytes) -> None:
+    """Replace a file atomically, and sync it and its directory to the disk; raises OSError."""
+    with replacing(path, path.with_suffix(".new"), file_mode(path.parent)) as file:
+        file.write(content)
     sync_path(path.parent)
 
 

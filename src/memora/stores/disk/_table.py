@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from memora.model import Entry
     from memora.protocols import Vector
     from memora.stores.disk._records import Record
 
@@ -423,7 +422,12 @@ class EntryTable:
                 for entry in entries
                 if entry
             ],
-            "ends_at": [_end(entry) for entry in entries if entry],
+            # Infinite if uses extend the TTL: they do not change the table.
+            "ends_at": [
+                entry.ends_at if entry.sliding_seconds is None else math.inf
+                for entry in entries
+                if entry
+            ],
             "stale_seconds": [entry.stale_seconds for entry in entries if entry],
             "sliding_seconds": [entry.sliding_seconds for entry in entries if entry],
             "tags": [list(entry.tags) for entry in entries if entry],
@@ -608,12 +612,6 @@ def unreadable(version: int) -> str | None:
 def _divisor(dimension: int) -> int:
     """Return the default number of parts of a quantised vector: about eight numbers each."""
     return next(n for n in range(max(dimension // 8, 1), 0, -1) if dimension % n == 0)
-
-
-def _end(entry: Entry) -> float:
-    if entry.expires_at is None or entry.sliding_seconds is not None:
-        return math.inf
-    return entry.expires_at + entry.stale_seconds
 
 
 def _quoted(text: str) -> str:

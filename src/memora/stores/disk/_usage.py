@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from memora._files import read_file
-from memora.stores.disk._journal import disk_faults, replacing
+from memora.stores.disk._journal import disk_faults, write_synced
 from memora.stores.memtable import Uses
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ def write_uses(folder: Path, kept: KeptUses) -> int:
         StoreError: The disk is full, for example; the old file stays.
     """
     data = pack_uses(kept)
-    with disk_faults("write the uses of entries"), replacing(folder / USES) as file:
-        file.write(data)
+    with disk_faults("write the uses of entries"):
+        write_synced(folder / USES, data)
     return len(data)
 
 

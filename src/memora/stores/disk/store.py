@@ -70,7 +70,7 @@ if TYPE_CHECKING:
 
     from memora.eviction import EvictionPolicy
     from memora.index import GraphType
-    from memora.model import Content, Entry, Holding
+    from memora.model import Content, Entry, EntryInfo
     from memora.protocols import Clock, Lease, Vector
     from memora.selection import Selection
     from memora.stores.disk._journal import Durability
@@ -259,7 +259,7 @@ class LanceStore:
         if not self._opened or self._closed:
             return
         # LanceDB hangs or crashes in a process forked from one that used it. A child answers from
-        # the log and the entries in RAM; another process keeps the table.
+        # the log and the entries in RAM; another process maintains the table.
         _guards.leave_to_parent(
             self._member, self._maintenance, self._writer, self._deletions, self._table
         )
@@ -363,18 +363,18 @@ class LanceStore:
             raise self._damaged(entry, stamp)
         return entry, record.content, record.vector
 
-    def select(self, selection: Selection, /, *, now: float) -> list[Holding]:
+    def select(self, selection: Selection, /, *, now: float) -> list[EntryInfo]:
         self._check()
         view = self._view
         with faults("select"):
             view.read()
         with view.lock:
             found = view.hot.select(selection)
-        holdings: list[Holding] = []
+        infos: list[EntryInfo] = []
         for start in range(0, len(found), _BATCH):
             with view.lock:
-                holdings += view.hot.holdings(found[start : start + _BATCH], now)
-        return holdings
+                infos += view.hot.infos(found[start : start + _BATCH], now)
+        return infos
 
     def search(
         self, vector: Vector, /, *, context: str, k: int, now: float, since: float = -inf

@@ -11,7 +11,7 @@ import orjson
 
 from memora.context import fingerprint_of
 from memora.errors import CorruptEntryError
-from memora.model import Content, Context, Entry, Holding
+from memora.model import Content, Context, Entry, EntryInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,7 +39,7 @@ def pack(
     entry: Entry, content: Content, vector: Vector | None, *, fence: str, now: float
 ) -> list[Any]:
     """Return an entry as the arguments of `put.lua`."""
-    ends = FOREVER if entry.expires_at is None else entry.expires_at + entry.stale_seconds
+    ends = min(entry.ends_at, FOREVER)
     floats = b"" if vector is None else vector.astype("<f4", copy=False).tobytes()
     size = (
         len(content.payload)
@@ -171,11 +171,11 @@ def vector_of(floats: bytes | None, said: bytes) -> Vector | None:
     return None if floats is None else np.frombuffer(floats, "<f4")
 
 
-def holding_of(row: Sequence[Any], ahead: float) -> tuple[int, Holding]:
+def info_of(row: Sequence[Any], ahead: float) -> tuple[int, EntryInfo]:
     """Parse a row of `select.lua` after its key, of a server that is ahead: stamp and entry."""
     stamp, said, expires, size, uses = row
     times, _, last = uses.partition(b" ")
-    held = Holding(
+    held = EntryInfo(
         entry=entry_of(said, expires, ahead),
         uses=int(times or 0),
         last_used_at=float(last) - ahead if last else None,

@@ -74,7 +74,7 @@ class Watch:
             self._line.send_command("PING")
             while (said := self._line.read_response())[0] != b"pong":
                 if not isinstance(said, list):
-                    raise StoreError("the connection that tells of changes was made anew")
+                    raise StoreError("the connection that reports changes was opened again")
                 everything |= said[2] is None  # the server was emptied
                 for name in said[2] or ():
                     tags |= name in self._epochs

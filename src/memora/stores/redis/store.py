@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from memora.eviction import EvictionPolicy
-    from memora.model import Content, Entry, Holding
+    from memora.model import Content, Entry, EntryInfo
     from memora.protocols import Changes, Clock, Lease, Vector
     from memora.selection import Selection
 
@@ -204,7 +204,7 @@ class RedisStore:
                     entry = _fields.entry_of(said, expires, ahead)
                     if entry.key != name:
                         raise CorruptEntryError("an entry is damaged: it is another's")
-                    if entry.context.fingerprint != context or _has_ended(entry, now):
+                    if entry.context.fingerprint != context or entry.ends_at <= now:
                         continue  # guards against a wrong context, whatever the engine returns
                     exact = None if floats is None else _fields.vector_of(floats, said)
                     cosine = 1.0 - float(distance) if exact is None else float(exact @ vector)
@@ -214,7 +214,7 @@ class RedisStore:
                     found.append(Match(entry, cosine, content))
         return sorted(found, key=lambda match: -match.cosine)[:k]
 
-    def select(self, selection: Selection, /, *, now: float) -> list[Holding]:
+    def select(self, selection: Selection, /, *, now: float) -> list[EntryInfo]:
         if selection.key is not None:
             shard = self._shards.of(selection.key)
             row = self._run("holding", shard, selection.key.hex(), now)
@@ -227,10 +227,10 @@ class RedisStore:
                 for tag in tags
                 for row in self._pages(shard, tag, selection.fingerprint or "", now)
             ]
-        unique: dict[str, tuple[int, Holding]] = {}  # an entry may be found under several tags
+        unique: dict[str, tuple[int, EntryInfo]] = {}  # an entry may be found under several tags
         for shard, (key, *row) in rows:
             try:
-                stamp, held = _fields.holding_of(row, self._shards.ahead(shard))
+                stamp, held = _fields.info_of(row, self._shards.ahead(shard))
             except CorruptEntryError:
                 self._quarantined += 1
                 self._drop(bytes.fromhex(key.decode()))  # the other entries are still found
@@ -467,10 +467,6 @@ def _repeat(store: RedisStore, stop: threading.Event) -> threading.Thread:
     thread = threading.Thread(target=loop, name="memora-redis", daemon=True)
     thread.start()
     return thread
-
-
-def _has_ended(entry: Entry, now: float) -> bool:
-    return entry.expires_at is not None and entry.expires_at + entry.stale_seconds <= now
 
 
 def _name_of(policy: EvictionPolicy | None) -> str:
