@@ -6,7 +6,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup fix check quick cover bench matrix lock build
+.PHONY: help demo test setup fix check quick cover bench docs matrix lock build
 
 help:  ## List the verbs
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
@@ -26,6 +26,10 @@ setup: .venv/dev  ## Make .venv with all development dependencies
 .venv/dev: scripts/setup.sh pyproject.toml requirements/dev.lock
 	@sh scripts/setup.sh "$(PYTHON)" requirements/dev.lock
 	@touch .venv/run $@
+
+.venv/docs: scripts/setup.sh pyproject.toml requirements/docs.lock
+	@sh scripts/setup.sh "$(PYTHON)" requirements/docs.lock
+	@touch $@
 
 fix: .venv/dev  ## Format, and mend what can be mended
 	$(BIN)/ruff check --fix
@@ -49,17 +53,21 @@ cover: .venv/dev  ## Tests with branch coverage
 bench: .venv/run  ## Benchmarks that need no optional dependency
 	$(BIN)/python benchmarks/import_time.py
 
+docs: .venv/docs  ## The documentation site, in build/site, with its links checked (Python 3.11 or newer)
+	$(BIN)/python scripts/build_docs.py
+
 matrix: .venv/dev  ## The tests on all supported Pythons that are found
 	$(BIN)/nox
 
 # Extras stay in the names, since an older pip looks for the newest `coverage[toml]` where only
-# `coverage` is pinned. The smaller lock follows the larger one.
+# `coverage` is pinned. The smaller locks follow the larger one.
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --no-strip-extras \
 	--generate-hashes --no-header --group build --extra cli pyproject.toml
 lock: .venv/dev  ## Resolve the locks anew, for all supported Pythons
 	$(LOCK) --extra objects --extra redis --extra tuning --group dev \
 		--output-file requirements/dev.lock
 	$(LOCK) --constraint requirements/dev.lock --output-file requirements/run.lock
+	$(LOCK) --group docs --constraint requirements/dev.lock --output-file requirements/docs.lock
 
 build: .venv/dev  ## The wheel, in dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
