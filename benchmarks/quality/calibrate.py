@@ -26,11 +26,9 @@ from data import RIGHT, Pairs, Stream, load_stream, records
 from evaluate import DATA, Bench
 from machine import machine
 from policies import judge_policy
-from replay import Replay, Scene
+from replay import Replay, Scene, through_library
 from vectors import default_cache
-from verify import Known
 
-from memora import CacheConfig, Memora
 from memora.context import canonical_query
 from memora.tuning import GRID, curve, interval, recommend
 
@@ -107,12 +105,12 @@ def seen(bench: Bench, name: str, rows: Sequence[dict[str, Any]]) -> Seen:
 
 def shadow(scene: Scene, path: Path, *, identity: str) -> None:
     """Replay a stream through a cache in shadow mode, whose answers are the classes."""
-    config = CacheConfig(mode="shadow", shadow_log=str(path), max_entries=None, log_level="ERROR")
-    with Memora(config, embedder=Known(identity, scene)) as cache:
-        for text, answer in zip(scene.stream.texts, scene.stream.classes.tolist(), strict=True):
-            if cache.lookup(text).is_hit:
-                raise RuntimeError("a hit in shadow mode")
-            cache.store(text, None, answer)
+    answers = scene.stream.classes.tolist()
+    found, _ = through_library(
+        scene, answers, identity=identity, mode="shadow", shadow_log=str(path)
+    )
+    if any(one.is_hit for one in found):
+        raise RuntimeError("a hit in shadow mode")
 
 
 def halves(stream: Stream) -> tuple[Stream, Stream]:

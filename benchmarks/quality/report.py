@@ -32,7 +32,7 @@ def report(found: dict[str, Any]) -> str:
     """Return the page."""
     about = found["about"]
     lines = [_HEAD.replace(_DEVELOPED, _FINAL) if about["final"] else _HEAD]
-    for part in (_frontiers, _default, _baselines, _vcache, _traps, _pairs, _handwritten):
+    for part in (_frontiers, _default, _baselines, _traps, _pairs, _handwritten):
         lines += part(found)
     for part in (_calibration, _ablation, _small, _library):
         lines += part(found)
@@ -192,42 +192,6 @@ def _baselines(found: dict[str, Any]) -> list[str]:
         *table("name | package | rule | least cosine | asked", rules, 3),
         *table(_POINT, rows, 2),
     ]
-
-
-def _vcache(found: dict[str, Any]) -> list[str]:
-    rows = []
-    for name, stream in found["streams"].items():
-        for of in stream.get("vcache", []):
-            variant = "all stored" if of["store"] == "always" else "as published"
-            variant = "table as deviations" if of["table"] == "deviation" else variant
-            rows.append(
-                [
-                    name,
-                    variant,
-                    percent(of["budget"], 0),
-                    percent(of["hit_rate"]),
-                    percent(of["error"], 2),
-                    percent(of["worst_error"], 2),
-                    percent(of["false_hit_share"]),
-                    percent(of["late_hit_rate"]),
-                    percent(of["late_error"], 2),
-                    f"{of['label_calls']:,.0f}",
-                    "yes" if of["error_high"] <= of["budget"] else "no",
-                ]
-            )
-    if not rows:
-        return []
-    note = (
-        "Written anew from a description of the paper's formulas, mean of five seeds. It learns"
-        " online, from the true labels of requests that it chooses to miss: *label calls*."
-        " *Bound held*: the upper end of the error's 95 % interval is within the budget. What the"
-        " description leaves open was chosen: the confidences are even in (0, 1), the table of"
-        " variances is interpolated between its ends. *Table as deviations* is the other way to"
-        " read that table."
-    )
-    header = "stream | variant | budget % | hits % | error % | worst seed | false hits %"
-    header += " | hits %, last half | error %, last half | label calls | bound held"
-    return ["## vCache's policy", "", note, "", *table(header, rows, 2)]
 
 
 def _traps(found: dict[str, Any]) -> list[str]:
