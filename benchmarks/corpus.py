@@ -1,6 +1,6 @@
-"""Unit vectors of real sentences for the benchmark of stores, with what is nearest to what.
+"""Unit vectors of real sentences for peers.py and redis_server.py, with the nearest of each query.
 
-A folder holds `vectors.npy` (entries, 384 float32, unit), `queries.npy` (texts that nobody stored;
+A folder holds `vectors.npy` (entries, 384 float32, unit), `queries.npy` (texts that are not stored;
 query i < min(entries, 1000) rewords entry i), and `about.txt` (where they come from, in words).
 `prepare` makes one with the packaged model, from a file of texts or from the packaged demo log.
 """

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+    from replay import Outcome
 
     from memora.tuning import Of
 
@@ -169,8 +170,7 @@ def streams_part(bench: Bench, folder: Path) -> tuple[list[str], list[str]]:
         counts = []
         for threshold in GRID:
             found = replay.run(threshold, store="always")
-            wrong = found.hit & (found.verdicts != RIGHT)  # unknown ones are unequal answers
-            counts.append((int(found.hit.sum()), int(wrong.sum())))
+            counts.append((int(found.hit.sum()), int(_wrong(found).sum())))
         lines.append(_compared(f"shadow log: {name}", len(stream), told, counts))
         seen_half, other = halves(stream)
         path = folder / f"{name}-half.log"
@@ -184,21 +184,18 @@ def streams_part(bench: Bench, folder: Path) -> tuple[list[str], list[str]]:
                     kept.append(_none(name, of, budget, chosen["status"]))
                     continue
                 outcome = serving.run(chosen["threshold"])
-                wrong_hits = int((outcome.hit & (outcome.verdicts != RIGHT)).sum())
-                hits = int(outcome.hit.sum())
-                of_what = hits if of == "hits" else len(other)
-                kept.append(
-                    _kept(
-                        name,
-                        of,
-                        budget,
-                        chosen,
-                        tried=(wrong_hits, of_what),
-                        served=hits / len(other),
-                    )
-                )
+                wrong, hits = (int(one.sum()) for one in (_wrong(outcome), outcome.hit))
+                tried = wrong, hits if of == "hits" else len(other)
+                share = hits / len(other)
+                kept.append(_kept(name, of, budget, chosen, tried=tried, served=share))
         _say(f"shadow {name}")
     return lines, kept
+
+
+def _wrong(outcome: Outcome) -> NDArray[np.bool_]:
+    """Return the wrong hits; an unlabelled pair has unequal answers, so it counts as wrong."""
+    found: NDArray[np.bool_] = outcome.hit & (outcome.verdicts != RIGHT)
+    return found
 
 
 def tests_part(tested: dict[str, tuple[Seen, Seen]]) -> tuple[list[str], list[str]]:
