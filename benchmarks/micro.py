@@ -238,7 +238,8 @@ def batches(options: argparse.Namespace) -> Iterator[Table]:
             with _opened(uri, embedder, embedding_cache_size=size, **kept) as cache:
                 cache.store_many([(text, CONTEXT, ANSWER) for text in texts[:STORED]])
                 cache.lookup_many(asked, CONTEXT)
-                yield from _batched(cache, f"{where}, vectors: {vectors}", asked)
+                named = where if where == "memory://" else f"a directory (durability {where})"
+                yield from _batched(cache, f"{named}, vectors: {vectors}", asked)
 
 
 def _batched(cache: Memora, title: str, asked: Sequence[str]) -> Iterator[Table]:
