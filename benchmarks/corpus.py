@@ -1,32 +1,71 @@
-"""Unit vectors of real sentences for the benchmark of stores, with what is nearest to what.
+"""Unit vectors of real sentences for peers.py and redis_server.py, with the nearest of each query.
 
-A folder holds `vectors.npy` (entries, 384 float32, unit), `queries.npy` (texts that nobody stored;
+A folder holds `vectors.npy` (entries, 384 float32, unit), `queries.npy` (texts that are not stored;
 query i < min(entries, 1000) rewords entry i), and `about.txt` (where they come from, in words).
 `prepare` makes one with the packaged model, from a file of texts or from the packaged demo log.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
+DIMENSION = 384
+THRESHOLD = 0.8  # cosine, for every engine
+HIT = 0.82  # a query is a hit if the exact cosine of its nearest entry is at least this
+MISS = 0.78  # and a miss if it is below this
+CACHE = Path(__file__).parents[1] / ".cache" / "benchmarks"
 QUERIES = 1000  # rewordings of the first entries
 UNSEEN = 500  # queries that reword nothing
 _FIELDS = ("query", "text", "question", "prompt")
 _BATCH = 256
 
 
-def prepare(cache: Path, entries: int, *, corpus: Path | None, seed: int) -> Path:
+class Vectors:
+    """The embedding of every text: rows of entries and of queries."""
+
+    def __init__(self, entries: NDArray[np.float32], queries: NDArray[np.float32]) -> None:
+        self._entries, self._queries = entries, queries
+
+    def __call__(self, text: str) -> NDArray[np.float32]:
+        """Return the row that a text names."""
+        rows = self._entries if text[0] == "e" else self._queries
+        number = text[1:9]  # none in an engine's own probe
+        row: NDArray[np.float32] = rows[int(number) % len(rows) if number.isdecimal() else 0]
+        return row
+
+
+def text(kind: str, number: int) -> str:
+    """Return the text of an entry ("e") or a query ("q"), as long as a question."""
+    return f"{kind}{number:08d} what do we know about case {number:08d} by now?"
+
+
+class Payloads:
+    """Texts of one length that do not compress, as encoded results often do not."""
+
+    def __init__(self, length: int, seed: int) -> None:
+        self._length = length
+        pool = np.random.default_rng(seed).integers(33, 127, 1 << 20, np.uint8)
+        self._pool = pool.tobytes().decode("ascii")
+
+    def __call__(self, number: int) -> str:
+        """Return the payload of an entry."""
+        start = number * 7919 % (len(self._pool) - self._length)
+        return self._pool[start : start + self._length]
+
+
+def prepare(cache: Path, entries: int, *, seed: int, corpus: Path | None = None) -> Path:
     """Return a folder with at least that many vectors; make it where there is none."""
     name = "demo" if corpus is None else corpus.stem
     for folder in sorted(cache.glob(f"vectors-{name}-{seed}-*")):
@@ -132,3 +171,18 @@ def _embed(texts: list[str]) -> tuple[list[str], NDArray[np.float32]]:
         found |= {i: v for i, v in zip(chosen, vectors, strict=True) if v is not None}
     kept = sorted(found)
     return [texts[i] for i in kept], np.stack([found[i] for i in kept])
+
+
+def main() -> None:
+    """Make a folder of vectors, and print where it is."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("entries", type=int)
+    parser.add_argument("--corpus", type=Path, help="texts: JSONL or a text a line")
+    parser.add_argument("--cache", type=Path, default=CACHE)
+    parser.add_argument("--seed", type=int, default=20)
+    options = parser.parse_args()
+    print(prepare(options.cache, options.entries, corpus=options.corpus, seed=options.seed))
+
+
+if __name__ == "__main__":
+    main()

@@ -11,15 +11,18 @@ the shared data and is not used.
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
 import random
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+sys.path.append(str(Path(__file__).parent / "quality"))
+
 import numpy as np
+from data import records
 from machine import machine
+from metrics import auc
+from scipy.stats import spearmanr
 
 from memora.embedders import OnnxEmbedder, load_embedder
 
@@ -44,9 +47,7 @@ SAMPLE = 5_000  # pairs of one file, at most
 
 def read(path: Path, *, seed: int) -> tuple[list[str], list[str], NDArray[np.bool_]]:
     """Return left texts, right texts and labels of a seeded sample."""
-    content = path.read_bytes()
-    content = gzip.decompress(content) if path.suffix == ".gz" else content
-    pairs = [json.loads(line) for line in content.splitlines()]
+    pairs = records(path)
     pairs = random.Random(seed).sample(pairs, min(SAMPLE, len(pairs)))  # noqa: S311
     left, right = ([str(pair[side]) for pair in pairs] for side in "ab")
     return left, right, np.array([bool(pair["same"]) for pair in pairs])
@@ -63,26 +64,6 @@ def cosines(embedder: Embedder, left: Sequence[str], right: Sequence[str]) -> ND
     return np.array(scores)
 
 
-def ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rank from 1, ties sharing their mean."""
-    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    shared: NDArray[np.float64] = (last - (counts - 1) / 2)[group]
-    return shared
-
-
-def auc(scores: NDArray[np.float64], same: NDArray[np.bool_]) -> float:
-    """Area under the ROC curve, as the Mann-Whitney statistic; needs both labels."""
-    positives, negatives = int(same.sum()), int((~same).sum())
-    above = ranks(scores)[same].sum() - positives * (positives + 1) / 2
-    return float(above / (positives * negatives))
-
-
-def spearman(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """Correlation of the two rankings."""
-    return float(np.corrcoef(ranks(one), ranks(other))[0, 1])
-
-
 def rows(data: Path, models: dict[str, Embedder], *, seed: int) -> Iterator[str]:
     """Yield a line of the table for each file and each model after the first."""
     reference, *candidates = models
@@ -92,14 +73,14 @@ def rows(data: Path, models: dict[str, Embedder], *, seed: int) -> Iterator[str]
         for candidate in candidates:
             scores = cosines(models[candidate], left, right)
             fits = np.isfinite(exact) & np.isfinite(scores)
+            base, ours = auc(exact[fits], same[fits]), auc(scores[fits], same[fits])
             areas = "- | - | -"
-            if 0 < same.sum() < len(same):
-                base, ours = auc(exact[fits], same[fits]), auc(scores[fits], same[fits])
+            if base is not None and ours is not None:
                 areas = f"{base:.4f} | {ours:.4f} | {ours - base:+.4f}"
             delta = np.abs(scores - exact)[fits]
             yield (
                 f"| {name.partition('.')[0]} | {fits.sum()} | {candidate} | {areas} "
-                f"| {spearman(exact[fits], scores[fits]):.4f} "
+                f"| {spearmanr(exact[fits], scores[fits]).statistic:.4f} "
                 f"| {delta.mean():.4f} | {delta.max():.4f} |"
             )
 

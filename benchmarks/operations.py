@@ -9,13 +9,14 @@ store of ten entries.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from memora import CacheConfig, Memora
 from memora.embedders import load_embedder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from memora.protocols import Vector
 
@@ -88,46 +89,37 @@ def look(path: str) -> dict[str, float]:
         }
 
 
-def apart(*arguments: str) -> dict[str, Any]:
-    """Run a part of this file in a new process."""
-    command = [sys.executable, __file__, *arguments]
-    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    found: dict[str, Any] = json.loads(printed or "{}")
-    return found
+def apart(part: Callable[..., Any], *arguments: Any) -> Any:
+    """Run a function of this file in a new process; return its result."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(part, *arguments).result()
 
 
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--entries", type=int, default=50_000)
-    parser.add_argument("--build", nargs=3, metavar=("PATH", "ENTRIES", "SIZE"))
-    parser.add_argument("--look", metavar="PATH")
-    arguments = parser.parse_args()
-    if arguments.build:
-        path, entries, size = arguments.build
-        build(path, int(entries), int(size))
-        return
-    if arguments.look:
-        print(json.dumps(look(arguments.look)))
-        return
-    print(f"{machine('lancedb', 'memora-cache')}; {arguments.entries:,} entries\n")
+    entries = parser.parse_args().entries
+    print(f"{machine('lancedb', 'memora-cache')}; {entries:,} entries\n")
     print(f"| {' | '.join(COLUMNS)} |\n|{'---:|' * len(COLUMNS)}")
     for size in SIZES:
-        print(row(arguments.entries, size), flush=True)
+        print(row(entries, size), flush=True)
 
 
 def row(entries: int, size: int) -> str:
     """Return what a store of results of one size takes."""
     with tempfile.TemporaryDirectory() as folder:
         few, many = f"{folder}/few", f"{folder}/many"
-        apart("--build", few, "10", str(size))
-        apart("--build", many, str(entries), str(size))
+        apart(build, few, 10, size)
+        apart(build, many, entries, size)
         disk = sum(path.stat().st_size for path in Path(many).rglob("*") if path.is_file())
-        small, large = apart("--look", few), apart("--look", many)
+        small, large = apart(look, few), apart(look, many)
         started = time.perf_counter()
         code = "from memora.cli import main; main()"
         command = [sys.executable, "-c", code, "health", "--db", many]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(done.stdout + done.stderr)
         probe = time.perf_counter() - started
     grown = large["resident_bytes"] - small["resident_bytes"]
     figures = (

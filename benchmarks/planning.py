@@ -12,8 +12,7 @@ import argparse
 import heapq
 import itertools
 from collections import OrderedDict
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -28,8 +27,23 @@ MOST = 200_000  # lookups of a simulated run
 BEHIND = 0.95  # of its time busy: a server that cannot keep up for long
 
 
-@dataclass(frozen=True)
-class Costs:
+# Option: its default, and what it means.
+ASSUMED: dict[str, tuple[float, str]] = {
+    "seed": (1, "of the random numbers"),
+    "exact": (0.15, "share of the same text"),
+    "semantic": (0.2, "share of hits by meaning"),
+    "rate": (1.0, "lookups a second of a client"),
+    "round-trip": (300.0, "microseconds"),
+    "zipf": (1.0, "how popularity falls with rank"),
+    "asked": (200_000, "queries of all machines"),
+    "distinct": (100_000, "of them, at most"),
+    "limit": (10_000, "entries a cache keeps"),
+    "call": (0.002, "USD that a saved call costs"),
+    "server": (100.0, "USD a month of a server"),
+}
+
+
+class Costs(NamedTuple):
     """Microseconds that a server spends, measured; see results/redis.md."""
 
     entries: int
@@ -38,8 +52,7 @@ class Costs:
     store: float
 
 
-@dataclass(frozen=True)
-class Traffic:
+class Traffic(NamedTuple):
     """What is assumed of the clients."""
 
     rate: float
@@ -111,17 +124,8 @@ def waits(
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--exact", type=float, default=0.15, help="share of the same text")
-    parser.add_argument("--semantic", type=float, default=0.2, help="share of hits by meaning")
-    parser.add_argument("--rate", type=float, default=1.0, help="lookups a second of a client")
-    parser.add_argument("--round-trip", type=float, default=300.0, help="microseconds")
-    parser.add_argument("--zipf", type=float, default=1.0, help="how popularity falls with rank")
-    parser.add_argument("--asked", type=int, default=200_000, help="queries of all machines")
-    parser.add_argument("--distinct", type=int, default=100_000, help="of them, at most")
-    parser.add_argument("--limit", type=int, default=10_000, help="entries a cache keeps")
-    parser.add_argument("--call", type=float, default=0.002, help="USD that a call saved costs")
-    parser.add_argument("--server", type=float, default=100.0, help="USD a month of a server")
+    for name, (default, meaning) in ASSUMED.items():
+        parser.add_argument(f"--{name}", type=type(default), default=default, help=meaning)
     options = parser.parse_args()
     rng = np.random.default_rng(options.seed)
     said = ", ".join(f"--{name.replace('_', '-')} {value}" for name, value in vars(options).items())

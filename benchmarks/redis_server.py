@@ -25,9 +25,8 @@ from typing import TYPE_CHECKING, Any
 import corpus
 import numpy as np
 import redis
-from engines import DIMENSION, THRESHOLD
+from corpus import DIMENSION, HIT, MISS, THRESHOLD, Payloads
 from machine import machine
-from measure import HIT, MISS
 
 from memora import CacheConfig, Memora
 from memora.context import canonical_context
@@ -92,16 +91,10 @@ class Bench:
         self.texts = {query: f"Tell me where order {row:08d} is" for row, query in found.items()}
         self.texts |= {query: f"Did client {query:08d} pay?" for query in self.asked["miss"]}
         self.rng = random.Random(seed)  # noqa: S311
-        pool = np.random.default_rng(seed).integers(33, 127, 1 << 20, np.uint8)
-        self._pool = pool.tobytes().decode("ascii")
+        self.payload = Payloads(PAYLOAD, seed)
         self.admin = redis.Redis.from_url(uri, protocol=2)
         self.tallies: dict[tuple[str, str], Tally] = {}
         self.bytes: dict[str, float] = {}
-
-    def payload(self, number: int) -> str:
-        """Return a text that does not compress."""
-        start = number * 7919 % (len(self._pool) - PAYLOAD)
-        return self._pool[start : start + PAYLOAD]
 
     def server_cpu(self) -> float:
         """Return CPU seconds of the server until now."""

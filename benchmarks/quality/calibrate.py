@@ -26,11 +26,9 @@ from data import RIGHT, Pairs, Stream, load_stream, records
 from evaluate import DATA, Bench
 from machine import machine
 from policies import judge_policy
-from replay import Replay, Scene
+from replay import Replay, Scene, through_library
 from vectors import default_cache
-from verify import Known
 
-from memora import CacheConfig, Memora
 from memora.context import canonical_query
 from memora.tuning import GRID, curve, interval, recommend
 
@@ -38,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+    from replay import Outcome
 
     from memora.tuning import Of
 
@@ -107,12 +106,12 @@ def seen(bench: Bench, name: str, rows: Sequence[dict[str, Any]]) -> Seen:
 
 def shadow(scene: Scene, path: Path, *, identity: str) -> None:
     """Replay a stream through a cache in shadow mode, whose answers are the classes."""
-    config = CacheConfig(mode="shadow", shadow_log=str(path), max_entries=None, log_level="ERROR")
-    with Memora(config, embedder=Known(identity, scene)) as cache:
-        for text, answer in zip(scene.stream.texts, scene.stream.classes.tolist(), strict=True):
-            if cache.lookup(text).is_hit:
-                raise RuntimeError("a hit in shadow mode")
-            cache.store(text, None, answer)
+    answers = scene.stream.classes.tolist()
+    found, _ = through_library(
+        scene, answers, identity=identity, mode="shadow", shadow_log=str(path)
+    )
+    if any(one.is_hit for one in found):
+        raise RuntimeError("a hit in shadow mode")
 
 
 def halves(stream: Stream) -> tuple[Stream, Stream]:
@@ -171,8 +170,7 @@ def streams_part(bench: Bench, folder: Path) -> tuple[list[str], list[str]]:
         counts = []
         for threshold in GRID:
             found = replay.run(threshold, store="always")
-            wrong = found.hit & (found.verdicts != RIGHT)  # unknown ones are unequal answers
-            counts.append((int(found.hit.sum()), int(wrong.sum())))
+            counts.append((int(found.hit.sum()), int(_wrong(found).sum())))
         lines.append(_compared(f"shadow log: {name}", len(stream), told, counts))
         seen_half, other = halves(stream)
         path = folder / f"{name}-half.log"
@@ -186,21 +184,18 @@ def streams_part(bench: Bench, folder: Path) -> tuple[list[str], list[str]]:
                     kept.append(_none(name, of, budget, chosen["status"]))
                     continue
                 outcome = serving.run(chosen["threshold"])
-                wrong_hits = int((outcome.hit & (outcome.verdicts != RIGHT)).sum())
-                hits = int(outcome.hit.sum())
-                of_what = hits if of == "hits" else len(other)
-                kept.append(
-                    _kept(
-                        name,
-                        of,
-                        budget,
-                        chosen,
-                        tried=(wrong_hits, of_what),
-                        served=hits / len(other),
-                    )
-                )
+                wrong, hits = (int(one.sum()) for one in (_wrong(outcome), outcome.hit))
+                tried = wrong, hits if of == "hits" else len(other)
+                share = hits / len(other)
+                kept.append(_kept(name, of, budget, chosen, tried=tried, served=share))
         _say(f"shadow {name}")
     return lines, kept
+
+
+def _wrong(outcome: Outcome) -> NDArray[np.bool_]:
+    """Return the wrong hits; an unlabelled pair has unequal answers, so it counts as wrong."""
+    found: NDArray[np.bool_] = outcome.hit & (outcome.verdicts != RIGHT)
+    return found
 
 
 def tests_part(tested: dict[str, tuple[Seen, Seen]]) -> tuple[list[str], list[str]]:

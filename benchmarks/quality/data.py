@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 RIGHT: Final = 1
 WRONG: Final = 0
-UNKNOWN: Final = -1  # nobody has said whether one answer serves both
+UNKNOWN: Final = -1  # the pair has no label
 NOBODY: Final = -2  # nothing was compared
 
 ENGLISH = ("mixed", "qqp", "traps", "banking77", "clinc150")
@@ -109,7 +109,7 @@ class Stream:
         )
 
     def verdicts(self, requests: NDArray[Any], served: NDArray[Any]) -> NDArray[np.int8]:
-        """Say for each request whether the entry of another one answers it.
+        """Return for each request whether the entry of another one answers it.
 
         Args:
             requests: Places in the stream.
@@ -131,7 +131,7 @@ class Stream:
         return found
 
     def possible(self) -> NDArray[np.bool_]:
-        """Tell which requests are of a class that was met before."""
+        """Return a mask of the requests whose class occurred before."""
         first = np.unique(self.classes, return_index=True)[1]
         seen = np.ones(len(self), np.bool_)
         seen[first] = False
@@ -174,6 +174,6 @@ def load_pairs(data: Path, name: str, *, final: bool = False) -> Pairs:
 def absent(
     data: Path, streams: Iterable[str], pairs: Iterable[str], *, final: bool = False
 ) -> list[str]:
-    """Name the files that are not there."""
+    """Return the names of the files that are missing."""
     wanted = [STREAMS[name] for name in streams] + [PAIRS[name] for name in pairs] + [NEGATIVES]
     return [name for name in wanted if not development_file(data / name, final=final).is_file()]

@@ -1,4 +1,4 @@
-"""All numbers of one policy, for the benchmark and for whoever develops a judge."""
+"""All numbers of one policy, for the benchmark and for the development of a judge."""
 
 from __future__ import annotations
 

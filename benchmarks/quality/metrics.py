@@ -257,7 +257,7 @@ def auc(scores: NDArray[np.float64], same: NDArray[np.bool_]) -> float | None:
 
 
 def right_hits(outcome: Outcome) -> NDArray[np.bool_]:
-    """Tell which requests were served rightly."""
+    """Return a mask of the requests with a right hit."""
     found: NDArray[np.bool_] = outcome.hit & (outcome.verdicts == RIGHT)
     return found
 

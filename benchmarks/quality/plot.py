@@ -30,8 +30,6 @@ PEERS = {
     "redisvl": ("RedisVL's default", "P", "#9d4edd"),
     "reminiscence": ("reminiscence's default", "X", "#277da1"),
 }
-BUDGETS = {0.01: ("vCache, 1 % budget", "*"), 0.02: ("vCache, 2 % budget", "D")}
-_VCACHE = "#e09f3e"
 
 
 def hits(axes: Any, stream: dict[str, Any], default: str) -> None:
@@ -57,11 +55,6 @@ def hits(axes: Any, stream: dict[str, Any], default: str) -> None:
         if of and 100 * of["error"] <= _WIDEST:
             spot = 100 * of["error"], 100 * of["hit_rate"]
             axes.plot(*spot, marker, color=colour, mec="white", ms=9, label=label, zorder=5)
-    for of in stream.get("vcache", []):
-        if of["store"] == "miss" and of["table"] == "variance":
-            label, marker = BUDGETS[of["budget"]]
-            spot = 100 * of["error"], 100 * of["hit_rate"]
-            axes.plot(*spot, marker, color=_VCACHE, mec="black", ms=9, label=label, zorder=5)
     axes.axvline(1, color="black", lw=0.8, ls=":", zorder=1)
     axes.set_xlim(0, _WIDEST)
     axes.set_ylim(-0.03 * max(top, 1), 1.1 * max(top, 1))
@@ -182,7 +175,7 @@ def _legend() -> list[str]:
     """Return labels in the order of a legend; what is not among them follows the first."""
     ours = [label for label, _ in POLICIES.values()]
     peers = [label for label, _, _ in PEERS.values()]
-    return [*ours, *peers, *(label for label, _ in BUDGETS.values()), "score = share"]
+    return [*ours, *peers, "score = share"]
 
 
 def _errors(stream: dict[str, Any]) -> str:

@@ -1,8 +1,9 @@
-"""Replays a stream through a cache that starts empty, at any threshold, without the cache.
+"""Replays of a stream: fast ones at any threshold, and one through the library.
 
 What is stored depends on the threshold, and so do the candidates of a request. The nearest earlier
-requests of each request do not: they are searched once, and a replay walks to those that it has
-stored. `verify.py` replays through the library itself, and compares.
+requests of each request do not: they are searched once, and a fast replay walks to those that it
+has stored, without the cache. `through_library` is the replay of `memora replay`; `compare` holds
+the fast one against it.
 """
 
 from __future__ import annotations
@@ -10,19 +11,28 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from data import NOBODY, RIGHT, UNKNOWN, WRONG
 from policies import DEPTH
 from vectors import readable
 
+from memora import CacheConfig, Memora
+from memora.cli import replay
+from memora.cli.querylog import Record
+from memora.metrics import summary
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from data import Stream
     from numpy.typing import NDArray
     from policies import Policy
+
+    from memora.model import LookupResult
+    from memora.protocols import Vector
 
 Store: TypeAlias = Literal["miss", "always"]
 
@@ -117,8 +127,6 @@ class Outcome:
     exact: NDArray[np.bool_]
     """Served as the same text, without any judgement."""
     hit: NDArray[np.bool_]
-    label_calls: int = 0
-    """How often the policy was told whether two answers agree."""
 
     @property
     def verdicts(self) -> NDArray[np.int8]:
@@ -250,3 +258,87 @@ class Replay:
                     holder[scene.texts[oldest]] = -1
                     alive -= 1
         return Outcome(scene, threshold, candidate, score, exact, hit)
+
+
+class Known:
+    """An embedder that has every vector already."""
+
+    def __init__(self, identity: str, scene: Scene) -> None:
+        self.identity, self.dimension = identity, scene.vectors.shape[1]
+        known = readable(scene.vectors)
+        self._vectors: dict[str, Vector | None] = {
+            text: vector if known[at] else None
+            for at, (text, vector) in enumerate(zip(scene.stream.texts, scene.vectors, strict=True))
+        }
+        self._vectors.setdefault("warm up", None)  # asked first by `memora replay`
+
+    def embed(self, texts: Sequence[str], /) -> list[Vector | None]:
+        """Look them up."""
+        return [self._vectors[text] for text in texts]
+
+
+class Watched(Memora):
+    """A cache that keeps the result of each lookup."""
+
+    found: list[LookupResult]
+
+    def lookup(self, *arguments: Any, **options: Any) -> LookupResult:
+        """Look up; raise what the cache hides behind a miss."""
+        one = super().lookup(*arguments, **options)
+        if one.reason == "error":
+            raise RuntimeError(one.explanation)
+        self.found.append(one)
+        return one
+
+
+def through_library(
+    scene: Scene, answers: Sequence[int], *, identity: str, **settings: Any
+) -> tuple[list[LookupResult], replay.Report]:
+    """Replay a stream as `memora replay` does: in RAM, without a limit, stored on a miss.
+
+    Args:
+        scene: The stream.
+        answers: What is stored for each request.
+        identity: The model's, by which the library knows what it has learnt for it.
+        settings: Of the cache.
+
+    Returns:
+        What each lookup returned, and the report, whose times include no embedding.
+    """
+    config = CacheConfig(max_entries=None, log_level="ERROR", **settings)
+    with Watched(config, embedder=Known(identity, scene)) as cache:
+        cache.found = []
+        played = replay.Replay(cache, examples=1)
+        log = enumerate(zip(scene.stream.texts, answers, strict=True))
+        for _ in played.run(
+            Record(line=at, query=text, context={}, label=None, answer=answer)
+            for at, (text, answer) in log
+        ):
+            pass
+    return cache.found, played.reports[0]
+
+
+def compare(scene: Scene, outcome: Outcome, *, identity: str) -> dict[str, Any]:
+    """Replay what the fast replay did through the library; counts of both, and where they agree."""
+    length = len(scene.stream)
+    found, report = through_library(
+        scene, range(length), identity=identity, similarity_threshold=outcome.threshold
+    )
+    served = np.array([one.result if one.is_hit else -1 for one in found], np.int32)
+    verdicts = scene.stream.verdicts(np.arange(length), served)
+    counts = outcome.counts()
+    times = summary(report.lookups.read())
+    return {
+        "threshold": outcome.threshold,
+        "requests": length,
+        "same_served": int((served == outcome.served).sum()),
+        "same_hit": int(((served >= 0) == outcome.hit).sum()),
+        "hits": int((served >= 0).sum()),
+        "right": int((verdicts == RIGHT).sum()),
+        "wrong": int((verdicts == WRONG).sum()),
+        "replay_hits": counts.hits,
+        "replay_right": counts.right,
+        "replay_wrong": counts.wrong,
+        "lookup_ms_p50": times["p50"],
+        "lookup_ms_p95": times["p95"],
+    }

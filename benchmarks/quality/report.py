@@ -32,9 +32,8 @@ def report(found: dict[str, Any]) -> str:
     """Return the page."""
     about = found["about"]
     lines = [_HEAD.replace(_DEVELOPED, _FINAL) if about["final"] else _HEAD]
-    for part in (_frontiers, _default, _baselines, _vcache, _traps, _pairs, _handwritten):
-        lines += part(found)
-    for part in (_calibration, _ablation, _small, _library):
+    parts = (_frontiers, _default, _baselines, _traps, _pairs, _handwritten)
+    for part in (*parts, _calibration, _ablation, _small, _library):
         lines += part(found)
     made = f"`{about['command']}`, {about['seconds']} s with embeddings at hand; {about['machine']}"
     lines += [f"{made}; {about['model']}; seed {about['seed']}."]
@@ -53,8 +52,19 @@ def table(header: str, rows: Iterable[Iterable[str]], words: int = 1) -> list[st
     return [f"| {header} |", f"|{marks}", *lines, ""] if lines else []
 
 
+def section(title: str, note: str, lines: list[str]) -> list[str]:
+    """Put a title and a note, if any, above the lines of a table; nothing without them."""
+    return [f"## {title}", "", *([note, ""] if note else []), *lines] if lines else []
+
+
 def _share(part: int, whole: int) -> str:
     return percent(part / whole) if whole else "-"
+
+
+def _shares(of: dict[str, Any], *more: str) -> str:
+    """Print hits and error, and perhaps precision, in per cent."""
+    shown = [percent(of["hit_rate"]), percent(of["error"], 2)]
+    return " / ".join([*shown, *(percent(of[name]) for name in more)])
 
 
 def _streams(found: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -63,48 +73,50 @@ def _streams(found: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]
             yield name, policy, result
 
 
+def _policies(suite: dict[str, Any], key: str) -> dict[str, Any]:
+    """Return a part of the first policy's result: the rows of a table are the same for all."""
+    found: dict[str, Any] = next(iter(suite.values()), {key: {}})[key]
+    return found
+
+
+def _plot(name: str, title: str) -> list[str]:
+    return [f"![{title}]({PLOTS.format(name)})", ""]
+
+
 def _frontiers(found: dict[str, Any]) -> list[str]:
+    errors, area = ("0.5", "1", "2"), "pchr_auc"
     rows = [
         [
-            name,
-            policy,
-            f"{of['requests']:,}",
-            percent(of["possible"]),
-            *(percent(of[f"hits_at_{error}"]) for error in ("0.5", "1", "2")),
-            percent(of["recall_at_1"]),
-            f"{of['nauc5']:.3f}",
-            f"{of['pchr_auc']:.3f}" if "pchr_auc" in of else "-",
+            *(name, policy, f"{of['requests']:,}", percent(of["possible"])),
+            *(percent(of[f"hits_at_{error}"]) for error in errors),
+            *(percent(of["recall_at_1"]), f"{of['nauc5']:.3f}"),
+            f"{of[area]:.3f}" if area in of else "-",
             f"{of['threshold_at_1']:.3f}",
         ]
         for name, policy, of in _streams(found)
         if name in ENGLISH
     ]
-    lines = ["## Hits against error", ""]
     header = "stream | policy | n | possible % | H@0.5 % | H@1 % | H@2 % | recall at 1 % | nAUC5"
+    lines = ["## Hits against error", ""]
     lines += table(f"{header} | P-CHR AUC | threshold at 1 %", rows, 2)
     lines += _differences(found)
     if any(name in ENGLISH for name in found["streams"]):
-        lines += [f"![hits against error]({PLOTS.format('hits')})", ""]
+        lines += _plot("hits", "hits against error")
         lines += ["A default beyond 5 % error is not in the picture.", ""]
     return lines
 
 
 def _differences(found: dict[str, Any]) -> list[str]:
-    named = {
-        name: stream["difference"]
-        for name, stream in found["streams"].items()
-        if stream.get("difference")
-    }
-    if pooled := found.get("pooled_difference"):
-        named["all together"] = pooled
+    named = {name: stream.get("difference") for name, stream in found["streams"].items()}
+    named["all together"] = found.get("pooled_difference")
     rows = [
         [
-            name,
-            f"{100 * of['difference']:+.1f}",
+            *(name, f"{100 * of['difference']:+.1f}"),
             f"{100 * of['low']:+.1f} to {100 * of['high']:+.1f}",
             percent(of["above_0"]),
         ]
         for name, of in named.items()
+        if of
     ]
     header = "stream | memora minus cosine, right hits in points | 95 % interval | above 0 in %"
     made = (
@@ -118,28 +130,20 @@ def _differences(found: dict[str, Any]) -> list[str]:
 def _default(found: dict[str, Any]) -> list[str]:
     default = f"{found['about']['default']:g}"
     rows = [_point(name, policy, of["at"][default]) for name, policy, of in _streams(found)]
-    head = [f"## At the shipped threshold, {default}", ""]
     others = [
-        [
-            name,
-            *(
-                f"{percent(point['hit_rate'])} / {percent(point['error'], 2)}"
-                f" / {percent(point['precision'])}"
-                for _, point in sorted(stream["policies"][OURS]["at"].items())
-            ),
-        ]
-        for name, stream in found["streams"].items()
-        if OURS in stream["policies"] and name in ENGLISH
+        [name, *(_shares(point, "precision") for _, point in sorted(of["at"].items()))]
+        for name, policy, of in _streams(found)
+        if policy == OURS and name in ENGLISH
     ]
-    first: dict[str, Any] = next(iter(found["streams"].values()), {"policies": {}})
-    heads = sorted(first["policies"].get(OURS, {"at": {}})["at"])
-    more = table("stream" + "".join(f" | {head}" for head in heads), others)
+    heads = sorted(next((of["at"] for _, policy, of in _streams(found) if policy == OURS), {}))
+    more = table(" | ".join(["stream", *heads]), others)
     told = ["The judge at other thresholds: hits / error / precision, in %.", "", *more]
     note = (
         "*Unknown*: nobody has labelled the pair; counted as a hit, and neither as right nor wrong."
         " arena_hard holds distinct prompts only: every hit is wrong. parakqc_ko (Korean) and"
         " xsid_multi (nine languages) are beyond an English model."
     )
+    head = [f"## At the shipped threshold, {default}", ""]
     return [*head, *table(_POINT, rows, 2), note, "", *(told if more else [])]
 
 
@@ -151,15 +155,10 @@ _POINT = (
 
 def _point(name: str, policy: str, of: dict[str, Any]) -> list[str]:
     return [
-        name,
-        policy,
-        percent(of["hit_rate"]),
-        percent(of["correct_hit_rate"]),
+        *(name, policy, percent(of["hit_rate"]), percent(of["correct_hit_rate"])),
         percent(of["error"], 2),
         f"{percent(of['error_low'], 2)} to {percent(of['error_high'], 2)}",
-        f"{of['precision']:.3f}",
-        percent(of["false_hit_share"]),
-        percent(of["recall"]),
+        *(f"{of['precision']:.3f}", percent(of["false_hit_share"]), percent(of["recall"])),
         percent(of["unknown_share"], 2),
     ]
 
@@ -167,17 +166,13 @@ def _point(name: str, policy: str, of: dict[str, Any]) -> list[str]:
 def _baselines(found: dict[str, Any]) -> list[str]:
     rows = []
     for name, stream in found["streams"].items():
-        if name not in ENGLISH:
-            continue
-        points = {f"cosine {key}": of for key, of in stream["static"].items()}
-        points |= {f"{key}'s default": of for key, of in stream["peers"].items()}
-        rows += [_point(name, policy, of) for policy, of in points.items()]
+        if name in ENGLISH:
+            points = {f"cosine {key}": of for key, of in stream["static"].items()}
+            points |= {f"{key}'s default": of for key, of in stream["peers"].items()}
+            rows += [_point(name, policy, of) for policy, of in points.items()]
     rules = [
         [
-            name,
-            f"{peer['package']} {peer['version']}",
-            peer["rule"],
-            f"{peer['cosine']:g}",
+            *(name, f"{peer['package']} {peer['version']}", peer["rule"], f"{peer['cosine']:g}"),
             "yes" if peer["asked"] else "no, as read before",
         ]
         for name, peer in found["about"]["peers"].items()
@@ -186,76 +181,33 @@ def _baselines(found: dict[str, Any]) -> list[str]:
         "Each peer's default rule, on the same vectors: not its own embedding model, and not its"
         " speed. *Asked*: the installed package was asked for the value in this run."
     )
-    head = ["## Fixed thresholds, and the defaults of others", "", note, ""]
-    return [
-        *head,
-        *table("name | package | rule | least cosine | asked", rules, 3),
-        *table(_POINT, rows, 2),
-    ]
-
-
-def _vcache(found: dict[str, Any]) -> list[str]:
-    rows = []
-    for name, stream in found["streams"].items():
-        for of in stream.get("vcache", []):
-            variant = "all stored" if of["store"] == "always" else "as published"
-            variant = "table as deviations" if of["table"] == "deviation" else variant
-            rows.append(
-                [
-                    name,
-                    variant,
-                    percent(of["budget"], 0),
-                    percent(of["hit_rate"]),
-                    percent(of["error"], 2),
-                    percent(of["worst_error"], 2),
-                    percent(of["false_hit_share"]),
-                    percent(of["late_hit_rate"]),
-                    percent(of["late_error"], 2),
-                    f"{of['label_calls']:,.0f}",
-                    "yes" if of["error_high"] <= of["budget"] else "no",
-                ]
-            )
-    if not rows:
-        return []
-    note = (
-        "Written anew from a description of the paper's formulas, mean of five seeds. It learns"
-        " online, from the true labels of requests that it chooses to miss: *label calls*."
-        " *Bound held*: the upper end of the error's 95 % interval is within the budget. What the"
-        " description leaves open was chosen: the confidences are even in (0, 1), the table of"
-        " variances is interpolated between its ends. *Table as deviations* is the other way to"
-        " read that table."
+    lines = table("name | package | rule | least cosine | asked", rules, 3)
+    return section(
+        "Fixed thresholds, and the defaults of others", note, lines + table(_POINT, rows, 2)
     )
-    header = "stream | variant | budget % | hits % | error % | worst seed | false hits %"
-    header += " | hits %, last half | error %, last half | label calls | bound held"
-    return ["## vCache's policy", "", note, "", *table(header, rows, 2)]
 
 
 def _traps(found: dict[str, Any]) -> list[str]:
     rows = []
     for name in ("traps", "mixed"):
         policies = found["streams"].get(name, {}).get("policies", {})
-        first: dict[str, Any] = next(iter(policies.values()), {"traps": {}})
-        for kind, of in first["traps"].items():
+        for kind, of in _policies(policies, "traps").items():
             cells = [name, kind, str(of["n"]), str(of["possible"])]
             for policy in policies.values():
                 cells += [percent(policy["traps"][kind]["trap_rate"])]
                 cells += [str(policy["traps"][kind]["right"])]
             rows.append(cells)
-    names = list(next(iter(found["streams"].values()), {"policies": {}})["policies"])
+    names = _policies(found["streams"], "policies")
     header = "stream | type | n | possible"
     header += "".join(f" | {name}: wrong % | right hits" for name in names)
     note = "Wrong hits of the requests of a type, at the shipped threshold."
-    lines = table(header, rows, 2)
-    return ["## Near misses, by type", "", note, "", *lines] if lines else []
+    return section("Near misses, by type", note, table(header, rows, 2))
 
 
 def _pairs(found: dict[str, Any]) -> list[str]:
     rows = [
         [
-            name,
-            policy,
-            str(of["n"]),
-            str(of["unreadable"]),
+            *(name, policy, str(of["n"]), str(of["unreadable"])),
             "-" if of["auc"] is None else f"{of['auc']:.3f}",
             _share(of["served_same"], of["of_same"]),
             _share(of["served_other"], of["of_other"]),
@@ -268,41 +220,32 @@ def _pairs(found: dict[str, Any]) -> list[str]:
         " side that the model cannot read is not served, and left out of the AUC."
     )
     header = "suite | policy | pairs | unreadable | AUC | same, served % | other, served %"
-    lines = table(header, rows, 2)
-    return ["## Pairs", "", note, "", *lines] if lines else []
+    return section("Pairs", note, table(header, rows, 2))
 
 
 def _handwritten(found: dict[str, Any]) -> list[str]:
     policies = found["pairs"].get("handwritten", {})
-    first: dict[str, Any] = next(iter(policies.values()), {"kinds": {}})
-    # What ought to be served first.
-    kinds = sorted(first["kinds"], key=lambda kind: (not first["kinds"][kind]["of_same"], kind))
+    kinds = _policies(policies, "kinds")
     rows = []
-    for kind in kinds:
-        same = first["kinds"][kind]["of_same"] > 0
-        cells = [kind.replace("_", " "), "served" if same else "refused"]
-        for policy in policies.values():
-            of = policy["kinds"][kind]
-            cells.append(f"{of['served_same'] + of['served_other']} of {of['n']}")
+    # What ought to be served first.
+    for kind, first in sorted(kinds.items(), key=lambda item: (not item[1]["of_same"], item[0])):
+        cells = [kind.replace("_", " "), "served" if first["of_same"] > 0 else "refused"]
+        counts = (policy["kinds"][kind] for policy in policies.values())
+        cells += [f"{of['served_same'] + of['served_other']} of {of['n']}" for of in counts]
         rows.append(cells)
     header = "category | ought to be" + "".join(f" | {name} serves" for name in policies)
-    lines = table(header, rows, 2)
-    return ["## Handwritten pairs, by category", "", *lines] if lines else []
+    return section("Handwritten pairs, by category", "", table(header, rows, 2))
 
 
 def _calibration(found: dict[str, Any]) -> list[str]:
     rows = []
     for name, policy, of in _streams(found):
-        if name not in ENGLISH:
-            continue
-        bins = {bin_["from"]: bin_ for bin_ in of["calibration"]["bins"]}
-        cells = [
-            f"{percent(bins[at / 10]['observed'], 0)} ({bins[at / 10]['n']})"
-            if at / 10 in bins
-            else "-"
-            for at in range(10)
-        ]
-        rows.append([name, policy, f"{of['calibration']['ece']:.3f}", *cells])
+        if name in ENGLISH:
+            cells = ["-"] * 10
+            for one in of["calibration"]["bins"]:
+                shown = f"{percent(one['observed'], 0)} ({one['n']})"
+                cells[round(10 * one["from"])] = shown
+            rows.append([name, policy, f"{of['calibration']['ece']:.3f}", *cells])
     header = "stream | policy | ECE | " + " | ".join(f"{at / 10:.1f}-" for at in range(10))
     note = (
         "Per cent of lookups whose best candidate was right, by its score (lookups in brackets), at"
@@ -312,50 +255,36 @@ def _calibration(found: dict[str, Any]) -> list[str]:
         " what reading it as one would cost."
     )
     lines = table(header, rows, 2)
-    plot = [f"![calibration]({PLOTS.format('calibration')})", ""]
-    return ["## Calibration", "", note, "", *lines, *plot] if lines else []
+    return section("Calibration", note, lines and lines + _plot("calibration", "calibration"))
 
 
 def _ablation(found: dict[str, Any]) -> list[str]:
     runs = found.get("ablation", {})
-    first: dict[str, Any] = next(iter(runs.values()), {"streams": {}})
-    rows = []
-    for kind, of in runs.items():
-        cells = [kind]
-        cells += [
-            f"{percent(stream['hits_at_1'])} / {stream['nauc5']:.3f}"
-            for stream in of["streams"].values()
+    rows: list[list[str]] = [
+        [
+            kind,
+            *(
+                f"{percent(stream['hits_at_1'])} / {stream['nauc5']:.3f}"
+                for stream in of["streams"].values()
+            ),
+            f"{of['handwritten_auc']:.3f}",
         ]
-        rows.append([*cells, f"{of['handwritten_auc']:.3f}"])
-    header = "without" + "".join(f" | {name}" for name in first["streams"]) + " | handwritten AUC"
+        for kind, of in runs.items()
+    ]
+    header = " | ".join(["without", *_policies(runs, "streams"), "handwritten AUC"])
     note = "H@1 in % / nAUC5 of the judge when one kind of evidence is switched off."
-    lines = table(header, rows)
-    plot = [f"![ablation]({PLOTS.format('ablation')})", ""] if len(rows) > 1 else []
-    return ["## Without each kind of evidence", "", note, "", *lines, *plot] if lines else []
+    plot = _plot("ablation", "ablation") if len(rows) > 1 else []
+    return section("Without each kind of evidence", note, table(header, rows) + plot)
 
 
 def _small(found: dict[str, Any]) -> list[str]:
-    rows = []
+    rows, default = [], f"{found['about']['default']:g}"
     for name, stream in found["streams"].items():
         small = stream.get("small", {})
         for policy in (key for key in small if key != "capacity"):
-            point = small[policy]["at_1"]
-            rows.append(
-                [
-                    name,
-                    policy,
-                    str(small["capacity"]),
-                    *(
-                        f"{percent(of['hit_rate'])} / {percent(of['error'], 2)}"
-                        for of in (
-                            small[policy]["default"],
-                            stream["policies"][policy]["at"][f"{found['about']['default']:g}"],
-                            stream["always"][policy],
-                            point,
-                        )
-                    ),
-                ]
-            )
+            few, all_kept = small[policy], stream["policies"][policy]["at"][default]
+            points = (few["default"], all_kept, stream["always"][policy], few["at_1"])
+            rows.append([name, policy, str(small["capacity"]), *map(_shares, points)])
     header = "stream | policy | entries kept | few kept | all kept | hits stored too"
     header += " | few kept, threshold of 1 %"
     note = (
@@ -363,15 +292,13 @@ def _small(found: dict[str, Any]) -> list[str]:
         " ago leaves first. *Hits stored too*: as if the model were asked all the same, for"
         " comparison with those who measure so. At the shipped threshold unless it says otherwise."
     )
-    lines = table(header, rows, 2)
-    return ["## A small cache, and another rule to store", "", note, "", *lines] if lines else []
+    return section("A small cache, and another rule to store", note, table(header, rows, 2))
 
 
 def _library(found: dict[str, Any]) -> list[str]:
     rows = [
         [
-            name,
-            f"{of['requests']:,}",
+            *(name, f"{of['requests']:,}"),
             percent(of["same_served"] / of["requests"], 2),
             f"{of['hits']} ({of['right']} right, {of['wrong']} wrong)",
             f"{of['replay_hits']} ({of['replay_right']} right, {of['replay_wrong']} wrong)",
@@ -388,5 +315,4 @@ def _library(found: dict[str, Any]) -> list[str]:
     )
     header = "stream | requests | same entry or miss % | library: hits | replay: hits"
     header += " | lookup p50 / p95 ms"
-    lines = table(header, rows)
-    return ["## The same through the library", "", note, "", *lines] if lines else []
+    return section("The same through the library", note, table(header, rows))

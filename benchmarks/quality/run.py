@@ -23,17 +23,15 @@ sys.path.insert(0, str(Path(__file__).parent))  # where `python -m` does not loo
 sys.path.append(str(Path(__file__).parents[1]))
 
 import numpy as np
-import vcache
 from baselines import DEFAULTS, STATIC, probe
 from data import BACKGROUND, ENGLISH, HANDWRITTEN, LANGUAGES, PAIRS, STREAMS, absent
 from evaluate import DATA, SHIPPED, Bench, measure
 from machine import machine
-from metrics import at_threshold, best_at, bootstrap, frontier, nauc5, right_hits, wilson
+from metrics import at_threshold, best_at, bootstrap, frontier, nauc5, right_hits
 from policies import KINDS, POLICIES, Cosine, judge_policy
-from replay import Replay
+from replay import Replay, compare
 from report import report
 from vectors import default_cache
-from verify import compare
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,12 +40,9 @@ if TYPE_CHECKING:
     from data import Stream
     from numpy.typing import NDArray
     from policies import Policy
-    from replay import Store
 
 RESULTS = Path(__file__).parents[1] / "results" / "quality.json"
-BUDGETS = (0.01, 0.02)
 GUIDED = (0.75, 0.85, 0.9, 0.95)  # the thresholds that the documentation speaks of
-SEEDS = 5  # of vCache's draws
 _SHARE = 4  # the small cache holds a quarter of the classes
 OURS, BASE = "memora", "cosine"
 
@@ -90,11 +85,6 @@ class Run:
             found["difference"] = self._difference(replays, found["policies"])
         if self.quick or name not in ENGLISH:
             return found
-        found["vcache"] = [
-            *(self._vcache(name, budget) for budget in BUDGETS),
-            self._vcache(name, BUDGETS[0], store="always"),
-            self._vcache(name, BUDGETS[0], table="deviation"),
-        ]
         found["small"] = self._small(scene.stream, replays, found["policies"])
         found["always"] = {
             policy: at_threshold(replay.run(self.default, store="always").counts())
@@ -143,39 +133,6 @@ class Run:
         for policy, gain in gains.items():
             self._pooled.setdefault(policy, []).append(gain)
         return bootstrap(gains[OURS], gains[BASE], seed=self.seed)
-
-    def _vcache(
-        self,
-        name: str,
-        budget: float,
-        *,
-        store: Store = "miss",
-        table: vcache.Table = "variance",
-    ) -> dict[str, Any]:
-        scene = self.bench.scene(name)
-        runs = [
-            vcache.run(scene, budget, seed=self.seed + number, store=store, table=table)
-            for number in range(SEEDS)
-        ]
-        length = len(scene.stream)
-        whole = [run.counts() for run in runs]
-        late = [run.counts(slice(length // 2, None)) for run in runs]
-        wrong = float(np.mean([counts.wrong for counts in whole]))
-        return {
-            "budget": budget,
-            "store": store,
-            "table": table,
-            "hit_rate": float(np.mean([counts.hit_rate for counts in whole])),
-            "error": wrong / length,
-            # Of the mean: runs over the same requests are not more requests.
-            "error_high": wilson(round(wrong), length)[1],
-            "worst_error": max(counts.error for counts in whole),
-            "false_hit_share": 1 - float(np.mean([counts.precision for counts in whole])),
-            "recall": float(np.mean([counts.recall for counts in whole])),
-            "late_hit_rate": float(np.mean([counts.hit_rate for counts in late])),
-            "late_error": float(np.mean([counts.error for counts in late])),
-            "label_calls": float(np.mean([run.label_calls for run in runs])),
-        }
 
     def _small(
         self, stream: Stream, replays: dict[str, Replay], found: dict[str, Any]

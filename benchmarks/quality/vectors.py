@@ -40,7 +40,7 @@ def digest(text: str) -> bytes:
 
 
 def readable(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Tell which rows are vectors: the model could not read the others."""
+    """Return a mask of the rows that are vectors: the model could not read the others."""
     found: NDArray[np.bool_] = np.any(vectors != 0, axis=1)
     return found
 
