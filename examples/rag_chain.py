@@ -71,7 +71,7 @@ def main() -> None:
 
         print("  (the refunds page changes)")
         library.documents["refunds"] = "Refunds now arrive within two business days."
-        cache.outdate("doc:refunds")
+        cache.invalidate_tags("doc:refunds")
         answer = chain.ask("How long does a refund take?", "acme")
         print(f"  -> {answer}")
         chain.ask("How many days of vacation do employees get?", "acme")  # untouched

@@ -89,7 +89,7 @@ def main() -> None:
         )
 
         connection.execute("INSERT INTO sales VALUES ('2024-03', 'north', 'desk', 100)")
-        cache.outdate("table:sales")
+        cache.invalidate_tags("table:sales")
         print("(a row is added, and what was made of the table is outdated)")
         ask("Show me total revenue per region in March 2024")
         print(f"{agent.model.calls} calls of the model for 7 questions")

@@ -19,7 +19,7 @@ from memora.protocols import IndexedStore, MeasuredStore
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from memora.health import CheckResult, Kind
+    from memora.health import CheckResult, ProbeKind
     from memora.model import Measures
     from memora.prometheus import MetricsServer
     from memora.reading import MetricsSnapshot
@@ -113,7 +113,7 @@ class Observation(Administration):
         self._servers.append(server)
         return server
 
-    def health_check(self, kind: Kind = "ready", *, timeout: float = 2.0) -> dict[str, Any]:
+    def health_check(self, kind: ProbeKind = "ready", *, timeout: float = 2.0) -> dict[str, Any]:
         """Check every part of the cache that a lookup needs; faults are reported, not raised.
 
         Args:
@@ -135,7 +135,7 @@ class Observation(Administration):
 
     async def ahealth_check(
         self,
-        kind: Kind = "ready",
+        kind: ProbeKind = "ready",
         *,
         timeout: float = 2.0,
     ) -> dict[str, Any]:

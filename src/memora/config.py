@@ -115,7 +115,7 @@ Flag = Annotated[
     BeforeValidator(_boolean),
     Field(description="true, 1, yes or on, or false, 0, no, off or empty"),
 ]
-Share = Annotated[
+Ratio = Annotated[
     float, BeforeValidator(_number), Field(ge=0, le=1, description="a number from 0 to 1")
 ]
 Count = Annotated[
@@ -131,7 +131,9 @@ OptionalSeconds = Annotated[
     BeforeValidator(_optional),
     Field(description="a number of seconds above 0, a text such as 10m or 1h30m, or none"),
 ]
-Text = Annotated[str, Field(strict=True, pattern=r"\S", description="a text that is not blank")]
+NonBlankText = Annotated[
+    str, Field(strict=True, pattern=r"\S", description="a text that is not blank")
+]
 
 
 class _Settings(BaseModel):
@@ -141,11 +143,11 @@ class _Settings(BaseModel):
         frozen=True, extra="forbid", protected_namespaces=(), hide_input_in_errors=True
     )
 
-    model_name: Text = DEFAULT_MODEL
+    model_name: NonBlankText = DEFAULT_MODEL
     """The embedding model: the packaged one, a local directory or a hub name."""
     use_onnx: Flag = True
     """Run the model on ONNX Runtime; False uses the sentence-transformers library (torch)."""
-    similarity_threshold: Share = 0.85
+    similarity_threshold: Ratio = 0.85
     """Minimum probability that the stored answer is right, in [0, 1]; lookups may override it."""
     judge: Annotated[
         Literal["on", "off"], BeforeValidator(_lower), Field(description="on or off")
@@ -155,7 +157,7 @@ class _Settings(BaseModel):
         Literal["serve", "shadow"], BeforeValidator(_lower), Field(description="serve or shadow")
     ] = "serve"
     """"shadow" looks up and stores but serves nothing; it logs what would have been served."""
-    shadow_log: Annotated[Text | None, BeforeValidator(_optional)] = Field(
+    shadow_log: Annotated[NonBlankText | None, BeforeValidator(_optional)] = Field(
         default=None, description="the path of a file, or none"
     )
     """File to which shadow mode writes its comparisons, for `memora calibrate --from-log`."""
@@ -165,7 +167,7 @@ class _Settings(BaseModel):
     """Include the queries in the shadow log."""
     cross_lingual: Flag = False
     """Serve an answer that was stored for a query in another language."""
-    db_uri: Annotated[Text, BeforeValidator(_place)] = "memory://"
+    db_uri: Annotated[NonBlankText, BeforeValidator(_place)] = "memory://"
     """`memory://`, a directory path, a server's `redis://` URL, or a bucket's `s3://` URL."""
     storage_options: Annotated[Mapping[str, str], PlainValidator(_options), NoDecode] = Field(
         default=_Masked(), description="a mapping of names to texts, or such a JSON object"
@@ -185,7 +187,7 @@ class _Settings(BaseModel):
     """Report lookups, stores and metrics to the application's OpenTelemetry (extra `otel`)."""
     ttl_seconds: OptionalSeconds = None
     """Lifetime of an entry from its storage, in seconds or as "10m"; None for no expiry."""
-    ttl_jitter: Share = 0.0
+    ttl_jitter: Ratio = 0.0
     """Maximum share of the TTL by which entries expire earlier, at random, to spread expiry."""
     sliding_ttl: Flag = False
     """Count the TTL from the last hit instead."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from memora.pipeline import Ports
     from memora.protocols import Embedder, Store
 
-Kind: TypeAlias = Literal["ready", "live"]
+ProbeKind: TypeAlias = Literal["ready", "live"]
 
 # Unhealthy if more than a tenth of the operations of the last minutes failed, and at least five:
 # one fault in a young cache is not an outage.
@@ -131,7 +131,7 @@ class Health:
         self._tries: dict[str, _Try] = {}
 
     def check(
-        self, kind: Kind, *, timeout: float, closed: bool, scheduler: CheckResult
+        self, kind: ProbeKind, *, timeout: float, closed: bool, scheduler: CheckResult
     ) -> dict[str, Any]:
         """Return `status`, `checks`, `metrics` and `timestamp`.
 
@@ -145,7 +145,7 @@ class Health:
 
     async def acheck(
         self,
-        kind: Kind,
+        kind: ProbeKind,
         *,
         timeout: float,
         closed: bool,
@@ -167,9 +167,9 @@ class Health:
         self._workers.close()
 
     @inside
-    def _begin(self, kind: Kind) -> dict[str, _Try]:
-        if kind not in get_args(Kind):
-            raise ArgumentError(f"kind={kind!r}: expected {' or '.join(get_args(Kind))}")
+    def _begin(self, kind: ProbeKind) -> dict[str, _Try]:
+        if kind not in get_args(ProbeKind):
+            raise ArgumentError(f"kind={kind!r}: expected {' or '.join(get_args(ProbeKind))}")
         if kind == "live":
             return {}
         with self._lock:
@@ -189,7 +189,7 @@ class Health:
 
     @inside
     def _answer(
-        self, kind: Kind, tries: dict[str, _Try], *, closed: bool, scheduler: CheckResult
+        self, kind: ProbeKind, tries: dict[str, _Try], *, closed: bool, scheduler: CheckResult
     ) -> dict[str, Any]:
         checks = {name: one.answer() for name, one in tries.items()}
         looks: dict[str, Callable[[], CheckResult]] = {

@@ -44,7 +44,7 @@ _CONSTANT = frozenset({NoneType, bool, int, float, str, bytes})  # immutable
 _TAGGABLE = (str, int, float, Decimal, UUID, date, PurePath)
 
 
-class Call(NamedTuple):
+class BoundCall(NamedTuple):
     """The key of a call: query and context; and the tags of its result."""
 
     query: str
@@ -154,7 +154,7 @@ class Binding:
                 arguments[self._double_star] = more
         return arguments if len(arguments) == self._size else None
 
-    def call(self, arguments: Arguments) -> Call:
+    def call(self, arguments: Arguments) -> BoundCall:
         """Return the key of a call with these arguments.
 
         Raises:
@@ -180,9 +180,9 @@ class Binding:
                 value = value[self._skipped :]
             if value:
                 context[name] = value
-        return Call(query, context, tuple(self._tags_of(arguments)) if self._tags else ())
+        return BoundCall(query, context, tuple(self._tags_of(arguments)) if self._tags else ())
 
-    def settled(self, arguments: Arguments) -> Call:
+    def settled(self, arguments: Arguments) -> BoundCall:
         """Return the validated key of a call, as a snapshot that later changes do not affect.
 
         Raises:
@@ -191,12 +191,12 @@ class Binding:
         query, context, tags = self.call(arguments)
         query = canonical_query(query)
         try:
-            return Call(query, Settled(context), tags)
+            return BoundCall(query, Settled(context), tags)
         except ContextError:
             self._explain(context)
             raise
 
-    def is_still(self, arguments: Arguments, call: Call) -> bool:
+    def is_still(self, arguments: Arguments, call: BoundCall) -> bool:
         """Return whether the arguments still have the same key, that is, have not been changed."""
         if all(type(value) in _CONSTANT for value in arguments.values()):
             return True

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from memora.calls._binding import Arguments, Binding, Call
+    from memora.calls._binding import Arguments, Binding, BoundCall
     from memora.calls._plan import CacheInfo, Plan
     from memora.calls._streams import Recording
     from memora.model import LookupResult
@@ -57,7 +57,7 @@ class _Computation(Computation):
     __slots__ = ("_call", "_decorated", "_start", "_thread", "counted")
 
     def __init__(
-        self, decorated: _Decorated[...], call: Call, start: functools.partial[Any]
+        self, decorated: _Decorated[...], call: BoundCall, start: functools.partial[Any]
     ) -> None:
         self._decorated, self._call, self._start = decorated, call, start
         self._thread = threading.get_ident()
@@ -181,7 +181,7 @@ class _Decorated(Generic[P]):
             args, kwargs = (*plan.given, *args), {**plan.given_by_name, **kwargs}
         return self._binding.bind(args, kwargs)
 
-    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> BoundCall:
         args = (*self._owner, *args)
         arguments = self._arguments(args, kwargs)
         if arguments is None:
@@ -191,7 +191,7 @@ class _Decorated(Generic[P]):
 
     def _prepared(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[functools.partial[Any], Call | None]:
+    ) -> tuple[functools.partial[Any], BoundCall | None]:
         """Return what makes a call, and its key: None for a call that bypasses the cache."""
         plan = self._plan
         if self._owner:
@@ -215,7 +215,7 @@ class _Decorated(Generic[P]):
             self._plan, self._binding, arguments, refresh=refresh, in_task=in_task
         )
 
-    def _is_still(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    def _is_still(self, call: BoundCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         arguments = self._arguments(args, kwargs)
         return arguments is not None and self._binding.is_still(arguments, call)
 
@@ -380,7 +380,7 @@ class _Stream:
     ) -> None:
         self._plan, self._binding, self._arguments = plan, binding, arguments
         self._refresh, self._in_task = refresh, in_task
-        self._call: Call | None = None
+        self._call: BoundCall | None = None
 
     async def find(self) -> Recording | None:
         found, plan = None, self._plan
@@ -407,7 +407,7 @@ class _Stream:
         else:
             cache.get_or_compute(call.query, call.context, recording.as_result, **options)
 
-    def _storing(self, call: Call, recording: Recording) -> dict[str, Any]:
+    def _storing(self, call: BoundCall, recording: Recording) -> dict[str, Any]:
         wanted = self._plan.condition
         return {
             "refresh": True,  # the lookup has been done

@@ -27,7 +27,7 @@ from memora.errors import ArgumentError, ClosedError, ContextError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from memora.calls._binding import Arguments, Call, Rules
+    from memora.calls._binding import Arguments, BoundCall, Rules
     from memora.calls._engine import Engine
     from memora.model import Unkeyed
 
@@ -158,7 +158,7 @@ class Plan:
             self._hits = self._misses = 0
             self._uncacheable: Counter[Unkeyed] = Counter()
 
-    def key(self, binding: Binding, arguments: Arguments) -> Call | None:
+    def key(self, binding: Binding, arguments: Arguments) -> BoundCall | None:
         """Return the key of a call; count a call without one, and return None."""
         try:
             call = binding.settled(arguments)

@@ -34,8 +34,8 @@ _OUTER = struct.Struct("<3sBI")
 _INNER = struct.Struct("<B3xIQ")
 
 
-class Content(NamedTuple):
-    """The content of a payload."""
+class Unsealed(NamedTuple):
+    """Views of the parts of a payload."""
 
     plain: bool
     tree: memoryview
@@ -59,7 +59,7 @@ def seal(tree: bytes, blobs: Sequence[memoryview], *, plain: bool) -> bytes:
     return b"".join([_OUTER.pack(MAGIC, VERSION, checksum), *chunks])
 
 
-def unseal(payload: bytes) -> Content:
+def unseal(payload: bytes) -> Unsealed:
     """Check a payload and return views of its parts, without copying.
 
     Raises:
@@ -92,4 +92,4 @@ def unseal(payload: bytes) -> Content:
         blobs.append(view[start:end])
     if end != len(view):
         raise CorruptEntryError("stored result is damaged: its parts do not add up")
-    return Content(plain=bool(plain), tree=tree, blobs=blobs)
+    return Unsealed(plain=bool(plain), tree=tree, blobs=blobs)
