@@ -422,6 +422,7 @@ def _drop(client: Any, tables: Sequence[str]) -> None:
 
 def bucket(options: argparse.Namespace) -> Iterator[Table]:
     """A store of `--entries` entries in object storage: stores, hits, searches, opening."""
+    from memora.stores._settings import TableSettings  # noqa: PLC0415 - as the next
     from memora.stores.bucket.store import ObjectStore  # noqa: PLC0415 - needs an extra
 
     count, threads = options.entries, 16
@@ -435,9 +436,8 @@ def bucket(options: argparse.Namespace) -> Iterator[Table]:
             uri, given = f"{server.uri}/bench", server.storage_options
 
         def opened(**settings: Any) -> ObjectStore:
-            return ObjectStore(
-                uri, options=given, table_name="b", model="b", dimension=384, **settings
-            )
+            wanted = TableSettings(table_name="b", model="b", dimension=384, **settings)
+            return ObjectStore(uri, wanted, options=given)
 
         def put(number: int) -> None:
             store.put(_entry(number), content, vector=vectors[number % count])

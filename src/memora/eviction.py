@@ -184,7 +184,7 @@ class S3FIFO(_Sheltering):
 
     Source: Yang, Zhang, Qiu, Yue, Rashmi: FIFO queues are all you need for cache eviction, SOSP
     2023. Entries move to the main queue after one use, as in the authors' later description, not
-    two: better on our streams (benchmarks/results/eviction.md). The queues adapt to the number of
+    two: better on our streams (docs/decisions/0013). The queues adapt to the number of
     entries at each eviction, as no capacity is given.
     """
 
