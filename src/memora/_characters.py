@@ -184,7 +184,7 @@ def without_emoji(text: str) -> str:
 
 
 def difference(one: str, other: str) -> str:
-    """Return the difference in characters by which one answer must not serve both texts.
+    """Return the difference in characters that forbids one answer for both texts.
 
     Args:
         one: A text, in NFC.

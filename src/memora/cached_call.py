@@ -1,6 +1,6 @@
 """Cached calls: a lookup; on a miss, one of the callers computes the result and stores it.
 
-The coroutines take an executor, as those of `memora.core`, on which this module is built.
+This module is built on `memora.core`; its coroutines take an executor too.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Call:
     lifetime: Lifetime
     metadata: str
     costs: bool
-    """Whether the lifetime has a given cost; if not, the cost is the time that computing takes."""
+    """Whether the caller gave a cost; if not, it is the seconds that computing takes."""
     condition: Callable[[Any], bool] | None = None
     refresh_ahead: float = 0.0
     refresh: bool = False
@@ -104,7 +104,7 @@ class CachedCalls:
     async def _after_miss(
         self, executor: Budget, call: Call, compute: Callable[[], Any], outcome: _Outcome
     ) -> Any:
-        """Make the call, or wait for another leader's result of it."""
+        """Make the call, or wait for the result of the caller that is making it."""
         config = self._core.config
         if call.refresh or not call.single_flight or config.mode == "shadow":
             outcome.settle()
@@ -195,7 +195,7 @@ class CachedCalls:
 
     @asynccontextmanager
     async def _releasing(self, executor: Executor) -> AsyncIterator[_HeldLock]:
-        """Release a lock on exit, even if it is acquired only after that."""
+        """Release the lock on exit; if a worker acquires it later, release it then."""
         lock = _HeldLock()
         try:
             yield lock
@@ -213,7 +213,7 @@ class CachedCalls:
     async def _wait(
         self, executor: Budget, call: Call, store: SharedStore, lock: _HeldLock, ends: float
     ) -> LookupResult | None:
-        """Wait until this process has the lock, another stores the result, `ends`, or a fault."""
+        """Wait for the lock, a result stored by another process, the time `ends`, or a fault."""
 
         def look() -> LookupResult | None:
             self._acquire(store, call.request, lock)
@@ -292,7 +292,7 @@ class _Outcome:
 
     def __init__(self, request: Request, count: Callable[[Request, LookupResult], None]) -> None:
         self.so_far: LookupResult | None = None
-        """The miss to count unless a hit replaces it; None if counted, or not a miss."""
+        """The miss that is not counted yet; None if there is none."""
         self._request, self._count = request, count
 
     def settle(self, found: LookupResult | None = None) -> None:

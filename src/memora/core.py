@@ -48,7 +48,7 @@ T = TypeVar("T")
 
 
 class Core:
-    """The engine of one cache."""
+    """Lookups and stores of one cache: deadlines, faults as misses, counts and logs."""
 
     def __init__(
         self,

@@ -179,8 +179,8 @@ class S3FIFO(_Sheltering):
     A new entry joins the small queue, which holds a tenth of the entries. If it has been used when
     it gets to the front, it moves to the main queue; otherwise it is evicted, and its key is
     remembered as a ghost. A key that is stored while it is a ghost joins the main queue at once.
-    There an entry that was used (at most three uses are counted) goes round again, at the price of
-    one use.
+    There an entry that was used (at most three uses are counted) returns to the end of the queue,
+    and its count drops by one.
 
     Source: Yang, Zhang, Qiu, Yue, Rashmi: FIFO queues are all you need for cache eviction, SOSP
     2023. Entries move to the main queue after one use, as in the authors' later description, not
@@ -234,7 +234,7 @@ class S3FIFO(_Sheltering):
         return (self._main or self._small).popitem(last=False)[0]
 
     def _remember(self, key: bytes, limit: int) -> None:
-        """Keep up to `limit` ghosts, the number of entries that the main queue has room for."""
+        """Remember a key as a ghost; keep at most `limit`, the capacity of the main queue."""
         self._ghosts[key] = None
         while len(self._ghosts) > max(limit, 1):
             self._ghosts.popitem(last=False)

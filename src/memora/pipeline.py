@@ -1,7 +1,7 @@
 """The steps of a lookup (key, exact, embed, search, judge, serve) and a store (encode, embed, put).
 
-This module orders the steps and decides nothing: `context` decides which queries are equal, and
-`judge` which entries may be served. Faults pass through; `memora.core` turns them into misses.
+This module runs the steps in order. Which queries are equal is decided by `context`, and which
+entries may be served by `judge`. Faults pass through; `memora.core` turns them into misses.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Breakers(NamedTuple):
     """Circuit breakers, which stop calls for a while after repeated failures.
 
     The store has one per kind of operation: an operation that fails does not block those that
-    work, and their success does not close its breaker.
+    work, and success of one kind does not close the breaker of another.
     """
 
     embedder: Breaker
@@ -71,7 +71,7 @@ class Breakers(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """The pipeline's dependencies; its methods call them as `guarded` does."""
+    """The pipeline's dependencies. The methods call them through their breakers: see `guarded`."""
 
     embedder: Embedder
     store: Store
@@ -236,7 +236,7 @@ def _decide_exactly(
 def _same(
     stored: tuple[Entry, Content | None] | None, now: float, max_age: float, seconds: float = 0.0
 ) -> Decision:
-    """Decide by the entry for exactly the query; without a nearest one if it may not be served."""
+    """Decide by the entry for exactly the query; if it may not be served, there is no nearest."""
     if stored is None:
         return Decision(_NOT_STORED, now)
     entry, content = stored
@@ -395,7 +395,7 @@ def explain(
 
 
 def _foresee(ports: Ports, request: Request, *, threshold: float, max_age: float = inf) -> Decision:
-    """Decide as `lookup` does, without contents and without timings, which are of lookups."""
+    """Decide as `lookup` does, but read no contents and time nothing: only lookups are timed."""
     untimed = replace(ports, timings=UNTIMED)
     return _only(decide(untimed, [request], threshold=threshold, max_age=max_age, contents=False))
 

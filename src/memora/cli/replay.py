@@ -109,7 +109,7 @@ class Report:
         return self._refusals.examples()
 
     def seconds_saved(self, call_seconds: float) -> float:
-        """Return the seconds saved by hits minus the cost of all lookups, for calls this long.
+        """Return the seconds saved by hits minus the time of all lookups.
 
         A hit that is known to be wrong saves nothing.
         """

@@ -163,7 +163,7 @@ class Flights:
 
     @inside
     def _detach(self, claim: _Claim) -> None:
-        """Leave the queue and lead beside it, unless the claim has just landed or become leader."""
+        """Leave the queue and compute alone, unless the claim has just landed or become leader."""
         with self._lock:
             if not (claim.landed or claim.leads):
                 self._let_go(claim)

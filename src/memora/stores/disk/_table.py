@@ -122,8 +122,8 @@ class EntryTable:
     def upgrade(self) -> None:
         """Upgrade a table of an older format to this version's, atomically in one commit.
 
-        Rows get their checksums when they are written again. Until then each is compared with its
-        record in the log. An index of the table is lost, and may be created again.
+        A row gets its checksum when it is next written. Until then it is compared with its record
+        in the log. An index of the table is lost, and may be created again.
         """
         with faults("upgrade"), self._lock:
             names, schema = self._schema.names, _schema(self._identity, self._schema)

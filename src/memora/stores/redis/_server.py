@@ -139,7 +139,7 @@ class Server:
         self._client.connection_pool.release(connection)
 
     def unsuitable(self) -> Iterator[str]:
-        """Yield the server's settings that do not suit a store, as far as it reveals them."""
+        """Yield the server's settings that do not suit a store; hidden ones are skipped."""
         settings = self._settings()
         policy = settings.get("maxmemory-policy", "")
         if policy.startswith("allkeys"):
