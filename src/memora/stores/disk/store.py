@@ -6,8 +6,9 @@ NAME.lance with the table. The table holds vectors and texts; payloads stay in t
 Writes: `put` appends one record to a segment of its own process and applies it to the entries in
 RAM, where the process's threads see it at once. No process writes another's segments, so writers
 need no common lock. Deletions go to separate segments and are synced before the call returns,
-except with durability "memory". Sequence numbers order operations between processes; the highest wins. One is the
-present time in nanoseconds, raised if need be above every number that its process has seen.
+except with durability "memory". Sequence numbers order operations between processes; the highest
+wins. One is the present time in nanoseconds, raised if need be above every number that its process
+has seen.
 
 Reads: lookups are answered from RAM (`_view`, `memtable`); only a payload that is not cached is
 read from its segment. With hot_index "off", vectors are searched in the table. Processes see each
