@@ -332,10 +332,10 @@ def test_a_thread_that_is_told_just_as_it_gives_up_takes_the_job() -> None:
 
     workers, job = Workers(1, "test"), workers_module._Job(lambda: 1, 0, None)
     worker: Any = workers_module._Worker(job)  # not idle any more: it has just been given the job
-    worker.told = Told()
+    worker.wakes = Told()
 
     assert workers._more(worker) is job
-    assert worker.told.answers == []
+    assert worker.wakes.answers == []
 
 
 def test_a_thread_of_the_parent_ends_in_the_child() -> None:

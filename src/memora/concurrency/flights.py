@@ -372,7 +372,7 @@ class FileFlights:
         with self._lock:
             self._held[lease.path] = lease
             if self._thread is None:
-                thread = threading.Thread(target=self._reinit_all, name="memora-lease", daemon=True)
+                thread = threading.Thread(target=self._renew_all, name="memora-lease", daemon=True)
                 with suppress(RuntimeError):  # no more threads: another process may compute it too
                     thread.start()
                     self._thread = thread
@@ -383,7 +383,7 @@ class FileFlights:
                 del self._held[lease.path]
 
     @inside
-    def _reinit_all(self) -> None:
+    def _renew_all(self) -> None:
         """Renew the held leases, until none is left."""
         while True:
             with suppress(Empty):
