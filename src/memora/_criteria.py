@@ -78,11 +78,7 @@ class Criteria(NamedTuple):
         if self.tags is not None and not wanted:  # no entry has one of no tags
             return []
         return lifecycle.find(
-            ports,
-            selection,
-            meaning=None if exact else text,
-            threshold=threshold or 0.0,
-            now=now,
+            ports, selection, meaning=None if exact else text, threshold=threshold or 0.0, now=now
         )
 
 

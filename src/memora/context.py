@@ -422,10 +422,7 @@ def _time(value: dt.time, path: _Place) -> JSON:
         raise ContextError(f"{path} is a time in a zone without a fixed offset; use a datetime")
     # Equal times have one form, as Python compares them: 12:00 UTC equals 13:00+01:00.
     local = dt.timedelta(
-        hours=value.hour,
-        minutes=value.minute,
-        seconds=value.second,
-        microseconds=value.microsecond,
+        hours=value.hour, minutes=value.minute, seconds=value.second, microseconds=value.microsecond
     )
     return {"$time": [(local - offset) // dt.timedelta(microseconds=1), "UTC"]}
 

@@ -92,7 +92,7 @@ def calibrate(
     if from_log and (query or candidate or label):
         raise ArgumentError("--query, --candidate and --label are columns of a file of pairs")
     share, sure = _share("--max-wrong", max_wrong), _share("--confidence", confidence)
-    config = config_of(model_name=model)
+    config = config_of(model=model)
     source = _source(file, config, from_log=from_log)
     _check_outputs(source, plot, html, write)
     if from_log:
@@ -215,7 +215,7 @@ def _paragraphs(found: Recommendation, curve: Curve, what: str) -> list[str]:
             (
                 f"Too few {what}: {curve.pairs:,} cannot show {wanted}, {sure}. About "
                 f"{more:,} more like these might, {found.needed:,} in all."
-            ),
+            )
         ]
     if not any(point.served.count for point in curve.points):
         return [f"No threshold serves any of these {curve.pairs:,} {what}."]
@@ -224,7 +224,7 @@ def _paragraphs(found: Recommendation, curve: Curve, what: str) -> list[str]:
             f"No threshold meets {wanted}: every threshold that serves anything serves more wrong "
             "answers than that, or so nearly as many that more labels would not help. Allow more, "
             "or look at the wrong answers: `memora replay` shows examples."
-        ),
+        )
     ]
 
 
