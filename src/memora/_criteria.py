@@ -35,7 +35,6 @@ class Criteria(NamedTuple):
 
     @property
     def is_empty(self) -> bool:
-        """Whether there are none."""
         return all(one is None for one in self)
 
     def find(self, ports: Ports, *, now: float = ALL_TIMES) -> list[EntryInfo]:
@@ -44,11 +43,9 @@ class Criteria(NamedTuple):
         Raises:
             MemoraError: As by `Memora.invalidate`.
         """
-        threshold = (
-            None
-            if self.similarity_threshold is None
-            else share("similarity_threshold", self.similarity_threshold)
-        )
+        threshold = self.similarity_threshold
+        if threshold is not None:
+            threshold = share("similarity_threshold", threshold)
         wanted = tags_of(self.tags)
         text = None if self.query is None else canonical_query(self.query)
         if threshold is not None and text is None:

@@ -99,7 +99,6 @@ class _Lines:
     """
 
     def msg(self, text: str) -> None:
-        """Write a line."""
         # A RuntimeError: this call interrupted another write.
         with inside, suppress(AttributeError, OSError, ValueError, RuntimeError):
             sys.stderr.write(f"{text}\n")

@@ -186,5 +186,4 @@ def _add(
 
 
 def _buckets(found: Distribution) -> tuple[list[tuple[str, float]], float]:
-    """Return the buckets and the sum."""
     return list(zip(_BOUNDS, map(found.up_to, BUCKETS), strict=True)), found.sum

@@ -35,15 +35,11 @@ EXIT_NONE = 1
 _SETTING = f"{PREFIX}SIMILARITY_THRESHOLD"
 _LOG = f"{PREFIX}SHADOW_LOG"
 _TOLD = (0.99, 0.97, 0.95, 0.93, 0.9, 0.87, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5)  # rows of the table
-_HEADING = (
-    "threshold",
-    "served",
-    "of\nright",
-    "wrong\nof all",
-    "at\nmost",
-    "wrong\nof hits",
-    "at\nmost",
-)  # percentages
+_HEADING = (  # percentages
+    *("threshold", "served", "of\nright"),
+    *("wrong\nof all", "at\nmost"),
+    *("wrong\nof hits", "at\nmost"),
+)
 
 
 def calibrate(
@@ -51,8 +47,7 @@ def calibrate(
         Path | None,
         typer.Argument(
             help="Labelled pairs: CSV, TSV or JSON; may be .gz; - reads standard input. With "
-            "--from-log, a shadow log; "
-            f"default: the one that {PREFIX}SHADOW_LOG names."
+            f"--from-log, a shadow log; default: the one that {_LOG} names."
         ),
     ] = None,
     *,
@@ -101,10 +96,8 @@ def calibrate(
         scores = _score(source, PairColumns(query, candidate, label), config)
     curve = tuning.curve(scores.similarity, scores.right, confidence=sure)
     found = tuning.recommend(curve, share, of=cast("Of", of), confidence=sure)
-    paragraphs, rows = (
-        _paragraphs(found, curve, "lookups" if from_log else "pairs"),
-        _rows(curve, found),
-    )
+    paragraphs = _paragraphs(found, curve, "lookups" if from_log else "pairs")
+    rows = _rows(curve, found)
     contents: dict[Path, bytes] = {}
     if plot is not None:
         contents[plot] = chart.draw(found, curve, "png")
@@ -153,9 +146,8 @@ def _share(option: str, text: str) -> float:
 def _check_outputs(source: Path, plot: Path | None, html: Path | None, write: Path | None) -> None:
     for option, path, suffixes in (("--plot", plot, {".png"}), ("--html", html, {".html", ".htm"})):
         if path is not None and path.suffix.lower() not in suffixes:
-            raise ArgumentError(
-                f"{option} {str(path)!r}: expected a name that ends in {min(suffixes)}"
-            )
+            expected = f"expected a name that ends in {min(suffixes)}"
+            raise ArgumentError(f"{option} {str(path)!r}: {expected}")
     outputs = [path for path in (plot, html, write) if path is not None]
     if source.resolve() in {path.resolve() for path in outputs}:
         raise ArgumentError(f"{str(source)!r} is the input: write to another file")
@@ -199,8 +191,9 @@ def _paragraphs(found: Recommendation, curve: Curve, what: str) -> list[str]:
         point = found.point
         return [
             (
-                f"Threshold {point.threshold:g} has {_wrong_is(found.wrong, whose)}: {wanted}, "
-                f"{sure}, for queries like these {curve.pairs:,} {what}."
+                f"Threshold {point.threshold:g} has {_percent(found.wrong.value)} wrong {whose} "
+                f"({_ends(found.wrong)}): {wanted}, {sure}, for queries like these "
+                f"{curve.pairs:,} {what}."
             ),
             (
                 f"It serves {_percent(point.served.value)} of them, and "
@@ -228,20 +221,12 @@ def _paragraphs(found: Recommendation, curve: Curve, what: str) -> list[str]:
     ]
 
 
-def _wrong_is(wrong: Share, whose: str) -> str:
-    return f"{_percent(wrong.value)} wrong {whose} ({_ends(wrong)})"
-
-
 def _ends(share: Share) -> str:
-    return f"{_number(share.low)} to {_percent(share.high)}"
+    return f"{100 * share.low:.3g} to {_percent(share.high)}"
 
 
 def _percent(share: float) -> str:
-    return f"{_number(share)} %"
-
-
-def _number(share: float) -> str:
-    return f"{100 * share:.3g}"
+    return f"{100 * share:.3g} %"
 
 
 def _rows(curve: Curve, found: Recommendation) -> list[Sequence[str]]:
