@@ -11,7 +11,6 @@ import errno
 import os
 import stat
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -81,7 +80,15 @@ def read_file(path: Path) -> bytes:
 
 def opener(mode: int) -> Callable[[str, int], int]:
     """Return an `opener` for `open` that creates a file with the given mode at once."""
-    return partial(_open, mode)
+
+    def create(path: str, flags: int) -> int:
+        descriptor = os.open(path, flags, mode)
+        if mode != PRIVATE and os.name == "posix":  # undo the umask
+            with suppress(PermissionError):  # the file exists, and belongs to another group member
+                os.fchmod(descriptor, mode)
+        return descriptor
+
+    return create
 
 
 def mode_of(path: Path) -> int:
@@ -116,11 +123,3 @@ def replacing(path: Path, part: Path, mode: int) -> Iterator[IO[bytes]]:
         with suppress(OSError):
             part.unlink(missing_ok=True)
         raise
-
-
-def _open(mode: int, path: str, flags: int) -> int:
-    descriptor = os.open(path, flags, mode)
-    if mode != PRIVATE and os.name == "posix":  # undo the umask
-        with suppress(PermissionError):  # the file exists, and belongs to another group member
-            os.fchmod(descriptor, mode)
-    return descriptor

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from memora.config import CacheConfig
-    from memora.tuning import Curve, Of, Point, Recommendation, Scores, Share
+    from memora.tuning import Curve, Of, Recommendation, Scores, Share
 
 EXIT_NONE = 1
 
@@ -237,20 +237,18 @@ def _rows(curve: Curve, found: Recommendation) -> list[Sequence[str]]:
     for point in curve.points:
         if point.threshold in wanted:
             mark = "> " if point.threshold == chosen else ""
-            rows.append((f"{mark}{point.threshold:g}", *_cells(point, curve)))
+            of_all, of_hits = point.wrong_of_all, point.wrong_of_hits
+            cells = (
+                f"{mark}{point.threshold:g}",
+                f"{100 * point.served.value:.1f}",
+                f"{100 * point.right_served / curve.right:.1f}",
+                f"{100 * of_all.value:.2f}",
+                f"{100 * of_all.high:.2f}",
+                f"{100 * of_hits.value:.1f}",
+                f"{100 * of_hits.high:.1f}",
+            )
+            rows.append(cells)
     return rows
-
-
-def _cells(point: Point, curve: Curve) -> tuple[str, ...]:
-    of_all, of_hits = point.wrong_of_all, point.wrong_of_hits
-    return (
-        f"{100 * point.served.value:.1f}",
-        f"{100 * point.right_served / curve.right:.1f}",
-        f"{100 * of_all.value:.2f}",
-        f"{100 * of_all.high:.2f}",
-        f"{100 * of_hits.value:.1f}",
-        f"{100 * of_hits.high:.1f}",
-    )
 
 
 def _print(

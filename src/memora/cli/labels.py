@@ -60,13 +60,9 @@ def read_pairs(path: Path, columns: PairColumns) -> list[LabelledPair]:
             have the same label.
     """
     names = (
-        ("the query", "--query", (columns.query,) if columns.query else QUERY),
-        (
-            "the stored query",
-            "--candidate",
-            (columns.candidate,) if columns.candidate else CANDIDATE,
-        ),
-        ("the label", "--label", (columns.label,) if columns.label else LABEL),
+        ("the query", "--query", columns.query, QUERY),
+        ("the stored query", "--candidate", columns.candidate, CANDIDATE),
+        ("the label", "--label", columns.label, LABEL),
     )
     pairs = []
     with QueryLog(path, log_format=None, columns=Columns()) as log:
@@ -75,7 +71,8 @@ def read_pairs(path: Path, columns: PairColumns) -> list[LabelledPair]:
             if isinstance(row, str):
                 raise ArgumentError(f"{where}: {row}")
             query, candidate, label = (
-                _value(row, what, option, tried, where) for what, option, tried in names
+                _value(row, what, option, (name,) if name else usual, where)
+                for what, option, name, usual in names
             )
             pairs.append(
                 LabelledPair(
@@ -113,9 +110,8 @@ def read_log(path: Path) -> Logged:
             if row.get("candidate_key") == row["query_key"]:
                 repeats, changed = repeats + 1, changed + (not same)
     if not right and problem is not None:
-        raise ArgumentError(
-            f"{path.name} is no log of shadow mode, which `shadow_log` names: {problem}"
-        )
+        wanted = "log of shadow mode, which `shadow_log` names"
+        raise ArgumentError(f"{path.name} is no {wanted}: {problem}")
     _check_both(path, right, "lookups", "answered as what was stored")
     scores = Scores(np.array(similarity), np.array(right, np.bool_))
     return Logged(scores, tuple(models), repeats, changed, problem, skipped)

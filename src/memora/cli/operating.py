@@ -72,14 +72,13 @@ def health(
     if is_on_disk(config.db_uri):
         local_path(config.db_uri)  # raises for a wrong setting, which is no fault of the store
     try:
-        probe = _started if live else partial(_probed, config, timeout)
+        started = partial(_report, "process", None, 0.0)
+        probe = started if live else partial(_probed, config, timeout)
         report = Workers(1, "memora-probe").run(probe, timeout)
-    except DeadlineError:
-        hung = True
-        fault = DeadlineError(f"no answer within {timeout:g} s")
-        report = _unhealthy("process", fault, timeout)
-    else:
         hung = False
+    except DeadlineError:
+        report = _report("process", DeadlineError(f"no answer within {timeout:g} s"), timeout)
+        hung = True
     if as_json:
         typer.echo(json.dumps({"kind": "live" if live else "ready", **report}))
     else:
@@ -146,17 +145,13 @@ def compact(*, db: Db, table: TableName = None, as_json: AsJson = False) -> None
         typer.echo(f"compacted: {_bytes(before)} before, {_bytes(after)} now")
 
 
-def _started() -> dict[str, Any]:
-    return {"status": "healthy", "checks": {"process": _check(None, 0.0)}, "timestamp": _now()}
-
-
 def _probed(config: CacheConfig, timeout: float) -> dict[str, Any]:
     """Open and check the configured model and store, as a new process of the application would."""
     started = time.perf_counter()
     try:
         embedder = load_embedder(config.model_name, use_onnx=config.use_onnx)
     except (MemoraError, OSError) as fault:  # also a ConfigError: the model may be missing
-        return _unhealthy("embedding", fault, time.perf_counter() - started)
+        return _report("embedding", fault, time.perf_counter() - started)
     started = time.perf_counter()
     try:
         # A probe evicts nothing, creates nothing, takes over no maintenance, builds no graph.
@@ -167,22 +162,20 @@ def _probed(config: CacheConfig, timeout: float) -> dict[str, Any]:
     except ConfigError:
         raise
     except (MemoraError, OSError) as fault:
-        return _unhealthy("database", fault, time.perf_counter() - started)
+        return _report("database", fault, time.perf_counter() - started)
     with Memora(config, embedder=embedder, store=store) as cache:
         return cache.health_check(timeout=timeout / 2)  # the first half is for opening
 
 
-def _unhealthy(name: str, fault: Exception, took: float) -> dict[str, Any]:
-    return {"status": "unhealthy", "checks": {name: _check(fault, took)}, "timestamp": _now()}
-
-
-def _check(fault: Exception | None, took: float) -> dict[str, Any]:
+def _report(name: str, fault: Exception | None, took: float) -> dict[str, Any]:
+    """Return a health report with one check; `took` is in seconds."""
     error = None if fault is None else fault_line(fault)
-    return {"ok": fault is None, "error": error, "duration_ms": round(took * 1000, 3)}
-
-
-def _now() -> int:
-    return int(time.time() * 1000)
+    check = {"ok": fault is None, "error": error, "duration_ms": round(took * 1000, 3)}
+    return {
+        "status": "healthy" if fault is None else "unhealthy",
+        "checks": {name: check},
+        "timestamp": int(time.time() * 1000),
+    }
 
 
 def _print_health(report: dict[str, Any]) -> None:

@@ -69,10 +69,6 @@ class Columns:
     label: str | None = None
     answer: str | None = None
 
-    def named(self) -> list[str]:
-        """Return the columns that must exist."""
-        return [name for name in (self.query, *self.context, self.label, self.answer) if name]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
@@ -195,7 +191,9 @@ class QueryLog:
 
     def _check_named(self, found: str) -> None:
         """Refuse a named column that never occurs: the figures would be meaningless."""
-        missing = [name for name in self._columns.named() if name not in self._found]
+        wanted = self._columns
+        named = (wanted.query, *wanted.context, wanted.label, wanted.answer)
+        missing = [name for name in named if name and name not in self._found]
         if missing:
             raise ArgumentError(f"there is no column {missing[0]!r}; {found}")
 
@@ -293,9 +291,9 @@ def _text(lines: IO[str]) -> Iterator[Record | BadLine]:
 
 
 def _record(number: int, row: Mapping[str, Any], columns: Columns) -> Record | BadLine:
-    query = _first(row, (columns.query,) if columns.query else _QUERY)
+    query = _first(row, columns.query, _QUERY)
     chat = {"messages": query} if _are_messages(query) else None if query else _request(row)
-    answer = _first(row, (columns.answer,) if columns.answer else _ANSWER)
+    answer = _first(row, columns.answer, _ANSWER)
     context = _context(row, columns.context or ("context",))
     if chat is not None:
         query, before, answered = _asked(chat)
@@ -306,14 +304,9 @@ def _record(number: int, row: Mapping[str, Any], columns: Columns) -> Record | B
             return BadLine(number, "no query: expected a message of the user with a text in it")
         wanted = repr(columns.query) if columns.query else "one of " + ", ".join(_QUERY)
         return BadLine(number, f"no query: expected text in {wanted}; columns are {list(row)}")
-    label = _first(row, (columns.label,) if columns.label else _CLASS)
-    return Record(
-        line=number,
-        query=query,
-        context=context,
-        label=None if label is None else str(label),
-        answer=answer,
-    )
+    label = _first(row, columns.label, _CLASS)
+    label = None if label is None else str(label)
+    return Record(line=number, query=query, context=context, label=label, answer=answer)
 
 
 def _are_messages(value: Any) -> bool:
@@ -344,10 +337,8 @@ def _asked(chat: dict[str, Any]) -> tuple[str | None, dict[str, Any], Any]:
     if asked is None:
         return None, {}, None
     answer, rest = None, [*messages[:asked], *messages[asked + 1 :]]
-    last = messages[-1]
-    if last["role"] in _ANSWERS and asked < len(messages) - 1:
-        answer = _parts(last.get("content"))[0] or None
-    if answer is not None:
+    last = messages[-1]  # if that is the question, its role is not one of an answer
+    if last["role"] in _ANSWERS and (answer := _parts(last.get("content"))[0] or None):
         rest.pop()
     text, others = _parts(messages[asked].get("content"))
     context = {"messages": rest, "parts": others, "model": chat.get("model")}
@@ -386,5 +377,6 @@ def _context(row: Mapping[str, Any], columns: tuple[str, ...]) -> dict[str, Any]
     return value if isinstance(value, dict) else {name: value}
 
 
-def _first(row: Mapping[str, Any], names: tuple[str, ...]) -> Any:
+def _first(row: Mapping[str, Any], given: str | None, usual: tuple[str, ...]) -> Any:
+    names = (given,) if given else usual
     return next((row[name] for name in names if row.get(name) not in (None, "")), None)
