@@ -280,10 +280,7 @@ class Administration(OpenCache):
         return moved
 
     def warm(
-        self,
-        items: Iterable[Item] | str | PathLike[str],
-        *,
-        progress: Progress | None = None,
+        self, items: Iterable[Item] | str | PathLike[str], *, progress: Progress | None = None
     ) -> int:
         """Store known answers, embedded in batches; return how many were stored.
 

@@ -155,10 +155,10 @@ def items(*parts: Any) -> tuple[Any, ...]:
     return parts
 
 
-def refused(problem: str) -> Callable[..., NoReturn]:
-    """Return a function that refuses a kind, with the problem as message."""
+def refused_kind(name: str, *types: type, problem: str) -> Kind:
+    """Return a kind whose values are refused, with the problem as message."""
 
     def refuse(*_parts: Any) -> NoReturn:
         raise UnsupportedError(problem)
 
-    return refuse
+    return Kind(name, types, refuse, refuse)
