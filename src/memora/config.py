@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, TypeVar
 
 from pydantic import (
@@ -51,10 +52,6 @@ def _boolean(value: Any) -> Any:
     if not isinstance(value, bool):
         raise ValueError("not a boolean")  # noqa: TRY004 - pydantic expects a ValueError
     return value
-
-
-def _duration(value: Any) -> Any:
-    return value if value is None else seconds("duration", value)
 
 
 def _optional(value: Any) -> Any:
@@ -123,8 +120,13 @@ OptionalCount = Annotated[
     BeforeValidator(_optional),
     Field(description="a whole number, 1 or more, or none"),
 ]
+Seconds = Annotated[
+    float,
+    BeforeValidator(partial(seconds, "duration")),
+    Field(gt=0, allow_inf_nan=False, description="a number of seconds above 0"),
+]
 OptionalSeconds = Annotated[
-    Annotated[float, BeforeValidator(_duration), Field(gt=0, allow_inf_nan=False)] | None,
+    Seconds | None,
     BeforeValidator(_optional),
     Field(description="a number of seconds above 0, a text such as 10m or 1h30m, or none"),
 ]
@@ -223,11 +225,7 @@ class _Settings(BaseModel):
     """Time that a cached call waits for another's result before it computes too; None: no limit."""
     breaker_failures: Count = 5
     """Consecutive faults of the model or the store after which its calls are suspended."""
-    breaker_reset_seconds: Annotated[
-        float,
-        BeforeValidator(_duration),
-        Field(gt=0, allow_inf_nan=False, description="a number of seconds above 0"),
-    ] = 5.0
+    breaker_reset_seconds: Seconds = 5.0
     """Duration of the suspension, before the next attempt."""
     fail_open: Flag = True
     """Treat a fault of the cache as a miss; False raises it."""
