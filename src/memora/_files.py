@@ -62,8 +62,8 @@ def open_file(path: Path | str, flags: int = os.O_RDONLY) -> int:
     """Open a file to be read; return its descriptor. Also an `opener` for `open`.
 
     Raises:
-        OSError: It cannot be opened, or is none: to open a pipe waits for who writes to it, and a
-            device may never end.
+        OSError: It cannot be opened, or is no regular file: opening a pipe waits for a writer, and
+            a device may never end.
     """
     descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -73,7 +73,7 @@ def open_file(path: Path | str, flags: int = os.O_RDONLY) -> int:
 
 
 def read_file(path: Path) -> bytes:
-    """Return what is in a file; raises OSError as `open_file`."""
+    """Return the content of a file; raises OSError as `open_file`."""
     with open(path, "rb", opener=open_file) as file:
         return file.read()
 

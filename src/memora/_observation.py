@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class _Held:
-    """What a store reported about its size."""
+    """A store's report on its size."""
 
     entries: int | None = None
     measures: Measures | None = None
@@ -35,7 +35,7 @@ class _Held:
 
 
 class Observation(Administration):
-    """What a cache reports about itself."""
+    """Methods that report on a cache."""
 
     def get_stats(self) -> dict[str, Any]:
         """Return the main settings, the size of the store, and the counters so far.

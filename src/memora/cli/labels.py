@@ -110,8 +110,9 @@ def read_log(path: Path) -> Logged:
             if row.get("candidate_key") == row["query_key"]:
                 repeats, changed = repeats + 1, changed + (not same)
     if not right and problem is not None:
-        wanted = "log of shadow mode, which `shadow_log` names"
-        raise ArgumentError(f"{path.name} is no {wanted}: {problem}")
+        raise ArgumentError(
+            f"{path.name} is no log of shadow mode, which `shadow_log` names: {problem}"
+        )
     _check_both(path, right, "lookups", "answered as what was stored")
     scores = Scores(np.array(similarity), np.array(right, np.bool_))
     return Logged(scores, tuple(models), repeats, changed, problem, skipped)
