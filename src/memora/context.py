@@ -489,7 +489,7 @@ def _is_pydantic(value: object) -> bool:
 
 def _numpy_scalar(value: Any) -> object:
     numpy = sys.modules.get("numpy")
-    # Without datetime64, which in nanoseconds would become an int.
+    # Other kinds have no such scalar: a datetime64 in nanoseconds would become an int.
     if numpy is None or not isinstance(value, numpy.generic) or value.dtype.kind not in "biuf":
         return None
     scalar: object = value.item()

@@ -108,8 +108,11 @@ class TracedCore(Core):
         """Yield the attributes that the span gets at its end."""
         operation = name if items == 1 else f"BATCH {name}"
         table = self.config.table_name
-        about = {"db.system.name": _NAME, "db.collection.name": table}
-        about["db.operation.name"] = operation
+        about = {
+            "db.system.name": _NAME,
+            "db.collection.name": table,
+            "db.operation.name": operation,
+        }
         doing = _Doing({} if items == 1 else {"db.operation.batch.size": items})
         token = _doing.set(doing)
         started = time.perf_counter()

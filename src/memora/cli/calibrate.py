@@ -146,8 +146,9 @@ def _share(option: str, text: str) -> float:
 def _check_outputs(source: Path, plot: Path | None, html: Path | None, write: Path | None) -> None:
     for option, path, suffixes in (("--plot", plot, {".png"}), ("--html", html, {".html", ".htm"})):
         if path is not None and path.suffix.lower() not in suffixes:
-            expected = f"expected a name that ends in {min(suffixes)}"
-            raise ArgumentError(f"{option} {str(path)!r}: {expected}")
+            raise ArgumentError(
+                f"{option} {str(path)!r}: expected a name that ends in {min(suffixes)}"
+            )
     outputs = [path for path in (plot, html, write) if path is not None]
     if source.resolve() in {path.resolve() for path in outputs}:
         raise ArgumentError(f"{str(source)!r} is the input: write to another file")
