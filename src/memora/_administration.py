@@ -25,7 +25,7 @@ _CLEANUP_SECONDS = 300.0  # default interval of the scheduler
 
 
 class Administration(OpenCache):
-    """What may be done with the entries of a cache, besides looking them up and storing them."""
+    """Methods on the entries of a cache, other than lookups and stores."""
 
     _scheduler: CleanupScheduler | None = None
     _scheduling = False  # whether its thread should be there
@@ -280,10 +280,7 @@ class Administration(OpenCache):
         return moved
 
     def warm(
-        self,
-        items: Iterable[Item] | str | PathLike[str],
-        *,
-        progress: Progress | None = None,
+        self, items: Iterable[Item] | str | PathLike[str], *, progress: Progress | None = None
     ) -> int:
         """Store known answers, embedded in batches; return how many were stored.
 

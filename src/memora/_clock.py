@@ -31,10 +31,7 @@ class SteadyClock:
     """
 
     def __init__(
-        self,
-        wall: Callable[[], float] = time.time,
-        *,
-        steady: Callable[[], float] | None = None,
+        self, wall: Callable[[], float] = time.time, *, steady: Callable[[], float] | None = None
     ) -> None:
         if steady is None:
             steady = time.monotonic if wall is time.time else _still

@@ -35,7 +35,6 @@ class Criteria(NamedTuple):
 
     @property
     def is_empty(self) -> bool:
-        """Whether there are none."""
         return all(one is None for one in self)
 
     def find(self, ports: Ports, *, now: float = ALL_TIMES) -> list[EntryInfo]:
@@ -44,11 +43,9 @@ class Criteria(NamedTuple):
         Raises:
             MemoraError: As by `Memora.invalidate`.
         """
-        threshold = (
-            None
-            if self.similarity_threshold is None
-            else share("similarity_threshold", self.similarity_threshold)
-        )
+        threshold = self.similarity_threshold
+        if threshold is not None:
+            threshold = share("similarity_threshold", threshold)
         wanted = tags_of(self.tags)
         text = None if self.query is None else canonical_query(self.query)
         if threshold is not None and text is None:
@@ -78,11 +75,7 @@ class Criteria(NamedTuple):
         if self.tags is not None and not wanted:  # no entry has one of no tags
             return []
         return lifecycle.find(
-            ports,
-            selection,
-            meaning=None if exact else text,
-            threshold=threshold or 0.0,
-            now=now,
+            ports, selection, meaning=None if exact else text, threshold=threshold or 0.0, now=now
         )
 
 

@@ -11,7 +11,6 @@ import errno
 import os
 import stat
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -63,8 +62,8 @@ def open_file(path: Path | str, flags: int = os.O_RDONLY) -> int:
     """Open a file to be read; return its descriptor. Also an `opener` for `open`.
 
     Raises:
-        OSError: It cannot be opened, or is none: to open a pipe waits for who writes to it, and a
-            device may never end.
+        OSError: It cannot be opened, or is no regular file: opening a pipe waits for a writer, and
+            a device may never end.
     """
     descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -74,14 +73,22 @@ def open_file(path: Path | str, flags: int = os.O_RDONLY) -> int:
 
 
 def read_file(path: Path) -> bytes:
-    """Return what is in a file; raises OSError as `open_file`."""
+    """Return the content of a file; raises OSError as `open_file`."""
     with open(path, "rb", opener=open_file) as file:
         return file.read()
 
 
 def opener(mode: int) -> Callable[[str, int], int]:
     """Return an `opener` for `open` that creates a file with the given mode at once."""
-    return partial(_open, mode)
+
+    def create(path: str, flags: int) -> int:
+        descriptor = os.open(path, flags, mode)
+        if mode != PRIVATE and os.name == "posix":  # undo the umask
+            with suppress(PermissionError):  # the file exists, and belongs to another group member
+                os.fchmod(descriptor, mode)
+        return descriptor
+
+    return create
 
 
 def mode_of(path: Path) -> int:
@@ -116,11 +123,3 @@ def replacing(path: Path, part: Path, mode: int) -> Iterator[IO[bytes]]:
         with suppress(OSError):
             part.unlink(missing_ok=True)
         raise
-
-
-def _open(mode: int, path: str, flags: int) -> int:
-    descriptor = os.open(path, flags, mode)
-    if mode != PRIVATE and os.name == "posix":  # undo the umask
-        with suppress(PermissionError):  # the file exists, and belongs to another group member
-            os.fchmod(descriptor, mode)
-    return descriptor

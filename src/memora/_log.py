@@ -99,8 +99,7 @@ class _Lines:
     """
 
     def msg(self, text: str) -> None:
-        """Write a line."""
-        # A RuntimeError: this call interrupted another write.
+        # RuntimeError: this call interrupted another write.
         with inside, suppress(AttributeError, OSError, ValueError, RuntimeError):
             sys.stderr.write(f"{text}\n")
             sys.stderr.flush()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class _Held:
-    """What a store reported about its size."""
+    """A store's report on its size."""
 
     entries: int | None = None
     measures: Measures | None = None
@@ -35,7 +35,7 @@ class _Held:
 
 
 class Observation(Administration):
-    """What a cache reports about itself."""
+    """Methods that report on a cache."""
 
     def get_stats(self) -> dict[str, Any]:
         """Return the main settings, the size of the store, and the counters so far.
@@ -134,10 +134,7 @@ class Observation(Administration):
         )
 
     async def ahealth_check(
-        self,
-        kind: ProbeKind = "ready",
-        *,
-        timeout: float = 2.0,
+        self, kind: ProbeKind = "ready", *, timeout: float = 2.0
     ) -> dict[str, Any]:
         """Do as `health_check`, without blocking the event loop."""
         return await self._health.acheck(
@@ -173,9 +170,7 @@ class Observation(Administration):
         self._check_open()
         store = self._ports.store
         created = isinstance(store, IndexedStore) and alone(contained(store.create_index))(
-            num_partitions=num_partitions,
-            num_sub_vectors=num_sub_vectors,
-            index_type=index_type,
+            num_partitions=num_partitions, num_sub_vectors=num_sub_vectors, index_type=index_type
         )
         if not created:
             entries = self._look_at_store().entries

@@ -100,6 +100,9 @@ def assemble(  # noqa: PLR0913 - the arguments of `Memora`
         policy=config.eviction_policy,
     )
     timings = metrics.timings
+    make_breaker = partial(
+        Breaker, failures=config.breaker_failures, reset_seconds=config.breaker_reset_seconds
+    )
     ports = pipeline.Ports(
         embedder=CachedEmbedder(
             chosen,
@@ -113,14 +116,7 @@ def assemble(  # noqa: PLR0913 - the arguments of `Memora`
         judge=Judge(
             chosen.identity, enabled=config.judge == "on", cross_lingual=config.cross_lingual
         ),
-        breakers=pipeline.Breakers(
-            *(
-                Breaker(
-                    failures=config.breaker_failures, reset_seconds=config.breaker_reset_seconds
-                )
-                for _ in pipeline.Breakers._fields
-            )
-        ),
+        breakers=pipeline.Breakers(*(make_breaker() for _ in pipeline.Breakers._fields)),
         timings=timings,
     )
     engine = Core

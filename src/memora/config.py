@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, TypeVar
 
 from pydantic import (
@@ -17,7 +18,9 @@ from pydantic import (
     Field,
     PlainValidator,
     ValidationError,
+    ValidationInfo,
     field_serializer,
+    field_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -51,10 +54,6 @@ def _boolean(value: Any) -> Any:
     return value
 
 
-def _duration(value: Any) -> Any:
-    return value if value is None else seconds("duration", value)
-
-
 def _optional(value: Any) -> Any:
     return None if isinstance(value, str) and value.strip().lower() == "none" else value
 
@@ -65,14 +64,6 @@ def _place(value: Any) -> Any:
     path = os.fspath(value)
     # Mark the value as a path, even if its text looks like a URI.
     return os.path.join(".", path) if isinstance(path, str) and mistaken(path) else path  # noqa: PTH118 - pathlib drops the dot
-
-
-def _lower(value: Any) -> Any:
-    return value.strip().lower() if isinstance(value, str) else value
-
-
-def _upper(value: Any) -> Any:
-    return value.strip().upper() if isinstance(value, str) else value
 
 
 def _number(value: Any) -> Any:
@@ -109,7 +100,7 @@ def _options(value: Any) -> Any:
     return _Masked(found)
 
 
-# A description states the accepted values; error messages include it.
+# A description states the accepted values, other than those of a `Literal`; errors include it.
 Flag = Annotated[
     bool,
     BeforeValidator(_boolean),
@@ -121,13 +112,21 @@ Ratio = Annotated[
 Count = Annotated[
     int, BeforeValidator(_number), Field(ge=1, description="a whole number, 1 or more")
 ]
+CountOrZero = Annotated[
+    int, BeforeValidator(_number), Field(ge=0, description="a whole number, 0 or more")
+]
 OptionalCount = Annotated[
     Count | None,
     BeforeValidator(_optional),
     Field(description="a whole number, 1 or more, or none"),
 ]
+Seconds = Annotated[
+    float,
+    BeforeValidator(partial(seconds, "duration")),
+    Field(gt=0, allow_inf_nan=False, description="a number of seconds above 0"),
+]
 OptionalSeconds = Annotated[
-    Annotated[float, BeforeValidator(_duration), Field(gt=0, allow_inf_nan=False)] | None,
+    Seconds | None,
     BeforeValidator(_optional),
     Field(description="a number of seconds above 0, a text such as 10m or 1h30m, or none"),
 ]
@@ -149,13 +148,9 @@ class _Settings(BaseModel):
     """Run the model on ONNX Runtime; False uses the sentence-transformers library (torch)."""
     similarity_threshold: Ratio = 0.85
     """Minimum probability that the stored answer is right, in [0, 1]; lookups may override it."""
-    judge: Annotated[
-        Literal["on", "off"], BeforeValidator(_lower), Field(description="on or off")
-    ] = "on"
+    judge: Literal["on", "off"] = "on"
     """Compare the two texts themselves; off uses the plain cosine as similarity."""
-    mode: Annotated[
-        Literal["serve", "shadow"], BeforeValidator(_lower), Field(description="serve or shadow")
-    ] = "serve"
+    mode: Literal["serve", "shadow"] = "serve"
     """"shadow" looks up and stores but serves nothing; it logs what would have been served."""
     shadow_log: Annotated[NonBlankText | None, BeforeValidator(_optional)] = Field(
         default=None, description="the path of a file, or none"
@@ -193,11 +188,7 @@ class _Settings(BaseModel):
     """Count the TTL from the last hit instead."""
     stale_ttl_seconds: OptionalSeconds = None
     """Time after its TTL during which an entry is still served, with `is_stale` set."""
-    log_level: Annotated[
-        Literal["DEBUG", "INFO", "WARNING", "ERROR"],
-        BeforeValidator(_upper),
-        Field(description="DEBUG, INFO, WARNING or ERROR"),
-    ] = "INFO"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     json_logs: Flag = False
     """Log JSON lines instead of readable text."""
     log_queries: Flag = False
@@ -206,11 +197,7 @@ class _Settings(BaseModel):
     """Maximum number of entries; None for no limit."""
     max_bytes: OptionalCount = None
     """Maximum size of all entries in bytes: texts, vectors, results; None for no limit."""
-    eviction_policy: Annotated[
-        Literal["fifo", "lru", "lfu", "s3fifo", "cost"],
-        BeforeValidator(_lower),
-        Field(description="fifo, lru, lfu, s3fifo or cost"),
-    ] = "fifo"
+    eviction_policy: Literal["fifo", "lru", "lfu", "s3fifo", "cost"] = "fifo"
     """The order of eviction when a limit is reached; see the guide."""
     flush_interval_seconds: Annotated[
         float,
@@ -218,25 +205,13 @@ class _Settings(BaseModel):
         Field(ge=0.1, le=3600, description="a number of seconds from 0.1 to 3600"),
     ] = 5.0
     """Interval of writing the uses of entries to disk; `kill -9` may lose those of one interval."""
-    durability: Annotated[
-        Literal["memory", "process", "power"],
-        BeforeValidator(_lower),
-        Field(description="memory, process or power"),
-    ] = "process"
+    durability: Literal["memory", "process", "power"] = "process"
     """What `store` waits for: nothing, the operating system, or the disk; see the guide."""
-    hot_index: Annotated[
-        Literal["int8", "bfloat16", "float32", "off"],
-        BeforeValidator(_lower),
-        Field(description="int8, bfloat16, float32 or off"),
-    ] = "int8"
+    hot_index: Literal["int8", "bfloat16", "float32", "off"] = "int8"
     """Vector type of the in-memory graphs of large contexts; off searches the table on disk."""
-    hot_payload_bytes: Annotated[
-        int, BeforeValidator(_number), Field(ge=0, description="a whole number, 0 or more")
-    ] = 64 * 1024 * 1024
+    hot_payload_bytes: CountOrZero = 64 * 1024 * 1024
     """Size in bytes of the RAM cache of results that are on disk."""
-    local_tier_bytes: Annotated[
-        int, BeforeValidator(_number), Field(ge=0, description="a whole number, 0 or more")
-    ] = 0
+    local_tier_bytes: CountOrZero = 0
     """Size in bytes of the RAM cache of a server's entries, for exact hits; 0 for none."""
     max_staleness_seconds: Annotated[
         float,
@@ -250,11 +225,7 @@ class _Settings(BaseModel):
     """Time that a cached call waits for another's result before it computes too; None: no limit."""
     breaker_failures: Count = 5
     """Consecutive faults of the model or the store after which its calls are suspended."""
-    breaker_reset_seconds: Annotated[
-        float,
-        BeforeValidator(_duration),
-        Field(gt=0, allow_inf_nan=False, description="a number of seconds above 0"),
-    ] = 5.0
+    breaker_reset_seconds: Seconds = 5.0
     """Duration of the suspension, before the next attempt."""
     fail_open: Flag = True
     """Treat a fault of the cache as a miss; False raises it."""
@@ -268,10 +239,18 @@ class _Settings(BaseModel):
     """Maximum size of an encoded result in bytes; None for no limit."""
     max_expansion: Count = 16
     """Maximum RAM of a stored result as a multiple of its size; 64 MiB are always allowed."""
-    embedding_cache_size: Annotated[
-        int, BeforeValidator(_number), Field(ge=0, description="a whole number, 0 or more")
-    ] = 1024
+    embedding_cache_size: CountOrZero = 1024
     """Number of recent texts whose vectors are kept in RAM; 0 for none."""
+
+    @field_validator(
+        "judge", "mode", "eviction_policy", "durability", "hot_index", "log_level", mode="before"
+    )
+    @classmethod
+    def _fold_case(cls, value: Any, info: ValidationInfo) -> Any:
+        if not isinstance(value, str):
+            return value
+        word = value.strip()
+        return word.upper() if info.field_name == "log_level" else word.lower()
 
 
 class Settings(TypedDict, total=False):
@@ -423,7 +402,11 @@ def _explain(problem: ErrorDetails, prefix: str) -> str:
     name = f"{prefix}{setting.upper()}" if prefix else setting
     if problem["type"] == "extra_forbidden":
         return f"unknown setting {name!r}{hint(name)}"
-    accepted, given = _Settings.model_fields[setting].description, problem["input"]
+    if problem["type"] == "literal_error":
+        accepted = problem["ctx"]["expected"].replace("'", "")
+    else:
+        accepted = _Settings.model_fields[setting].description
+    given = problem["input"]
     if setting == "storage_options":  # may hold secrets
         shown = repr(_Masked(given)) if isinstance(given, Mapping) else type(given).__name__
     elif isinstance(given, str):

@@ -47,7 +47,6 @@ _PARTS = (0x1160, 0x11FF)  # vowels and finals of Hangul
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 
-
 _SPACE = "".join(
     one
     for one in map(chr, range(0x3001))  # there is no white space above
@@ -422,10 +421,7 @@ def _time(value: dt.time, path: _Place) -> JSON:
         raise ContextError(f"{path} is a time in a zone without a fixed offset; use a datetime")
     # Equal times have one form, as Python compares them: 12:00 UTC equals 13:00+01:00.
     local = dt.timedelta(
-        hours=value.hour,
-        minutes=value.minute,
-        seconds=value.second,
-        microseconds=value.microsecond,
+        hours=value.hour, minutes=value.minute, seconds=value.second, microseconds=value.microsecond
     )
     return {"$time": [(local - offset) // dt.timedelta(microseconds=1), "UTC"]}
 
@@ -468,7 +464,12 @@ def _record(value: object, path: _Place) -> JSON:
     elif isinstance(value, tuple):
         fields = dict(zip(getattr(value, "_fields"), value, strict=True))  # noqa: B009 - mypy
     elif _is_pydantic(value):
-        fields = _pydantic_fields(value)
+        model: Any = value
+        fields = {  # all values that pydantic compares
+            **{name: getattr(model, name) for name in type(model).model_fields},
+            **(model.__pydantic_extra__ or {}),
+            **(model.__pydantic_private__ or {}),
+        }
     elif (scalar := _numpy_scalar(value)) is not None:
         return _canonical(scalar, path)
     else:
@@ -480,15 +481,6 @@ def _record(value: object, path: _Place) -> JSON:
     return {"$record": [_name(kind), written]}
 
 
-def _pydantic_fields(model: Any) -> dict[str, object]:
-    """Return all values that pydantic compares: fields, extra fields, private attributes."""
-    return {
-        **{name: getattr(model, name) for name in type(model).model_fields},
-        **(model.__pydantic_extra__ or {}),
-        **(model.__pydantic_private__ or {}),
-    }
-
-
 def _is_pydantic(value: object) -> bool:
     # Does not import pydantic: instances exist only if the application has imported it.
     pydantic = sys.modules.get("pydantic")
@@ -497,9 +489,8 @@ def _is_pydantic(value: object) -> bool:
 
 def _numpy_scalar(value: Any) -> object:
     numpy = sys.modules.get("numpy")
-    if numpy is None or not isinstance(value, numpy.generic):
-        return None
-    if value.dtype.kind not in "biuf":  # a datetime64 in nanoseconds would become an int
+    # Other kinds have no such scalar: a datetime64 in nanoseconds would become an int.
+    if numpy is None or not isinstance(value, numpy.generic) or value.dtype.kind not in "biuf":
         return None
     scalar: object = value.item()
     return None if isinstance(scalar, numpy.generic) else scalar  # a longdouble

@@ -130,7 +130,6 @@ class _Sheltering:
         self._newest = newest._replace(cost=cost)
 
     def touch(self, key: bytes, /, *, times: int = 1) -> None:
-        """Count uses."""
         newest = self._newest
         if times <= 0:
             return
@@ -248,8 +247,7 @@ class _Node:
     def __init__(self, usage: _Usage, *, rank: float, since: int, at: int) -> None:
         self.key, self.uses, self.cost, _ = usage
         self.rank = rank  # the lowest is evicted first
-        # Position in the order of storing: of equal ranks, the oldest goes first.
-        self.since = since
+        self.since = since  # position in the order of storing; of equal ranks, the oldest is first
         self.at = at  # position in the heap
 
     def before(self, other: _Node) -> bool:

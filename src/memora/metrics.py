@@ -104,7 +104,7 @@ class Timings(NamedTuple):
     lookup_search: Callable[[float], None]
     lookup_judge: Callable[[float], None]
     lookup_payload: Callable[[float], None]
-    """MetricsSnapshot and decoding the served entry, and recording its use."""
+    """Reading and decoding the served entry, and recording its use."""
     store: Callable[[float], None]
     store_encode: Callable[[float], None]
     store_embed: Callable[[float], None]
@@ -268,20 +268,12 @@ class HealthCounters:
 
     def _totals(self, measures: Measures | None) -> dict[str, dict[Labels, float]]:
         with self._lock:
-            return {
-                "lookups": {},
-                "stale_hits": {},
-                "refusals": {},
+            return {name: {} for name in COUNTERS} | {
                 "stores": {("not_stored",): self._unstored},
                 "uncacheable": {(why,): self._uncacheable[why] for why in get_args(Unkeyed)},
                 "errors": {(name,): self._faults[name] for name in OPERATIONS},
                 "evictions": {} if measures is None else {(self._policy,): measures.evicted},
                 "removals": {} if measures is None else {("expired",): measures.expired},
-                "outdated_tags": {},
-                "saved_calls": {},
-                "saved_seconds": {},
-                "saved_tokens": {},
-                "saved_cost": {},
             }
 
     def _durations(self) -> dict[str, dict[Labels, Distribution]]:

@@ -159,7 +159,13 @@ class _Watched:
         """See `ReinitAfterFork`."""
         self._lock = threading.Lock()  # guards the attributes above
 
-    def add(self, table: str, read: Callable[[], MetricsSnapshot]) -> None:
+    def add(self, table: str, read: Callable[[], MetricsSnapshot], /) -> None:
+        """Export the metrics of a cache from now on, under the name of its table, while it is open.
+
+        Args:
+            table: The table's name; other caches of the process must have other names.
+            read: The cache's `read_metrics`; the reference does not keep the cache alive.
+        """
         with self._lock:
             self._caches = [one for one in self._caches if one[1]() is not None]
             self._caches.append((table, WeakMethod(read)))
@@ -202,14 +208,4 @@ def _observations(family: Family[float], table: str) -> Iterator[metrics.Observa
         yield metrics.Observation(value, about)
 
 
-_watched = _Watched()
-
-
-def watch(table: str, read: Callable[[], MetricsSnapshot], /) -> None:
-    """Export the metrics of a cache from now on, under the name of its table, while it is open.
-
-    Args:
-        table: The table's name; other caches of the process must have other names.
-        read: The cache's `read_metrics`; the reference does not keep the cache alive.
-    """
-    _watched.add(table, read)
+watch = _Watched().add

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,11 +17,7 @@ from memora.errors import ArgumentError, ClosedError, MissingExtraError
 
 try:
     from prometheus_client import CollectorRegistry, start_http_server
-    from prometheus_client.core import (
-        CounterMetricFamily,
-        GaugeMetricFamily,
-        HistogramMetricFamily,
-    )
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
     from prometheus_client.registry import Collector
     from prometheus_client.utils import floatToGoString
 except ImportError as error:
@@ -86,7 +81,11 @@ class MemoraCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield all metric families, each with the values of all caches."""
         found: dict[str, Any] = {}
-        for cache, reading in self._read():
+        for cache, source in self._caches.items():
+            try:
+                reading = source.read_metrics()
+            except ClosedError:
+                continue
             for family in reading.counters:
                 _add(found, CounterMetricFamily, family, cache, family.values)
             for gauge in reading.gauges:
@@ -95,11 +94,6 @@ class MemoraCollector(Collector):
                 values = {at: _buckets(one) for at, one in histogram.values.items()}
                 _add(found, HistogramMetricFamily, histogram, cache, values)
         yield from found.values()
-
-    def _read(self) -> Iterator[tuple[str, MetricsSnapshot]]:
-        for name, cache in self._caches.items():
-            with suppress(ClosedError):
-                yield name, cache.read_metrics()
 
 
 class MetricsServer:
@@ -135,10 +129,7 @@ class MetricsServer:
 
 
 def serve(
-    caches: Readable | Mapping[str, Readable],
-    port: int | Sequence[int],
-    *,
-    host: str = "127.0.0.1",
+    caches: Readable | Mapping[str, Readable], port: int | Sequence[int], *, host: str = "127.0.0.1"
 ) -> MetricsServer:
     """Serve the metrics of caches over HTTP, at `/metrics`.
 
@@ -195,5 +186,4 @@ def _add(
 
 
 def _buckets(found: Distribution) -> tuple[list[tuple[str, float]], float]:
-    """Return the buckets and the sum."""
     return list(zip(_BOUNDS, map(found.up_to, BUCKETS), strict=True)), found.sum

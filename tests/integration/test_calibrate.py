@@ -337,7 +337,7 @@ def test_similarities_of_two_models_are_not_put_together(tmp_path: Path) -> None
         (["--plot", "."], "--plot '.'"),
         (["--plot", "folder.png"], "it is a directory"),
         (["--plot", "x.png", "--write", "x.png"], "it is named twice"),
-        (["--write", "shadow.jsonl"], "is what is read"),
+        (["--write", "shadow.jsonl"], "is the input"),
     ],
 )
 def test_options_that_are_refused(

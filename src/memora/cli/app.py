@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +23,7 @@ from memora.cli.common import (
     AsJson,
     ContextOption,
     Db,
+    MaxEntries,
     ModelName,
     TableName,
     Threshold,
@@ -44,10 +45,7 @@ from memora.errors import ArgumentError
 from memora.stores import local_path
 from memora.stores.disk._inspect import sizes
 
-app = typer.Typer(
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 EXIT_MISS = 1
 
@@ -111,9 +109,7 @@ def replay_command(
     table: TableName = None,
     model: ModelName = None,
     threshold: Threshold = None,
-    max_entries: Annotated[
-        int | None, typer.Option(min=1, help="Maximum number of entries.", show_default="unlimited")
-    ] = None,
+    max_entries: MaxEntries = None,
     limit: Limit = None,
     call_seconds: CallSeconds = 1.0,
     examples: Examples = 4,
@@ -131,11 +127,7 @@ def replay_command(
         raise ArgumentError(f"--format {log_format!r}: expected jsonl, csv or text")
     columns = Columns(query=query, context=tuple(context or ()), label=label, answer=answer)
     config = config_of(
-        db_uri=db,
-        table_name=table,
-        model_name=model,
-        similarity_threshold=threshold,
-        max_entries=max_entries or "none",
+        db, table, model, similarity_threshold=threshold, max_entries=max_entries or "none"
     )
     chosen: Format | None = log_format  # type: ignore[assignment] # checked above
     configs = [config] if compare is None else [config, _changed(config, compare)]
@@ -143,8 +135,7 @@ def replay_command(
         opened = [caches.enter_context(Memora(config)) for config in configs]
         done = _replay(log, *opened, limit=limit, examples=examples)
     if compare is None:
-        as_json = as_json or config.json_logs
-        _finish(done, title=log.name, call_seconds=call_seconds, as_json=as_json)
+        _finish(done, config, title=log.name, call_seconds=call_seconds, as_json=as_json)
         return
     changed = [change.partition("=")[0] for change in compare]
     settings = [{name: getattr(config, name) for name in changed} for config in configs]
@@ -174,16 +165,14 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Replay the packaged, labelled log: a day of analytics, support and coding agents."""
-    config = config_of(db_uri="memory://", similarity_threshold=threshold, max_entries="none")
+    config = config_of("memory://", similarity_threshold=threshold, max_entries="none")
     with (
         as_file(files("memora") / "demo" / "queries.jsonl") as path,
         QueryLog(path, log_format=None, columns=Columns()) as log,
         Memora(config) as cache,
     ):
         done = _replay(log, cache, limit=limit, examples=examples)
-    # With JSON logs, a log collector expects JSON to the last line.
-    as_json = as_json or config.json_logs
-    _finish(done, title="A day of agents", call_seconds=call_seconds, as_json=as_json)
+    _finish(done, config, title="A day of agents", call_seconds=call_seconds, as_json=as_json)
 
 
 @app.command()
@@ -198,14 +187,12 @@ def lookup(
     as_json: AsJson = False,
 ) -> None:
     """Look up a query in a store. Exit code 0 for a hit, 1 for a miss."""
-    config = config_of(
-        db_uri=db, table_name=table, model_name=model, similarity_threshold=threshold
-    )
+    config = config_of(db, table, model, similarity_threshold=threshold)
     with open_existing(config) as cache:
         found = cache.lookup(query, parse_object("--context", context))
     if as_json:
-        fields = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
-        typer.echo(readable({**fields, "result": orjson.Fragment(readable(found.result))}))
+        result = orjson.Fragment(readable(found.result))
+        typer.echo(readable(dataclasses.replace(found, result=result)))
     elif found:
         typer.echo(
             encodable(found.result) if isinstance(found.result, str) else readable(found.result)
@@ -232,9 +219,7 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Explain a lookup in a store: its candidates, and matches in other contexts."""
-    config = config_of(
-        db_uri=db, table_name=table, model_name=model, similarity_threshold=threshold
-    )
+    config = config_of(db, table, model, similarity_threshold=threshold)
     with open_existing(config) as cache:
         explanation = cache.explain(query, parse_object("--context", context), elsewhere=True)
     if explanation.reason == "error":
@@ -269,7 +254,7 @@ def store(
     """Store a result in a store, which is created if missing."""
     text = sys.stdin.read() if result == "-" else result
     value: Any = parse_json("RESULT", text) if parse else text
-    with Memora(config_of(db_uri=db, table_name=table, model_name=model)) as cache:
+    with Memora(config_of(db, table, model)) as cache:
         entry_id = cache.store(query, parse_object("--context", context), value, ttl=ttl)
     if entry_id is None:
         raise ArgumentError("nothing was stored; see the log above for the reason")
@@ -279,12 +264,10 @@ def store(
 @app.command()
 def stats(*, db: Db, table: TableName = None, as_json: AsJson = False) -> None:
     """Show the size and the model of a store."""
-    config = config_of(db_uri=db, table_name=table)
+    config = config_of(db, table)
     store, embedder = open_to_look(config)
-    try:
+    with closing(store):
         entries = store.count()
-    finally:
-        store.close()
     shown: dict[str, Any] = {
         "storage": without_password(config.db_uri),
         "table": config.table_name,
@@ -345,9 +328,12 @@ def _replay(log: QueryLog, *caches: Memora, limit: int | None, examples: int) ->
     return done
 
 
-def _finish(done: Replay, *, title: str, call_seconds: float, as_json: bool) -> None:
+def _finish(
+    done: Replay, config: CacheConfig, *, title: str, call_seconds: float, as_json: bool
+) -> None:
     (report,) = done.reports
-    if as_json:
+    # With JSON logs, a log collector expects JSON to the last line.
+    if as_json or config.json_logs:
         typer.echo(json.dumps(report.as_dict(call_seconds=call_seconds), ensure_ascii=False))
     else:
         print_report(Console(), report, title=title, call_seconds=call_seconds)

@@ -28,22 +28,18 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from memora.config import CacheConfig
-    from memora.tuning import Curve, Of, Point, Recommendation, Scores, Share
+    from memora.tuning import Curve, Of, Recommendation, Scores, Share
 
 EXIT_NONE = 1
 
 _SETTING = f"{PREFIX}SIMILARITY_THRESHOLD"
 _LOG = f"{PREFIX}SHADOW_LOG"
 _TOLD = (0.99, 0.97, 0.95, 0.93, 0.9, 0.87, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5)  # rows of the table
-_HEADING = (
-    "threshold",
-    "served",
-    "of\nright",
-    "wrong\nof all",
-    "at\nmost",
-    "wrong\nof hits",
-    "at\nmost",
-)  # percentages
+_HEADING = (  # percentages
+    *("threshold", "served", "of\nright"),
+    *("wrong\nof all", "at\nmost"),
+    *("wrong\nof hits", "at\nmost"),
+)
 
 
 def calibrate(
@@ -51,8 +47,7 @@ def calibrate(
         Path | None,
         typer.Argument(
             help="Labelled pairs: CSV, TSV or JSON; may be .gz; - reads standard input. With "
-            "--from-log, a shadow log; "
-            f"default: the one that {PREFIX}SHADOW_LOG names."
+            f"--from-log, a shadow log; default: the one that {_LOG} names."
         ),
     ] = None,
     *,
@@ -92,7 +87,7 @@ def calibrate(
     if from_log and (query or candidate or label):
         raise ArgumentError("--query, --candidate and --label are columns of a file of pairs")
     share, sure = _share("--max-wrong", max_wrong), _share("--confidence", confidence)
-    config = config_of(model_name=model)
+    config = config_of(model=model)
     source = _source(file, config, from_log=from_log)
     _check_outputs(source, plot, html, write)
     if from_log:
@@ -101,10 +96,8 @@ def calibrate(
         scores = _score(source, PairColumns(query, candidate, label), config)
     curve = tuning.curve(scores.similarity, scores.right, confidence=sure)
     found = tuning.recommend(curve, share, of=cast("Of", of), confidence=sure)
-    paragraphs, rows = (
-        _paragraphs(found, curve, "lookups" if from_log else "pairs"),
-        _rows(curve, found),
-    )
+    paragraphs = _paragraphs(found, curve, "lookups" if from_log else "pairs")
+    rows = _rows(curve, found)
     contents: dict[Path, bytes] = {}
     if plot is not None:
         contents[plot] = chart.draw(found, curve, "png")
@@ -199,8 +192,9 @@ def _paragraphs(found: Recommendation, curve: Curve, what: str) -> list[str]:
         point = found.point
         return [
             (
-                f"Threshold {point.threshold:g} has {_wrong_is(found.wrong, whose)}: {wanted}, "
-                f"{sure}, for queries like these {curve.pairs:,} {what}."
+                f"Threshold {point.threshold:g} has {_percent(found.wrong.value)} wrong {whose} "
+                f"({_ends(found.wrong)}): {wanted}, {sure}, for queries like these "
+                f"{curve.pairs:,} {what}."
             ),
             (
                 f"It serves {_percent(point.served.value)} of them, and "
@@ -215,7 +209,7 @@ def _paragraphs(found: Recommendation, curve: Curve, what: str) -> list[str]:
             (
                 f"Too few {what}: {curve.pairs:,} cannot show {wanted}, {sure}. About "
                 f"{more:,} more like these might, {found.needed:,} in all."
-            ),
+            )
         ]
     if not any(point.served.count for point in curve.points):
         return [f"No threshold serves any of these {curve.pairs:,} {what}."]
@@ -224,24 +218,16 @@ def _paragraphs(found: Recommendation, curve: Curve, what: str) -> list[str]:
             f"No threshold meets {wanted}: every threshold that serves anything serves more wrong "
             "answers than that, or so nearly as many that more labels would not help. Allow more, "
             "or look at the wrong answers: `memora replay` shows examples."
-        ),
+        )
     ]
 
 
-def _wrong_is(wrong: Share, whose: str) -> str:
-    return f"{_percent(wrong.value)} wrong {whose} ({_ends(wrong)})"
-
-
 def _ends(share: Share) -> str:
-    return f"{_number(share.low)} to {_percent(share.high)}"
+    return f"{100 * share.low:.3g} to {_percent(share.high)}"
 
 
 def _percent(share: float) -> str:
-    return f"{_number(share)} %"
-
-
-def _number(share: float) -> str:
-    return f"{100 * share:.3g}"
+    return f"{100 * share:.3g} %"
 
 
 def _rows(curve: Curve, found: Recommendation) -> list[Sequence[str]]:
@@ -252,20 +238,18 @@ def _rows(curve: Curve, found: Recommendation) -> list[Sequence[str]]:
     for point in curve.points:
         if point.threshold in wanted:
             mark = "> " if point.threshold == chosen else ""
-            rows.append((f"{mark}{point.threshold:g}", *_cells(point, curve)))
+            of_all, of_hits = point.wrong_of_all, point.wrong_of_hits
+            cells = (
+                f"{mark}{point.threshold:g}",
+                f"{100 * point.served.value:.1f}",
+                f"{100 * point.right_served / curve.right:.1f}",
+                f"{100 * of_all.value:.2f}",
+                f"{100 * of_all.high:.2f}",
+                f"{100 * of_hits.value:.1f}",
+                f"{100 * of_hits.high:.1f}",
+            )
+            rows.append(cells)
     return rows
-
-
-def _cells(point: Point, curve: Curve) -> tuple[str, ...]:
-    of_all, of_hits = point.wrong_of_all, point.wrong_of_hits
-    return (
-        f"{100 * point.served.value:.1f}",
-        f"{100 * point.right_served / curve.right:.1f}",
-        f"{100 * of_all.value:.2f}",
-        f"{100 * of_all.high:.2f}",
-        f"{100 * of_hits.value:.1f}",
-        f"{100 * of_hits.high:.1f}",
-    )
 
 
 def _print(

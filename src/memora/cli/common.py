@@ -39,12 +39,18 @@ Threshold = Annotated[
     typer.Option(help="Minimum probability that a hit is right, 0 to 1.", show_default="0.85"),
 ]
 ContextOption = Annotated[str, typer.Option("--context", help="The context, as a JSON object.")]
+MaxEntries = Annotated[
+    int | None, typer.Option(min=1, help="Maximum number of entries.", show_default="unlimited")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
-def config_of(**overrides: Any) -> CacheConfig:
-    """Return the environment's settings, overridden by command-line options."""
-    given = {name: value for name, value in overrides.items() if value is not None}
+def config_of(
+    db: str | None = None, table: str | None = None, model: str | None = None, **others: Any
+) -> CacheConfig:
+    """Return the environment's settings, overridden by command-line options that are not None."""
+    options = {"db_uri": db, "table_name": table, "model_name": model, **others}
+    given = {name: value for name, value in options.items() if value is not None}
     settings = chosen(CacheConfig.load())
     # A user of JSON logs collects them, so keep the setting's log level.
     quiet = {} if settings.get("json_logs") else {"log_level": "WARNING"}
@@ -94,17 +100,16 @@ def progress_of(description: str, *, left: str) -> Iterator[Callable[[int, int |
     """
     console = Console(stderr=True)
     reached: tuple[int, int | None] = (0, None)
-    bar = progress_bar(console) if console.is_terminal else None
-    task = None if bar is None else bar.add_task(description, total=None)
+    bar = progress_bar(console)
+    task = bar.add_task(description, total=None)
 
     def step(done: int, total: int | None) -> None:
         nonlocal reached
         reached = done, total
-        if bar is not None and task is not None:
-            bar.update(task, completed=done, total=total)
+        bar.update(task, completed=done, total=total)
 
     try:
-        with bar or nullcontext():
+        with bar if console.is_terminal else nullcontext():
             yield step
     except KeyboardInterrupt:
         done, total = reached

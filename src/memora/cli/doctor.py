@@ -7,6 +7,7 @@ import platform
 import re
 import shutil
 import stat
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -208,18 +209,16 @@ def _model(config: CacheConfig, found: list[Finding]) -> Embedder | None:
 def _off_disk(config: CacheConfig, embedder: Embedder | None) -> Iterator[Finding]:
     """Report the location of the entries, the state of a server or bucket, and the model."""
     if is_in_ram(config.db_uri):
-        advice = "set db_uri to a directory if restarts or several processes matter"
         message = "in RAM: ends with the process, and is shared with no other"
+        advice = "set db_uri to a directory if restarts or several processes matter"
         yield Finding("ok", "store", message, advice)
         return
     in_bucket = is_bucket(config.db_uri)
     advice = f"see docs/{'object-storage' if in_bucket else 'redis'}.md"
     try:
         store, stored = open_to_look(config)
-        try:
+        with closing(store):
             count = store.count()
-        finally:
-            store.close()
     except MemoraError as error:
         # Other causes of this error (no bucket, no permission) are not solved by opening a cache.
         if not (isinstance(error, StorePathError) and str(error).startswith("there is no table")):
@@ -285,11 +284,9 @@ def _directory(path: Path, config: CacheConfig, found: list[Finding]) -> Facts |
         advice = "restore it from an export, or delete the table and its log: a cache can be lost"
         found.append(Finding("problem", "store", fault_line(error), advice))
     else:
-        keeper = (
-            "one process maintains the table" if facts.kept else "no process maintains the table"
-        )
         message = (
-            f"format {facts.format}, {facts.model}, open in {facts.processes} processes, {keeper}; "
+            f"format {facts.format}, {facts.model}, open in {facts.processes} processes, "
+            f"{'one' if facts.kept else 'no'} process maintains the table; "
             f"table {facts.table_bytes:,} bytes, log {facts.log_bytes:,}"
         )
         found.append(Finding("ok", "store", message))

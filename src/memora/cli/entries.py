@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
@@ -33,6 +34,8 @@ from memora.selection import Selection
 from memora.stores import open_stored
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from memora.model import Entry, EntryInfo
     from memora.protocols import Store
 
@@ -57,6 +60,7 @@ Tags = Annotated[
 OlderThan = Annotated[
     str | None, typer.Option(help="Only entries older than this, such as 10m, 12h or 30d.")
 ]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the entries without deleting them.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Delete without confirmation.")]
 EntryId = Annotated[str, typer.Argument(metavar="ID", help="The id, or a unique prefix of it.")]
 
@@ -76,7 +80,7 @@ def list_command(
 ) -> None:
     """List live entries, oldest first."""
     criteria = _criteria(query, context, context_contains, tag, older_than)
-    with open_without_model(config_of(db_uri=db, table_name=table)) as cache:
+    with open_without_model(config_of(db, table)) as cache:
         _print(cache.entries(**criteria), limit=limit, as_json=as_json)
 
 
@@ -99,7 +103,7 @@ def search(
 ) -> None:
     """Find entries by the meaning of their queries, in all contexts, most similar first."""
     criteria = _criteria(query, context, context_contains, tag, older_than)
-    with open_existing(config_of(db_uri=db, table_name=table, model_name=model)) as cache:
+    with open_existing(config_of(db, table, model)) as cache:
         found = cache.entries(**criteria, similarity_threshold=similarity_threshold)
         _print(found, limit=limit, as_json=as_json)
 
@@ -107,14 +111,12 @@ def search(
 @app.command()
 def show(entry_id: EntryId, *, db: Db, table: TableName = None, as_json: AsJson = False) -> None:
     """Show one entry with its result."""
-    store, _ = open_stored(config_of(db_uri=db, table_name=table))
-    try:
+    store, _ = open_stored(config_of(db, table))
+    with closing(store):
         now = time.time()
         (entry,) = _named(store, [entry_id], now)
         found = store.fetch(entry.key, now=now)
         infos = store.select(Selection(entry_id=entry.id), now=now)
-    finally:
-        store.close()
     if found is None or not infos:
         raise ArgumentError(f"the entry {entry_id!r} has just left the store")
     attributes = _fields(infos[0]) | {"metadata": json.loads(found[1].metadata)}
@@ -147,14 +149,12 @@ def delete(
     as_json: AsJson = False,
 ) -> None:
     """Delete entries by id."""
-    store, _ = open_stored(config_of(db_uri=db, table_name=table))
-    try:
+    store, _ = open_stored(config_of(db, table))
+    with closing(store):
         named = _named(store, entry_ids, time.time())
         if not yes:
             _confirm(len(named))
         _say_deleted(store.discard(named), as_json=as_json)
-    finally:
-        store.close()
 
 
 def invalidate(
@@ -174,9 +174,7 @@ def invalidate(
     entry_id: Annotated[
         str | None, typer.Option("--id", help="Only the entry with this id.")
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the entries without deleting them.")
-    ] = False,
+    dry_run: DryRun = False,
     yes: Yes = False,
     table: TableName = None,
     model: ModelName = None,
@@ -187,47 +185,36 @@ def invalidate(
     criteria |= {"entry_id": entry_id, "similarity_threshold": similarity_threshold}
     if all(one is None for one in criteria.values()):
         raise ArgumentError("name what to delete: a query, --context, --tag, --older-than, ...")
-    config = config_of(db_uri=db, table_name=table, model_name=model)
+    config = config_of(db, table, model)
     # Only a similarity threshold needs the model.
     opened = open_without_model if similarity_threshold is None else open_existing
     with opened(config) as cache:
-        if dry_run or not yes:
-            found = cache.invalidate(**criteria, dry_run=True)
-            if dry_run:
-                _print(found, limit=len(found) or 1, as_json=as_json)
-                return
-            if found:
-                _confirm(len(found))
-        deleted = cache.invalidate(**criteria)
-    _say_deleted(deleted, as_json=as_json)
+        if _may_delete(
+            lambda: cache.invalidate(**criteria, dry_run=True),
+            dry_run=dry_run,
+            yes=yes,
+            as_json=as_json,
+        ):
+            _say_deleted(cache.invalidate(**criteria), as_json=as_json)
 
 
 def clear(
     *,
     db: Db,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the entries without deleting them.")
-    ] = False,
+    dry_run: DryRun = False,
     yes: Yes = False,
     table: TableName = None,
     as_json: AsJson = False,
 ) -> None:
     """Delete all entries of a table; use `invalidate` to delete some."""
-    with open_without_model(config_of(db_uri=db, table_name=table)) as cache:
-        if dry_run or not yes:
-            found = cache.entries()
-            if dry_run:
-                _print(found, limit=len(found) or 1, as_json=as_json)
-                return
-            if found:
-                _confirm(len(found))
-        deleted = cache.clear()
-    _say_deleted(deleted, as_json=as_json)
+    with open_without_model(config_of(db, table)) as cache:
+        if _may_delete(cache.entries, dry_run=dry_run, yes=yes, as_json=as_json):
+            _say_deleted(cache.clear(), as_json=as_json)
 
 
 def cleanup(*, db: Db, table: TableName = None, as_json: AsJson = False) -> None:
     """Remove expired and outdated entries from a store."""
-    with open_without_model(config_of(db_uri=db, table_name=table)) as cache:
+    with open_without_model(config_of(db, table)) as cache:
         removed = cache.cleanup_expired()
     typer.echo(json.dumps({"removed": removed}) if as_json else f"removed {_entries(removed)}")
 
@@ -239,13 +226,13 @@ def _criteria(
     tags: list[str] | None,
     older_than: str | None,
 ) -> dict[str, Any]:
-    contains = context_contains
+    def parsed(option: str, text: str | None) -> dict[str, Any] | None:
+        return None if text is None else parse_object(option, text)
+
     return {
         "query": query,
-        "context": None if context is None else parse_object("--context", context),
-        "context_contains": None
-        if contains is None
-        else parse_object("--context-contains", contains),
+        "context": parsed("--context", context),
+        "context_contains": parsed("--context-contains", context_contains),
         "tags": tags or None,
         "older_than_seconds": older_than,
     }
@@ -265,6 +252,19 @@ def _named(store: Store, given: list[str], now: float) -> list[Entry]:
             raise ArgumentError(f"{how} an id that begins with {text!r}")
         named[found[0].id] = found[0]
     return list(named.values())
+
+
+def _may_delete(
+    find: Callable[[], list[EntryInfo]], *, dry_run: bool, yes: bool, as_json: bool
+) -> bool:
+    """Print the entries for a dry run, or ask for confirmation; return whether to delete them."""
+    if dry_run or not yes:
+        found = find()
+        if dry_run:
+            _print(found, limit=len(found) or 1, as_json=as_json)
+        elif found:
+            _confirm(len(found))
+    return not dry_run
 
 
 def _confirm(count: int) -> None:

@@ -60,13 +60,9 @@ def read_pairs(path: Path, columns: PairColumns) -> list[LabelledPair]:
             have the same label.
     """
     names = (
-        ("the query", "--query", (columns.query,) if columns.query else QUERY),
-        (
-            "the stored query",
-            "--candidate",
-            (columns.candidate,) if columns.candidate else CANDIDATE,
-        ),
-        ("the label", "--label", (columns.label,) if columns.label else LABEL),
+        ("the query", "--query", columns.query, QUERY),
+        ("the stored query", "--candidate", columns.candidate, CANDIDATE),
+        ("the label", "--label", columns.label, LABEL),
     )
     pairs = []
     with QueryLog(path, log_format=None, columns=Columns()) as log:
@@ -75,7 +71,8 @@ def read_pairs(path: Path, columns: PairColumns) -> list[LabelledPair]:
             if isinstance(row, str):
                 raise ArgumentError(f"{where}: {row}")
             query, candidate, label = (
-                _value(row, what, option, tried, where) for what, option, tried in names
+                _value(row, what, option, (name,) if name else usual, where)
+                for what, option, name, usual in names
             )
             pairs.append(
                 LabelledPair(

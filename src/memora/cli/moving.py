@@ -15,6 +15,7 @@ from memora.cache import Memora
 from memora.cli.common import (
     AsJson,
     Db,
+    MaxEntries,
     ModelName,
     TableName,
     config_of,
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     from memora.transfer import ImportReport
 
 SkipErrors = Annotated[bool, typer.Option("--skip-errors", help="Skip and count broken entries.")]
-MaxEntries = Annotated[
-    int | None, typer.Option(min=1, help="Maximum number of entries.", show_default="unlimited")
-]
 
 
 def export(
@@ -44,7 +42,7 @@ def export(
 ) -> None:
     """Write all entries of a store to a file, replacing it."""
     with (
-        open_without_model(config_of(db_uri=db, table_name=table)) as cache,
+        open_without_model(config_of(db, table)) as cache,
         progress_of("exporting", left="nothing was written") as progress,
     ):
         moved = cache.export_entries(file, skip_errors=skip_errors, progress=progress)
@@ -65,13 +63,10 @@ def import_command(
     as_json: AsJson = False,
 ) -> None:
     """Import the entries of a file into a store; after an interruption, run it again."""
-    _check_db(db)
-    settings = config_of(db_uri=db, table_name=table, model_name=model, max_entries=max_entries)
+    left = "what was imported stays: run it again for the rest"
     with (
-        Memora(kept(settings)) as cache,
-        progress_of(
-            "importing", left="what was imported stays: run it again for the rest"
-        ) as progress,
+        _open_target(db, table, model, max_entries) as cache,
+        progress_of("importing", left=left) as progress,
     ):
         moved = cache.import_entries(
             file, skip_errors=skip_errors, reembed=reembed, progress=progress
@@ -89,10 +84,8 @@ def warm(
     as_json: AsJson = False,
 ) -> None:
     """Store known answers in a store, which is created if missing."""
-    _check_db(db)
-    settings = config_of(db_uri=db, table_name=table, model_name=model, max_entries=max_entries)
     with (
-        Memora(kept(settings)) as cache,
+        _open_target(db, table, model, max_entries) as cache,
         progress_of("warming", left="what was stored stays: run it again for the rest") as progress,
     ):
         stored = cache.warm(file, progress=progress)
@@ -116,23 +109,19 @@ def reembed(
     as_json: AsJson = False,
 ) -> None:
     """Copy all entries of a table to another, for another model; run it again to resume."""
-    source = config_of(db_uri=db, table_name=table)
+    source = config_of(db, table)
     if to_table is None and to_db is None:
         raise ArgumentError("name where to copy to: --to-table, or --to-db, or both")
-    target = config_of(
-        db_uri=to_db or db,
-        table_name=to_table or source.table_name,
-        model_name=model,
-        max_entries=max_entries,
-    )
+    target = config_of(to_db or db, to_table or source.table_name, model, max_entries=max_entries)
     with progress_of("embedding", left="what was copied stays: run it again to go on") as progress:
         moved = transfer.reembed(source, kept(target), progress=progress)
     _report("copied", moved, as_json=as_json)
 
 
-def _check_db(db: str) -> None:
+def _open_target(db: str, table: str | None, model: str | None, max_entries: int | None) -> Memora:
     if is_in_ram(db):
         raise ArgumentError("--db memory:// ends with this process; name a directory")
+    return Memora(kept(config_of(db, table, model, max_entries=max_entries)))
 
 
 def _report(verb: str, moved: ImportReport, *, as_json: bool) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -67,23 +68,24 @@ def health(
     as_json: AsJson = False,
 ) -> None:
     """Check that model and store open and work. Exit code 0 if healthy, 1 if not."""
-    config = config_of(db_uri=db, table_name=table, model_name=model)
+    config = config_of(db, table, model)
     if is_on_disk(config.db_uri):
         local_path(config.db_uri)  # raises for a wrong setting, which is no fault of the store
-    hung = False
     try:
-        probe = _started if live else partial(_probed, config, timeout)
+        started = partial(_report, "process", None, 0.0)
+        probe = started if live else partial(_probed, config, timeout)
         report = Workers(1, "memora-probe").run(probe, timeout)
+        hung = False
     except DeadlineError:
+        report = _report("process", DeadlineError(f"no answer within {timeout:g} s"), timeout)
         hung = True
-        fault = DeadlineError(f"no answer within {timeout:g} s")
-        report = _unhealthy("process", fault, timeout)
     if as_json:
         typer.echo(json.dumps({"kind": "live" if live else "ready", **report}))
     else:
         _print_health(report)
-    if hung:
-        _leave_at_once()
+    if hung:  # exit without closing a cache that hangs, as the caller's timeout has passed
+        sys.stdout.flush()
+        os._exit(EXIT_UNHEALTHY)
     if report["status"] != "healthy":
         raise typer.Exit(EXIT_UNHEALTHY)
 
@@ -100,7 +102,7 @@ def top(
     as_json: AsJson = False,
 ) -> None:
     """Watch a store on disk: entries, bytes, uses, processes; --json prints a line per refresh."""
-    config = config_of(db_uri=db, table_name=table)
+    config = config_of(db, table)
     store, embedder = open_to_look(config)
     title = f"{without_password(config.db_uri)}  {config.table_name}  {embedder.identity}"
     try:
@@ -125,10 +127,10 @@ def top(
 
 def compact(*, db: Db, table: TableName = None, as_json: AsJson = False) -> None:
     """Write the log of a store into its table and compact the table now."""
-    config = config_of(db_uri=db, table_name=table)
+    config = config_of(db, table)
     path = local_path(config.db_uri)
     store, _ = open_stored(config)
-    try:
+    with closing(store):
         before = sum(sizes(path, config.table_name))
         if not isinstance(store, LanceStore) or not store.compact():
             raise StoreError(
@@ -136,17 +138,11 @@ def compact(*, db: Db, table: TableName = None, as_json: AsJson = False) -> None
                 "compacts it when that is due; nothing was done. To compact it now, close the "
                 "caches that have it open"
             )
-    finally:
-        store.close()
     after = sum(sizes(path, config.table_name))
     if as_json:
         typer.echo(json.dumps({"bytes_before": before, "bytes_after": after}))
     else:
         typer.echo(f"compacted: {_bytes(before)} before, {_bytes(after)} now")
-
-
-def _started() -> dict[str, Any]:
-    return {"status": "healthy", "checks": {"process": _check(None, 0.0)}, "timestamp": _now()}
 
 
 def _probed(config: CacheConfig, timeout: float) -> dict[str, Any]:
@@ -155,7 +151,7 @@ def _probed(config: CacheConfig, timeout: float) -> dict[str, Any]:
     try:
         embedder = load_embedder(config.model_name, use_onnx=config.use_onnx)
     except (MemoraError, OSError) as fault:  # also a ConfigError: the model may be missing
-        return _unhealthy("embedding", fault, time.perf_counter() - started)
+        return _report("embedding", fault, time.perf_counter() - started)
     started = time.perf_counter()
     try:
         # A probe evicts nothing, creates nothing, takes over no maintenance, builds no graph.
@@ -166,31 +162,20 @@ def _probed(config: CacheConfig, timeout: float) -> dict[str, Any]:
     except ConfigError:
         raise
     except (MemoraError, OSError) as fault:
-        return _unhealthy("database", fault, time.perf_counter() - started)
-    cache = Memora(config, embedder=embedder, store=store)
-    try:
+        return _report("database", fault, time.perf_counter() - started)
+    with Memora(config, embedder=embedder, store=store) as cache:
         return cache.health_check(timeout=timeout / 2)  # the first half is for opening
-    finally:
-        cache.close()
 
 
-def _unhealthy(name: str, fault: Exception, took: float) -> dict[str, Any]:
-    return {"status": "unhealthy", "checks": {name: _check(fault, took)}, "timestamp": _now()}
-
-
-def _check(fault: Exception | None, took: float) -> dict[str, Any]:
+def _report(name: str, fault: Exception | None, took: float) -> dict[str, Any]:
+    """Return a health report with one check; `took` is in seconds."""
     error = None if fault is None else fault_line(fault)
-    return {"ok": fault is None, "error": error, "duration_ms": round(took * 1000, 3)}
-
-
-def _now() -> int:
-    return int(time.time() * 1000)
-
-
-def _leave_at_once() -> None:
-    """Exit without closing a cache that hangs, as the caller's timeout has passed."""
-    sys.stdout.flush()
-    os._exit(EXIT_UNHEALTHY)
+    check = {"ok": fault is None, "error": error, "duration_ms": round(took * 1000, 3)}
+    return {
+        "status": "healthy" if fault is None else "unhealthy",
+        "checks": {name: check},
+        "timestamp": int(time.time() * 1000),
+    }
 
 
 def _print_health(report: dict[str, Any]) -> None:
@@ -239,6 +224,7 @@ def _look(store: Store, config: CacheConfig, last: _Look | None) -> _Look:
     def rate(count: int) -> float | None:
         return None if passed is None else round(count / passed, 1)
 
+    oldest = min((one.entry.created_at for one in infos), default=None)
     most = sorted(infos, key=lambda one: -one.uses)[:_SHOWN]
     return _Look(
         timestamp=now,
@@ -254,9 +240,7 @@ def _look(store: Store, config: CacheConfig, last: _Look | None) -> _Look:
         uses_per_second=rate(max(uses - last.uses, 0) if last else 0),
         stores_per_second=rate(len(ids - last.ids) if last else 0),
         removals_per_second=rate(len(last.ids - ids) if last else 0),
-        oldest_seconds=round(now - min(one.entry.created_at for one in infos), 1)
-        if infos
-        else None,
+        oldest_seconds=None if oldest is None else round(now - oldest, 1),
         most_used=[
             {
                 "entry_id": one.entry.id,

@@ -53,7 +53,8 @@ def write_all(contents: Mapping[Path, bytes]) -> None:
         ArgumentError: One of them cannot be written; then none has been changed.
     """
     with ExitStack() as written:
-        for named, content in contents.items():
+        # Reversed, as the stack replaces the last first: after a failure the rest is unchanged.
+        for named, content in reversed(list(contents.items())):
             path = named.resolve()  # keep a link and replace its target
             part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
             written.enter_context(_explained(path))

@@ -15,19 +15,20 @@ import sys
 from collections.abc import Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
 
 from memora._show import not_utf8
 from memora.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from typing_extensions import Self
 
 Format: TypeAlias = Literal["jsonl", "csv", "text"]
+_Line: TypeAlias = "tuple[int, dict[str, Any] | str]"  # number, and a row or a problem
 
 _SUFFIXES: dict[str, Format] = {
     ".jsonl": "jsonl",
@@ -67,10 +68,6 @@ class Columns:
     """One column is the whole context; several are its fields. By default `context`, if any."""
     label: str | None = None
     answer: str | None = None
-
-    def named(self) -> list[str]:
-        """Return the columns that must exist."""
-        return [name for name in (self.query, *self.context, self.label, self.answer) if name]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +120,9 @@ class QueryLog:
             head = unzipped.peek(_HEAD)[:_HEAD]
         except (OSError, EOFError):  # the damage is reported when the file is read
             head = b""
-        self._format: Format = log_format or _SUFFIXES.get(self._suffix) or self._guess(head)
+        looks_like_json = self._piped and head.lstrip()[:1] in {b"{", b"["}
+        guess: Format = "jsonl" if looks_like_json else "text"
+        self._format: Format = log_format or _SUFFIXES.get(self._suffix, guess)
         # One badly encoded line must not end a long replay: it is reported as a problem.
         # newline="" keeps line breaks inside quoted CSV fields.
         encoding = self._encoding(head)
@@ -157,7 +156,7 @@ class QueryLog:
             yield _record(number, row, self._columns)
         self._check_named(f"the columns are {', '.join(self._found)}")
 
-    def rows(self) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    def rows(self) -> Iterator[_Line]:
         """Yield line numbers with the row as in the file, or with the problem.
 
         Raises:
@@ -165,13 +164,11 @@ class QueryLog:
         """
         if self._format == "text" and not self._piped:
             raise ArgumentError("a text file has no columns: expected .csv, .tsv or .jsonl")
-        read = _jsonl if self._format == "jsonl" else _tsv if self._suffix == ".tsv" else _csv
         with self._explained():
-            yield from read(self._lines)
-
-    def _guess(self, head: bytes) -> Format:
-        """Detect the format of a file whose suffix does not give it."""
-        return "jsonl" if self._piped and head.lstrip()[:1] in {b"{", b"["} else "text"
+            if self._format == "jsonl":
+                yield from _jsonl(self._lines)
+            else:
+                yield from _csv(self._lines, "\t" if self._suffix == ".tsv" else ",")
 
     def _encoding(self, head: bytes) -> str:
         for mark, encoding in _MARKS.items():
@@ -194,7 +191,9 @@ class QueryLog:
 
     def _check_named(self, found: str) -> None:
         """Refuse a named column that never occurs: the figures would be meaningless."""
-        missing = [name for name in self._columns.named() if name not in self._found]
+        wanted = self._columns
+        named = (wanted.query, *wanted.context, wanted.label, wanted.answer)
+        missing = [name for name in named if name and name not in self._found]
         if missing:
             raise ArgumentError(f"there is no column {missing[0]!r}; {found}")
 
@@ -207,21 +206,16 @@ def _cut(lines: IO[str]) -> Iterator[str]:
             line = lines.readline(_LONGEST + 1)
 
 
-def _jsonl(lines: IO[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
+def _jsonl(lines: IO[str]) -> Iterator[_Line]:
     """Yield line numbers with a row or a problem; for an array, item numbers."""
-    numbered: Iterator[tuple[int, str]] = iter(
-        (number, line) for number, line in enumerate(_cut(lines), start=1) if line.strip()
-    )
-    for number, line in numbered:
-        if line.lstrip().startswith("["):
-            rest = list(numbered)
-            if (items := _array([line, *(one for _, one in rest)])) is not None:
-                yield from items
-                return
-            numbered = iter(rest)
-        yield number, _row(line)
-        break
-    for number, line in numbered:
+    numbered = ((number, line) for number, line in enumerate(_cut(lines), start=1) if line.strip())
+    head = list(islice(numbered, 1))
+    if head and head[0][1].lstrip().startswith("["):
+        head += numbered
+        if (items := _array([line for _, line in head])) is not None:
+            yield from items
+            return
+    for number, line in chain(head, numbered):
         yield number, _row(line)
 
 
@@ -246,7 +240,7 @@ def _as_row(value: Any) -> dict[str, Any] | str:
     return value
 
 
-def _array(lines: list[str]) -> list[tuple[int, dict[str, Any] | str]] | None:
+def _array(lines: list[str]) -> list[_Line] | None:
     """Return the items of a file that is one JSON array; None if each line is a value."""
     text = "".join(lines)
     try:
@@ -260,9 +254,9 @@ def _array(lines: list[str]) -> list[tuple[int, dict[str, Any] | str]] | None:
         ) from error
     if _are_messages(items):  # a single conversation
         return [(1, {"messages": items})]
-    rows = enumerate(map(_as_row, items), start=1)
     return [
-        (number, f"item {number}: {row}" if isinstance(row, str) else row) for number, row in rows
+        (number, f"item {number}: {row}" if isinstance(row, str) else row)
+        for number, row in enumerate(map(_as_row, items), start=1)
     ]
 
 
@@ -273,15 +267,8 @@ def _undecoded(text: str) -> str | None:
     return not_utf8(ord(found[0]) - 0xDC00)
 
 
-def _tsv(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    return _csv(lines, delimiter="\t")
-
-
-def _csv(
-    lines: Iterable[str], *, delimiter: str = ","
-) -> Iterator[tuple[int, dict[str, Any] | str]]:
+def _csv(lines: IO[str], delimiter: str) -> Iterator[_Line]:
     csv.field_size_limit(_LONGEST)  # a query may exceed the default limit of 128 KB
-    lines = iter(lines)
     heading = next(lines, "")
     bare = re.sub(r'"[^"]*"', "", heading)
     if delimiter not in bare:
@@ -304,9 +291,9 @@ def _text(lines: IO[str]) -> Iterator[Record | BadLine]:
 
 
 def _record(number: int, row: Mapping[str, Any], columns: Columns) -> Record | BadLine:
-    query = _first(row, (columns.query,) if columns.query else _QUERY)
+    query = _first(row, columns.query, _QUERY)
     chat = {"messages": query} if _are_messages(query) else None if query else _request(row)
-    answer = _first(row, (columns.answer,) if columns.answer else _ANSWER)
+    answer = _first(row, columns.answer, _ANSWER)
     context = _context(row, columns.context or ("context",))
     if chat is not None:
         query, before, answered = _asked(chat)
@@ -317,14 +304,9 @@ def _record(number: int, row: Mapping[str, Any], columns: Columns) -> Record | B
             return BadLine(number, "no query: expected a message of the user with a text in it")
         wanted = repr(columns.query) if columns.query else "one of " + ", ".join(_QUERY)
         return BadLine(number, f"no query: expected text in {wanted}; columns are {list(row)}")
-    label = _first(row, (columns.label,) if columns.label else _CLASS)
-    return Record(
-        line=number,
-        query=query,
-        context=context,
-        label=None if label is None else str(label),
-        answer=answer,
-    )
+    label = _first(row, columns.label, _CLASS)
+    label = None if label is None else str(label)
+    return Record(line=number, query=query, context=context, label=label, answer=answer)
 
 
 def _are_messages(value: Any) -> bool:
@@ -355,10 +337,8 @@ def _asked(chat: dict[str, Any]) -> tuple[str | None, dict[str, Any], Any]:
     if asked is None:
         return None, {}, None
     answer, rest = None, [*messages[:asked], *messages[asked + 1 :]]
-    last = messages[-1]
-    if last["role"] in _ANSWERS and asked < len(messages) - 1:
-        answer = _parts(last.get("content"))[0] or None
-    if answer is not None:
+    last = messages[-1]  # if that is the question, its role is not one of an answer
+    if last["role"] in _ANSWERS and (answer := _parts(last.get("content"))[0] or None):
         rest.pop()
     text, others = _parts(messages[asked].get("content"))
     context = {"messages": rest, "parts": others, "model": chat.get("model")}
@@ -397,5 +377,6 @@ def _context(row: Mapping[str, Any], columns: tuple[str, ...]) -> dict[str, Any]
     return value if isinstance(value, dict) else {name: value}
 
 
-def _first(row: Mapping[str, Any], names: tuple[str, ...]) -> Any:
+def _first(row: Mapping[str, Any], given: str | None, usual: tuple[str, ...]) -> Any:
+    names = (given,) if given else usual
     return next((row[name] for name in names if row.get(name) not in (None, "")), None)

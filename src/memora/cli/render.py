@@ -57,11 +57,9 @@ def print_comparison(
 
 def _print_skipped(console: Console, report: Report) -> None:
     if report.skipped_lines:
-        console.print(
-            f"[yellow]{report.skipped_lines:,} line{'s' if report.skipped_lines > 1 else ''} "
-            "skipped;[/] first: "
-            f"{escape(one_line(report.first_problem or ''))}"
-        )
+        lines = "line" if report.skipped_lines == 1 else "lines"
+        problem = escape(one_line(report.first_problem or ""))
+        console.print(f"[yellow]{report.skipped_lines:,} {lines} skipped;[/] first: {problem}")
 
 
 def _totals(report: Report, call_seconds: float) -> list[tuple[str, str, str]]:
@@ -75,11 +73,12 @@ def _totals(report: Report, call_seconds: float) -> list[tuple[str, str, str]]:
     ]
     if report.possible_hits is not None:
         right = report.labelled_hits - report.wrong_hits
+        reused = _share(right, report.possible_hits)
         rows += [
             ("wrong hits", f"{report.wrong_hits:,}", f"{_share(report.wrong_hits, hits)} of hits"),
             (
                 "answers reused",
-                _share(right, report.possible_hits),
+                reused,
                 f"{right:,} right hits of {report.possible_hits:,} asked before",
             ),
         ]
@@ -91,14 +90,8 @@ def _totals(report: Report, call_seconds: float) -> list[tuple[str, str, str]]:
             (f"lookup {name}", f"{latency[name]:.2f} ms", note)
             for name, note in (("p50", "embedding included"), ("p95", ""), ("p99", ""))
         ]
-    rows.append(
-        (
-            "time saved",
-            duration(report.seconds_saved(call_seconds)),
-            f"if a call takes {call_seconds:g} s (--call-seconds)",
-        )
-    )
-    return rows
+    saved = duration(report.seconds_saved(call_seconds))
+    return [*rows, ("time saved", saved, f"if a call takes {call_seconds:g} s (--call-seconds)")]
 
 
 def _print_examples(
@@ -123,20 +116,16 @@ def _print_examples(
     if any(example.verdict != "unlabelled" for example in examples):
         table.add_column("by the labels")
     for example in examples:
+        # Only the evidence, if any: the similarity has its own column.
+        evidence = "; ".join(f"{one.kind}: {one.detail}" for one in example.evidence)
         table.add_row(
             escape(one_line(example.query)),
             escape(one_line(example.stored)),
             rounded(example.similarity),
-            escape(one_line(_why(example), 400)),
+            escape(one_line(evidence or example.explanation, 400)),
             labels[example.verdict],
         )
     console.print(table)
-
-
-def _why(example: Example) -> str:
-    # Only the evidence, if any: the similarity has its own column.
-    message = "; ".join(f"{one.kind}: {one.detail}" for one in example.evidence)
-    return message or example.explanation
 
 
 def _share(part: int, whole: int) -> str:

@@ -26,18 +26,14 @@ def _table_parts(table: Any) -> list[Any]:
     return [Blob(sink.getvalue())]
 
 
-def _open(blob: memoryview) -> Any:
-    return pa.ipc.open_stream(pa.py_buffer(blob))
-
-
 def _table(blob: memoryview) -> Any:
-    table = _open(blob).read_all()
+    table = pa.ipc.open_stream(pa.py_buffer(blob)).read_all()
     table.validate(full=True)  # Arrow trusts offsets, and the checksum does not detect forgery
     return table
 
 
 def _batch(blob: memoryview) -> Any:
-    batch = _open(blob).read_next_batch()
+    batch = pa.ipc.open_stream(pa.py_buffer(blob)).read_next_batch()
     batch.validate(full=True)
     return batch
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from memora.codec._kind import Kind, refused
+from memora.codec._kind import Kind, refused_kind
 
 tz: Any = import_module("dateutil.tz")  # has no stubs, and is not always installed
 
@@ -17,10 +17,10 @@ KINDS = (
         lambda zone: [zone.tzname(None), zone.utcoffset(None)],
         tz.tzoffset,
     ),
-    Kind(
+    refused_kind(
         "dateutil.file",
-        (tz.tzfile, tz.tzlocal),
-        refused("a dateutil zone does not keep its name; use zoneinfo.ZoneInfo('Area/City')"),
-        refused(""),
+        tz.tzfile,
+        tz.tzlocal,
+        problem="a dateutil zone does not keep its name; use zoneinfo.ZoneInfo('Area/City')",
     ),
 )

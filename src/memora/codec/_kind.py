@@ -77,7 +77,6 @@ class UnsupportedError(SerializationError):
         return f"cannot store result{self._path(hidden=False)}: {self.args[0]}"
 
     def to_public(self) -> SerializationError:
-        """Return the public error, with path and type."""
         error = SerializationError(str(self))
         error.path = self._path(hidden=True).removeprefix(".")
         error.problem = str(self.args[0])
@@ -153,14 +152,13 @@ def keys_of(keys: Sequence[Any]) -> Sequence[Any]:
 
 
 def items(*parts: Any) -> tuple[Any, ...]:
-    """Return the parts as a tuple."""
     return parts
 
 
-def refused(problem: str) -> Callable[..., NoReturn]:
-    """Return a function that refuses a kind, with the problem as message."""
+def refused_kind(name: str, *types: type, problem: str) -> Kind:
+    """Return a kind whose values are refused, with the problem as message."""
 
     def refuse(*_parts: Any) -> NoReturn:
         raise UnsupportedError(problem)
 
-    return refuse
+    return Kind(name, types, refuse, refuse)

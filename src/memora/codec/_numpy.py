@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from memora.codec._kind import Blob, Kind, UnsupportedError, refused
+from memora.codec._kind import Blob, Kind, UnsupportedError, refused_kind
 from memora.errors import SerializationError
 
 if TYPE_CHECKING:
@@ -133,10 +133,9 @@ KINDS = (
         lambda dtype, data: _array(dtype, (), False, data)[()],  # noqa: FBT003
         family=True,
     ),
-    Kind(
+    refused_kind(
         "np.masked",
-        (np.ma.MaskedArray,),
-        refused("a masked array has two arrays, .data and .mask; store those"),
-        refused(""),
+        np.ma.MaskedArray,
+        problem="a masked array has two arrays, .data and .mask; store those",
     ),
 )

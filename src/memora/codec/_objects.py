@@ -19,11 +19,7 @@ _MOST_FLAG_BITS = 4096
 
 
 def kind_of_class(
-    cls: Any,
-    name: str,
-    *,
-    encode: Callable[[Any], Any] | None,
-    decode: Callable[[Any], Any] | None,
+    cls: Any, name: str, *, encode: Callable[[Any], Any] | None, decode: Callable[[Any], Any] | None
 ) -> Kind:
     """Return the kind of a registered class.
 
@@ -32,8 +28,7 @@ def kind_of_class(
     """
     if encode is not None and decode is not None:
         return Kind(name, (cls,), lambda value: [encode(value)], decode)
-    build = next(build for matches, build in _SHAPES if matches(cls))
-    return build(cls, name)
+    return next(build for matches, build in _SHAPES if matches(cls))(cls, name)
 
 
 def _flag(cls: Any, name: str) -> Kind:
@@ -48,9 +43,8 @@ def _flag(cls: Any, name: str) -> Kind:
             raise ValueError("not a value of this flag")
         return cls(value)
 
-    return Kind(
-        name, (cls,), to_parts, from_parts
-    )  # by value, as a combination of members has no name
+    # By value, as a combination of members has no name.
+    return Kind(name, (cls,), to_parts, from_parts)
 
 
 def _enum(cls: Any, name: str) -> Kind:
@@ -122,8 +116,8 @@ def _plain(cls: Any, name: str) -> Kind:
 
 def _opaque(cls: Any, _name: str) -> Kind:
     raise ArgumentError(
-        f"{cls.__qualname__} keeps content outside its attributes; "
-        f"register it with encode= and decode="
+        f"{cls.__qualname__} keeps content outside its attributes; register it with encode= and "
+        "decode="
     )
 
 

@@ -23,6 +23,7 @@ _CategoricalDtype: Any = pd.CategoricalDtype
 _Flags: Any = pd.Flags  # type: ignore[attr-defined]
 _arrays: Any = pd.arrays  # the stubs lack some of these
 _DateOffset: Any = pd.DateOffset
+_PeriodDtype: Any = pd.PeriodDtype
 _PeriodIndex: Any = pd.PeriodIndex
 _StringDtype: Any = pd.StringDtype
 
@@ -72,10 +73,11 @@ def _series_parts(series: Any) -> list[Any]:
 
 
 def _series(values: Any, index: Any, name: Any, attrs: Any, duplicates: Any) -> Any:
-    series: Any = pd.Series(
-        _column(values), _labels(index), dtype=values.dtype, name=name, copy=False
-    )
-    return _labelled(series, attrs, duplicates)
+    return _labelled(_bare_series(values, _labels(index), name), attrs, duplicates)
+
+
+def _bare_series(values: Any, index: Any, name: Any = None) -> Any:
+    return pd.Series(_column(values), index, dtype=values.dtype, name=name, copy=False)
 
 
 def _frame_parts(frame: Any) -> list[Any]:
@@ -93,10 +95,7 @@ _BEFORE_COLUMNS = 4
 
 def _frame(index: Any, columns: Any, attrs: Any, duplicates: Any, *arrays: Any) -> Any:
     frame: Any = pd.DataFrame(
-        {
-            place: pd.Series(_column(array), index, dtype=array.dtype, copy=False)
-            for place, array in enumerate(arrays)
-        },
+        {place: _bare_series(array, index) for place, array in enumerate(arrays)},
         index=_labels(index),
         copy=False,
     )
@@ -247,10 +246,6 @@ def _timestamp(ticks: Any, zone: Any, fold: int) -> Any:
     return moment.tz_localize("UTC").tz_convert(zone)
 
 
-def _period_dtype(dtype: str) -> Any:
-    return pd.PeriodDtype(dtype)
-
-
 KINDS = (
     Kind("pd.df", (pd.DataFrame,), _frame_parts, _frame, _in_frame),
     Kind("pd.series", (pd.Series,), _series_parts, _series),
@@ -321,7 +316,7 @@ KINDS = (
         (_arrays.PeriodArray,),
         lambda array: [array.asi8, str(array.dtype)],
         lambda ordinals, dtype: (
-            _PeriodIndex.from_ordinals(_plain(ordinals), freq=_period_dtype(dtype).freq).array
+            _PeriodIndex.from_ordinals(_plain(ordinals), freq=_PeriodDtype(dtype).freq).array
         ),
     ),
     Kind(
@@ -348,7 +343,7 @@ KINDS = (
         "pd.period",
         (pd.Period,),
         lambda p: [p.ordinal, str(pd.PeriodDtype(p.freq))],
-        lambda ordinal, dtype: pd.Period(ordinal=ordinal, freq=_period_dtype(dtype).freq),
+        lambda ordinal, dtype: pd.Period(ordinal=ordinal, freq=_PeriodDtype(dtype).freq),
     ),
     Kind("pd.interval", (pd.Interval,), lambda i: [i.left, i.right, i.closed], pd.Interval),
 )

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from memora.codec._ipc import growth
-from memora.codec._kind import Blob, Kind, UnsupportedError, refused
+from memora.codec._kind import Blob, Kind, UnsupportedError, refused_kind
 
 _EXTENSION: Any = getattr(pl, "BaseExtension", ())  # polars 2: types of the application
 
@@ -59,10 +59,7 @@ KINDS = (
         same=lambda one, other: _same_frames(one.to_frame(), other.to_frame()),
         size=_size,
     ),
-    Kind(
-        "pl.lazy",
-        (pl.LazyFrame,),
-        refused("a LazyFrame is a plan, not a result; collect() it first"),
-        refused(""),
+    refused_kind(
+        "pl.lazy", pl.LazyFrame, problem="a LazyFrame is a plan, not a result; collect() it first"
     ),
 )

@@ -38,8 +38,13 @@ _FACTORIES = MappingProxyType(
 _MOST_BITS = 65_536  # maximum for each term of a fraction
 
 
-def _moment(value: Any) -> tuple[Any, ...]:
-    return value.replace(tzinfo=None).isoformat(), value.fold, value.tzinfo
+def _moment_kind(name: str, cls: Any) -> Kind:
+    return Kind(
+        name,
+        (cls,),
+        lambda value: [value.replace(tzinfo=None).isoformat(), value.fold, value.tzinfo],
+        lambda text, fold, zone: cls.fromisoformat(text).replace(tzinfo=zone, fold=fold),
+    )
 
 
 def _defaultdict_parts(value: defaultdict[Any, Any]) -> Iterable[Any]:
@@ -71,16 +76,6 @@ def _zone(key: str) -> ZoneInfo:
         ) from error
 
 
-def _float_bits(value: float) -> tuple[int]:
-    bits: tuple[int] = struct.unpack("<Q", struct.pack("<d", value))
-    return bits
-
-
-def _float(bits: int) -> float:
-    value: float = struct.unpack("<d", struct.pack("<Q", bits))[0]
-    return value
-
-
 def _short_terms(numerator: int, denominator: int) -> tuple[int, int]:
     # Making a fraction computes a common divisor, in time quadratic in the digits.
     if max(numerator.bit_length(), denominator.bit_length()) > _MOST_BITS:
@@ -88,18 +83,15 @@ def _short_terms(numerator: int, denominator: int) -> tuple[int, int]:
     return numerator, denominator
 
 
-def _aware(text: str, fold: int, zone: Any) -> datetime:
-    return datetime.fromisoformat(text).replace(tzinfo=zone, fold=fold)
-
-
-def _aware_time(text: str, fold: int, zone: Any) -> time:
-    return time.fromisoformat(text).replace(tzinfo=zone, fold=fold)
-
-
 KINDS = (
     # Values that JSON cannot represent.
     Kind("int", (int,), lambda n: [f"{n:x}"], lambda digits: int(digits, 16)),  # of any length
-    Kind("float", (float,), _float_bits, _float),  # NaN with its payload, and infinities
+    Kind(  # NaN with its payload, and infinities
+        "float",
+        (float,),
+        lambda value: struct.unpack("<Q", struct.pack("<d", value)),
+        lambda bits: struct.unpack("<d", struct.pack("<Q", bits))[0],
+    ),
     Kind(
         "str",  # with lone surrogates
         (str,),
@@ -158,9 +150,9 @@ KINDS = (
     Kind("winpath", (WindowsPath,), lambda path: [str(path)], WindowsPath),
     Kind("purewinpath", (PureWindowsPath,), lambda path: [str(path)], PureWindowsPath),
     # Time.
-    Kind("datetime", (datetime,), _moment, _aware),
+    _moment_kind("datetime", datetime),
     Kind("date", (date,), lambda day: [day.isoformat()], date.fromisoformat),
-    Kind("time", (time,), _moment, _aware_time),
+    _moment_kind("time", time),
     Kind(
         "timedelta",
         (timedelta,),

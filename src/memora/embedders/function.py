@@ -50,7 +50,7 @@ class FunctionEmbedder:
         if inspect.iscoroutinefunction(fn):
             raise ConfigError(f"{fn!r} is asynchronous: an embedder's function returns the vectors")
         self._fn = fn
-        self._fits = fits
+        self._fits = fits or _is_short
         self._identity = identity or _name(fn)
         self._dimension = self._rows([_PROBE]).shape[1] if dimension is None else dimension
 
@@ -70,8 +70,7 @@ class FunctionEmbedder:
         Raises:
             EmbedderError: The function failed, or did not return one usable vector per text.
         """
-        fits = self._fits or _is_short
-        fitting = [text for text in texts if fits(text)]
+        fitting = [text for text in texts if self._fits(text)]
         if not fitting:
             return [None] * len(texts)
         rows = self._rows(fitting)

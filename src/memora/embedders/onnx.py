@@ -86,7 +86,6 @@ class _Runtime:
     """True if the tokenizer treats a run of white space as one space."""
 
     def count(self, text: str) -> int:
-        """Return the number of tokens of a text."""
         return len(self.tokenizer.encode(text))
 
 
@@ -324,14 +323,12 @@ def _window(transformer: Path, bert: dict[str, Any]) -> int:
 
 def _pooling(config: dict[str, Any], directory: Path) -> str:
     """Return the single pooling mode, from the library's old or new format."""
-    flags = {"pooling_mode_cls_token": "cls", "pooling_mode_max_tokens": "max"}
-    flags["pooling_mode_mean_tokens"] = "mean"
     prefix = "pooling_mode_"
-    modes = [
-        flags.get(name, name.removeprefix(prefix))
-        for name, on in config.items()
-        if name.startswith(prefix) and on
+    names = {"cls_token": "cls", "max_tokens": "max", "mean_tokens": "mean"}
+    flags = [
+        key.removeprefix(prefix) for key, on in config.items() if key.startswith(prefix) and on
     ]
+    modes = [names.get(flag, flag) for flag in flags]
     mode = config.get("pooling_mode") or "+".join(modes)
     if mode not in _POOLINGS:
         raise ConfigError(f"{directory} pools by {mode or 'nothing'}: {_REMEDY}")

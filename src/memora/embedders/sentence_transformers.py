@@ -73,20 +73,17 @@ class SentenceTransformersEmbedder:
         Raises:
             EmbedderError: The library failed.
         """
-        vectors: list[Vector | None] = [None] * len(texts)
         try:
             with contained, self._lock:
-                fitting = [index for index, text in enumerate(texts) if self._fits(text)]
-                rows = self._model.encode(
-                    [texts[index] for index in fitting], show_progress_bar=False
-                )
+                fitting = [text for text in texts if self._fits(text)]
+                rows = self._model.encode(fitting, show_progress_bar=False)
         except Exception as error:
             raise EmbedderError(f"{self._identity} failed: {error}") from error
-        if fitting:
-            units = unit_vectors(np.asarray(rows), dimension=self._dimension, model=self._identity)
-            for index, unit in zip(fitting, units, strict=True):
-                vectors[index] = unit
-        return vectors
+        if not fitting:
+            return [None] * len(texts)
+        units = unit_vectors(np.asarray(rows), dimension=self._dimension, model=self._identity)
+        found = dict(zip(fitting, units, strict=True))
+        return [found.get(text) for text in texts]
 
     def _fits(self, text: str) -> bool:
         window = self._model.max_seq_length
