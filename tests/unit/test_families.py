@@ -38,7 +38,7 @@ def _load(tmp_path: Path, *rows: dict[str, Any]) -> list[Any]:
 def test_the_projects_own_families_validate_and_split_nine_to_one() -> None:
     loaded = families.load()
     judged = sum(family.judged for family in loaded)
-    assert len(loaded) > 500
+    assert len(loaded) > 1000
     assert 0.05 < judged / len(loaded) < 0.15
 
 
