@@ -403,7 +403,7 @@ def _explain(problem: ErrorDetails, prefix: str) -> str:
     if problem["type"] == "extra_forbidden":
         return f"unknown setting {name!r}{hint(name)}"
     if problem["type"] == "literal_error":
-        accepted = problem["ctx"]["expected"].replace("'", "")
+        accepted = problem.get("ctx", {})["expected"].replace("'", "")
     else:
         accepted = _Settings.model_fields[setting].description
     given = problem["input"]

@@ -159,10 +159,9 @@ class LogView:
         Raises:
             StoreError: The table or the log cannot be read.
         """
-        for attempt in range(_LOAD_ATTEMPTS - 1, -1, -1):
-            view = self._empty()
-            if view.fill(table, current, at_last=not attempt):
-                break
+        view, left = self._empty(), _LOAD_ATTEMPTS - 1
+        while not view.fill(table, current, at_last=left == 0):
+            view, left = self._empty(), left - 1
         return view
 
     def fill(self, table: EntryTable, current: Sequence[Segment], *, at_last: bool) -> bool:
