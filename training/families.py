@@ -1,6 +1,6 @@
 """Load families of needs and yield labelled pairs for the verifier.
 
-``python training/families.py [directory ...]`` validates the files and prints counts.
+``python training/families.py [file ...]`` validates the files and prints counts.
 """
 
 import hashlib
@@ -12,7 +12,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-HERE = Path(__file__).parent / "families"
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks" / "quality"))
+
+from data import development_file
+
+FILES = [Path(__file__).parent / f"families/h{number}.jsonl" for number in range(1, 21)]
 JUDGED_SHARE = 10  # one family in ten is kept for judging
 
 
@@ -43,32 +47,31 @@ class Pair(NamedTuple):
     lang: str
 
 
-def load(*directories: Path) -> list[Family]:
-    """Read all ``*.jsonl`` files of the directories, by default this project's own.
+def read_families(*paths: Path) -> list[Family]:
+    """Read files of families, by default this project's own.
 
     Raises:
         ValueError: A line is malformed, a text stands twice within its family, or an id twice
             over all files.
     """
     families: dict[str, Family] = {}
-    for directory in directories or (HERE,):
-        for path in sorted(directory.glob("*.jsonl")):
-            for number, line in enumerate(path.read_text("utf-8").split("\n"), 1):
-                if not line:
-                    continue
-                where = f"{path.name}:{number}"
-                try:
-                    family = _family(json.loads(line))
-                except (KeyError, TypeError) as error:
-                    msg = f"{where}: malformed family: {error!r}"
-                    raise ValueError(msg) from error
-                except ValueError as error:
-                    msg = f"{where}: {error}"
-                    raise ValueError(msg) from error
-                if family.id in families:
-                    msg = f"{where}: id {family.id!r} occurs twice"
-                    raise ValueError(msg)
-                families[family.id] = family
+    for path in paths or FILES:
+        for number, line in enumerate(development_file(path).read_text("utf-8").split("\n"), 1):
+            if not line:
+                continue
+            where = f"{path.name}:{number}"
+            try:
+                family = _family(json.loads(line))
+            except (KeyError, TypeError) as error:
+                msg = f"{where}: malformed family: {error!r}"
+                raise ValueError(msg) from error
+            except ValueError as error:
+                msg = f"{where}: {error}"
+                raise ValueError(msg) from error
+            if family.id in families:
+                msg = f"{where}: id {family.id!r} occurs twice"
+                raise ValueError(msg)
+            families[family.id] = family
     return list(families.values())
 
 
@@ -137,4 +140,4 @@ def _report(families: list[Family]) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(_report(load(*map(Path, sys.argv[1:]))) + "\n")
+    sys.stdout.write(_report(read_families(*map(Path, sys.argv[1:]))) + "\n")

@@ -32,11 +32,11 @@ ROW: dict[str, Any] = {
 def _load(tmp_path: Path, *rows: dict[str, Any]) -> list[Any]:
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (tmp_path / "x.jsonl").write_text(text, "utf-8")
-    return families.load(tmp_path)
+    return families.read_families(tmp_path / "x.jsonl")
 
 
 def test_the_projects_own_families_validate_and_split_nine_to_one() -> None:
-    loaded = families.load()
+    loaded = families.read_families()
     judged = sum(family.judged for family in loaded)
     assert len(loaded) > 1000
     assert 0.05 < judged / len(loaded) < 0.15

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from itertools import islice
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,6 +24,7 @@ import filelock
 from memora._files import file_mode, make_folder
 from memora.concurrency.bridge import alarm, within
 from memora.concurrency.fork import register_for_reinit
+from memora.concurrency.periodic import wait_for
 from memora.concurrency.reentry import inside
 
 if TYPE_CHECKING:
@@ -386,8 +387,7 @@ class FileFlights:
     def _renew_all(self) -> None:
         """Renew the held leases, until none is left."""
         while True:
-            with suppress(Empty):
-                self._wake.get(timeout=_RENEW_SECONDS)
+            wait_for(self._wake, _RENEW_SECONDS)
             with self._lock:
                 mine = self._thread is threading.current_thread()
                 held = list(self._held.values())

@@ -141,12 +141,7 @@ class Periodic:
         """Wait for `delay` seconds or `wake`; return False if the thread must end."""
         until = time.monotonic() + delay
         while True:
-            left = max(until - time.monotonic(), 0.0)
-            try:
-                self._queue.get(timeout=min(left, threading.TIMEOUT_MAX))
-                woken = True
-            except Empty:
-                woken = False
+            woken = wait_for(self._queue, until - time.monotonic())
             gone = self._get_step() is None
             with self._lock:
                 mine = self._thread is threading.current_thread()
@@ -190,6 +185,22 @@ if hasattr(os, "register_at_fork"):
     # Runs after the hooks of `threading` and `fork`, which were imported before: no thread may run
     # until all locks have been recreated.
     os.register_at_fork(after_in_child=_restart_all)
+
+
+def wait_for(queue: SimpleQueue[Any], seconds: float) -> bool:
+    """Wait for something in a queue of one reader, and remove it; return False if nothing came.
+
+    Before Python 3.13, `get` with a timeout may wait for ever if something was removed before
+    without waiting: it waits twice then, and takes a rest below 0 for no timeout. `get_nowait`
+    prevents it.
+    """
+    with suppress(Empty):
+        queue.get_nowait()
+        return True
+    with suppress(Empty):
+        queue.get(timeout=min(max(seconds, 0.0), threading.TIMEOUT_MAX))
+        return True
+    return False
 
 
 def weak(function: F) -> Callable[[], F | None]:
