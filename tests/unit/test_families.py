@@ -32,7 +32,10 @@ ROW: dict[str, Any] = {
 def _load(tmp_path: Path, *rows: dict[str, Any]) -> list[Any]:
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (tmp_path / "x.jsonl").write_text(text, "utf-8")
-    return families.read_families(tmp_path / "x.jsonl")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(families, "development_file", Path)  # pytest's folders have "test" in them
+        loaded: list[Any] = families.read_families(tmp_path / "x.jsonl")
+    return loaded
 
 
 def test_the_projects_own_families_validate_and_split_nine_to_one() -> None:
