@@ -363,7 +363,7 @@ def _options() -> argparse.Namespace:
     added = command(export, "write an ONNX file, and time it")
     added.add_argument("--checkpoint", type=Path, help="default: the newest of the run")
     added.add_argument("--output", type=Path, required=True)
-    added.add_argument("--precision", choices=("int8", "dynamic", "fp32"), default="int8")
+    added.add_argument("--precision", choices=("dynamic", "int8", "fp32"), default="dynamic")
     return parser.parse_args()
 
 
