@@ -135,11 +135,11 @@ def test_another_directory_in_the_place_of_the_store_is_not_taken_for_it(
     path = tmp_path / "store"
     path.rename(tmp_path / "elsewhere")
     for name in ("semantic_cache.lance", "semantic_cache.log"):
-        (path / name).mkdir(parents=True)
+        (path / name).mkdir(parents=True, exist_ok=True)  # a background thread may make it too
 
     assert "database" in faults(on_disk.health_check())
 
-    shutil.rmtree(path)
+    path.rename(tmp_path / "not the store")
     (tmp_path / "elsewhere").rename(path)
     assert until(lambda: is_healthy(on_disk))
 
