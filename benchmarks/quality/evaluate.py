@@ -22,7 +22,7 @@ from replay import Replay, Scene
 from vectors import Vectors, default_cache, readable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
     from policies import Policy
@@ -128,56 +128,6 @@ def measure(
 @lru_cache(maxsize=16)
 def _pairs(data: Path, name: str, final: bool) -> Pairs:  # noqa: FBT001 - a key of the cache
     return load_pairs(data, name, final=final)
-
-
-@lru_cache(maxsize=2)
-def bench(data: Path = DATA, cache: Path | None = None) -> Bench:
-    """Return what `evaluate` uses, kept for the next call."""
-    return Bench(data, cache)
-
-
-def evaluate(  # noqa: PLR0913 - a door for people
-    policy: Policy,
-    streams: Iterable[str] = ("mixed", "qqp", "traps", "banking77", "clinc150"),
-    *,
-    pairs: Iterable[str] = (HANDWRITTEN,),
-    default: float = SHIPPED,
-    data: Path = DATA,
-    cache: Path | None = None,
-) -> dict[str, Any]:
-    """Measure a policy, quickly enough to develop against.
-
-    Returns:
-        `streams` and `pairs`, each a dictionary by name; rates are shares of 1.
-    """
-    found = bench(data, cache)
-    return {
-        "streams": {name: measure(found.replay(policy, name), default=default) for name in streams},
-        "pairs": {name: found.pairs(policy, name, default=default) for name in pairs},
-    }
-
-
-def show(found: dict[str, Any], *, default: float = SHIPPED) -> None:
-    """Print the result of `evaluate`, one line a stream or suite, in per cent."""
-    print(
-        f"{'':12} H@0.5   H@1   H@2  rec@1  nAUC5 |  at {default:g}: hits  error  prec | ECE   t@1%"
-    )
-    for name, stream in found["streams"].items():
-        rates = [100 * stream[f"hits_at_{error}"] for error in ("0.5", "1", "2")]
-        point = stream["at"][f"{default:g}"]
-        print(
-            f"{name:12} {rates[0]:5.1f} {rates[1]:5.1f} {rates[2]:5.1f}  "
-            f"{100 * stream['recall_at_1']:5.1f}  {stream['nauc5']:.3f} | "
-            f"{100 * point['hit_rate']:14.1f}  {100 * point['error']:5.2f}  "
-            f"{point['precision']:.3f} | {stream['calibration']['ece']:.3f} "
-            f"{stream['threshold_at_1']:.4f}"
-        )
-    for name, suite in found["pairs"].items():
-        area = "-" if suite["auc"] is None else f"{suite['auc']:.4f}"
-        print(
-            f"{name:12} AUC {area}, served at {default:g}: {suite['served_same']} of "
-            f"{suite['same']} right, {suite['served_other']} of {suite['n'] - suite['same']} wrong"
-        )
 
 
 def _served(served: NDArray[np.bool_], same: NDArray[np.bool_]) -> dict[str, Any]:

@@ -106,7 +106,7 @@ class Core:
                     return pipeline.serve(self.ports, request, known)
             look = partial(self._look, request, threshold=threshold, max_age=max_age, known=known)
             found: LookupResult = await Inside(self.in_time(executor, look))
-            return found  # noqa: TRY300 - as above
+            return found  # noqa: TRY300 - an `else` would also be skipped by the return above
         except Exception as fault:  # noqa: BLE001 - no fault may reach the application
             return self._resolved([request], [fault])[0]
         finally:
@@ -176,19 +176,6 @@ class Core:
         refuse()
         found: T = await Inside(self.in_time(executor, contained(function)))
         return found
-
-    async def store(
-        self,
-        executor: Executor,
-        request: Request,
-        result: Any,
-        *,
-        metadata: str,
-        lifetime: Lifetime,
-    ) -> str | None:
-        """Store a result; return the entry's id, or None if that failed."""
-        (entry_id,) = await self.store_many(executor, [(request, result, metadata, lifetime)])
-        return entry_id
 
     async def store_many(
         self, executor: Executor, items: Sequence[tuple[Request, Any, str, Lifetime]]

@@ -21,7 +21,6 @@ import filelock
 
 from memora.errors import StoreError, StorePathError
 from memora.stores.bucket._batches import GRACE_SECONDS, Batch, BatchLog
-from memora.stores.disk import _records
 from memora.stores.disk._checkpoint import Checkpoint
 from memora.stores.disk._lance import connect, faults
 from memora.stores.disk._maintenance import Maintenance
@@ -300,19 +299,13 @@ class BucketMaintenance(Maintenance):
         moving: list[tuple[int, int, bytes]] = []
         for number in self._sources():
             with self.view.lock:
-                batch = self.view.segments[number]
-                found = [
-                    (slot, self.view.hot.key(slot), self.view.hot.seq(slot), location)
-                    for slot in self.view.hot.since(number, 0)
-                    if (location := self.view.hot.location(slot)).segment == number
-                ]
-            whole = batch.whole()
-            for slot, key, seq, location in found:
-                raw = whole[location.offset : location.offset + location.length]
-                if _records.content_of(raw, key) is None:
-                    self._damaged(key, seq)
-                else:
-                    moving.append((slot, seq, raw))
+                batch, slots = self.view.segments[number], self.view.hot.since(number, 0)
+            whole = batch.whole()  # one request per batch, not per record
+
+            def record(offset: int, length: int, whole: bytes = whole) -> bytes:
+                return whole[offset : offset + length]
+
+            moving += self._living(number, slots, record)
         if moving:
             self._move(moving)
 

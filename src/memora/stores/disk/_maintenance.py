@@ -26,7 +26,7 @@ from memora.stores.disk._view import GRACE_SECONDS
 from memora.stores.memtable import Uses
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from memora.protocols import Clock
     from memora.stores.disk._table import EntryTable
@@ -445,21 +445,36 @@ class Maintenance:
             source = view.segments[worst]
             slots = view.hot.since(worst, 0)
         for start in range(0, len(slots), _MOVE_RECORDS):
-            moving: list[tuple[int, int, bytes]] = []
-            with view.lock:
-                found = [
-                    (slot, view.hot.key(slot), view.hot.seq(slot), location)
-                    for slot in slots[start : start + _MOVE_RECORDS]
-                    if (location := view.hot.location(slot)).segment == worst
-                ]
-            for slot, key, seq, location in found:
-                raw = source.read(location.offset, location.length)
-                if _records.content_of(raw, key) is None:
-                    self._damaged(key, seq)
-                else:
-                    moving.append((slot, seq, raw))
-            if moving:
+            part = slots[start : start + _MOVE_RECORDS]
+            if moving := self._living(worst, part, source.read):
                 self._move(moving)
+
+    def _living(
+        self, segment: int, slots: Sequence[int], read: Callable[[int, int], bytes]
+    ) -> list[tuple[int, int, bytes]]:
+        """Return slot, sequence number and record of the entries that are still in a segment.
+
+        Entries with a damaged record are dropped.
+
+        Args:
+            segment: The segment.
+            slots: Slots whose entries may be in it.
+            read: Returns the bytes at an offset, with a length.
+        """
+        hot, living = self.view.hot, []
+        with self.view.lock:
+            found = [
+                (slot, hot.key(slot), hot.seq(slot), location)
+                for slot in slots
+                if (location := hot.location(slot)).segment == segment
+            ]
+        for slot, key, seq, location in found:
+            record = read(location.offset, location.length)
+            if _records.content_of(record, key) is None:
+                self._damaged(key, seq)
+            else:
+                living.append((slot, seq, record))
+        return living
 
     def _clear_away(self) -> None:
         """Delete segments that hold no live record and nothing that is not in the table."""

@@ -396,7 +396,7 @@ class LanceStore:
 
     def invalidate_tag(self, tag: str, /) -> None:
         self._check()
-        with faults("outdate"):
+        with faults("invalidate_tag"):
             self._view.read()  # so that the sequence number is later than all entries put before
         with self._writing:
             record = _records.Record(_records.INVALIDATE_TAG, self._next_seq(), bytes(16), tag=tag)
