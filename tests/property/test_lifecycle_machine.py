@@ -684,7 +684,7 @@ class Tiered(LifecycleMachine):
         current = {row.entry_id for row in self.models[1].rows.values() if row.alive(self.now)}
         for key in list(store._held):
             found = store.get_in_memory(key, now=self.now)
-            assert found is None or found[0].id in current
+            assert not found or found[0].id in current
 
 
 class OnEveryStore(LifecycleMachine):
