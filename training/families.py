@@ -31,9 +31,8 @@ class Family(NamedTuple):
 
     @property
     def judged(self) -> bool:
-        """True if the family is kept for judging; stable for an id on every machine."""
-        digest = hashlib.sha256(self.id.encode()).digest()
-        return int.from_bytes(digest[:8], "big") % JUDGED_SHARE == 0
+        """True if the family is kept for judging."""
+        return kept(self.id)
 
 
 class Pair(NamedTuple):
@@ -45,6 +44,12 @@ class Pair(NamedTuple):
     kind: str
     family: str
     lang: str
+
+
+def kept(group: str) -> bool:
+    """Return whether a family or group is kept for judging; stable on every machine."""
+    digest = hashlib.sha256(group.encode()).digest()
+    return int.from_bytes(digest[:8], "big") % JUDGED_SHARE == 0
 
 
 def read_families(*paths: Path) -> list[Family]:

@@ -7,7 +7,6 @@ tenth family of needs is kept for judging.
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections import defaultdict
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from data import PAIRS, development_file, records
+from families import kept
 from sources import EVALUATED, LABELS, QUESTIONS
 
 from memora.context import canonical_query
@@ -91,11 +91,6 @@ class Pair:
     b: str
     same: bool
     source: str
-
-
-def kept(group: str) -> bool:
-    """Return whether a family or group is kept for judging: every tenth, by a stable hash."""
-    return hashlib.sha256(group.encode()).digest()[0] % 10 == 0
 
 
 def families(data: Path) -> list[Record]:
