@@ -131,6 +131,7 @@ class Memora(Observation):
             storage=without_password(config.db_uri),
             table=config.table_name,
             model=self._ports.embedder.identity,
+            verifier=self._ports.judge.verifies,
         )
 
     def __repr__(self) -> str:
@@ -256,7 +257,7 @@ class Memora(Observation):
                 in a large cache.
 
         Returns:
-            The decision and up to five candidates; with `elsewhere`, also entries of other
+            The decision and up to ten candidates; with `elsewhere`, also entries of other
             contexts. If the cache itself fails, the reason is "error".
 
         Raises:
