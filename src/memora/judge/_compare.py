@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rapidfuzz.distance import OSA
 
+from memora.judge._affixes import affix_relation
 from memora.judge._text import ARTICLES, LIGHT_WEIGHT, MOST_CHARACTERS, weight_of
 from memora.judge._words import relations, word_set
 from memora.model import Evidence
@@ -251,9 +252,16 @@ def _pair_words(
     for word in left[:_MOST_WORDS]:
         antonyms = known.antonyms.get(word, ())
         synonyms = known.synonyms.get(word, nothing)
-        familiar, ending = word in known.rarity, word[-_LEAST_NEGATED:]
+        familiar = word in known.rarity
+        start, end = word[:_LEAST_NEGATED], word[-_LEAST_NEGATED:]
         for other in others:
-            if other in antonyms or (other.endswith(ending) and _is_negated(word, other)):
+            affix = ""
+            if other.endswith(end):
+                negated = _is_negated(word, other)
+                affix = "opposite" if negated else _affix(a, word, b, other)
+            elif other.startswith(start):
+                affix = _affix(a, word, b, other)
+            if other in antonyms or affix == "opposite":
                 opposites += 1
                 shown = f"{a.shown[word]} / {b.shown[other]}"
                 found.evidence.append(Evidence("opposites", shown))
@@ -261,7 +269,16 @@ def _pair_words(
                 if known.exclusive.get(word, 0) & known.exclusive.get(other, 0):
                     continue  # "second" and "minute" are also synonyms, for a moment
                 reworded += 1
-            elif (familiar and other in known.rarity) or not _is_slip(a, word, b, other):
+            elif affix:
+                found.features["siblings"] = found.features.get("siblings", 0.0) + 1.0
+                shown = f"{a.shown[word]} / {b.shown[other]}"
+                found.evidence.append(Evidence("affix", shown))
+                continue
+            elif (
+                (familiar and other in known.rarity)
+                or known.exclusive.get(word, 0) & known.exclusive.get(other, 0)
+                or not _is_slip(a, word, b, other)
+            ):
                 continue
             else:
                 reworded += 1
@@ -279,11 +296,17 @@ def _is_negated(one: str, other: str) -> bool:
     return len(short) >= _LEAST_NEGATED and prefix in _NEGATING_PREFIXES and long.endswith(short)
 
 
+def _affix(a: Text, word: str, b: Text, match: str) -> str:
+    return affix_relation(a.shown[word].lower(), b.shown[match].lower())
+
+
 def _is_slip(a: Text, word: str, b: Text, match: str) -> bool:
     """Return whether two words, at least one of them unknown, differ by a typo."""
     one, other = a.shown[word].lower(), b.shown[match].lower()
     longest = max(len(one), len(other))
     if longest < _LEAST_SLIP or abs(len(one) - len(other)) > _MOST_SLIPS:
+        return False
+    if affix_relation(one, other):
         return False
     known = relations().rarity
     # Two names, or two unknown words, may well mean different things.
@@ -357,7 +380,8 @@ def _compare_siblings(
             found.evidence.append(Evidence(kind, f"{a.shown[word]} / {b.shown[others[0]]}"))
             matched.update(others)
     if count:
-        found.features["siblings"] = float(min(count, len(matched)))
+        count = min(count, len(matched))
+        found.features["siblings"] = found.features.get("siblings", 0.0) + count
 
 
 def _compare_names(a: Text, b: Text, left: list[str], right: list[str], found: Comparison) -> None:

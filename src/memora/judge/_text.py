@@ -134,6 +134,12 @@ _BOUNDS = re.compile(
     r"|(?P<eq>exactly|precisely))\b"
 )
 _HYPHEN = re.compile(r"(?<=[a-z])-(?=[a-z])")
+# A prefix and its word are one word: "bi-weekly" and "biweekly".
+_PREFIXED = re.compile(
+    r"\b(bi|semi|non|pre|post|anti|re|un|dis|de|sub|super|multi|inter|intra|hyper|hypo|macro|micro)"
+    r"-(?=[a-z]{3})",
+    re.IGNORECASE,
+)
 # After a number, text2num would read the scale as a separate number.
 _SCALED = re.compile(r"(?<=\d) (?=(?:hundred|thousand|million|billion|trillion)\b)", re.IGNORECASE)
 _AFTER_DIGIT = re.compile(r"(?<=\d)(?=[\u00bc-\u00be])")  # "1½" is not 11/2
@@ -284,7 +290,7 @@ def _plain(text: str) -> str:
         text = "".join(unicodedata.normalize("NFKC", piece) for piece in pieces)
         text = text[:MOST_CHARACTERS].translate(_QUOTES)  # one character may expand to twenty
         text = _FOREIGN_DIGIT.sub(lambda match: str(int(match[0])), text)
-    return _HYPHEN.sub(" ", text) if "-" in text else text
+    return _HYPHEN.sub(" ", _PREFIXED.sub(r"\1", text)) if "-" in text else text
 
 
 def _count(text: str) -> str:
