@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from rapidfuzz.distance import OSA
 
 from memora.judge._affixes import affix_relation
-from memora.judge._text import ARTICLES, LIGHT_WEIGHT, MOST_CHARACTERS, weight_of
+from memora.judge import _small_words as small
+from memora.judge._small_words import ARTICLES
+from memora.judge._text import LIGHT_WEIGHT, MOST_CHARACTERS, weight_of
 from memora.judge._words import relations, word_set
 from memora.model import Evidence
 
@@ -105,10 +107,12 @@ def compare(a: Text, b: Text) -> Comparison:
     features = found.features
     start, end = _ends(a.sequence, b.sequence)
     frame = (start + end) / max(len(a.sequence), len(b.sequence), 1)
+    differing = slice(start, -end or None)
+    one, other = a.sequence[differing], b.sequence[differing]
     _compare_atoms(a, b, found)
     left, right = _lacking(a, b), _lacking(b, a)
     opposites, reworded = _pair(a, b, left, right, found)
-    opposites += _oppose_small_words(a, b, found)
+    opposites += _oppose_small_words(a, b, found) + _compare_directions(a, b, one, other, found)
     left_weight, right_weight = sum(map(weight_of, left)), sum(map(weight_of, right))
     total = a.weight + b.weight
     share = (left_weight + right_weight) / total if total else 0.0
@@ -133,10 +137,11 @@ def compare(a: Text, b: Text) -> Comparison:
             found.evidence.append(Evidence("negation", "only one of them has a negation"))
     _compare_questions(a, b, near * frame, found)
     _compare_quantifiers(a, b, near, found)
+    _compare_scope(a, b, left, right, near, found)
     if a.bounds and b.bounds and a.bounds.isdisjoint(b.bounds):
         features["bounds"] = 1.0
         found.evidence.append(Evidence("bounds", f"{_bounds(a)} / {_bounds(b)}"))
-    _compare_order(a, b, slice(start, -end or None), found)
+    _compare_order(a, b, one, other, found)
     if a.rest != b.rest:  # counted as one substituted word
         features["substitution"] = features.get("substitution", 0.0) + 1.0
         differ = f"the texts differ after {MOST_CHARACTERS:,} characters"
@@ -402,6 +407,12 @@ def _oppose_small_words(a: Text, b: Text, found: Comparison) -> int:
     """Count small words of one text whose opposite occurs only in the other."""
     one, other = a.function, b.function
     opposites = 0
+    for up, down in ((a, b), (b, a)):
+        if "down" in down.content and "up" in up.function and "up" not in down.function:
+            if "down" not in up.content:
+                opposites += 1
+                shown = "up / down" if up is a else "down / up"
+                found.evidence.append(Evidence("opposites", shown))
     for here, there in _SMALL_OPPOSITES:
         if here in one and there in other and here not in other and there not in one:
             opposites += 1
@@ -414,6 +425,36 @@ def _compare_quantifiers(a: Text, b: Text, weight: float, found: Comparison) -> 
         found.features["quantifiers"] = weight * len(quantifiers) / 2
         shown = f"only one of them says {_some(sorted(quantifiers))}"
         found.evidence.append(Evidence("quantifiers", shown))
+
+
+def _compare_directions(
+    a: Text, b: Text, one: Sequence[str], other: Sequence[str], found: Comparison
+) -> int:
+    """Return 1 for a small word that another replaces, such as "in" and "out of"."""
+    shown = small.direction(one, other)
+    if shown:
+        found.evidence.append(Evidence("opposites", " / ".join(shown)))
+    return int(bool(shown))
+
+
+def _compare_scope(  # noqa: PLR0913
+    a: Text, b: Text, left: list[str], right: list[str], weight: float, found: Comparison
+) -> None:
+    """Compare moods, conjunctions and additions."""
+    if mood := small.other_mood(a, b):
+        found.features["question"] = max(found.features.get("question", 0.0), weight)
+        found.evidence.append(Evidence("question", mood))
+    if _COMPARING.isdisjoint(a.content) and (joined := small.conjunction(a, b)):
+        found.features["quantifiers"] = found.features.get("quantifiers", 0.0) + weight
+        found.evidence.append(Evidence("quantifiers", joined))
+    added = ""
+    if not left:
+        added = small.addition(b, right, a)
+    if not right and not added:
+        added = small.addition(a, left, b)
+    if added:
+        found.features["quantifiers"] = found.features.get("quantifiers", 0.0) + weight
+        found.evidence.append(Evidence("words", f"only one of them says {added}"))
 
 
 def _bounds(text: Text) -> str:
@@ -432,13 +473,21 @@ def _ends(one: Sequence[str], other: Sequence[str]) -> tuple[int, int]:
     return start, end
 
 
-def _compare_order(a: Text, b: Text, differing: slice, found: Comparison) -> None:
-    one, other = a.sequence[differing], b.sequence[differing]
+def _compare_order(
+    a: Text, b: Text, one: Sequence[str], other: Sequence[str], found: Comparison
+) -> None:
     compared = not (_COMPARING.isdisjoint(a.content) and _COMPARING.isdisjoint(b.content))
-    if a.passive == b.passive and _swapped(one, other, compared=compared):
+    if (
+        a.passive == b.passive
+        and _swapped(small.as_objects(one), small.as_objects(other), compared=compared)
+    ) or (one and small.other_agent(a, b, one, other)):
         shown = f"{_spell(a, one)} / {_spell(b, other)}"
     elif not compared and _turned(a, b):
         shown = f"to {_spell(a, sorted(a.targets))} / to {_spell(b, sorted(b.targets))}"
+    elif small.turned_about(a, b):
+        shown = "to / from" if a.targets & b.origins else "from / to"
+    elif persons := small.person(a, b, one, other):
+        shown = persons
     else:
         return
     found.features["order"] = 1.0
@@ -446,9 +495,7 @@ def _compare_order(a: Text, b: Text, differing: slice, found: Comparison) -> Non
 
 
 def _swapped(one: Sequence[str], other: Sequence[str], *, compared: bool) -> bool:
-    """Return whether two parts changed places around an asymmetric middle."""
-    one = [piece for piece in one if piece not in ARTICLES]
-    other = [piece for piece in other if piece not in ARTICLES]
+    """Return whether two parts, without articles, changed places around an asymmetric middle."""
     size = len(one)
     if size != len(other) or not _LEAST_SWAP <= size <= _LONGEST_SWAP:
         return False

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from text_to_num import alpha2digit
 
 from memora.judge._atoms import Atom, Token, take_atoms, tokens_of
+from memora.judge._small_words import ARTICLES, mood_of
 from memora.judge._words import UNITS, relations, stem, word_set
 
 if TYPE_CHECKING:
@@ -108,7 +109,6 @@ _BEFORE_PRONOUN = word_set(
     "which this that the no any some every each does do can should could would will must may if is "
     "another other only best good has"
 )
-ARTICLES = frozenset(("a", "an", "the"))
 _BEING = word_set("is are was were been be")
 
 _ASKS = re.compile(
@@ -133,6 +133,7 @@ _BOUNDS = re.compile(
     r"|(?:short|young|low|small)er than)"
     r"|(?P<eq>exactly|precisely))\b"
 )
+_OWNER = re.compile(r"\b([a-z]{2,40})(?:'s|(?<=s)')(?![a-z])")
 _HYPHEN = re.compile(r"(?<=[a-z])-(?=[a-z])")
 # A prefix and its word are one word: "bi-weekly" and "biweekly".
 _PREFIXED = re.compile(
@@ -186,6 +187,12 @@ class Text(NamedTuple):
     """Bounds on its numbers and dates: more, at least, less, at most, exactly."""
     targets: frozenset[str]
     """Words after a "to"."""
+    origins: frozenset[str]
+    """Words after a "from"."""
+    owners: frozenset[str]
+    """Stems of words with an apostrophe that makes them owners: "manager's"."""
+    mood: str
+    """Whether it asks what may, must or should be, or what was, is or will be; "" if unclear."""
     negations: int
     passive: bool
     """True if it has a "by" and a form of "be"."""
@@ -260,7 +267,10 @@ def _analyse(text: str, rest: int = 0) -> Text:
         language=_language(pieces),
         names=frozenset(names),
         bounds=_bounds(lower) if atoms else frozenset(),
-        targets=_targets(sequence) if "to" in function else frozenset(),
+        targets=_after("to", sequence) if "to" in function else frozenset(),
+        origins=_after("from", sequence) if "from" in function else frozenset(),
+        owners=_owners(lower) if "'" in lower else frozenset(),
+        mood=mood_of(sequence),
         negations=negations,
         passive="by" in function and not _BEING.isdisjoint(function),
         question=_question(lower, pieces),
@@ -353,10 +363,15 @@ def _counts(before: list[Token]) -> bool:
     return not before or before[-1].lower not in _BEFORE_PRONOUN
 
 
-def _targets(sequence: list[str]) -> frozenset[str]:
+def _owners(lower: str) -> frozenset[str]:
+    return frozenset(stem(match[1]) for match in _OWNER.finditer(lower))
+
+
+def _after(word: str, sequence: list[str]) -> frozenset[str]:
+    """Return the pieces that follow a small word, or its article."""
     found = set()
     for at, piece in enumerate(sequence[:-1]):
-        if piece == "to":
+        if piece == word:
             behind = at + 2 if sequence[at + 1] in ARTICLES else at + 1
             found.update(sequence[behind : behind + 1])
     return frozenset(found)

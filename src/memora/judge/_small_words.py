@@ -1,0 +1,251 @@
+"""Compare what small words say: which way, of whom, whether one may or must, and additions.
+
+Each function returns what it found as text for people, or nothing.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from memora.judge._words import word_set
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from memora.judge._text import Text
+
+ARTICLES = frozenset(("a", "an", "the"))
+_EMPTY = ARTICLES | {"of"}
+_MOST_REPLACED = 3  # pieces of a text for which another small word stands
+_MOST_ADDED = 6  # words that are looked at
+_LONGEST_PHRASE = 3  # words after a preposition
+
+# Small words, and content words by their stem, that exclude each other in one place.
+_DIRECTIONS = (
+    (word_set("in into"), word_set("out")),
+    (word_set("on over onto abov upon"), word_set("under below beneath underneath")),
+    (word_set("with"), word_set("after befor")),
+    (word_set("to into onto toward"), word_set("from by")),
+    (word_set("for"), word_set("from by")),
+)
+_AND, _OR = word_set("and plus"), "or"
+
+_PERSONS = {
+    "i": "I", "me": "I", "my": "I", "mine": "I", "we": "I", "us": "I", "our": "I",
+    "you": "you", "your": "you", "yours": "you", "he": "he", "him": "he", "his": "he",
+    "she": "she", "her": "she", "they": "they", "them": "they", "their": "they",
+}  # fmt: skip
+_AGREEING = word_set("am is are was were be do does have has ve re s m d ll")
+_OBJECTS = {"i": "me", "we": "us", "he": "him", "she": "her", "they": "them"}
+# What anybody does: "how do you boil an egg" asks the same as "how do I".
+_GENERAL = word_set("may should would")
+_WHO = word_set("who what which whom")
+_DO = word_set("do does did")
+
+_MOODS = {
+    "can": "may", "could": "may", "may": "may", "might": "may", "must": "must",
+    "should": "should", "shall": "should", "ought": "should", "would": "would",
+    "will": "future", "did": "past", "was": "past", "were": "past", "had": "past",
+    "do": "present", "does": "present", "is": "present", "are": "present", "am": "present",
+}  # fmt: skip
+_BEFORE_TO = {
+    "have": "must", "has": "must", "need": "must", "requir": "must", "oblig": "must",
+    "mandatori": "must", "compulsori": "must", "necessari": "must", "allow": "may",
+    "permit": "may", "possibl": "may", "abl": "may", "suppos": "should", "advis": "should",
+}  # fmt: skip
+_MOOD_WITHIN, _TO_WITHIN = 5, 5  # pieces
+_EXCLUSIVE_MOODS = {
+    frozenset(pair.split("-"))
+    for pair in (
+        "may-must", "may-should", "must-should", "future-should", "future-may", "future-must",
+        "past-future", "past-should", "past-may", "past-must",
+    )
+}  # fmt: skip
+_TENSES = frozenset(("past", "present"))
+_DATED = word_set("when whether") | {"how many", "how much", "how often"}
+
+# Qualifiers that narrow what they are added to.
+_QUALIFIERS = word_set(
+    "second third fourth fifth last next previous return used new old free cheap expensive electric "
+    "diesel hybrid red blue green black white small large big junior senior adult child children "
+    "kid baby toddler pregnant elderly beginner vegan vegetarian gluten organic near nearby "
+    "digital international domestic foreign local public private commercial residential "
+    "open closed active inactive unpaid overdue pending failed successful average median maximum "
+    "minimum total net gross female male men women pro ultra mini lite premium plus"
+)
+_PREPOSITIONS = word_set(
+    "for in at on near with from under over during by within after befor between among through via "
+    "insid outsid as like except exclud unless if given assum provid while when"
+)
+# After a preposition, these add nothing.
+_NOTHING_NEW = word_set(
+    "world life general detail short fact advance exampl instance earth term sentence word simpl "
+    "moment home time now today quora internet onlin step quick brief whole history future real "
+    "usual way best good free sure long easili order me us you it this that these those them kind "
+    "thanks peopl person someon"
+)
+_OWNERS_OF_ALL = word_set("world one someon anyon everyon person somebodi today nation")
+_ALL = word_set("all every each any")
+_POSSESSIVES = word_set("my our your his her their")
+
+
+def conjunction(a: Text, b: Text) -> str:
+    """Find "A and B" against "A or B"."""
+    for one, other in ((a, b), (b, a)):
+        if _OR in one.function and _OR not in other.function and "and" not in one.function:
+            joined = _joined(one.sequence, {_OR})
+            if joined and not joined.isdisjoint(_joined(other.sequence, _AND)):
+                return "and / or" if other is a else "or / and"
+    return ""
+
+
+def _joined(sequence: Sequence[str], words: Iterable[str]) -> set[tuple[str, str]]:
+    """Return the pieces before and after each of the words."""
+    pieces = [piece for piece in sequence if piece not in ARTICLES]
+    return {
+        (pieces[at - 1], pieces[at + 1])
+        for at in range(1, len(pieces) - 1)
+        if pieces[at] in words
+    }
+
+
+def direction(one: Sequence[str], other: Sequence[str]) -> tuple[str, str] | None:
+    """Find a small word that another replaces, and nothing else: "in stock", "out of stock"."""
+    left = [piece for piece in one if piece not in _EMPTY]
+    right = [piece for piece in other if piece not in _EMPTY]
+    if len(left) != 1 or len(right) != 1:
+        return None
+    x, y = left[0], right[0]
+    for here, there in _DIRECTIONS:
+        if (x in here and y in there) or (y in here and x in there):
+            return x, y
+    return None
+
+
+def person(a: Text, b: Text, one: Sequence[str], other: Sequence[str]) -> str:
+    """Find another person in a text that is otherwise equal: "my salary", "his salary"."""
+    if not one or not other or max(len(one), len(other)) > _MOST_REPLACED:
+        return ""
+    left, right = _persons(one), _persons(other)
+    if not left or not right or not left.isdisjoint(right):
+        return ""
+    if {"I", "you"} == left | right and (
+        a.question not in {"", "whether"} or a.mood in _GENERAL or a.mood != b.mood
+    ):
+        return ""
+    return f"{' '.join(sorted(left))} / {' '.join(sorted(right))}"
+
+
+def _persons(pieces: Sequence[str]) -> set[str]:
+    """Return the persons of pronouns and of what agrees with them; nothing if there is more."""
+    found = set()
+    for piece in pieces:
+        if piece in _PERSONS:
+            found.add(_PERSONS[piece])
+        elif piece not in _AGREEING:
+            return set()
+    return found
+
+
+def turned_about(a: Text, b: Text) -> bool:
+    """Return whether "to X" in one text is "from X" in the other."""
+    return _from_instead(a, b) or _from_instead(b, a)
+
+
+def _from_instead(one: Text, other: Text) -> bool:
+    """Return whether the other text comes from a place that only this one goes to."""
+    places = one.targets & other.origins
+    return bool(places - one.origins - other.targets)
+
+
+def as_objects(pieces: Iterable[str]) -> list[str]:
+    """Write pronouns in one case, without articles: "I" and "me" are the same person."""
+    return [_OBJECTS.get(piece, piece) for piece in pieces if piece not in ARTICLES]
+
+
+def other_agent(a: Text, b: Text, one: Sequence[str], other: Sequence[str]) -> bool:
+    """Return whether who does it and whom it is done to are exchanged, in equal words.
+
+    "Who does Ada know" against "who knows Ada", and "which cats chase dogs" against "which cats
+    are chased by dogs".
+    """
+    if a.content != b.content:
+        return False
+    if a.passive != b.passive:
+        return [x for x in a.sequence if x in a.content] == [
+            x for x in b.sequence if x in b.content
+        ] and len(a.content) > 1
+    left = [piece for piece in one if piece not in _DO]
+    right = [piece for piece in other if piece not in _DO]
+    return (
+        a.question == b.question
+        and not _WHO.isdisjoint(a.function)
+        and len(left) == len(right) > 1
+        and (len(left) < len(one)) != (len(right) < len(other))
+        and any(left[at:] + left[:at] == right for at in range(1, len(left)))
+    )
+
+
+def mood_of(sequence: Sequence[str]) -> str:
+    """Return whether a question asks what may, must or should be, what was, is or will be."""
+    for at, piece in enumerate(sequence[:_MOOD_WITHIN]):
+        if piece in _MOODS or piece in _BEFORE_TO:
+            mood = _MOODS.get(piece, "")
+            if mood != "present" and piece in _MOODS:
+                polite = at == 0 and sequence[1:2] == ("you",)
+                return "" if polite else mood
+            for further in range(at, min(at + _TO_WITHIN, len(sequence) - 1)):
+                if sequence[further] in _BEFORE_TO and "to" in sequence[further + 1 : further + 5]:
+                    return _BEFORE_TO[sequence[further]]
+            return mood
+    return ""
+
+
+def other_mood(a: Text, b: Text) -> str:
+    """Find "can I" against "must I", and "was it" against "is it"."""
+    if a.mood == b.mood or not a.mood or not b.mood or a.question != b.question:
+        return ""
+    moods = frozenset((a.mood, b.mood))
+    if moods == _TENSES:
+        found = a.question in _DATED
+    else:
+        found = moods in _EXCLUSIVE_MOODS and a.question != "how"
+    return f"{a.mood} / {b.mood}" if found else ""
+
+
+def addition(text: Text, words: Sequence[str], other: Text) -> str:
+    """Find an addition that narrows a question: "for children", "second", "in inches".
+
+    Args:
+        text: The longer text.
+        words: Stems that only it has, the other lacking none.
+        other: The shorter text.
+    """
+    sequence = text.sequence
+    if _POSSESSIVES.isdisjoint(other.function):
+        for before, piece in pairwise(sequence):
+            if piece in _POSSESSIVES and before in _ALL:
+                return piece
+    for word in words[:_MOST_ADDED]:
+        if word in text.owners and word not in _OWNERS_OF_ALL:
+            return f"{text.shown[word]}'s"
+        if text.shown[word].lower() in _QUALIFIERS:
+            return text.shown[word]
+        if len(words) > _LONGEST_PHRASE:
+            continue
+        at = sequence.index(word)
+        before = _preposition(sequence, at)
+        if before and _NOTHING_NEW.isdisjoint(sequence[at : at + _LONGEST_PHRASE]):
+            return f"{before} {text.shown[word]}"
+    return ""
+
+
+def _preposition(sequence: Sequence[str], at: int) -> str:
+    """Return the preposition in front of a piece and of its article or possessive."""
+    for before in reversed(sequence[max(at - 2, 0) : at]):
+        if before in _PREPOSITIONS:
+            return before
+        if before not in ARTICLES and before not in _POSSESSIVES:
+            break
+    return ""
