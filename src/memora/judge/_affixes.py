@@ -11,7 +11,8 @@ Relation = Literal["", "opposite", "other"]
 
 _LEAST_ROOT = 3  # letters
 _LONGEST_COMMON = 3  # letters
-_NEGATING = word_set("un in im ir il dis non de mis anti")
+_NOT = word_set("un in im ir il dis non")
+_NEGATING = _NOT | word_set("de mis anti")
 _PREFIXES = _NEGATING | word_set(
     "bi tri semi re pre post over under out up down hyper hypo inter intra macro micro mono multi "
     "uni sub super counter fore co en ex mid trans auto tele nano mega kilo milli centi pseudo"
@@ -65,6 +66,8 @@ def _prefixes(one: str, other: str, root: int) -> Relation:
     if other not in _PREFIXES or (one and one not in _PREFIXES):
         return ""
     if root < _LEAST_ROOT or (root < _LEAST_AFTER_SHORT and len(other) <= _SHORT_PREFIX):
+        return ""
+    if one and (other.startswith(one) or {one, other} <= _NOT):  # "un-" and "uni-" may be a typo
         return ""
     return "opposite" if other in _NEGATING and not one else "other"
 

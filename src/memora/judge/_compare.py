@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rapidfuzz.distance import OSA
 
-from memora.judge._affixes import affix_relation
 from memora.judge import _small_words as small
-from memora.judge._small_words import ARTICLES
+from memora.judge._affixes import affix_relation
 from memora.judge._text import LIGHT_WEIGHT, MOST_CHARACTERS, weight_of
 from memora.judge._words import relations, word_set
 from memora.model import Evidence
@@ -26,7 +25,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "identifiers": ("identifiers",),
     "names": ("names",),
     "polarity": ("polarity", "polarity_loose"),
-    "words": ("substitution", "insertion"),
+    "words": ("substitution", "insertion", "addition"),
     "wording": ("explained",),
     "siblings": ("siblings",),
     "question": ("question",),
@@ -137,7 +136,10 @@ def compare(a: Text, b: Text) -> Comparison:
             found.evidence.append(Evidence("negation", "only one of them has a negation"))
     _compare_questions(a, b, near * frame, found)
     _compare_quantifiers(a, b, near, found)
-    _compare_scope(a, b, left, right, near, found)
+    _compare_scope(a, b, near, found)
+    if added := small.addition(a, b, left, right):
+        features["addition"] = near * frame
+        found.evidence.append(Evidence("words", f"only one of them says {added}"))
     if a.bounds and b.bounds and a.bounds.isdisjoint(b.bounds):
         features["bounds"] = 1.0
         found.evidence.append(Evidence("bounds", f"{_bounds(a)} / {_bounds(b)}"))
@@ -407,12 +409,6 @@ def _oppose_small_words(a: Text, b: Text, found: Comparison) -> int:
     """Count small words of one text whose opposite occurs only in the other."""
     one, other = a.function, b.function
     opposites = 0
-    for up, down in ((a, b), (b, a)):
-        if "down" in down.content and "up" in up.function and "up" not in down.function:
-            if "down" not in up.content:
-                opposites += 1
-                shown = "up / down" if up is a else "down / up"
-                found.evidence.append(Evidence("opposites", shown))
     for here, there in _SMALL_OPPOSITES:
         if here in one and there in other and here not in other and there not in one:
             opposites += 1
@@ -430,31 +426,20 @@ def _compare_quantifiers(a: Text, b: Text, weight: float, found: Comparison) -> 
 def _compare_directions(
     a: Text, b: Text, one: Sequence[str], other: Sequence[str], found: Comparison
 ) -> int:
-    """Return 1 for a small word that another replaces, such as "in" and "out of"."""
-    shown = small.direction(one, other)
-    if shown:
-        found.evidence.append(Evidence("opposites", " / ".join(shown)))
-    return int(bool(shown))
+    """Count the small words of opposite direction: "up" and "down", "in" and "out of"."""
+    shown = [pair for pair in (small.up_or_down(a, b), small.direction(a, b, one, other)) if pair]
+    found.evidence.extend(Evidence("opposites", " / ".join(pair)) for pair in shown)
+    return len(shown)
 
 
-def _compare_scope(  # noqa: PLR0913
-    a: Text, b: Text, left: list[str], right: list[str], weight: float, found: Comparison
-) -> None:
-    """Compare moods, conjunctions and additions."""
+def _compare_scope(a: Text, b: Text, weight: float, found: Comparison) -> None:
+    """Compare moods and conjunctions."""
     if mood := small.other_mood(a, b):
         found.features["question"] = max(found.features.get("question", 0.0), weight)
         found.evidence.append(Evidence("question", mood))
     if _COMPARING.isdisjoint(a.content) and (joined := small.conjunction(a, b)):
         found.features["quantifiers"] = found.features.get("quantifiers", 0.0) + weight
         found.evidence.append(Evidence("quantifiers", joined))
-    added = ""
-    if not left:
-        added = small.addition(b, right, a)
-    if not right and not added:
-        added = small.addition(a, left, b)
-    if added:
-        found.features["quantifiers"] = found.features.get("quantifiers", 0.0) + weight
-        found.evidence.append(Evidence("words", f"only one of them says {added}"))
 
 
 def _bounds(text: Text) -> str:
@@ -477,10 +462,9 @@ def _compare_order(
     a: Text, b: Text, one: Sequence[str], other: Sequence[str], found: Comparison
 ) -> None:
     compared = not (_COMPARING.isdisjoint(a.content) and _COMPARING.isdisjoint(b.content))
-    if (
-        a.passive == b.passive
-        and _swapped(small.as_objects(one), small.as_objects(other), compared=compared)
-    ) or (one and small.other_agent(a, b, one, other)):
+    if (a.passive == b.passive and _swapped(one, other, compared=compared)) or (
+        one and small.other_agent(a, b, one, other)
+    ):
         shown = f"{_spell(a, one)} / {_spell(b, other)}"
     elif not compared and _turned(a, b):
         shown = f"to {_spell(a, sorted(a.targets))} / to {_spell(b, sorted(b.targets))}"
@@ -495,7 +479,12 @@ def _compare_order(
 
 
 def _swapped(one: Sequence[str], other: Sequence[str], *, compared: bool) -> bool:
-    """Return whether two parts, without articles, changed places around an asymmetric middle."""
+    """Return whether two parts changed places around an asymmetric middle."""
+    if not one or not other or max(len(one), len(other)) > 2 * _LONGEST_SWAP:
+        return False
+    one, other = small.same_forms(one), small.same_forms(other)
+    start, end = _ends(one, other)
+    one, other = one[start : len(one) - end], other[start : len(other) - end]
     size = len(one)
     if size != len(other) or not _LEAST_SWAP <= size <= _LONGEST_SWAP:
         return False

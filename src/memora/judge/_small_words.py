@@ -37,17 +37,21 @@ _PERSONS = {
     "she": "she", "her": "she", "they": "they", "them": "they", "their": "they",
 }  # fmt: skip
 _AGREEING = word_set("am is are was were be do does have has ve re s m d ll")
-_OBJECTS = {"i": "me", "we": "us", "he": "him", "she": "her", "they": "them"}
+_CASES = {
+    "i": "me", "we": "us", "he": "him", "she": "her", "they": "them", "does": "do", "has": "have",
+    "am": "is", "are": "is",
+}  # fmt: skip
 # What anybody does: "how do you boil an egg" asks the same as "how do I".
 _GENERAL = word_set("may should would")
 _WHO = word_set("who what which whom")
 _DO = word_set("do does did")
+_PASSIVE = word_set("by is are was were be been being") | _DO
 
 _MOODS = {
     "can": "may", "could": "may", "may": "may", "might": "may", "must": "must",
     "should": "should", "shall": "should", "ought": "should", "would": "would",
-    "will": "future", "did": "past", "was": "past", "were": "past", "had": "past",
-    "do": "present", "does": "present", "is": "present", "are": "present", "am": "present",
+    "will": "future", "did": "did", "was": "was", "were": "was",
+    "do": "does", "does": "does", "is": "is", "are": "is", "am": "is",
 }  # fmt: skip
 _BEFORE_TO = {
     "have": "must", "has": "must", "need": "must", "requir": "must", "oblig": "must",
@@ -58,34 +62,36 @@ _MOOD_WITHIN, _TO_WITHIN = 5, 5  # pieces
 _EXCLUSIVE_MOODS = {
     frozenset(pair.split("-"))
     for pair in (
-        "may-must", "may-should", "must-should", "future-should", "future-may", "future-must",
-        "past-future", "past-should", "past-may", "past-must",
+        "may-must", "may-should", "must-should", "future-should", "future-must", "did-future",
+        "was-future", "did-does",
     )
 }  # fmt: skip
-_TENSES = frozenset(("past", "present"))
+_NOW_AND_THEN = frozenset(("was", "is"))
 _DATED = word_set("when whether") | {"how many", "how much", "how often"}
 
 # Qualifiers that narrow what they are added to.
 _QUALIFIERS = word_set(
-    "second third fourth fifth last next previous return used new old free cheap expensive electric "
-    "diesel hybrid red blue green black white small large big junior senior adult child children "
-    "kid baby toddler pregnant elderly beginner vegan vegetarian gluten organic near nearby "
+    "second third fourth fifth last next previous return used new old free cheap expensive "
+    "electric diesel hybrid red blue green black white small large big junior senior adult child "
+    "children kid baby toddler pregnant elderly beginner vegan vegetarian gluten organic "
     "digital international domestic foreign local public private commercial residential "
     "open closed active inactive unpaid overdue pending failed successful average median maximum "
     "minimum total net gross female male men women pro ultra mini lite premium plus"
 )
 _PREPOSITIONS = word_set(
-    "for in at on near with from under over during by within after befor between among through via "
-    "insid outsid as like except exclud unless if given assum provid while when"
+    "for in at on near with from under over during within after through via insid outsid as except "
+    "exclud unless if given assum provid"
 )
 # After a preposition, these add nothing.
 _NOTHING_NEW = word_set(
     "world life general detail short fact advance exampl instance earth term sentence word simpl "
     "moment home time now today quora internet onlin step quick brief whole history future real "
     "usual way best good free sure long easili order me us you it this that these those them kind "
-    "thanks peopl person someon"
+    "thank peopl person someon univers line myself plain better everyon"
 )
-_OWNERS_OF_ALL = word_set("world one someon anyon everyon person somebodi today nation")
+_NEAR = word_set("near nearbi")
+_ORDINAL = ("st", "nd", "rd", "th")
+_OWNERS_OF_ALL = word_set("world one someon anyon everyon person somebodi today nation peopl")
 _ALL = word_set("all every each any")
 _POSSESSIVES = word_set("my our your his her their")
 
@@ -104,22 +110,37 @@ def _joined(sequence: Sequence[str], words: Iterable[str]) -> set[tuple[str, str
     """Return the pieces before and after each of the words."""
     pieces = [piece for piece in sequence if piece not in ARTICLES]
     return {
-        (pieces[at - 1], pieces[at + 1])
-        for at in range(1, len(pieces) - 1)
-        if pieces[at] in words
+        (pieces[at - 1], pieces[at + 1]) for at in range(1, len(pieces) - 1) if pieces[at] in words
     }
 
 
-def direction(one: Sequence[str], other: Sequence[str]) -> tuple[str, str] | None:
+def direction(a: Text, b: Text, one: Sequence[str], other: Sequence[str]) -> tuple[str, str] | None:
     """Find a small word that another replaces, and nothing else: "in stock", "out of stock"."""
+    if not one or not other or max(len(one), len(other)) > _MOST_REPLACED:
+        return None
     left = [piece for piece in one if piece not in _EMPTY]
     right = [piece for piece in other if piece not in _EMPTY]
     if len(left) != 1 or len(right) != 1:
         return None
     x, y = left[0], right[0]
+    if x in a.content and y in b.content:  # compared as other words are
+        return None
     for here, there in _DIRECTIONS:
         if (x in here and y in there) or (y in here and x in there):
             return x, y
+    return None
+
+
+def up_or_down(a: Text, b: Text) -> tuple[str, str] | None:
+    """Find "up" in one text and "down" in the other, wherever they are."""
+    for up, down, found in ((a, b, ("up", "down")), (b, a, ("down", "up"))):
+        if (
+            "down" in down.content
+            and "down" not in up.content
+            and "up" in up.function
+            and "up" not in down.function
+        ):
+            return found
     return None
 
 
@@ -131,7 +152,7 @@ def person(a: Text, b: Text, one: Sequence[str], other: Sequence[str]) -> str:
     if not left or not right or not left.isdisjoint(right):
         return ""
     if {"I", "you"} == left | right and (
-        a.question not in {"", "whether"} or a.mood in _GENERAL or a.mood != b.mood
+        not {a.question, b.question} <= {"", "whether"} or not _GENERAL.isdisjoint((a.mood, b.mood))
     ):
         return ""
     return f"{' '.join(sorted(left))} / {' '.join(sorted(right))}"
@@ -149,19 +170,21 @@ def _persons(pieces: Sequence[str]) -> set[str]:
 
 
 def turned_about(a: Text, b: Text) -> bool:
-    """Return whether "to X" in one text is "from X" in the other."""
-    return _from_instead(a, b) or _from_instead(b, a)
+    """Return whether "to X" in one text is "from X" in the other, about much the same."""
+    if not (_from_instead(a, b) or _from_instead(b, a)):
+        return False
+    return 2 * len(a.content.keys() & b.content.keys()) >= max(len(a.content), len(b.content))
 
 
 def _from_instead(one: Text, other: Text) -> bool:
     """Return whether the other text comes from a place that only this one goes to."""
-    places = one.targets & other.origins
-    return bool(places - one.origins - other.targets)
+    places = (one.targets & other.origins) - one.origins - other.targets
+    return any(not other.shown.get(place, "").endswith("ing") for place in places)
 
 
-def as_objects(pieces: Iterable[str]) -> list[str]:
-    """Write pronouns in one case, without articles: "I" and "me" are the same person."""
-    return [_OBJECTS.get(piece, piece) for piece in pieces if piece not in ARTICLES]
+def same_forms(pieces: Iterable[str]) -> list[str]:
+    """Write pronouns in one case and verbs in one person, without articles."""
+    return [_CASES.get(piece, piece) for piece in pieces if piece not in ARTICLES]
 
 
 def other_agent(a: Text, b: Text, one: Sequence[str], other: Sequence[str]) -> bool:
@@ -173,71 +196,101 @@ def other_agent(a: Text, b: Text, one: Sequence[str], other: Sequence[str]) -> b
     if a.content != b.content:
         return False
     if a.passive != b.passive:
-        return [x for x in a.sequence if x in a.content] == [
-            x for x in b.sequence if x in b.content
-        ] and len(a.content) > 1
-    left = [piece for piece in one if piece not in _DO]
-    right = [piece for piece in other if piece not in _DO]
+        return len(a.content) > 1 and _active(a) == _active(b)
+    left, right = (same_forms(piece for piece in x if piece not in _DO) for x in (one, other))
     return (
         a.question == b.question
         and not _WHO.isdisjoint(a.function)
         and len(left) == len(right) > 1
         and (len(left) < len(one)) != (len(right) < len(other))
+        and _MOODS.keys().isdisjoint(left)
         and any(left[at:] + left[:at] == right for at in range(1, len(left)))
     )
+
+
+def _active(text: Text) -> list[str]:
+    return [piece for piece in text.sequence if piece not in _PASSIVE and piece not in ARTICLES]
 
 
 def mood_of(sequence: Sequence[str]) -> str:
     """Return whether a question asks what may, must or should be, what was, is or will be."""
     for at, piece in enumerate(sequence[:_MOOD_WITHIN]):
-        if piece in _MOODS or piece in _BEFORE_TO:
-            mood = _MOODS.get(piece, "")
-            if mood != "present" and piece in _MOODS:
-                polite = at == 0 and sequence[1:2] == ("you",)
-                return "" if polite else mood
-            for further in range(at, min(at + _TO_WITHIN, len(sequence) - 1)):
+        mood = _MOODS.get(piece)
+        if piece == "if":
+            return ""
+        if mood is None:
+            continue
+        if mood in {"is", "does"}:
+            for further in range(at + 1, min(at + _TO_WITHIN, len(sequence) - 1)):
                 if sequence[further] in _BEFORE_TO and "to" in sequence[further + 1 : further + 5]:
                     return _BEFORE_TO[sequence[further]]
-            return mood
+        polite = at == 0 and sequence[1:2] == ["you"]  # "can you tell me"
+        return "" if polite else mood
     return ""
 
 
 def other_mood(a: Text, b: Text) -> str:
-    """Find "can I" against "must I", and "was it" against "is it"."""
+    """Find "can I" against "must I", and "did it" against "does it"."""
     if a.mood == b.mood or not a.mood or not b.mood or a.question != b.question:
         return ""
     moods = frozenset((a.mood, b.mood))
-    if moods == _TENSES:
-        found = a.question in _DATED
-    else:
-        found = moods in _EXCLUSIVE_MOODS and a.question != "how"
-    return f"{a.mood} / {b.mood}" if found else ""
+    # "What was" and "what is", "how can I" and "how should I" often ask the same.
+    if a.question not in _DATED or not (
+        moods in _EXCLUSIVE_MOODS
+        or (moods == _NOW_AND_THEN and (a.question != "whether" or "go" in a.content))
+    ):
+        return ""
+    return f"{a.mood} / {b.mood}"
 
 
-def addition(text: Text, words: Sequence[str], other: Text) -> str:
+def addition(a: Text, b: Text, left: Sequence[str], right: Sequence[str]) -> str:
     """Find an addition that narrows a question: "for children", "second", "in inches".
 
     Args:
-        text: The longer text.
-        words: Stems that only it has, the other lacking none.
-        other: The shorter text.
+        a: A text.
+        b: The other.
+        left: Stems that only a has.
+        right: Stems that only b has; nothing is an addition if both have some.
     """
-    sequence = text.sequence
-    if _POSSESSIVES.isdisjoint(other.function):
-        for before, piece in pairwise(sequence):
-            if piece in _POSSESSIVES and before in _ALL:
-                return piece
+    return (not left and _added(b, right, a)) or (not right and _added(a, left, b)) or ""
+
+
+def _added(text: Text, words: Sequence[str], other: Text) -> str:
+    if found := _added_possessive(text, other) or _added_measure(text, other):
+        return found
     for word in words[:_MOST_ADDED]:
+        spelt, at = text.shown[word], text.sequence.index(word)
+        after = text.sequence[at + 1] if at + 1 < len(text.sequence) else ""
         if word in text.owners and word not in _OWNERS_OF_ALL:
-            return f"{text.shown[word]}'s"
-        if text.shown[word].lower() in _QUALIFIERS:
-            return text.shown[word]
-        if len(words) > _LONGEST_PHRASE:
-            continue
-        at = sequence.index(word)
-        before = _preposition(sequence, at)
-        if before and _NOTHING_NEW.isdisjoint(sequence[at : at + _LONGEST_PHRASE]):
-            return f"{before} {text.shown[word]}"
+            return f"{spelt}'s"
+        if word in _NEAR or (spelt.lower() in _QUALIFIERS and after in other.content):
+            return spelt
+        if len(words) <= _LONGEST_PHRASE and " " not in after and not spelt.endswith("ing"):
+            before = _preposition(text.sequence, at)
+            if before and _NOTHING_NEW.isdisjoint(text.sequence[at : at + _LONGEST_PHRASE]):
+                return f"{before} {spelt}"
+    return ""
+
+
+def _added_possessive(text: Text, other: Text) -> str:
+    """Find "all my files" against "all files"."""
+    if _ALL.isdisjoint(text.function) and _ALL.isdisjoint(text.content):
+        return ""
+    if _POSSESSIVES.isdisjoint(text.function) or not _POSSESSIVES.isdisjoint(other.function):
+        return ""
+    for before, piece in pairwise(text.sequence):
+        if piece in _POSSESSIVES and before in _ALL:
+            return f"{before} {piece}"
+    return ""
+
+
+def _added_measure(text: Text, other: Text) -> str:
+    """Find a unit or an ordinal: "in inches", "the third"."""
+    for (kind, value), shown in text.atoms.items():
+        if kind == "unit" and not any(kind == "unit" for kind, _ in other.atoms):
+            return f"in {shown}"
+        if kind == "number" and shown.endswith(_ORDINAL) and (kind, value) not in other.atoms:
+            return shown
     return ""
 
 
