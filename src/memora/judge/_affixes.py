@@ -35,7 +35,9 @@ _ROOTS = (
 
 def affix_relation(one: str, other: str) -> Relation:
     """Compare two different words in lower case."""
-    short, long = sorted((_singular(one), _singular(other)), key=len)
+    short, long = _singular(one), _singular(other)
+    if len(short) > len(long):
+        short, long = long, short
     if not short:
         return ""
     if short[0] == long[0] and (found := _by_suffix(short, long)):
@@ -65,11 +67,12 @@ def _by_prefix(short: str, long: str) -> Relation:
 def _prefixes(one: str, other: str, root: int) -> Relation:
     if other not in _PREFIXES or (one and one not in _PREFIXES):
         return ""
-    if root < _LEAST_ROOT or (root < _LEAST_AFTER_SHORT and len(other) <= _SHORT_PREFIX):
+    negated = other in _NEGATING and not one
+    if root < (_LEAST_ROOT if negated else _LEAST_AFTER_SHORT) and len(other) <= _SHORT_PREFIX:
         return ""
     if one and (other.startswith(one) or {one, other} <= _NOT):  # "un-" and "uni-" may be a typo
         return ""
-    return "opposite" if other in _NEGATING and not one else "other"
+    return "opposite" if negated else "other"
 
 
 def _by_suffix(short: str, long: str) -> Relation:

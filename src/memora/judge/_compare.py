@@ -9,7 +9,7 @@ from rapidfuzz.distance import OSA
 
 from memora.judge import _small_words as small
 from memora.judge._affixes import affix_relation
-from memora.judge._text import LIGHT_WEIGHT, MOST_CHARACTERS, weight_of
+from memora.judge._text import MOST_CHARACTERS, meaningful, weight_of
 from memora.judge._words import relations, word_set
 from memora.model import Evidence
 
@@ -57,11 +57,10 @@ _ATOM_KINDS = {
     "unit": "units",
 }  # fmt: skip
 # Small words compared as quantifiers; others, such as "all" and "under", are content words.
-_QUANTIFIERS = word_set("any some only")
+_QUANTIFIERS = ("any", "only", "some")
 # Small words that exclude each other. "From" and "to", "can" and "should" are mostly style.
 _SMALL_OPPOSITES = (("on", "off"), ("off", "on"), ("did", "will"), ("will", "did"))
-_NEGATING_PREFIXES = ("un", "in", "im", "ir", "il", "dis", "non", "de", "mis")
-_LEAST_NEGATED = 3  # letters
+_LEAST_COMMON = 3  # letters at the end of two words that a prefix tells apart
 _SPECIFIC_QUESTIONS = frozenset((
     "why", "when", "where", "who", "how", "how many", "how much", "how long", "how often",
     "how old", "how far", "how big", "whether",
@@ -111,12 +110,15 @@ def compare(a: Text, b: Text) -> Comparison:
     _compare_atoms(a, b, found)
     left, right = _lacking(a, b), _lacking(b, a)
     opposites, reworded = _pair(a, b, left, right, found)
-    opposites += _oppose_small_words(a, b, found) + _compare_directions(a, b, one, other, found)
-    left_weight, right_weight = sum(map(weight_of, left)), sum(map(weight_of, right))
+    opposites += _oppose_small_words(a, b, found)
+    understood = a.language in _UNDERSTOOD and b.language in _UNDERSTOOD
+    if understood and (one or other):
+        opposites += _compare_directions(a, b, one, other, found)
+    left_weight, right_weight = weight_of(left), weight_of(right)
     total = a.weight + b.weight
     share = (left_weight + right_weight) / total if total else 0.0
     near = max(0.0, 1.0 - _DECISIVE * share)
-    if {a.language, b.language} <= _UNDERSTOOD:
+    if understood:
         covered = max(0.0, 1.0 - _COVERING * share)
         features["explained"] = covered * min(reworded, _ENOUGH_REWORDED) / _ENOUGH_REWORDED
         if any(kind in _DATES and (kind, value) in b.atoms for kind, value in a.atoms):
@@ -124,6 +126,10 @@ def compare(a: Text, b: Text) -> Comparison:
         features["substitution"] = frame**_FRAME_POWER * min(left_weight, right_weight)
         features["insertion"] = frame * abs(left_weight - right_weight)
         _compare_names(a, b, left, right, found)
+        _compare_scope(a, b, near, found)
+        if added := _addition(a, b, (left, right), (one, other), start):
+            features["addition"] = near * frame
+            found.evidence.append(Evidence("words", f"only one of them says {added}"))
     else:
         # The word lists are English, so texts in other languages are compared only by atoms. Both
         # features have no weight: "foreign" caps a similarity, "languages" bars the candidate.
@@ -136,10 +142,6 @@ def compare(a: Text, b: Text) -> Comparison:
             found.evidence.append(Evidence("negation", "only one of them has a negation"))
     _compare_questions(a, b, near * frame, found)
     _compare_quantifiers(a, b, near, found)
-    _compare_scope(a, b, near, found)
-    if added := small.addition(a, b, left, right):
-        features["addition"] = near * frame
-        found.evidence.append(Evidence("words", f"only one of them says {added}"))
     if a.bounds and b.bounds and a.bounds.isdisjoint(b.bounds):
         features["bounds"] = 1.0
         found.evidence.append(Evidence("bounds", f"{_bounds(a)} / {_bounds(b)}"))
@@ -259,15 +261,9 @@ def _pair_words(
     for word in left[:_MOST_WORDS]:
         antonyms = known.antonyms.get(word, ())
         synonyms = known.synonyms.get(word, nothing)
-        familiar = word in known.rarity
-        start, end = word[:_LEAST_NEGATED], word[-_LEAST_NEGATED:]
+        familiar, ending = word in known.rarity, word[-_LEAST_COMMON:]
         for other in others:
-            affix = ""
-            if other.endswith(end):
-                negated = _is_negated(word, other)
-                affix = "opposite" if negated else _affix(a, word, b, other)
-            elif other.startswith(start):
-                affix = _affix(a, word, b, other)
+            affix = affix_relation(word, other) if other.endswith(ending) else ""
             if other in antonyms or affix == "opposite":
                 opposites += 1
                 shown = f"{a.shown[word]} / {b.shown[other]}"
@@ -277,15 +273,14 @@ def _pair_words(
                     continue  # "second" and "minute" are also synonyms, for a moment
                 reworded += 1
             elif affix:
-                found.features["siblings"] = found.features.get("siblings", 0.0) + 1.0
-                shown = f"{a.shown[word]} / {b.shown[other]}"
-                found.evidence.append(Evidence("affix", shown))
+                _note_affix(a, word, b, other, found)
                 continue
-            elif (
-                (familiar and other in known.rarity)
-                or known.exclusive.get(word, 0) & known.exclusive.get(other, 0)
-                or not _is_slip(a, word, b, other)
-            ):
+            elif (familiar and other in known.rarity) or not _is_slip(a, word, b, other):
+                continue
+            elif known.exclusive.get(word, 0) & known.exclusive.get(other, 0):
+                continue  # "stationery" is rare, but no typo
+            elif affix_relation(a.shown[word].lower(), b.shown[other].lower()):
+                _note_affix(a, word, b, other, found)
                 continue
             else:
                 reworded += 1
@@ -296,15 +291,9 @@ def _pair_words(
     return opposites, reworded
 
 
-def _is_negated(one: str, other: str) -> bool:
-    """Return whether one word is the other with a negating prefix."""
-    short, long = (one, other) if len(one) < len(other) else (other, one)
-    prefix = long[: -len(short)]
-    return len(short) >= _LEAST_NEGATED and prefix in _NEGATING_PREFIXES and long.endswith(short)
-
-
-def _affix(a: Text, word: str, b: Text, match: str) -> str:
-    return affix_relation(a.shown[word].lower(), b.shown[match].lower())
+def _note_affix(a: Text, word: str, b: Text, other: str, found: Comparison) -> None:
+    found.features["siblings"] = found.features.get("siblings", 0.0) + 1.0
+    found.evidence.append(Evidence("affix", f"{a.shown[word]} / {b.shown[other]}"))
 
 
 def _is_slip(a: Text, word: str, b: Text, match: str) -> bool:
@@ -312,8 +301,6 @@ def _is_slip(a: Text, word: str, b: Text, match: str) -> bool:
     one, other = a.shown[word].lower(), b.shown[match].lower()
     longest = max(len(one), len(other))
     if longest < _LEAST_SLIP or abs(len(one) - len(other)) > _MOST_SLIPS:
-        return False
-    if affix_relation(one, other):
         return False
     known = relations().rarity
     # Two names, or two unknown words, may well mean different things.
@@ -417,19 +404,21 @@ def _oppose_small_words(a: Text, b: Text, found: Comparison) -> int:
 
 
 def _compare_quantifiers(a: Text, b: Text, weight: float, found: Comparison) -> None:
-    if quantifiers := (a.function.keys() ^ b.function.keys()) & _QUANTIFIERS:
+    one, other = a.function, b.function
+    if quantifiers := [word for word in _QUANTIFIERS if (word in one) != (word in other)]:
         found.features["quantifiers"] = weight * len(quantifiers) / 2
-        shown = f"only one of them says {_some(sorted(quantifiers))}"
+        shown = f"only one of them says {_some(quantifiers)}"
         found.evidence.append(Evidence("quantifiers", shown))
 
 
 def _compare_directions(
     a: Text, b: Text, one: Sequence[str], other: Sequence[str], found: Comparison
 ) -> int:
-    """Count the small words of opposite direction: "up" and "down", "in" and "out of"."""
-    shown = [pair for pair in (small.up_or_down(a, b), small.direction(a, b, one, other)) if pair]
-    found.evidence.extend(Evidence("opposites", " / ".join(pair)) for pair in shown)
-    return len(shown)
+    """Return 1 if small words have opposite directions: "up" and "down", "in" and "out of"."""
+    shown = small.up_or_down(a, b) or small.direction(a, b, one, other)
+    if shown:
+        found.evidence.append(Evidence("opposites", " / ".join(shown)))
+    return int(bool(shown))
 
 
 def _compare_scope(a: Text, b: Text, weight: float, found: Comparison) -> None:
@@ -437,9 +426,29 @@ def _compare_scope(a: Text, b: Text, weight: float, found: Comparison) -> None:
     if mood := small.other_mood(a, b):
         found.features["question"] = max(found.features.get("question", 0.0), weight)
         found.evidence.append(Evidence("question", mood))
-    if _COMPARING.isdisjoint(a.content) and (joined := small.conjunction(a, b)):
+    if (joined := small.conjunction(a, b)) and not _compares(a, b):
         found.features["quantifiers"] = found.features.get("quantifiers", 0.0) + weight
         found.evidence.append(Evidence("quantifiers", joined))
+
+
+def _addition(
+    a: Text,
+    b: Text,
+    lacking: tuple[list[str], list[str]],
+    differing: tuple[Sequence[str], Sequence[str]],
+    start: int,
+) -> str:
+    """Return what narrows one text, if it has all that the other has."""
+    (left, right), (one, other) = lacking, differing
+    if left:
+        return "" if right else small.addition(a, b, left)
+    if right:
+        return small.addition(b, a, right)
+    if one and other:
+        return ""
+    if one:
+        return small.small_addition(a, b, one, start)
+    return small.small_addition(b, a, other, start) if other else ""
 
 
 def _bounds(text: Text) -> str:
@@ -461,21 +470,25 @@ def _ends(one: Sequence[str], other: Sequence[str]) -> tuple[int, int]:
 def _compare_order(
     a: Text, b: Text, one: Sequence[str], other: Sequence[str], found: Comparison
 ) -> None:
-    compared = not (_COMPARING.isdisjoint(a.content) and _COMPARING.isdisjoint(b.content))
-    if (a.passive == b.passive and _swapped(one, other, compared=compared)) or (
-        one and small.other_agent(a, b, one, other)
+    if a.content == b.content and (
+        (a.passive == b.passive and _swapped(one, other, compared=_compares(a, b)))
+        or (one and small.other_agent(a, b, one, other))
     ):
         shown = f"{_spell(a, one)} / {_spell(b, other)}"
-    elif not compared and _turned(a, b):
+    elif _turned(a, b) and not _compares(a, b):
         shown = f"to {_spell(a, sorted(a.targets))} / to {_spell(b, sorted(b.targets))}"
-    elif small.turned_about(a, b):
+    elif (a.origins or b.origins) and small.turned_about(a, b):
         shown = "to / from" if a.targets & b.origins else "from / to"
-    elif persons := small.person(a, b, one, other):
+    elif one and other and (persons := small.person(a, b, one, other)):
         shown = persons
     else:
         return
     found.features["order"] = 1.0
     found.evidence.append(Evidence("order", shown))
+
+
+def _compares(a: Text, b: Text) -> bool:
+    return not (_COMPARING.isdisjoint(a.content) and _COMPARING.isdisjoint(b.content))
 
 
 def _swapped(one: Sequence[str], other: Sequence[str], *, compared: bool) -> bool:
@@ -524,8 +537,7 @@ def _turned(a: Text, b: Text) -> bool:
 
 def _tell_words(a: Text, b: Text, left: list[str], right: list[str], found: Comparison) -> None:
     """Add the unmatched words as evidence, unless they carry almost no meaning."""
-    one = [word for word in left if weight_of(word) > LIGHT_WEIGHT]
-    other = [word for word in right if weight_of(word) > LIGHT_WEIGHT]
+    one, other = meaningful(left), meaningful(right)
     if one and other:
         found.evidence.append(Evidence("words", f"{_show(a, one)} / {_show(b, other)}"))
     elif one or other:

@@ -5,7 +5,6 @@ Each function returns what it found as text for people, or nothing.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from memora.judge._words import word_set
@@ -93,13 +92,16 @@ _NEAR = word_set("near nearbi")
 _ORDINAL = ("st", "nd", "rd", "th")
 _OWNERS_OF_ALL = word_set("world one someon anyon everyon person somebodi today nation peopl")
 _ALL = word_set("all every each any")
+_PARTICLES = {("back",), ("off",), ("in", "to")}
 _POSSESSIVES = word_set("my our your his her their")
 
 
 def conjunction(a: Text, b: Text) -> str:
     """Find "A and B" against "A or B"."""
+    if (_OR in a.function) == (_OR in b.function):
+        return ""
     for one, other in ((a, b), (b, a)):
-        if _OR in one.function and _OR not in other.function and "and" not in one.function:
+        if _OR in one.function and "and" not in one.function:
             joined = _joined(one.sequence, {_OR})
             if joined and not joined.isdisjoint(_joined(other.sequence, _AND)):
                 return "and / or" if other is a else "or / and"
@@ -116,7 +118,7 @@ def _joined(sequence: Sequence[str], words: Iterable[str]) -> set[tuple[str, str
 
 def direction(a: Text, b: Text, one: Sequence[str], other: Sequence[str]) -> tuple[str, str] | None:
     """Find a small word that another replaces, and nothing else: "in stock", "out of stock"."""
-    if not one or not other or max(len(one), len(other)) > _MOST_REPLACED:
+    if len(one) > _MOST_REPLACED or len(other) > _MOST_REPLACED:
         return None
     left = [piece for piece in one if piece not in _EMPTY]
     right = [piece for piece in other if piece not in _EMPTY]
@@ -133,20 +135,17 @@ def direction(a: Text, b: Text, one: Sequence[str], other: Sequence[str]) -> tup
 
 def up_or_down(a: Text, b: Text) -> tuple[str, str] | None:
     """Find "up" in one text and "down" in the other, wherever they are."""
+    if ("down" in a.content) == ("down" in b.content):
+        return None
     for up, down, found in ((a, b, ("up", "down")), (b, a, ("down", "up"))):
-        if (
-            "down" in down.content
-            and "down" not in up.content
-            and "up" in up.function
-            and "up" not in down.function
-        ):
+        if "down" in down.content and "up" in up.function and "up" not in down.function:
             return found
     return None
 
 
 def person(a: Text, b: Text, one: Sequence[str], other: Sequence[str]) -> str:
     """Find another person in a text that is otherwise equal: "my salary", "his salary"."""
-    if not one or not other or max(len(one), len(other)) > _MOST_REPLACED:
+    if len(one) > _MOST_REPLACED or len(other) > _MOST_REPLACED:
         return ""
     left, right = _persons(one), _persons(other)
     if not left or not right or not left.isdisjoint(right):
@@ -188,20 +187,18 @@ def same_forms(pieces: Iterable[str]) -> list[str]:
 
 
 def other_agent(a: Text, b: Text, one: Sequence[str], other: Sequence[str]) -> bool:
-    """Return whether who does it and whom it is done to are exchanged, in equal words.
+    """Return whether who does it and whom it is done to are exchanged in equal words.
 
     "Who does Ada know" against "who knows Ada", and "which cats chase dogs" against "which cats
     are chased by dogs".
     """
-    if a.content != b.content:
-        return False
     if a.passive != b.passive:
         return len(a.content) > 1 and _active(a) == _active(b)
+    if a.question != b.question or _WHO.isdisjoint(a.function):
+        return False
     left, right = (same_forms(piece for piece in x if piece not in _DO) for x in (one, other))
     return (
-        a.question == b.question
-        and not _WHO.isdisjoint(a.function)
-        and len(left) == len(right) > 1
+        len(left) == len(right) > 1
         and (len(left) < len(one)) != (len(right) < len(other))
         and _MOODS.keys().isdisjoint(left)
         and any(left[at:] + left[:at] == right for at in range(1, len(left)))
@@ -243,20 +240,34 @@ def other_mood(a: Text, b: Text) -> str:
     return f"{a.mood} / {b.mood}"
 
 
-def addition(a: Text, b: Text, left: Sequence[str], right: Sequence[str]) -> str:
+def small_addition(text: Text, other: Text, inserted: Sequence[str], at: int) -> str:
+    """Find an addition of small words, measures and ordinals: "all my files", "in inches".
+
+    Args:
+        text: The longer text.
+        other: The shorter text.
+        inserted: The pieces that only it has.
+        at: Where they are in its sequence.
+    """
+    added = [piece for piece in inserted[:_MOST_REPLACED] if piece not in _EMPTY]
+    before = text.sequence[at - 1] if at else ""
+    if added and (
+        (added[-1] in _POSSESSIVES and before in _ALL)
+        or (tuple(added) in _PARTICLES and before in text.content)
+    ):
+        return " ".join((text.shown.get(before, before), *added))
+    return _added_measure(text, other) if text.atoms else ""
+
+
+def addition(text: Text, other: Text, words: Sequence[str]) -> str:
     """Find an addition that narrows a question: "for children", "second", "in inches".
 
     Args:
-        a: A text.
-        b: The other.
-        left: Stems that only a has.
-        right: Stems that only b has; nothing is an addition if both have some.
+        text: The longer text.
+        other: The shorter text, which has no word that the longer lacks.
+        words: Stems that only the longer text has.
     """
-    return (not left and _added(b, right, a)) or (not right and _added(a, left, b)) or ""
-
-
-def _added(text: Text, words: Sequence[str], other: Text) -> str:
-    if found := _added_possessive(text, other) or _added_measure(text, other):
+    if text.atoms and (found := _added_measure(text, other)):
         return found
     for word in words[:_MOST_ADDED]:
         spelt, at = text.shown[word], text.sequence.index(word)
@@ -269,18 +280,6 @@ def _added(text: Text, words: Sequence[str], other: Text) -> str:
             before = _preposition(text.sequence, at)
             if before and _NOTHING_NEW.isdisjoint(text.sequence[at : at + _LONGEST_PHRASE]):
                 return f"{before} {spelt}"
-    return ""
-
-
-def _added_possessive(text: Text, other: Text) -> str:
-    """Find "all my files" against "all files"."""
-    if _ALL.isdisjoint(text.function) and _ALL.isdisjoint(text.content):
-        return ""
-    if _POSSESSIVES.isdisjoint(text.function) or not _POSSESSIVES.isdisjoint(other.function):
-        return ""
-    for before, piece in pairwise(text.sequence):
-        if piece in _POSSESSIVES and before in _ALL:
-            return f"{before} {piece}"
     return ""
 
 

@@ -49,8 +49,7 @@ _LIGHT = word_set(
     "currently possibly good morning afternoon evening hope look provide return display way thing "
     "stuff much bit lot analyze analyse analysis data info information figures overview"
 )
-LIGHT_WEIGHT = 0.1
-"""Weight of a word that carries almost no meaning."""
+_LIGHT_WEIGHT = 0.1  # of a word that carries almost no meaning
 _STOPS = {
     "es": word_set(
         "el los las un una unos de del que qué cómo cuál cuánto cuántos es son para por con en mi "
@@ -213,9 +212,16 @@ def analyse(text: str) -> Text:
     return _kept_long(text[:MOST_CHARACTERS], rest)
 
 
-def weight_of(word: str) -> float:
-    """Return the weight of a stem, from 0 to 1; an unknown word has the most."""
-    return _weights().get(word, 1.0)
+def weight_of(words: Iterable[str]) -> float:
+    """Return the sum of the weights of stems, from 0 to 1 each; an unknown word has the most."""
+    weights = _weights()
+    return sum([weights.get(word, 1.0) for word in words])
+
+
+def meaningful(words: Iterable[str]) -> list[str]:
+    """Return the stems that do not carry almost no meaning."""
+    weights = _weights()
+    return [word for word in words if weights.get(word, 1.0) > _LIGHT_WEIGHT]
 
 
 @cache
@@ -225,7 +231,7 @@ def _light() -> frozenset[str]:
 
 @cache
 def _weights() -> dict[str, float]:
-    return relations().rarity | dict.fromkeys(_light(), LIGHT_WEIGHT)
+    return relations().rarity | dict.fromkeys(_light(), _LIGHT_WEIGHT)
 
 
 def _analyse(text: str, rest: int = 0) -> Text:
