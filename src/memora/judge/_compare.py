@@ -415,7 +415,7 @@ def _compare_directions(
     a: Text, b: Text, one: Sequence[str], other: Sequence[str], found: Comparison
 ) -> int:
     """Return 1 if small words have opposite directions: "up" and "down", "in" and "out of"."""
-    shown = small.up_or_down(a, b) or small.direction(a, b, one, other)
+    shown = small.up_or_down(a, b) or small.exchanged(a, b, one, other, small.OPPOSITES)
     if shown:
         found.evidence.append(Evidence("opposites", " / ".join(shown)))
     return int(bool(shown))
@@ -479,6 +479,8 @@ def _compare_order(
         shown = f"to {_spell(a, sorted(a.targets))} / to {_spell(b, sorted(b.targets))}"
     elif (a.origins or b.origins) and small.turned_about(a, b):
         shown = "to / from" if a.targets & b.origins else "from / to"
+    elif ways := small.exchanged(a, b, one, other, small.WAYS):
+        shown = " / ".join(ways)
     elif one and other and (persons := small.person(a, b, one, other)):
         shown = persons
     else:

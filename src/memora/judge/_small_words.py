@@ -15,15 +15,19 @@ if TYPE_CHECKING:
     from memora.judge._text import Text
 
 ARTICLES = frozenset(("a", "an", "the"))
-_EMPTY = ARTICLES | {"of"}
+_EMPTY = ARTICLES | {"of", "not"}
 _MOST_REPLACED = 3  # pieces of a text for which another small word stands
 _MOST_ADDED = 6  # words that are looked at
 _LONGEST_PHRASE = 3  # words after a preposition
 
-# Small words, and content words by their stem, that exclude each other in one place.
-_DIRECTIONS = (
+# Small words, and content words by their stem, that exclude each other in one place. With "not",
+# the opposites mean the same; the others do not.
+_Sides = tuple[tuple[frozenset[str], frozenset[str]], ...]
+OPPOSITES: _Sides = (
     (word_set("in into"), word_set("out")),
     (word_set("on over onto abov upon"), word_set("under below beneath underneath")),
+)
+WAYS: _Sides = (
     (word_set("with"), word_set("after befor")),
     (word_set("to into onto toward"), word_set("from by")),
     (word_set("for"), word_set("from by")),
@@ -88,11 +92,11 @@ _NOTHING_NEW = word_set(
     "usual way best good free sure long easili order me us you it this that these those them kind "
     "thank peopl person someon univers line myself plain better everyon"
 )
-_NEAR = word_set("near nearbi")
+_NEAR = word_set("near nearbi back")
 _ORDINAL = ("st", "nd", "rd", "th")
 _OWNERS_OF_ALL = word_set("world one someon anyon everyon person somebodi today nation peopl")
 _ALL = word_set("all every each any")
-_PARTICLES = {("back",), ("off",), ("in", "to")}
+_PARTICLES = {("off",), ("in", "to")}
 _POSSESSIVES = word_set("my our your his her their")
 
 
@@ -116,21 +120,28 @@ def _joined(sequence: Sequence[str], words: Iterable[str]) -> set[tuple[str, str
     }
 
 
-def direction(a: Text, b: Text, one: Sequence[str], other: Sequence[str]) -> tuple[str, str] | None:
+def exchanged(
+    a: Text, b: Text, one: Sequence[str], other: Sequence[str], sides: _Sides
+) -> tuple[str, str] | None:
     """Find a small word that another replaces, and nothing else: "in stock", "out of stock"."""
     if len(one) > _MOST_REPLACED or len(other) > _MOST_REPLACED:
         return None
-    left = [piece for piece in one if piece not in _EMPTY]
-    right = [piece for piece in other if piece not in _EMPTY]
+    left, right = _meant(one), _meant(other)
     if len(left) != 1 or len(right) != 1:
         return None
     x, y = left[0], right[0]
     if x in a.content and y in b.content:  # compared as other words are
         return None
-    for here, there in _DIRECTIONS:
+    for here, there in sides:
         if (x in here and y in there) or (y in here and x in there):
             return x, y
     return None
+
+
+def _meant(pieces: Sequence[str]) -> list[str]:
+    """Drop what says no direction: the "to" of "in to", articles."""
+    found = [piece for piece in pieces if piece not in _EMPTY]
+    return found[:1] if found[1:] == ["to"] else found
 
 
 def up_or_down(a: Text, b: Text) -> tuple[str, str] | None:
