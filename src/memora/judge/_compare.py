@@ -121,7 +121,7 @@ def compare(a: Text, b: Text) -> Comparison:
     if understood:
         covered = max(0.0, 1.0 - _COVERING * share)
         features["explained"] = covered * min(reworded, _ENOUGH_REWORDED) / _ENOUGH_REWORDED
-        if any(kind in _DATES and (kind, value) in b.atoms for kind, value in a.atoms):
+        if a.atoms and any(kind in _DATES and (kind, value) in b.atoms for kind, value in a.atoms):
             features["anchored"] = min(1.0, _ANCHORED * covered)
         features["substitution"] = frame**_FRAME_POWER * min(left_weight, right_weight)
         features["insertion"] = frame * abs(left_weight - right_weight)
@@ -362,6 +362,8 @@ def _compare_siblings(
     """Find words that exclude each other: two colours, two rooms, two cities."""
     known = relations()
     left = [word for word in left[:_MOST_WORDS] if word in known.siblings]
+    if not left:
+        return
     right = [word for word in right[:_MOST_WORDS] if word in known.siblings]
     matched: set[str] = set()
     count = 0
@@ -379,6 +381,8 @@ def _compare_siblings(
 
 
 def _compare_names(a: Text, b: Text, left: list[str], right: list[str], found: Comparison) -> None:
+    if not a.names or not b.names:
+        return
     one = [word for word in left if word in a.names]
     other = [word for word in right if word in b.names]
     if one and other:
@@ -415,9 +419,14 @@ def _compare_directions(
     a: Text, b: Text, one: Sequence[str], other: Sequence[str], found: Comparison
 ) -> int:
     """Return 1 if small words have opposite directions: "up" and "down", "in" and "out of"."""
-    shown = small.up_or_down(a, b) or small.exchanged(a, b, one, other, small.OPPOSITES)
+    if ("down" in a.content) != ("down" in b.content) and small.up_or_down(a, b):
+        shown = "up / down" if "down" in b.content else "down / up"
+    elif small.replaces(one, other):
+        shown = small.exchanged(a, b, one, other, small.OPPOSITES)
+    else:
+        return 0
     if shown:
-        found.evidence.append(Evidence("opposites", " / ".join(shown)))
+        found.evidence.append(Evidence("opposites", shown))
     return int(bool(shown))
 
 
@@ -470,23 +479,26 @@ def _ends(one: Sequence[str], other: Sequence[str]) -> tuple[int, int]:
 def _compare_order(
     a: Text, b: Text, one: Sequence[str], other: Sequence[str], found: Comparison
 ) -> None:
-    if a.content == b.content and (
-        (a.passive == b.passive and _swapped(one, other, compared=_compares(a, b)))
-        or (one and small.other_agent(a, b, one, other))
+    shown = ""
+    if (
+        one
+        and other
+        and a.content == b.content
+        and (
+            (a.passive == b.passive and _swapped(one, other, compared=_compares(a, b)))
+            or small.other_agent(a, b, one, other)
+        )
     ):
         shown = f"{_spell(a, one)} / {_spell(b, other)}"
     elif _turned(a, b) and not _compares(a, b):
         shown = f"to {_spell(a, sorted(a.targets))} / to {_spell(b, sorted(b.targets))}"
     elif (a.origins or b.origins) and small.turned_about(a, b):
         shown = "to / from" if a.targets & b.origins else "from / to"
-    elif ways := small.exchanged(a, b, one, other, small.WAYS):
-        shown = " / ".join(ways)
-    elif one and other and (persons := small.person(a, b, one, other)):
-        shown = persons
-    else:
-        return
-    found.features["order"] = 1.0
-    found.evidence.append(Evidence("order", shown))
+    elif small.replaces(one, other):
+        shown = small.exchanged(a, b, one, other, small.WAYS) or small.person(a, b, one, other)
+    if shown:
+        found.features["order"] = 1.0
+        found.evidence.append(Evidence("order", shown))
 
 
 def _compares(a: Text, b: Text) -> bool:
@@ -495,7 +507,7 @@ def _compares(a: Text, b: Text) -> bool:
 
 def _swapped(one: Sequence[str], other: Sequence[str], *, compared: bool) -> bool:
     """Return whether two parts changed places around an asymmetric middle."""
-    if not one or not other or max(len(one), len(other)) > 2 * _LONGEST_SWAP:
+    if max(len(one), len(other)) > 2 * _LONGEST_SWAP:
         return False
     one, other = small.same_forms(one), small.same_forms(other)
     start, end = _ends(one, other)

@@ -120,22 +120,23 @@ def _joined(sequence: Sequence[str], words: Iterable[str]) -> set[tuple[str, str
     }
 
 
-def exchanged(
-    a: Text, b: Text, one: Sequence[str], other: Sequence[str], sides: _Sides
-) -> tuple[str, str] | None:
-    """Find a small word that another replaces, and nothing else: "in stock", "out of stock"."""
-    if len(one) > _MOST_REPLACED or len(other) > _MOST_REPLACED:
-        return None
+def replaces(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Return whether differing pieces are few enough to be one word in place of another."""
+    return 0 < len(one) <= _MOST_REPLACED and 0 < len(other) <= _MOST_REPLACED
+
+
+def exchanged(a: Text, b: Text, one: Sequence[str], other: Sequence[str], sides: _Sides) -> str:
+    """Find a small word that replaces another, and nothing else: "in stock", "out of stock"."""
     left, right = _meant(one), _meant(other)
     if len(left) != 1 or len(right) != 1:
-        return None
+        return ""
     x, y = left[0], right[0]
     if x in a.content and y in b.content:  # compared as other words are
-        return None
+        return ""
     for here, there in sides:
         if (x in here and y in there) or (y in here and x in there):
-            return x, y
-    return None
+            return f"{x} / {y}"
+    return ""
 
 
 def _meant(pieces: Sequence[str]) -> list[str]:
@@ -144,20 +145,14 @@ def _meant(pieces: Sequence[str]) -> list[str]:
     return found[:1] if found[1:] == ["to"] else found
 
 
-def up_or_down(a: Text, b: Text) -> tuple[str, str] | None:
-    """Find "up" in one text and "down" in the other, wherever they are."""
-    if ("down" in a.content) == ("down" in b.content):
-        return None
-    for up, down, found in ((a, b, ("up", "down")), (b, a, ("down", "up"))):
-        if "down" in down.content and "up" in up.function and "up" not in down.function:
-            return found
-    return None
+def up_or_down(a: Text, b: Text) -> bool:
+    """Return whether the text without "down" has an "up", which the other lacks."""
+    up, down = (a, b) if "down" in b.content else (b, a)
+    return "up" in up.function and "up" not in down.function
 
 
 def person(a: Text, b: Text, one: Sequence[str], other: Sequence[str]) -> str:
     """Find another person in a text that is otherwise equal: "my salary", "his salary"."""
-    if len(one) > _MOST_REPLACED or len(other) > _MOST_REPLACED:
-        return ""
     left, right = _persons(one), _persons(other)
     if not left or not right or not left.isdisjoint(right):
         return ""
