@@ -65,7 +65,7 @@ _MOOD_WITHIN, _TO_WITHIN = 5, 5  # pieces
 _EXCLUSIVE_MOODS = {
     frozenset(pair.split("-"))
     for pair in (
-        "may-must", "may-should", "must-should", "future-should", "future-must", "did-future",
+        "may-must", "may-should", "must-should", "future-should", "future-must",
         "was-future", "did-does",
     )
 }  # fmt: skip
