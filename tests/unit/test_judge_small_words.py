@@ -119,6 +119,7 @@ SAME = [
     ("Ada taught Grace", "Grace was taught by Ada"),
     ("the gap between tea and coffee prices", "the gap between coffee and tea prices"),
     ("compare tea and coffee", "compare tea or coffee"),
+    ("a film of ten thousand frames", "a film of frames"),
     ("is it sorted by date", "is it sorted by the date"),
     ("how do I fill in the form", "how do I fill the form"),
     ("she told me about my bonus", "about my bonus she told me"),

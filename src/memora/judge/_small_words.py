@@ -215,7 +215,7 @@ def _active(text: Text) -> list[str]:
     return [piece for piece in text.sequence if piece not in _PASSIVE and piece not in ARTICLES]
 
 
-def mood_of(sequence: Sequence[str]) -> str:
+def mood_of(sequence: list[str]) -> str:
     """Return whether a question asks what may, must or should be, what was, is or will be."""
     for at, piece in enumerate(sequence[:_MOOD_WITHIN]):
         mood = _MOODS.get(piece)
@@ -294,7 +294,8 @@ def _added_measure(text: Text, other: Text) -> str:
     for (kind, value), shown in text.atoms.items():
         if kind == "unit" and not any(kind == "unit" for kind, _ in other.atoms):
             return f"in {shown}"
-        if kind == "number" and shown.endswith(_ORDINAL) and (kind, value) not in other.atoms:
+        ordinal = kind == "number" and shown.endswith(_ORDINAL) and shown[:-2].isdigit()
+        if ordinal and (kind, value) not in other.atoms:
             return shown
     return ""
 
