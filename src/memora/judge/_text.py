@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from text_to_num import alpha2digit
 
 from memora.judge._atoms import Atom, Token, take_atoms, tokens_of
+from memora.judge._small_words import ARTICLES, mood_of
 from memora.judge._words import UNITS, relations, stem, word_set
 
 if TYPE_CHECKING:
@@ -48,8 +49,7 @@ _LIGHT = word_set(
     "currently possibly good morning afternoon evening hope look provide return display way thing "
     "stuff much bit lot analyze analyse analysis data info information figures overview"
 )
-LIGHT_WEIGHT = 0.1
-"""Weight of a word that carries almost no meaning."""
+_LIGHT_WEIGHT = 0.1  # of a word that carries almost no meaning
 _STOPS = {
     "es": word_set(
         "el los las un una unos de del que qué cómo cuál cuánto cuántos es son para por con en mi "
@@ -108,7 +108,6 @@ _BEFORE_PRONOUN = word_set(
     "which this that the no any some every each does do can should could would will must may if is "
     "another other only best good has"
 )
-ARTICLES = frozenset(("a", "an", "the"))
 _BEING = word_set("is are was were been be")
 
 _ASKS = re.compile(
@@ -133,7 +132,14 @@ _BOUNDS = re.compile(
     r"|(?:short|young|low|small)er than)"
     r"|(?P<eq>exactly|precisely))\b"
 )
+_OWNER = re.compile(r"\b([a-z]{2,40})(?:'s|(?<=s)')(?![a-z])")
 _HYPHEN = re.compile(r"(?<=[a-z])-(?=[a-z])")
+# A prefix and its word are one word: "bi-weekly" and "biweekly".
+_PREFIXED = re.compile(
+    r"\b(bi|semi|non|pre|post|anti|re|un|dis|de|sub|super|multi|inter|intra|hyper|hypo|macro|micro)"
+    r"-(?=[a-z]{3})",
+    re.IGNORECASE,
+)
 # After a number, text2num would read the scale as a separate number.
 _SCALED = re.compile(r"(?<=\d) (?=(?:hundred|thousand|million|billion|trillion)\b)", re.IGNORECASE)
 _AFTER_DIGIT = re.compile(r"(?<=\d)(?=[\u00bc-\u00be])")  # "1½" is not 11/2
@@ -180,6 +186,12 @@ class Text(NamedTuple):
     """Bounds on its numbers and dates: more, at least, less, at most, exactly."""
     targets: frozenset[str]
     """Words after a "to"."""
+    origins: frozenset[str]
+    """Words after a "from"."""
+    owners: frozenset[str]
+    """Stems of words with an apostrophe that makes them owners: "manager's"."""
+    mood: str
+    """Whether it asks what may, must or should be, or what was, is or will be; "" if unclear."""
     negations: int
     passive: bool
     """True if it has a "by" and a form of "be"."""
@@ -200,9 +212,16 @@ def analyse(text: str) -> Text:
     return _kept_long(text[:MOST_CHARACTERS], rest)
 
 
-def weight_of(word: str) -> float:
-    """Return the weight of a stem, from 0 to 1; an unknown word has the most."""
-    return _weights().get(word, 1.0)
+def weight_of(words: Iterable[str]) -> float:
+    """Return the sum of the weights of stems, from 0 to 1 each; an unknown word has the most."""
+    weights = _weights()
+    return sum([weights.get(word, 1.0) for word in words])
+
+
+def meaningful(words: Iterable[str]) -> list[str]:
+    """Return the stems that do not carry almost no meaning."""
+    weights = _weights()
+    return [word for word in words if weights.get(word, 1.0) > _LIGHT_WEIGHT]
 
 
 @cache
@@ -212,7 +231,7 @@ def _light() -> frozenset[str]:
 
 @cache
 def _weights() -> dict[str, float]:
-    return relations().rarity | dict.fromkeys(_light(), LIGHT_WEIGHT)
+    return relations().rarity | dict.fromkeys(_light(), _LIGHT_WEIGHT)
 
 
 def _analyse(text: str, rest: int = 0) -> Text:
@@ -254,7 +273,10 @@ def _analyse(text: str, rest: int = 0) -> Text:
         language=_language(pieces),
         names=frozenset(names),
         bounds=_bounds(lower) if atoms else frozenset(),
-        targets=_targets(sequence) if "to" in function else frozenset(),
+        targets=_after("to", sequence) if "to" in function else frozenset(),
+        origins=_after("from", sequence) if "from" in function else frozenset(),
+        owners=_owners(lower) if "'" in lower else frozenset(),
+        mood=mood_of(sequence),
         negations=negations,
         passive="by" in function and not _BEING.isdisjoint(function),
         question=_question(lower, pieces),
@@ -284,7 +306,7 @@ def _plain(text: str) -> str:
         text = "".join(unicodedata.normalize("NFKC", piece) for piece in pieces)
         text = text[:MOST_CHARACTERS].translate(_QUOTES)  # one character may expand to twenty
         text = _FOREIGN_DIGIT.sub(lambda match: str(int(match[0])), text)
-    return _HYPHEN.sub(" ", text) if "-" in text else text
+    return _HYPHEN.sub(" ", _PREFIXED.sub(r"\1", text)) if "-" in text else text
 
 
 def _count(text: str) -> str:
@@ -347,10 +369,15 @@ def _counts(before: list[Token]) -> bool:
     return not before or before[-1].lower not in _BEFORE_PRONOUN
 
 
-def _targets(sequence: list[str]) -> frozenset[str]:
+def _owners(lower: str) -> frozenset[str]:
+    return frozenset(stem(match[1]) for match in _OWNER.finditer(lower))
+
+
+def _after(word: str, sequence: list[str]) -> frozenset[str]:
+    """Return the pieces that follow a small word, or its article."""
     found = set()
     for at, piece in enumerate(sequence[:-1]):
-        if piece == "to":
+        if piece == word:
             behind = at + 2 if sequence[at + 1] in ARTICLES else at + 1
             found.update(sequence[behind : behind + 1])
     return frozenset(found)

@@ -31,6 +31,17 @@ def _numbered(names: str) -> dict[str, int]:
     }
 
 
+# The stemmer cuts these words to the stem of another: "human", "import", "author", "engine".
+_OWN_STEMS = {
+    word: group.split()[0]
+    for group in (
+        "humane", "morale", "heroine heroines", "carbonate carbonates", "bicarbonate bicarbonates",
+        "customer customers", "important importance importantly", "authority authorities",
+        "department departments departmental", "position positions positioned", "physics",
+        "engineer engineers engineering engineered",
+    )
+    for word in group.split()
+}  # fmt: skip
 MONTHS = _numbered(
     "jan january|feb february|mar march|apr april|may|jun june|jul july|aug august|"
     "sep sept september|oct october|nov november|dec december"
@@ -52,7 +63,7 @@ def stem(word: str) -> str:
 
 @lru_cache(maxsize=_STEMS)
 def _stem(word: str) -> str:
-    return str(_stemmer.stemWord(word))
+    return _OWN_STEMS.get(word) or str(_stemmer.stemWord(word))
 
 
 def _lines(name: str) -> Iterator[str]:
