@@ -108,6 +108,7 @@ def compare(a: Text, b: Text) -> Comparison:
     left, right = _lacking(a, b), _lacking(b, a)
     opposites, reworded = _pair(a, b, left, right, found)
     opposites += _oppose_small_words(a, b, found)
+    reworded += len((a.phrased ^ b.phrased) & a.content.keys() & b.content.keys())
     left_weight, right_weight = sum(map(weight_of, left)), sum(map(weight_of, right))
     total = a.weight + b.weight
     share = (left_weight + right_weight) / total if total else 0.0

@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from text_to_num import alpha2digit
 
 from memora.judge._atoms import Atom, Token, take_atoms, tokens_of
-from memora.judge._words import UNITS, relations, stem, word_set
+from memora.judge._formats import in_one_form
+from memora.judge._words import UNITS, phrases, relations, stem, word_set
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from memora.judge._words import Phrase
 
 MOST_CHARACTERS = 8_000
 """Length of the part analysed word by word; the rest is only compared for equality."""
@@ -46,7 +49,7 @@ _LIGHT = word_set(
     "question wondering wonder trying guess mean sort kind kinda honestly basically whatever "
     "actually really buddy quick please kindly cheers um uh erm hmm well okay ok so right lol btw "
     "currently possibly good morning afternoon evening hope look provide return display way thing "
-    "stuff much bit lot analyze analyse analysis data info information figures overview"
+    "stuff much bit lot whether analyze analyse analysis data info information figures overview"
 )
 LIGHT_WEIGHT = 0.1
 """Weight of a word that carries almost no meaning."""
@@ -109,6 +112,12 @@ _BEFORE_PRONOUN = word_set(
     "another other only best good has"
 )
 ARTICLES = frozenset(("a", "an", "the"))
+# Questions about spelling, wording or translation ask for the very words.
+_WORDING = frozenset(
+    map(stem, ("spell", "spelling", "spelt", "word", "phrase", "translate", "translation"))
+)
+_IN_PHRASES = frozenset(("word", "number"))
+_LONGEST_GAP = 3  # tokens between a verb and its particle: "turn the kitchen lamp on"
 _BEING = word_set("is are was were been be")
 
 _ASKS = re.compile(
@@ -174,6 +183,8 @@ class Text(NamedTuple):
     """Kind and value of each atom, with its original text."""
     language: str
     """"en", another code, the name of a script, or "" if unknown."""
+    phrased: frozenset[str]
+    """Stems that replace a phrase or another spelling."""
     names: frozenset[str]
     """Stems that look like names."""
     bounds: frozenset[str]
@@ -216,8 +227,9 @@ def _weights() -> dict[str, float]:
 
 
 def _analyse(text: str, rest: int = 0) -> Text:
-    body, lower = _unwrap(_count(_plain(text)))
-    atoms, pieces = take_atoms(_open(tokens_of(body)))
+    body, lower = _unwrap(in_one_form(_count(_plain(text))))
+    tokens, phrased = _join(_open(tokens_of(body)))
+    atoms, pieces = take_atoms(tokens)
     shouting = body.isupper()
     sequence: list[str] = []
     content: dict[str, int] = {}
@@ -252,6 +264,7 @@ def _analyse(text: str, rest: int = 0) -> Text:
         weight=sum([weights.get(word, 1.0) for word in content]),
         atoms={(atom.kind, atom.value): atom.shown for atom in atoms},
         language=_language(pieces),
+        phrased=phrased,
         names=frozenset(names),
         bounds=_bounds(lower) if atoms else frozenset(),
         targets=_targets(sequence) if "to" in function else frozenset(),
@@ -259,7 +272,7 @@ def _analyse(text: str, rest: int = 0) -> Text:
         passive="by" in function and not _BEING.isdisjoint(function),
         question=_question(lower, pieces),
         initials="".join([
-            piece.shown[0].lower()[0] if isinstance(piece, Atom) else piece.lower[0]
+            (piece.shown if isinstance(piece, Atom) else piece.text)[0].lower()[0]
             for piece in pieces
         ]),
         rest=rest,
@@ -332,6 +345,54 @@ def _open(tokens: list[Token]) -> list[Token]:
             ending = lower[cut:] in _ENDINGS
             opened.append(Token(kind, text[:cut], lower[:cut]) if ending else token)
     return opened
+
+
+def _join(tokens: list[Token]) -> tuple[list[Token], frozenset[str]]:
+    """Replace phrases by the word that they stand for; also return the stems of these words."""
+    known = phrases()
+    stems = [stem(token.lower) if token.kind in _IN_PHRASES else "" for token in tokens]
+    starts = [*zip(stems, stems[1:]), *zip(stems)]
+    if known.keys().isdisjoint(starts) or not _WORDING.isdisjoint(stems):
+        return tokens, frozenset()
+    joined: list[Token] = []
+    replaced: set[str] = set()
+    at = 0
+    while at < len(tokens):
+        for start in (starts[at], (stems[at],)):
+            found = _phrase(known.get(start, ()), tokens, stems, at)
+            if found:
+                break
+        else:
+            joined.append(tokens[at])
+            at += 1
+            continue
+        word, length, gap = found
+        if word:
+            shown = " ".join([token.text for token in tokens[at : at + length]])
+            joined.append(Token("word", shown, word))
+            replaced.add(stem(word))
+        joined += tokens[at + length : at + length + gap]
+        at += length + gap + bool(gap)
+    # A text of nothing but politeness keeps it.
+    return (joined, frozenset(replaced)) if joined else (tokens, frozenset())
+
+
+def _phrase(
+    those: Sequence[Phrase], tokens: list[Token], stems: list[str], at: int
+) -> tuple[str, int, int] | None:
+    """Return the word of the phrase that begins here, its length, and the tokens in its gap."""
+    for phrase in those:
+        end = at + len(phrase.stems)
+        if phrase.stems == tuple(stems[at:end]) and phrase.matches(
+            [token.lower for token in tokens[at:end]]
+        ):
+            if not phrase.particle:
+                return phrase.word, end - at, 0
+            ahead = stems[end : end + 1 + _LONGEST_GAP]
+            gap = ahead.index(phrase.particle) if phrase.particle in ahead else 0
+            if gap and all(ahead[:gap]):
+                return phrase.word, end - at, gap
+    return None
 
 
 def _next(tokens: list[Token], at: int) -> str:
