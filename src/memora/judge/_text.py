@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections import Counter
 from functools import cache, lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from text_to_num import alpha2digit
@@ -91,7 +92,9 @@ _CONTRACTIONS = {
     "werent": "were not", "havent": "have not", "hasnt": "has not", "hadnt": "had not",
     "wouldnt": "would not", "couldnt": "could not", "shouldnt": "should not", "whats": "what is",
     "hows": "how is", "wheres": "where is", "whos": "who is", "ive": "i have", "thats": "that is",
-    "cannot": "can not", "can't": "can not", "won't": "will not", "shan't": "shall not",
+    "im": "i am", "youre": "you are", "theyre": "they are", "weve": "we have",
+    "youve": "you have", "theyve": "they have", "theres": "there is", "whens": "when is",
+    "aint": "is not", "cannot": "can not", "can't": "can not", "won't": "will not", "shan't": "shall not",
 }  # fmt: skip
 _ENDINGS = frozenset(("'s", "'re", "'ve", "'ll", "'d", "'m"))  # dropped from a word
 _COUNTRIES = {
@@ -111,6 +114,7 @@ _BEFORE_PRONOUN = word_set(
     "which this that the no any some every each does do can should could would will must may if is "
     "another other only best good has"
 )
+_LONGEST_SIGNATURE = 80  # characters
 ARTICLES = frozenset(("a", "an", "the"))
 # Questions about spelling, wording or translation ask for the very words.
 _WORDING = frozenset(
@@ -153,16 +157,25 @@ _WRAPPERS = re.compile(
     r"^(?:\[[^\]]{1,60}\] *)?(?:you are (?:a|an) [^.:]{1,80}\. *)?"
     r"(?:(?:please )?answer (?:the (?:following )?)?(?:user's )?question[^.:]{0,60}[.:] *)?"
     r"(?:(?:user|question|query|prompt|q|human) *: *)?"
-    r"(?:(?:hi|hello|hey|good (?:morning|afternoon|evening)|greetings|dear)"
-    r"(?: there| buddy| all| everyone| team| friend| sir)?\b[ ,.!]*)?"
+    r"(?:(?:hi|hello|hey|hiya|howdy|yo|good (?:morning|afternoon|evening|day)|greetings|dear)"
+    r"(?: there| again| buddy| mate| all| everyone| everybody| guys| folks| team| friends?"
+    r"| support(?: team)?| sir(?:(?: or |/)madam)?| madam| siri| alexa| google| chatgpt| claude"
+    r"| assistant| bot)?\b[ ,.!:]*)?"
     r"(?:(?:i hope (?:you are|you're|this finds you) (?:doing )?well|quick (?:one|question)"
-    r"|sorry to bother you)[ ,.!:]*)?"
-    r"(?:(?:ok|okay|so|well|right|um|uh|erm|basically|like|actually|to be honest)\b[ ,]*){0,6}"
+    r"|(?:one )?(?:more )?question|sorry to bother you)[ ,.!:]*)?"
+    r"(?:(?:ok|okay|so|well|right|u+m+|u+h+|e+rm+|h+m+|basically|like|actually|to be honest)\b[ ,]*){0,6}"
     r"(?:(?:i (?:was|am|'m) (?:just )?wondering(?: if you (?:could|can) tell me)?"
     r"|i(?:'d| would) (?:like|love) to know|i (?:want|need) to know"
     r"|(?:can|could|would|will) you (?:please |kindly )?"
     r"(?:tell me|explain|help me(?: to)?|let me know|give me|show me)"
     r"|(?:please |kindly )?(?:tell me|let me know)|do you know|please|kindly)\b[ ,:]*){0,3}",
+)
+
+
+# Thanks, or thanks and a name, after the last sentence.
+_SIGNATURE = re.compile(
+    r"[.!?]\s{1,9}(?:(?i:many thanks|thanks|thank you|cheers|(?:best |kind |warm )?regards"
+    r"|yours sincerely|sincerely))[ ,.!\n-]{0,9}(?:[A-Z][a-z]{1,20})?[.!]?\s*\Z"
 )
 
 
@@ -310,6 +323,8 @@ def _count(text: str) -> str:
 
 def _unwrap(text: str) -> tuple[str, str]:
     """Return the text without its wrapper, and the same in lower case."""
+    if signed := _SIGNATURE.search(text, max(0, len(text) - _LONGEST_SIGNATURE)):
+        text = text[: signed.start() + 1]
     lower = text.lower()
     start = _WRAPPERS.match(lower)
     if start and len(lower) == len(text):  # "İ" becomes two characters in lower case
@@ -351,18 +366,19 @@ def _join(tokens: list[Token]) -> tuple[list[Token], frozenset[str]]:
     """Replace phrases by the word that they stand for; also return the stems of these words."""
     known = phrases()
     stems = [stem(token.lower) if token.kind in _IN_PHRASES else "" for token in tokens]
-    starts = [*zip(stems, stems[1:]), *zip(stems)]
-    if known.keys().isdisjoint(starts) or not _WORDING.isdisjoint(stems):
+    if known.keys().isdisjoint(stems) and known.keys().isdisjoint(pairwise(stems)):
+        return tokens, frozenset()
+    if not _WORDING.isdisjoint(stems):
         return tokens, frozenset()
     joined: list[Token] = []
     replaced: set[str] = set()
     at = 0
     while at < len(tokens):
-        for start in (starts[at], (stems[at],)):
-            found = _phrase(known.get(start, ()), tokens, stems, at)
-            if found:
+        found = None
+        for start in (tuple(stems[at : at + 2]), stems[at]):
+            if start in known and (found := _phrase(known[start], tokens, stems, at)):
                 break
-        else:
+        if found is None:
             joined.append(tokens[at])
             at += 1
             continue

@@ -104,17 +104,18 @@ class Phrase(NamedTuple):
 
 
 @cache
-def phrases() -> dict[tuple[str, ...], tuple[Phrase, ...]]:
-    """Return the phrases by their first two stems, or their only one, the longest first."""
-    found: dict[tuple[str, ...], list[Phrase]] = {}
+def phrases() -> dict[str | tuple[str, str], tuple[Phrase, ...]]:
+    """Return the phrases by their first two stems, or by their only one; the longest first."""
+    found: dict[str | tuple[str, str], list[Phrase]] = {}
     for line in _lines("phrases"):
         word, _, others = line.partition(":")
         for phrase in others.split(","):
             before, _, particle = phrase.partition("*")
             words = tuple(before.split())
             stems = tuple(map(stem, words))
+            first, *further = stems
             meant = "" if word == "-" else word
-            found.setdefault(stems[:2], []).append(
+            found.setdefault((first, further[0]) if further else first, []).append(
                 Phrase(words, stems, stem(particle.strip()), meant)
             )
     return {
