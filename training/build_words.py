@@ -171,8 +171,8 @@ def main() -> int:
     )
     write(
         "phrases",
-        "word: other ways to write it, in any inflection; * stands for one to three words, - for no "
-        "word. Ours.",
+        "word: other ways to write it, in any inflection; * stands for one to three words, - for "
+        "no word. Ours.",
         _ours("phrases"),
     )
     write(

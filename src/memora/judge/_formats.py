@@ -10,14 +10,23 @@ from memora.judge._words import relations, stem
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_NUMBER_WORDS = "one two three four five six seven eight nine ten eleven twelve".split()
+_NUMBER_WORDS = (
+    "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
+    "twelve",
+)  # fmt: skip
 _WORTH = {word: number for number, word in enumerate(_NUMBER_WORDS, start=1)}
-_ROMAN = "I II III IV V VI VII VIII IX X XI XII".split()
+_ROMAN = ("I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X", "XI", "XII")
 _N = rf"(?:\d{{1,6}}(?:\.\d{{1,3}})?|{'|'.join(_NUMBER_WORDS)})"
 _SPANS = r"(?:minute|hour|day|week|month|year|decade)"
 _HALVED = (
     rf"(?:{_SPANS}|mile|kilomet(?:er|re)|kilo|met(?:er|re)|pound|lit(?:er|re)|gallon|cup|teaspoon"
     r"|tablespoon|dozen)"
+)
+# After "I" as a number: "type I diabetes", not "the type I like".
+_NOT_A_VERB = (
+    r"(?!(?:\w+ed|am|was|have|had|want|need|like|love|can|could|do|did|don|didn|read|use|get|got|see"
+    r"|saw|should|would|will|think|bought|live|work|prefer|chose|choose|mean|know|wrote|just|also"
+    r"|really|must|might|may)\b)\w"
 )
 # A unit after "a" is an amount only where the phrase ends: not in "for a day trip".
 _PHRASE_ENDS = (
@@ -70,7 +79,9 @@ def _separate(match: re.Match[str]) -> str:
     return f"{match[1]} " if stem(match[2]) in relations().rarity else match[0]
 
 
-_PREPOSITIONS = r"\b(in|for|within|after|over|than|under|least|most|about|around|only|just|lasts?|takes?)"
+_PREPOSITIONS = (
+    r"\b(in|for|within|after|over|than|under|least|most|about|around|only|just|lasts?|takes?)"
+)
 _TIMES = r"\b(at|by|before|until|till|after|from)"
 _RULES = (
     _rule(" and a half", rf"\b({_N}) and a half\b", lambda match: f"{_worth(match[1]) + 0.5:g}"),
@@ -94,11 +105,14 @@ _RULES = (
     ),
     _rule("hour of|day of|week of|month of|year of", rf"\ban? ({_SPANS})(?= of\b)", r"1 \1"),
     _rule("a dozen", r"\ba (?=dozen\b)", "1 "),
-    _rule("twice|thrice", r"\bt(w|h)r?ice\b", lambda match: f"{2 if match[1] in 'wW' else 3} times"),
     _rule(
-        " ii| iv| v| x",
+        "twice|thrice", r"\bt(w|h)r?ice\b", lambda match: f"{2 if match[1] in 'wW' else 3} times"
+    ),
+    _rule(
+        " ii| iv| v| x|war i|type i|phase i|stage i|part i|chapter i|volume i|act i",
         r"\b(war|part|chapter|volume|vol|phase|type|level|section|episode|season|stage|article"
-        r"|title|tier|act|book) ((?-i:I{2,3}|I[VX]|VI{0,3}|XI{0,2}))\b",
+        r"|title|tier|act|book) ((?-i:I{2,3}|I[VX]|VI{0,3}|XI{0,2}"
+        rf"|I(?=\s*(?:[.,?!:;)]|\Z))|(?<=(?:\bwar|type|hase|tage) )I(?= {_NOT_A_VERB})))\b",
         lambda match: f"{match[1]} {_ROMAN.index(match[2]) + 1}",
     ),
 )

@@ -94,7 +94,8 @@ _CONTRACTIONS = {
     "hows": "how is", "wheres": "where is", "whos": "who is", "ive": "i have", "thats": "that is",
     "im": "i am", "youre": "you are", "theyre": "they are", "weve": "we have",
     "youve": "you have", "theyve": "they have", "theres": "there is", "whens": "when is",
-    "aint": "is not", "cannot": "can not", "can't": "can not", "won't": "will not", "shan't": "shall not",
+    "aint": "is not", "cannot": "can not", "can't": "can not", "won't": "will not",
+    "shan't": "shall not",
 }  # fmt: skip
 _ENDINGS = frozenset(("'s", "'re", "'ve", "'ll", "'d", "'m"))  # dropped from a word
 _COUNTRIES = {
@@ -163,7 +164,8 @@ _WRAPPERS = re.compile(
     r"| assistant| bot)?\b[ ,.!:]*)?"
     r"(?:(?:i hope (?:you are|you're|this finds you) (?:doing )?well|quick (?:one|question)"
     r"|(?:one )?(?:more )?question|sorry to bother you)[ ,.!:]*)?"
-    r"(?:(?:ok|okay|so|well|right|u+m+|u+h+|e+rm+|h+m+|basically|like|actually|to be honest)\b[ ,]*){0,6}"
+    r"(?:(?:ok|okay|so|well|right|u+m+|u+h+|e+rm+|h+m+|basically|like|actually"
+    r"|to be honest)\b[ ,]*){0,6}"
     r"(?:(?:i (?:was|am|'m) (?:just )?wondering(?: if you (?:could|can) tell me)?"
     r"|i(?:'d| would) (?:like|love) to know|i (?:want|need) to know"
     r"|(?:can|could|would|will) you (?:please |kindly )?"
