@@ -49,6 +49,7 @@ SAME = {
         ("a newsletter every week", "a weekly newsletter"),
         ("a backup every two weeks", "a fortnightly backup"),
         ("salary per hour", "hourly salary"),
+        ("feed the cat twice a day", "feed the cat two times per day"),
     ],
     "synonyms": [
         ("end my lease", "cancel my lease"),
@@ -167,6 +168,8 @@ DIFFERENT = [
     ("the monthly report", "the report of last month"),
     ("a backup every day", "a backup every two days"),
     ("5 years", "5 per year"),
+    ("feed the cat twice a day", "feed the cat daily"),
+    ("a check twice per year", "an annual check"),
     # synonyms
     ("lend a ladder", "borrow a ladder"),
     ("inbound trains", "outbound trains"),

@@ -112,7 +112,8 @@ _RULES = (
         " ii| iv| v| x|war i|type i|phase i|stage i|part i|chapter i|volume i|act i",
         r"\b(war|part|chapter|volume|vol|phase|type|level|section|episode|season|stage|article"
         r"|title|tier|act|book) ((?-i:I{2,3}|I[VX]|VI{0,3}|XI{0,2}"
-        rf"|I(?=\s*(?:[.,?!:;)]|\Z))|(?<=(?:\bwar|type|hase|tage) )I(?= {_NOT_A_VERB})))\b",
+        r"|I(?=\s*(?:[.,?!:;)]|\Z))"
+        rf"|(?:(?<=ar )|(?<=ype )|(?<=hase )|(?<=tage ))I(?= {_NOT_A_VERB})))\b",
         lambda match: f"{match[1]} {_ROMAN.index(match[2]) + 1}",
     ),
 )
