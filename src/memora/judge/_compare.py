@@ -108,10 +108,11 @@ def compare(a: Text, b: Text) -> Comparison:
     left, right = _lacking(a, b), _lacking(b, a)
     opposites, reworded = _pair(a, b, left, right, found)
     opposites += _oppose_small_words(a, b, found)
-    reworded += sum([
-        a.shown[word].lower() != b.shown[word].lower()
-        for word in (a.phrased | b.phrased) & a.content.keys() & b.content.keys()
-    ])  # fmt: skip
+    if a.phrased or b.phrased:
+        reworded += sum([
+            a.shown[word].lower() != b.shown[word].lower()
+            for word in (a.phrased | b.phrased) & a.content.keys() & b.content.keys()
+        ])  # fmt: skip
     left_weight, right_weight = sum(map(weight_of, left)), sum(map(weight_of, right))
     total = a.weight + b.weight
     share = (left_weight + right_weight) / total if total else 0.0
