@@ -198,6 +198,7 @@ DIFFERENT = [
     # spelling
     ("serialise a list", "deserialize a list"),
     # filler
+    ("question mark on a keyboard", "exclamation mark on a keyboard"),
     ("How do I prune roses? Many thanks, Ada", "How do I prune lilies? Many thanks, Ada"),
     ("Hey Siri, how do I prune roses", "Hey Siri, how do I plant roses"),
 ]  # fmt: skip
@@ -251,6 +252,11 @@ def test_another_way_to_write_a_word_explains_a_low_cosine() -> None:
 def test_a_question_about_words_keeps_them(text: str, words: set[str]) -> None:
     assert words <= analyse(text).content.keys()
     assert analyse(text).phrased == frozenset()
+
+
+def test_a_word_that_only_looks_like_a_greeting_stays() -> None:
+    assert "question" in analyse("question mark on a keyboard").content
+    assert "hm" in analyse("HM return policy").content
 
 
 def test_a_pronoun_is_no_number() -> None:
