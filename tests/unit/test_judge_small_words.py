@@ -86,7 +86,7 @@ ADDED = [
     ("what is my bonus", "what is my manager's bonus"),
     ("salary of a nurse", "salary of a nurse in Texas"),
     ("stain removal", "stain removal with vinegar"),
-    ("when should I check the parcel", "when should I check in to the parcel"),
+    ("when should I go the store", "when should I go in to the store"),
     ("when can I call", "when can I call back"),
 ]
 SAME = [

@@ -110,7 +110,7 @@ def compare(a: Text, b: Text) -> Comparison:
     _compare_atoms(a, b, found)
     left, right = _lacking(a, b), _lacking(b, a)
     opposites, reworded = _pair(a, b, left, right, found)
-    opposites += _oppose_small_words(a, b, found)
+    opposites, reworded = opposites + _oppose_small_words(a, b, found), reworded + _rephrased(a, b)
     understood = a.language in _UNDERSTOOD and b.language in _UNDERSTOOD
     if understood and (one or other):
         opposites += _compare_directions(a, b, one, other, found)
@@ -159,6 +159,12 @@ def _lacking(text: Text, other: Text) -> list[str]:
     """Return the stems that occur more often in a text than in the other."""
     there = other.content
     return [word for word, count in text.content.items() if count > there.get(word, 0)]
+
+
+def _rephrased(a: Text, b: Text) -> int:
+    """Count the phrases that both texts have in different words."""
+    shared = (a.phrased | b.phrased) & a.content.keys() & b.content.keys()
+    return sum([a.shown[word].lower() != b.shown[word].lower() for word in shared])
 
 
 def _compare_atoms(a: Text, b: Text, found: Comparison) -> None:

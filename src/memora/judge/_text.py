@@ -6,16 +6,20 @@ import re
 import unicodedata
 from collections import Counter
 from functools import cache, lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from text_to_num import alpha2digit
 
 from memora.judge._atoms import Atom, Token, take_atoms, tokens_of
+from memora.judge._formats import in_one_form
 from memora.judge._small_words import ARTICLES, mood_of
-from memora.judge._words import UNITS, relations, stem, word_set
+from memora.judge._words import UNITS, phrases, relations, stem, word_set
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from memora.judge._words import Phrase
 
 MOST_CHARACTERS = 8_000
 """Length of the part analysed word by word; the rest is only compared for equality."""
@@ -47,7 +51,7 @@ _LIGHT = word_set(
     "question wondering wonder trying guess mean sort kind kinda honestly basically whatever "
     "actually really buddy quick please kindly cheers um uh erm hmm well okay ok so right lol btw "
     "currently possibly good morning afternoon evening hope look provide return display way thing "
-    "stuff much bit lot analyze analyse analysis data info information figures overview"
+    "stuff much bit lot whether analyze analyse analysis data info information figures overview"
 )
 _LIGHT_WEIGHT = 0.1  # of a word that carries almost no meaning
 _STOPS = {
@@ -88,7 +92,10 @@ _CONTRACTIONS = {
     "werent": "were not", "havent": "have not", "hasnt": "has not", "hadnt": "had not",
     "wouldnt": "would not", "couldnt": "could not", "shouldnt": "should not", "whats": "what is",
     "hows": "how is", "wheres": "where is", "whos": "who is", "ive": "i have", "thats": "that is",
-    "cannot": "can not", "can't": "can not", "won't": "will not", "shan't": "shall not",
+    "im": "i am", "youre": "you are", "theyre": "they are", "weve": "we have",
+    "youve": "you have", "theyve": "they have", "theres": "there is", "whens": "when is",
+    "aint": "is not", "cannot": "can not", "can't": "can not", "won't": "will not",
+    "shan't": "shall not",
 }  # fmt: skip
 _ENDINGS = frozenset(("'s", "'re", "'ve", "'ll", "'d", "'m"))  # dropped from a word
 _COUNTRIES = {
@@ -108,6 +115,13 @@ _BEFORE_PRONOUN = word_set(
     "which this that the no any some every each does do can should could would will must may if is "
     "another other only best good has"
 )
+_LONGEST_SIGNATURE = 80  # characters
+# Questions about spelling, wording or translation ask for the very words.
+_WORDING = frozenset(
+    map(stem, ("spell", "spelling", "spelt", "word", "phrase", "translate", "translation"))
+)
+_IN_PHRASES = frozenset(("word", "number"))
+_LONGEST_GAP = 3  # tokens between a verb and its particle: "turn the kitchen lamp on"
 _BEING = word_set("is are was were been be")
 
 _ASKS = re.compile(
@@ -150,16 +164,27 @@ _WRAPPERS = re.compile(
     r"^(?:\[[^\]]{1,60}\] *)?(?:you are (?:a|an) [^.:]{1,80}\. *)?"
     r"(?:(?:please )?answer (?:the (?:following )?)?(?:user's )?question[^.:]{0,60}[.:] *)?"
     r"(?:(?:user|question|query|prompt|q|human) *: *)?"
-    r"(?:(?:hi|hello|hey|good (?:morning|afternoon|evening)|greetings|dear)"
-    r"(?: there| buddy| all| everyone| team| friend| sir)?\b[ ,.!]*)?"
+    r"(?:(?:hi|hello|hey|hiya|howdy|yo(?=,| guys)|greetings|dear"
+    r"|good (?:morning|afternoon|evening|day))"
+    r"(?: there| again| buddy| mate| all| everyone| everybody| guys| folks| team| friends?"
+    r"| support(?: team)?| sir(?:(?: or |/)madam)?| madam| siri| alexa| google| chatgpt| claude"
+    r"| assistant)?\b[ ,.!:]*)?"
     r"(?:(?:i hope (?:you are|you're|this finds you) (?:doing )?well|quick (?:one|question)"
-    r"|sorry to bother you)[ ,.!:]*)?"
-    r"(?:(?:ok|okay|so|well|right|um|uh|erm|basically|like|actually|to be honest)\b[ ,]*){0,6}"
+    r"|(?:one )?(?:more )?question(?=[:,])|sorry to bother you)[ ,.!:]*)?"
+    r"(?:(?:ok|okay|so|well|right|u+m+|u+h+|e+rm+|hmm+|basically|like|actually"
+    r"|to be honest)\b[ ,]*){0,6}"
     r"(?:(?:i (?:was|am|'m) (?:just )?wondering(?: if you (?:could|can) tell me)?"
     r"|i(?:'d| would) (?:like|love) to know|i (?:want|need) to know"
     r"|(?:can|could|would|will) you (?:please |kindly )?"
     r"(?:tell me|explain|help me(?: to)?|let me know|give me|show me)"
     r"|(?:please |kindly )?(?:tell me|let me know)|do you know|please|kindly)\b[ ,:]*){0,3}",
+)
+
+
+# Thanks, or thanks and a name, after the last sentence.
+_SIGNATURE = re.compile(
+    r"[.!?]\s{1,9}(?:(?i:many thanks|thanks|thank you|cheers|(?:best |kind |warm )?regards"
+    r"|yours sincerely|sincerely))[ ,.!\n-]{0,9}(?:[A-Z][a-z]{1,20})?[.!]?\s*\Z"
 )
 
 
@@ -180,6 +205,8 @@ class Text(NamedTuple):
     """Kind and value of each atom, with its original text."""
     language: str
     """"en", another code, the name of a script, or "" if unknown."""
+    phrased: frozenset[str]
+    """Stems that replace a phrase or another spelling."""
     names: frozenset[str]
     """Stems that look like names."""
     bounds: frozenset[str]
@@ -235,8 +262,9 @@ def _weights() -> dict[str, float]:
 
 
 def _analyse(text: str, rest: int = 0) -> Text:
-    body, lower = _unwrap(_count(_plain(text)))
-    atoms, pieces = take_atoms(_open(tokens_of(body)))
+    body, lower = _unwrap(in_one_form(_count(_plain(text))))
+    tokens, phrased = _join(_open(tokens_of(body)))
+    atoms, pieces = take_atoms(tokens)
     shouting = body.isupper()
     sequence: list[str] = []
     content: dict[str, int] = {}
@@ -271,6 +299,7 @@ def _analyse(text: str, rest: int = 0) -> Text:
         weight=sum([weights.get(word, 1.0) for word in content]),
         atoms={(atom.kind, atom.value): atom.shown for atom in atoms},
         language=_language(pieces),
+        phrased=phrased,
         names=frozenset(names),
         bounds=_bounds(lower) if atoms else frozenset(),
         targets=_after("to", sequence) if "to" in function else frozenset(),
@@ -281,7 +310,7 @@ def _analyse(text: str, rest: int = 0) -> Text:
         passive="by" in function and not _BEING.isdisjoint(function),
         question=_question(lower, pieces),
         initials="".join([
-            piece.shown[0].lower()[0] if isinstance(piece, Atom) else piece.lower[0]
+            (piece.shown if isinstance(piece, Atom) else piece.text)[0].lower()[0]
             for piece in pieces
         ]),
         rest=rest,
@@ -319,6 +348,8 @@ def _count(text: str) -> str:
 
 def _unwrap(text: str) -> tuple[str, str]:
     """Return the text without its wrapper, and the same in lower case."""
+    if signed := _SIGNATURE.search(text, max(0, len(text) - _LONGEST_SIGNATURE)):
+        text = text[: signed.start() + 1]
     lower = text.lower()
     start = _WRAPPERS.match(lower)
     if start and len(lower) == len(text):  # "İ" becomes two characters in lower case
@@ -354,6 +385,55 @@ def _open(tokens: list[Token]) -> list[Token]:
             ending = lower[cut:] in _ENDINGS
             opened.append(Token(kind, text[:cut], lower[:cut]) if ending else token)
     return opened
+
+
+def _join(tokens: list[Token]) -> tuple[list[Token], frozenset[str]]:
+    """Replace phrases by the word that they stand for; also return the stems of these words."""
+    known = phrases()
+    stems = [stem(token.lower) if token.kind in _IN_PHRASES else "" for token in tokens]
+    if known.keys().isdisjoint(stems) and known.keys().isdisjoint(pairwise(stems)):
+        return tokens, frozenset()
+    if not _WORDING.isdisjoint(stems):
+        return tokens, frozenset()
+    joined: list[Token] = []
+    replaced: set[str] = set()
+    at = 0
+    while at < len(tokens):
+        found = None
+        for start in (tuple(stems[at : at + 2]), stems[at]):
+            if start in known and (found := _phrase(known[start], tokens, stems, at)):
+                break
+        if found is None:
+            joined.append(tokens[at])
+            at += 1
+            continue
+        word, length, gap = found
+        if word:
+            shown = " ".join([token.text for token in tokens[at : at + length]])
+            joined.append(Token("word", shown, word))
+            replaced.add(stem(word))
+        joined += tokens[at + length : at + length + gap]
+        at += length + gap + bool(gap)
+    # A text of nothing but politeness keeps it.
+    return (joined, frozenset(replaced)) if joined else (tokens, frozenset())
+
+
+def _phrase(
+    those: Sequence[Phrase], tokens: list[Token], stems: list[str], at: int
+) -> tuple[str, int, int] | None:
+    """Return the word of the phrase that begins here, its length, and the tokens in its gap."""
+    for phrase in those:
+        end = at + len(phrase.stems)
+        if phrase.stems == tuple(stems[at:end]) and phrase.matches(
+            [token.lower for token in tokens[at:end]]
+        ):
+            if not phrase.particle:
+                return phrase.word, end - at, 0
+            ahead = stems[end : end + 1 + _LONGEST_GAP]
+            gap = ahead.index(phrase.particle) if phrase.particle in ahead else 0
+            if gap and all(ahead[:gap]):
+                return phrase.word, end - at, gap
+    return None
 
 
 def _next(tokens: list[Token], at: int) -> str:
