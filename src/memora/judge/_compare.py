@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rapidfuzz.distance import OSA
 
+from memora.judge._literals import differing
 from memora.judge._text import ARTICLES, LIGHT_WEIGHT, MOST_CHARACTERS, weight_of
 from memora.judge._words import relations, word_set
 from memora.model import Evidence
@@ -58,6 +59,8 @@ _ATOM_KINDS = {
 _QUANTIFIERS = word_set("any some only")
 # Small words that exclude each other. "From" and "to", "can" and "should" are mostly style.
 _SMALL_OPPOSITES = (("on", "off"), ("off", "on"), ("did", "will"), ("will", "did"))
+_LINKING = {"and": "and", "plus": "and", "or": "or"}
+_SHORTHAND = frozenset("urny")  # for "you", "are", "and", "why"
 _NEGATING_PREFIXES = ("un", "in", "im", "ir", "il", "dis", "non", "de", "mis")
 _LEAST_NEGATED = 3  # letters
 _SPECIFIC_QUESTIONS = frozenset((
@@ -107,7 +110,9 @@ def compare(a: Text, b: Text) -> Comparison:
     _compare_atoms(a, b, found)
     left, right = _lacking(a, b), _lacking(b, a)
     opposites, reworded = _pair(a, b, left, right, found)
-    opposites += _oppose_small_words(a, b, found)
+    opposites += _oppose_small_words(a, b, found) + _oppose_links(a, b, found)
+    _compare_letters(a, b, left, right, found)
+    _compare_marks(a, b, found)
     left_weight, right_weight = sum(map(weight_of, left)), sum(map(weight_of, right))
     total = a.weight + b.weight
     share = (left_weight + right_weight) / total if total else 0.0
@@ -132,7 +137,7 @@ def compare(a: Text, b: Text) -> Comparison:
             found.evidence.append(Evidence("negation", "only one of them has a negation"))
     _compare_questions(a, b, near * frame, found)
     _compare_quantifiers(a, b, near, found)
-    if a.bounds and b.bounds and a.bounds.isdisjoint(b.bounds):
+    if "bounds" not in features and a.bounds and b.bounds and a.bounds.isdisjoint(b.bounds):
         features["bounds"] = 1.0
         found.evidence.append(Evidence("bounds", f"{_bounds(a)} / {_bounds(b)}"))
     _compare_order(a, b, slice(start, -end or None), found)
@@ -383,6 +388,53 @@ def _oppose_small_words(a: Text, b: Text, found: Comparison) -> int:
             opposites += 1
             found.evidence.append(Evidence("opposites", f"{here} / {there}"))
     return opposites
+
+
+def _oppose_links(a: Text, b: Text, found: Comparison) -> int:
+    """Return 1 if "and" and "or" link the same two words, unless a text compares these."""
+    if not ("or" in a.function or "or" in b.function) or (
+        "or" in a.function and "or" in b.function and a.function["or"] == b.function["or"]
+    ):
+        return 0
+    if not (_COMPARING.isdisjoint(a.content) and _COMPARING.isdisjoint(b.content)):
+        return 0
+    here, there = _links(a.sequence), _links(b.sequence)
+    for words, link in here.items():
+        other = there.get(words, link)
+        if other != link:
+            shown = " {} ".join([a.shown.get(word, word) for word in sorted(words)])
+            shown = f"{shown.format(link)} / {other}" if "{}" in shown else f"{link} / {other}"
+            found.evidence.append(Evidence("opposites", shown))
+            return 1
+    return 0
+
+
+def _links(sequence: Sequence[str]) -> dict[frozenset[str], str]:
+    """Return "and" or "or" by the two words it links."""
+    words = [piece for piece in sequence if piece not in ARTICLES]
+    return {
+        frozenset((words[at - 1], words[at + 1])): _LINKING[link]
+        for at, link in enumerate(words[:-1])
+        if at and link in _LINKING
+    }
+
+
+def _compare_letters(
+    a: Text, b: Text, left: list[str], right: list[str], found: Comparison
+) -> None:
+    """Find names of one letter that differ: vitamin A and B, C and R."""
+    one, other = ([w for w in words if len(w) == 1] for words in (left, right))
+    if one and other and not _SHORTHAND.issuperset(one) and not _SHORTHAND.issuperset(other):
+        found.features["identifiers"] = found.features.get("identifiers", 0.0) + 1.0
+        found.evidence.append(Evidence("identifiers", f"{_show(a, one)} / {_show(b, other)}"))
+
+
+def _compare_marks(a: Text, b: Text, found: Comparison) -> None:
+    """Find operators, signs and letter case that differ."""
+    for kind, one, other in differing(a.marks, b.marks):
+        if not found.features.get(kind):
+            found.features[kind] = 1.0
+            found.evidence.append(Evidence(kind, f"{one} / {other}"))
 
 
 def _compare_quantifiers(a: Text, b: Text, weight: float, found: Comparison) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from text_to_num import alpha2digit
 
 from memora.judge._atoms import Atom, Token, take_atoms, tokens_of
+from memora.judge._literals import Mark, bounds_of, marks_of
 from memora.judge._words import UNITS, relations, stem, word_set
 
 if TYPE_CHECKING:
@@ -108,6 +109,13 @@ _BEFORE_PRONOUN = word_set(
     "which this that the no any some every each does do can should could would will must may if is "
     "another other only best good has"
 )
+# Words followed by a letter; after those of the second group, "a" is never an article.
+_LETTERED = frozenset(map(stem, (
+    "plan vitamin grade type option class drive step appendix section hepatitis group team gate "
+    "building terminal platform zone schedule form exhibit figure part column row cell answer "
+    "series model side version variant phase tier level line lane unit"
+).split()))  # fmt: skip
+_ONLY_LETTERED = frozenset(map(stem, ("vitamin", "hepatitis", "appendix")))
 ARTICLES = frozenset(("a", "an", "the"))
 _BEING = word_set("is are was were been be")
 
@@ -138,7 +146,7 @@ _HYPHEN = re.compile(r"(?<=[a-z])-(?=[a-z])")
 _SCALED = re.compile(r"(?<=\d) (?=(?:hundred|thousand|million|billion|trillion)\b)", re.IGNORECASE)
 _AFTER_DIGIT = re.compile(r"(?<=\d)(?=[\u00bc-\u00be])")  # "1½" is not 11/2
 _FOREIGN_DIGIT = re.compile(r"(?![0-9])\d")
-_QUOTES = str.maketrans("\u2018\u2019\u201c\u201d\u2044", "''\"\"/")
+_QUOTES = str.maketrans("\u2018\u2019\u201c\u201d\u2044\u2212\u2013\u2012", "''\"\"/---")
 # Phrases around a question that do not change its answer.
 _WRAPPERS = re.compile(
     r"^(?:\[[^\]]{1,60}\] *)?(?:you are (?:a|an) [^.:]{1,80}\. *)?"
@@ -189,6 +197,8 @@ class Text(NamedTuple):
     """First letters of the words, to match acronyms."""
     rest: int
     """Hash of the part that is not analysed, 0 if there is none."""
+    marks: frozenset[Mark]
+    """Operators, and the signs and letter case of code."""
 
 
 def analyse(text: str) -> Text:
@@ -216,7 +226,9 @@ def _weights() -> dict[str, float]:
 
 
 def _analyse(text: str, rest: int = 0) -> Text:
-    body, lower = _unwrap(_count(_plain(text)))
+    text = _normal(text)
+    marks = marks_of(text)
+    body, lower = _unwrap(_count(_HYPHEN.sub(" ", text) if "-" in text else text))
     atoms, pieces = take_atoms(_open(tokens_of(body)))
     shouting = body.isupper()
     sequence: list[str] = []
@@ -233,7 +245,7 @@ def _analyse(text: str, rest: int = 0) -> Text:
         if word in _NEGATORS:
             negations += 1
             sequence.append("not")
-        elif word in _STOP:
+        elif word in _STOP and not _is_letter(piece.text, sequence):
             function[word] = function.get(word, 0) + 1
             sequence.append(word)
         else:
@@ -253,7 +265,7 @@ def _analyse(text: str, rest: int = 0) -> Text:
         atoms={(atom.kind, atom.value): atom.shown for atom in atoms},
         language=_language(pieces),
         names=frozenset(names),
-        bounds=_bounds(lower) if atoms else frozenset(),
+        bounds=_bounds(lower).union(bounds_of(marks)) if atoms else frozenset(),
         targets=_targets(sequence) if "to" in function else frozenset(),
         negations=negations,
         passive="by" in function and not _BEING.isdisjoint(function),
@@ -263,7 +275,17 @@ def _analyse(text: str, rest: int = 0) -> Text:
             for piece in pieces
         ]),
         rest=rest,
+        marks=marks,
     )  # fmt: skip
+
+
+def _is_letter(text: str, before: list[str]) -> bool:
+    """Return whether a small word of one letter is a name, as in "vitamin D" and "plan A"."""
+    if len(text) != 1 or not before:
+        return False
+    return text in "DMST" or (
+        before[-1] in (_LETTERED if text.isupper() else _ONLY_LETTERED) and text != "I"
+    )
 
 
 _kept_short = lru_cache(maxsize=_KEPT_SHORT)(_analyse)
@@ -276,15 +298,15 @@ def forget() -> None:
     _kept_long.cache_clear()
 
 
-def _plain(text: str) -> str:
-    """Normalise letters, digits, quotation marks and hyphens in the analysed part."""
+def _normal(text: str) -> str:
+    """Normalise letters, digits, quotation marks and dashes in the analysed part."""
     if not text.isascii():
         text = _AFTER_DIGIT.sub(" ", text)
         pieces = (text[at : at + _PIECE] for at in range(0, len(text), _PIECE))
         text = "".join(unicodedata.normalize("NFKC", piece) for piece in pieces)
         text = text[:MOST_CHARACTERS].translate(_QUOTES)  # one character may expand to twenty
         text = _FOREIGN_DIGIT.sub(lambda match: str(int(match[0])), text)
-    return _HYPHEN.sub(" ", text) if "-" in text else text
+    return text
 
 
 def _count(text: str) -> str:

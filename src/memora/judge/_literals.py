@@ -1,0 +1,180 @@
+"""Find what the words of a text leave out: operators, and the signs and letter case of code.
+
+Signs and letter case carry meaning in code, commands and patterns, and little in prose. Each such
+part of a text is a mark: a key and a spelling. Two texts conflict if both have the key and spell it
+differently, such as `*.txt` and `.txt`, or `curl -o` and `curl -O`. A mark whose key only one text
+has is no conflict, because the other may say the same in words.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, TypeAlias
+
+from memora.judge._words import relations, stem, word_set
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Mark: TypeAlias = "tuple[str, str, str]"
+"""Kind of evidence, key, spelling."""
+
+NO_MARKS: frozenset[Mark] = frozenset()
+
+_PUNCTUATION = ".,;:!?"
+_LONGEST = 200  # characters of a word, which is not compared if it is longer
+
+_OPERATORS = frozenset("<>=&|≤≥+*/^%-")
+_OPERATOR = re.compile(
+    r"(?<![-<>=!&|+*/:])"
+    r"(<=>|[!=]==?|<>|[<>]{1,2}=?|[≤≥]|[-:+*/]=|=>|->|=|&&|\|{1,2}|\*{1,2}|[-+/^%])"
+    r"(?![<>=&|+*/])"
+)
+_TAG = re.compile(r"</?[^<>\s=]{1,60}>|</?[A-Za-z][\w-]{0,30} [^<>=]{0,60}=[^<>]{0,200}>")
+_MARKER = re.compile(r"^[ \t]*(?:>+|[-*+])[ \t]", re.MULTILINE)  # of a quotation or a list
+_LEFT = re.compile(r"([\w.]{1,60})['\"`)\]]{0,3}[ \t]{0,3}\Z")
+_RIGHT = re.compile(r"[ \t]{0,3}['\"`($]{0,3}(-?[\w.%]{1,60})")
+_REACH = 68  # characters: the longest match of `_LEFT`
+_ARITHMETIC = frozenset(("+", "-", "*", "/", "^", "%", "**"))
+_COMMUTATIVE = frozenset("+*")
+_OPERAND = re.compile(r"\d{1,3}|\d+\.\d+|[A-Za-z]")  # four digits are mostly a year
+_CHAIN = re.compile(r"[-/.]\d")  # of numbers, as in a date
+_SAME_OPERATORS = {"<>": "!=", "!==": "!=", "≤": "<=", "≥": ">=", "**": "^"}
+_TURNED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
+_BOUNDS = {">": "gt", "<": "lt", ">=": "ge", "<=": "le", "=": "eq", "==": "eq"}
+
+_ADDRESS = re.compile(r"^www\.|[\w.+-]@[\w-]+\.\w")
+_LINK = re.compile(r"https?://[^/]+(/.+)")
+_SIGNED = re.compile(r"[*^\\\[\](){}<>=|&%$#@~+_]|\.\.|\A[.!-]\w|\A\w-?\Z")
+_SIGNED_DIGITS = re.compile(r"[\[\]{}^\\|]")  # "$5", "5%" and "#5" are numbers
+_EMPHASIS = re.compile(r"(\*{1,3}|_{1,2}|~~)(?=\w)(.+)(?<=\w)\1")
+_ASIDE = re.compile(r"\((\w[\w'-]+)\)")
+
+_FLAG = re.compile(r"-[A-Za-z]{1,5}")
+_ESCAPE = re.compile(r"\\[A-Za-z]")
+_CODE = re.compile(r"(?=.*\d)(?=.*[A-Z])[A-Za-z0-9+_-]{7,64}={0,2}")
+_HUMP = re.compile(r"[a-z][A-Z]")
+_QUOTED = re.compile(r"(['\"])([^'\"\s]{1,60})\1")
+_BEFORE_LITERAL = word_set("like in glob regexp then values equals")
+_BEFORE_QUOTE = "=<>(,"
+_OF_PATHS = re.compile(
+    r"\b(?:s3|keys?|paths?|files?|folder|directory|bucket|branch|route|endpoint|url)\b"
+)
+_OF_CASE = re.compile(r"\bcase[- ]?(?:in)?sensitiv|\b(?:upper|lower)[- ]?case|\bcapital")
+_MEASURE = re.compile(r"[\d.,]*([A-Za-z]{2,3})(?:/\w+)?")
+_PRONOUNS = frozenset(("a", "I", "i"))
+_UNQUOTED = str.maketrans("", "", "'\"`")
+_LEAST_CAPITALS = 6  # letters of a constant, such as TIMEOUT
+
+# Units, and chemical elements beside compounds, that differ only in case.
+_EXACT = word_set(
+    "KB kB Kb MB Mb GB Gb TB Tb PB Pb mW MW mg Mg mJ MJ mV MV mA MA mHz MHz mPa MPa mM mm Mm ms Ms "
+    "mS nm nM Nm Co CO No NO Hf HF Cs CS Po PO Os OS Sn SN Si SI Ho HO Np NP Nb NB Sc SC Cf CF"
+)
+
+
+def marks_of(text: str) -> frozenset[Mark]:
+    """Return the marks of a text, in time linear in its length."""
+    found: set[Mark] = set()
+    if not _OPERATORS.isdisjoint(text):
+        found.update(_operators(text))
+    of_case = "cap" in text or "case" in text.lower() and _OF_CASE.search(text.lower())
+    before = ""
+    for word in text.split():
+        bare = word.rstrip(_PUNCTUATION)
+        if len(bare) > 2 and bare.isalpha() and (bare.islower() or bare[1:].islower()):  # noqa: PLR2004 - "Co" has two
+            if of_case and before:
+                found.add(("identifiers", f"case {bare.lower()}", bare))
+        elif len(bare) <= _LONGEST and bare not in _PRONOUNS:
+            found.update(_signs(bare))
+            found.update(_cases(bare, before, text))
+        before = word
+    return frozenset(found) if found else NO_MARKS
+
+
+def bounds_of(marks: frozenset[Mark]) -> set[str]:
+    """Return the bounds that comparison operators set; see `Text.bounds`."""
+    return {_BOUNDS[sign] for kind, _, sign in marks if kind == "bounds" and sign in _BOUNDS}
+
+
+def differing(one: frozenset[Mark], other: frozenset[Mark]) -> list[tuple[str, str, str]]:
+    """Return kind, spelling and other spelling of the marks that two texts spell differently."""
+    if one == other or not one or not other:
+        return []
+    here, there = ({mark[:2]: mark[2] for mark in only} for only in (one - other, other - one))
+    return [(kind, here[kind, key], there[kind, key]) for kind, key in sorted(here.keys() & there)]
+
+
+def _operators(text: str) -> Iterator[Mark]:
+    """Yield comparison and arithmetic operators, by their operands."""
+    text = _MARKER.sub("", _TAG.sub(" ", text))
+    for match in _OPERATOR.finditer(text):
+        sign = _SAME_OPERATORS.get(match[1], match[1])
+        left = _LEFT.search(text, max(0, match.start() - _REACH), match.start())
+        right = _RIGHT.match(text, match.end())
+        if left is None or right is None:
+            continue
+        one, other = left[1].lower(), right[1].lower()
+        if sign not in _ARITHMETIC:
+            yield _comparison(one, sign, other)
+        elif _OPERAND.fullmatch(one) and _OPERAND.fullmatch(other):
+            if not _CHAIN.match(text, right.end()) and text[left.start() - 1] not in "-/.":
+                low, high = sorted((one, other))
+                first, last = (low, high) if sign in _COMMUTATIVE else (one, other)
+                yield ("identifiers", f"of {low} {high}", f"{first} {sign} {last}")
+
+
+def _comparison(left: str, sign: str, right: str) -> Mark:
+    """Return the mark of a comparison: by its value if it has one, else by both sides."""
+    if left[0].isdigit() or (not right[0].isdigit() and right < left):
+        left, sign, right = right, _TURNED.get(sign, sign), left
+    key = right if right.lstrip("-")[0].isdigit() else f"{left} {right}"
+    return ("bounds", key, sign)
+
+
+def _signs(word: str) -> Iterator[Mark]:
+    """Yield a word with signs."""
+    word = _EMPHASIS.sub(r"\2", _ASIDE.sub(r"\1", word.translate(_UNQUOTED)))
+    if "(" not in word:
+        word = word.rstrip(")")
+    if ")" not in word:
+        word = word.lstrip("(")
+    if not _SIGNED.search(word) or _ADDRESS.search(word) or "://" in word:
+        return
+    key = "".join(filter(str.isalnum, word)).lower()
+    if key and (not key.isdigit() or _SIGNED_DIGITS.search(word)):
+        yield ("identifiers", key, word.lower())
+
+
+def _cases(word: str, before: str, text: str) -> Iterator[Mark]:
+    """Yield the parts of a word whose letter case has a meaning."""
+    spelling = ""
+    quoted = _QUOTED.search(word)
+    bare = word.translate(_UNQUOTED)
+    if link := _LINK.fullmatch(word):
+        spelling = link[1]
+    elif (
+        _FLAG.fullmatch(bare)
+        or _ESCAPE.search(word)
+        or ("_" in word and not word.startswith("_"))
+        or (_CODE.fullmatch(word) and (word.endswith("=") or len(_HUMP.findall(word)) > 1))
+        or ("/" in word and (word[0] in "/~." or _OF_PATHS.search(text)))
+    ):
+        spelling = bare
+    elif quoted:
+        earlier = word[: quoted.start()] or before
+        if (
+            len(quoted[2]) == 1
+            or earlier.endswith(tuple(_BEFORE_QUOTE))
+            or earlier.lower() in _BEFORE_LITERAL
+        ):
+            spelling = quoted[2]
+    elif (measure := _MEASURE.fullmatch(bare)) and measure[1] in _EXACT:
+        spelling = measure[1] if before or not measure[1].istitle() else ""
+    elif bare.isalpha() and stem(bare.lower()) not in relations().rarity:
+        if _HUMP.search(bare):
+            spelling = bare[0].lower() + bare[1:]  # "macOS" is also written "MacOS"
+        elif bare.isupper() and len(bare) >= _LEAST_CAPITALS and not text.isupper():
+            spelling = bare[0].lower() + bare[1:]
+    if spelling:
+        yield ("identifiers", f"case {spelling.lower()}", spelling)
