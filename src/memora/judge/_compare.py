@@ -9,7 +9,7 @@ from rapidfuzz.distance import OSA
 
 from memora.judge._literals import differing
 from memora.judge._text import ARTICLES, LIGHT_WEIGHT, MOST_CHARACTERS, weight_of
-from memora.judge._words import relations, word_set
+from memora.judge._words import relations, stem, word_set
 from memora.model import Evidence
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ _ANCHORED = 1.5  # a common date compensates for some unmatched weight
 _ENOUGH_REWORDED = 3  # reworded words beyond this number add no evidence
 _FRAME_POWER = 3  # one changed word in an otherwise equal sentence changes its meaning
 
-_DATES = frozenset(("year", "month", "day", "weekday", "period"))
+_ANCHORS = frozenset(("year", "month", "day", "weekday", "period"))
+_DATES = _ANCHORS | {"relative"}
 _ATOM_KINDS = {
     "number": "numbers", "date": "dates", "identifier": "identifiers", "version": "identifiers",
     "unit": "units",
@@ -60,7 +61,7 @@ _QUANTIFIERS = word_set("any some only")
 # Small words that exclude each other. "From" and "to", "can" and "should" are mostly style.
 _SMALL_OPPOSITES = (("on", "off"), ("off", "on"), ("did", "will"), ("will", "did"))
 _LINKING = {"and": "and", "plus": "and", "or": "or"}
-_SHORTHAND = frozenset("urny")  # for "you", "are", "and", "why"
+_SHORTHAND = frozenset("ur")  # for "you are"
 _NEGATING_PREFIXES = ("un", "in", "im", "ir", "il", "dis", "non", "de", "mis")
 _LEAST_NEGATED = 3  # letters
 _SPECIFIC_QUESTIONS = frozenset((
@@ -75,6 +76,13 @@ _SYMMETRIC = word_set("and or vs versus")
 _COMPARING = word_set("compar differ mix combin relat similar versus vs equal better")
 _LINKS = word_set("with to from between than")
 _PREPOSITIONS = word_set("in on at for from by of to with between since until per during")
+# Commands and functions whose two arguments have different roles. Those of `diff` have not: the
+# reader sees the same differences.
+_COMMANDS = frozenset(map(stem, (
+    "cp mv ln copy move rename link scp rsync merge rebase subtract divide power pow log mod modulo "
+    "atan2 isinstance substr split replace sub gsub"
+).split()))  # fmt: skip
+_ARGUMENTS = 2
 _LEAST_SWAP, _LONGEST_SWAP = 3, 40  # pieces of a sequence that is searched for a swap
 _LONGEST_PART = 5  # pieces of a swapped part
 
@@ -120,7 +128,7 @@ def compare(a: Text, b: Text) -> Comparison:
     if {a.language, b.language} <= _UNDERSTOOD:
         covered = max(0.0, 1.0 - _COVERING * share)
         features["explained"] = covered * min(reworded, _ENOUGH_REWORDED) / _ENOUGH_REWORDED
-        if any(kind in _DATES and (kind, value) in b.atoms for kind, value in a.atoms):
+        if any(kind in _ANCHORS and (kind, value) in b.atoms for kind, value in a.atoms):
             features["anchored"] = min(1.0, _ANCHORED * covered)
         features["substitution"] = frame**_FRAME_POWER * min(left_weight, right_weight)
         features["insertion"] = frame * abs(left_weight - right_weight)
@@ -176,9 +184,27 @@ def _compare_atoms(a: Text, b: Text, found: Comparison) -> None:
             found.features[name] = found.features.get(name, 0.0) + min(len(one), len(other))
             shown = f"{_some(one.values())} / {_some(other.values())}"
             found.evidence.append(Evidence(name, shown))
-    sides = {bool(one) for one, other in only.values() if bool(one) != bool(other)}
-    if len(sides) > 1:  # "in 2019" against "for 5 years"
+    mine = [shown for one, other in only.values() if not other for shown in one.values()]
+    theirs = [shown for one, other in only.values() if not one for shown in other.values()]
+    if mine and theirs:  # "in 2019" against "for 5 years"
         found.features["numbers"] = found.features.get("numbers", 0.0) + 1.0
+        found.evidence.append(Evidence("numbers", f"{_some(mine)} / {_some(theirs)}"))
+    elif (mine and _widens(a, only)) or (theirs and _widens(b, only)):
+        found.features["numbers"] = found.features.get("numbers", 0.0) + 1.0
+        found.evidence.append(Evidence("numbers", f"only one of them says {_some(mine or theirs)}"))
+
+
+def _widens(text: Text, only: dict[str, tuple[dict[str, str], dict[str, str]]]) -> bool:
+    """Return whether a text has a range, of which the other text has one end."""
+    more = {f"number {value}" for side in only.get("number", ()) for value in side}
+    sequence = text.sequence
+    return any(
+        piece == "to"
+        and sequence[at].startswith("number ")
+        and sequence[at + 2].startswith("number ")
+        and (sequence[at] in more) != (sequence[at + 2] in more)
+        for at, piece in enumerate(sequence[1:-1])
+    )
 
 
 def _drop_years(
@@ -423,8 +449,9 @@ def _compare_letters(
     a: Text, b: Text, left: list[str], right: list[str], found: Comparison
 ) -> None:
     """Find names of one letter that differ: vitamin A and B, C and R."""
-    one, other = ([w for w in words if len(w) == 1] for words in (left, right))
-    if one and other and not _SHORTHAND.issuperset(one) and not _SHORTHAND.issuperset(other):
+    one = [word for word in left if len(word) == 1 and a.shown[word] not in _SHORTHAND]
+    other = [word for word in right if len(word) == 1 and b.shown[word] not in _SHORTHAND]
+    if one and other:
         found.features["identifiers"] = found.features.get("identifiers", 0.0) + 1.0
         found.evidence.append(Evidence("identifiers", f"{_show(a, one)} / {_show(b, other)}"))
 
@@ -463,7 +490,9 @@ def _ends(one: Sequence[str], other: Sequence[str]) -> tuple[int, int]:
 def _compare_order(a: Text, b: Text, differing: slice, found: Comparison) -> None:
     one, other = a.sequence[differing], b.sequence[differing]
     compared = not (_COMPARING.isdisjoint(a.content) and _COMPARING.isdisjoint(b.content))
-    if a.passive == b.passive and _swapped(one, other, compared=compared):
+    if a.passive == b.passive and (
+        _swapped(one, other, compared=compared) or _swapped_arguments(a, one, other, differing.start)
+    ):
         shown = f"{_spell(a, one)} / {_spell(b, other)}"
     elif not compared and _turned(a, b):
         shown = f"to {_spell(a, sorted(a.targets))} / to {_spell(b, sorted(b.targets))}"
@@ -482,7 +511,8 @@ def _swapped(one: Sequence[str], other: Sequence[str], *, compared: bool) -> boo
         return False
     if sorted(one) != sorted(other):
         return False
-    symmetric = _SYMMETRIC | _LINKS if compared else _SYMMETRIC
+    # In "mix tea with milk" both are equal, in "mix at a ratio of 2 to 1" they are not.
+    symmetric = _SYMMETRIC | _LINKS if compared and "number" not in one[0] else _SYMMETRIC
     swapped = False
     for first in range(1, min(size - 2, _LONGEST_PART) + 1):
         if other[size - first :] != one[:first]:
@@ -497,6 +527,15 @@ def _swapped(one: Sequence[str], other: Sequence[str], *, compared: bool) -> boo
                 return False
             swapped = True
     return swapped
+
+
+def _swapped_arguments(a: Text, one: Sequence[str], other: Sequence[str], start: int) -> bool:
+    """Return whether the two arguments of a command changed places: "mv x y" and "mv y x"."""
+    return (
+        len(one) == _ARGUMENTS
+        and one[::-1] == other
+        and not _COMMANDS.isdisjoint(a.sequence[max(0, start - _ARGUMENTS) : start])
+    )
 
 
 def _is_date(piece: str) -> bool:

@@ -43,6 +43,21 @@ _SAME_OPERATORS = {"<>": "!=", "!==": "!=", "≤": "<=", "≥": ">=", "**": "^"}
 _TURNED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 _BOUNDS = {">": "gt", "<": "lt", ">=": "ge", "<=": "le", "=": "eq", "==": "eq"}
 
+_SIGNS = frozenset("*^\\[](){}<>=|&#@~+_≤≥/")
+_DOUBTFUL = frozenset("-.!'\"")
+# Each of these begins with a set of characters, which makes a search fast.
+_HIDDEN = re.compile(r"[-.!'\"](?:(?<!\w.)\S|(?<=\d-)\d|(?<=\w-)(?!\w)|(?<=\.)\.)")
+# Units, and chemical elements beside compounds, that differ only in case.
+_EXACT = word_set(
+    "KB kB Kb MB Mb GB Gb TB Tb PB Pb mW MW mg Mg mJ MJ mV MV mA MA mHz MHz mPa MPa mM mm Mm ms Ms "
+    "mS nm nM Nm Co CO No NO Hf HF Cs CS Po PO Os OS Sn SN Si SI Ho HO Np NP Nb NB Sc SC Cf CF"
+)
+_CAPITALS = re.compile(
+    r"[A-Z](?:(?<=[a-z].)|[A-Z]{5}|(?<![A-Za-z].)(?:(?<![AI])(?![A-Za-z'])"
+    rf"|(?:{'|'.join(sorted({f'(?<={unit[0]}){unit[1]}' for unit in _EXACT}))})(?![A-Za-z])))"
+)
+_SMALL_UNIT = re.compile(r"\d ?(?:m[gms]|nm)\b")
+
 _ADDRESS = re.compile(r"^www\.|[\w.+-]@[\w-]+\.\w")
 _LINK = re.compile(r"https?://[^/]+(/.+)")
 _SIGNED = re.compile(r"[*^\\\[\](){}<>=|&%$#@~+_]|\.\.|\A[.!-]\w|\A\w-?\Z")
@@ -51,6 +66,7 @@ _EMPHASIS = re.compile(r"(\*{1,3}|_{1,2}|~~)(?=\w)(.+)(?<=\w)\1")
 _ASIDE = re.compile(r"\((\w[\w'-]+)\)")
 
 _FLAG = re.compile(r"-[A-Za-z]{1,5}")
+_PATTERN = re.compile(r"[\w/~.-]*\*[\w/.*-]*\.\w+|\.\w+")  # of file names
 _ESCAPE = re.compile(r"\\[A-Za-z]")
 _CODE = re.compile(r"(?=.*\d)(?=.*[A-Z])[A-Za-z0-9+_-]{7,64}={0,2}")
 _HUMP = re.compile(r"[a-z][A-Z]")
@@ -60,25 +76,20 @@ _BEFORE_QUOTE = "=<>(,"
 _OF_PATHS = re.compile(
     r"\b(?:s3|keys?|paths?|files?|folder|directory|bucket|branch|route|endpoint|url)\b"
 )
-_OF_CASE = re.compile(r"\bcase[- ]?(?:in)?sensitiv|\b(?:upper|lower)[- ]?case|\bcapital")
+_OF_CASE = re.compile(r"\bcase[- ]?(?:in)?sensitiv|\b(?:upper|lower)[- ]?case")
 _MEASURE = re.compile(r"[\d.,]*([A-Za-z]{2,3})(?:/\w+)?")
 _PRONOUNS = frozenset(("a", "I", "i"))
 _UNQUOTED = str.maketrans("", "", "'\"`")
 _LEAST_CAPITALS = 6  # letters of a constant, such as TIMEOUT
 
-# Units, and chemical elements beside compounds, that differ only in case.
-_EXACT = word_set(
-    "KB kB Kb MB Mb GB Gb TB Tb PB Pb mW MW mg Mg mJ MJ mV MV mA MA mHz MHz mPa MPa mM mm Mm ms Ms "
-    "mS nm nM Nm Co CO No NO Hf HF Cs CS Po PO Os OS Sn SN Si SI Ho HO Np NP Nb NB Sc SC Cf CF"
-)
-
-
 def marks_of(text: str) -> frozenset[Mark]:
     """Return the marks of a text, in time linear in its length."""
+    if _is_prose(text):
+        return NO_MARKS
     found: set[Mark] = set()
     if not _OPERATORS.isdisjoint(text):
         found.update(_operators(text))
-    of_case = "cap" in text or "case" in text.lower() and _OF_CASE.search(text.lower())
+    of_case = "case" in text and _OF_CASE.search(text)
     before = ""
     for word in text.split():
         bare = word.rstrip(_PUNCTUATION)
@@ -90,6 +101,17 @@ def marks_of(text: str) -> frozenset[Mark]:
             found.update(_cases(bare, before, text))
         before = word
     return frozenset(found) if found else NO_MARKS
+
+
+def _is_prose(text: str) -> bool:
+    """Return whether a text surely has no marks, in a few microseconds."""
+    return (
+        _SIGNS.isdisjoint(text)
+        and (text[1:].islower() or not _CAPITALS.search(text))
+        and (_DOUBTFUL.isdisjoint(text[:-1]) or not _HIDDEN.search(text))
+        and not _SMALL_UNIT.search(text)
+        and "case" not in text
+    )
 
 
 def bounds_of(marks: frozenset[Mark]) -> set[str]:
@@ -139,7 +161,12 @@ def _signs(word: str) -> Iterator[Mark]:
         word = word.rstrip(")")
     if ")" not in word:
         word = word.lstrip("(")
+    if _FLAG.fullmatch(word):
+        yield ("identifiers", "flag", "".join(sorted(word)))
     if not _SIGNED.search(word) or _ADDRESS.search(word) or "://" in word:
+        return
+    if _PATTERN.fullmatch(word):
+        yield ("identifiers", "pattern", word.lower())
         return
     key = "".join(filter(str.isalnum, word)).lower()
     if key and (not key.isdigit() or _SIGNED_DIGITS.search(word)):
@@ -154,8 +181,7 @@ def _cases(word: str, before: str, text: str) -> Iterator[Mark]:
     if link := _LINK.fullmatch(word):
         spelling = link[1]
     elif (
-        _FLAG.fullmatch(bare)
-        or _ESCAPE.search(word)
+        _ESCAPE.search(word)
         or ("_" in word and not word.startswith("_"))
         or (_CODE.fullmatch(word) and (word.endswith("=") or len(_HUMP.findall(word)) > 1))
         or ("/" in word and (word[0] in "/~." or _OF_PATHS.search(text)))

@@ -54,13 +54,13 @@ def read_period(tokens: Sequence[Token], at: int) -> Period | None:
     """
     first, second = tokens[at].lower, tokens[at + 1].lower
     if first in _UP_TO_NOW:
-        return Period("period", f"{_UP_TO_NOW[first]} to date", 1)
+        return Period("relative", f"{_UP_TO_NOW[first]} to date", 1)
     if first not in _DIRECTIONS:
         third = tokens[at + 2].lower
         if first in _UP_TO and (second, third) == ("to", "date"):
-            return Period("period", f"{first} to date", 3)
+            return Period("relative", f"{first} to date", 3)
         if _BEYOND.get(third) == second:  # "the day after tomorrow", "the week before last"
-            kind = "day" if first == "day" else "period"
+            kind = "day" if first == "day" else "relative"
             return Period(kind, f"{first} {second} {third}", 3)
         return None
     used = 1
@@ -72,11 +72,11 @@ def read_period(tokens: Sequence[Token], at: int) -> Period | None:
         return Period("day", day, used + 1)
     if noun in WEEKDAYS or noun in MONTHS:  # it is read by itself
         named = tokens[at + used].text[0].isupper()
-        return Period("period", f"{direction} {noun[:3]}", used) if named else None
+        return Period("relative", f"{direction} {noun[:3]}", used) if named else None
     if tokens[at + used].kind == "number":  # "the last 7 days"
         unit = UNITS.get(tokens[at + used + 1].lower)
         spans = direction != "this" and unit is not None and unit.dimension == "time"
-        return Period("period", f"{direction} span", used) if spans else None
+        return Period("relative", f"{direction} span", used) if spans else None
     adjective = _ADJECTIVES.get(noun)
     if adjective is not None:
         used += 1
@@ -87,4 +87,4 @@ def read_period(tokens: Sequence[Token], at: int) -> Period | None:
         return None
     if direction == "this" and name in _TONIGHT:
         return Period("day", "tonight", used + 1)
-    return Period("period", f"{direction} {adjective or ''}{name}", used + 1)
+    return Period("relative", f"{direction} {adjective or ''}{name}", used + 1)

@@ -245,7 +245,7 @@ def _analyse(text: str, rest: int = 0) -> Text:
         if word in _NEGATORS:
             negations += 1
             sequence.append("not")
-        elif word in _STOP and not _is_letter(piece.text, sequence):
+        elif word in _STOP and not (len(word) == 1 and _is_letter(piece.text, sequence)):
             function[word] = function.get(word, 0) + 1
             sequence.append(word)
         else:
@@ -281,11 +281,11 @@ def _analyse(text: str, rest: int = 0) -> Text:
 
 def _is_letter(text: str, before: list[str]) -> bool:
     """Return whether a small word of one letter is a name, as in "vitamin D" and "plan A"."""
-    if len(text) != 1 or not before:
+    if not before or text == "I":
         return False
-    return text in "DMST" or (
-        before[-1] in (_LETTERED if text.isupper() else _ONLY_LETTERED) and text != "I"
-    )
+    if text in "DMST":
+        return before[-1] != "and"  # "AT&T"
+    return before[-1] in (_LETTERED if text.isupper() else _ONLY_LETTERED)
 
 
 _kept_short = lru_cache(maxsize=_KEPT_SHORT)(_analyse)
