@@ -138,9 +138,11 @@ def tokens_of(text: str) -> list[Token]:
     for match in _TOKENS.finditer(text):
         kind = match.lastgroup or ""
         found = match[kind]
-        if kind in _SIGN_WORDS:
-            found = kind
-        tokens.append(Token(_TOKEN_KINDS.get(kind, kind), found, found.lower()))
+        if kind in _TOKEN_KINDS:
+            if kind in _SIGN_WORDS:
+                found = kind
+            kind = _TOKEN_KINDS[kind]
+        tokens.append(Token(kind, found, found.lower()))
     return tokens
 
 

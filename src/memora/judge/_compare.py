@@ -46,6 +46,7 @@ _MOST_SHOWN_ORDER = 6  # pieces per text, in evidence of a changed order
 # `_COVERING` is for synonyms, which matter only if they cover almost all differences.
 _DECISIVE = 1.5
 _COVERING = 3.0
+_LINKED = 0.25  # unmatched share up to which "and" and "or" are compared
 _ANCHORED = 1.5  # a common date compensates for some unmatched weight
 _ENOUGH_REWORDED = 3  # reworded words beyond this number add no evidence
 _FRAME_POWER = 3  # one changed word in an otherwise equal sentence changes its meaning
@@ -74,6 +75,7 @@ _UNDERSTOOD = frozenset(("", "en"))  # languages
 # "A and B" equals "B and A"; "A to B" differs from "B to A", unless the text compares A and B.
 _SYMMETRIC = word_set("and or vs versus")
 _COMPARING = word_set("compar differ mix combin relat similar versus vs equal better")
+_CHOOSING = _COMPARING | {"between"}
 _LINKS = word_set("with to from between than")
 _PREPOSITIONS = word_set("in on at for from by of to with between since until per during")
 # Commands and functions whose two arguments have different roles. Those of `diff` have not: the
@@ -118,13 +120,14 @@ def compare(a: Text, b: Text) -> Comparison:
     _compare_atoms(a, b, found)
     left, right = _lacking(a, b), _lacking(b, a)
     opposites, reworded = _pair(a, b, left, right, found)
-    opposites += _oppose_small_words(a, b, found) + _oppose_links(a, b, found)
-    _compare_letters(a, b, left, right, found)
+    opposites += _oppose_small_words(a, b, found)
     _compare_marks(a, b, found)
     left_weight, right_weight = sum(map(weight_of, left)), sum(map(weight_of, right))
     total = a.weight + b.weight
     share = (left_weight + right_weight) / total if total else 0.0
     near = max(0.0, 1.0 - _DECISIVE * share)
+    if share <= _LINKED:
+        opposites += _oppose_links(a, b, found)
     if {a.language, b.language} <= _UNDERSTOOD:
         covered = max(0.0, 1.0 - _COVERING * share)
         features["explained"] = covered * min(reworded, _ENOUGH_REWORDED) / _ENOUGH_REWORDED
@@ -133,6 +136,7 @@ def compare(a: Text, b: Text) -> Comparison:
         features["substitution"] = frame**_FRAME_POWER * min(left_weight, right_weight)
         features["insertion"] = frame * abs(left_weight - right_weight)
         _compare_names(a, b, left, right, found)
+        _compare_letters(a, b, left, right, near, found)
     else:
         # The word lists are English, so texts in other languages are compared only by atoms. Both
         # features have no weight: "foreign" caps a similarity, "languages" bars the candidate.
@@ -203,6 +207,7 @@ def _widens(text: Text, only: dict[str, tuple[dict[str, str], dict[str, str]]]) 
         and sequence[at].startswith("number ")
         and sequence[at + 2].startswith("number ")
         and (sequence[at] in more) != (sequence[at + 2] in more)
+        and sequence[at] != "number 1"  # "lines 1 to 20" are the first 20 lines
         for at, piece in enumerate(sequence[1:-1])
     )
 
@@ -418,19 +423,15 @@ def _oppose_small_words(a: Text, b: Text, found: Comparison) -> int:
 
 def _oppose_links(a: Text, b: Text, found: Comparison) -> int:
     """Return 1 if "and" and "or" link the same two words, unless a text compares these."""
-    if not ("or" in a.function or "or" in b.function) or (
-        "or" in a.function and "or" in b.function and a.function["or"] == b.function["or"]
+    if a.function.get("or", 0) == b.function.get("or", 0) or not (
+        _CHOOSING.isdisjoint(a.content) and _CHOOSING.isdisjoint(b.content)
     ):
         return 0
-    if not (_COMPARING.isdisjoint(a.content) and _COMPARING.isdisjoint(b.content)):
-        return 0
-    here, there = _links(a.sequence), _links(b.sequence)
-    for words, link in here.items():
+    there = _links(b.sequence)
+    for words, link in _links(a.sequence).items():
         other = there.get(words, link)
         if other != link:
-            shown = " {} ".join([a.shown.get(word, word) for word in sorted(words)])
-            shown = f"{shown.format(link)} / {other}" if "{}" in shown else f"{link} / {other}"
-            found.evidence.append(Evidence("opposites", shown))
+            found.evidence.append(Evidence("opposites", f"{link} / {other}"))
             return 1
     return 0
 
@@ -446,14 +447,25 @@ def _links(sequence: Sequence[str]) -> dict[frozenset[str], str]:
 
 
 def _compare_letters(
-    a: Text, b: Text, left: list[str], right: list[str], found: Comparison
+    a: Text, b: Text, left: list[str], right: list[str], near: float, found: Comparison
 ) -> None:
     """Find names of one letter that differ: vitamin A and B, C and R."""
     one = [word for word in left if len(word) == 1 and a.shown[word] not in _SHORTHAND]
     other = [word for word in right if len(word) == 1 and b.shown[word] not in _SHORTHAND]
-    if one and other:
-        found.features["identifiers"] = found.features.get("identifiers", 0.0) + 1.0
+    if not one or not other:
+        return
+    beside = not _beside(a.sequence, one).isdisjoint(_beside(b.sequence, other))
+    if size := 1.0 if beside else near:
+        found.features["identifiers"] = found.features.get("identifiers", 0.0) + size
         found.evidence.append(Evidence("identifiers", f"{_show(a, one)} / {_show(b, other)}"))
+
+
+def _beside(sequence: Sequence[str], words: Sequence[str]) -> set[tuple[bool, str]]:
+    """Return the neighbours of words: whether before or after, and the piece."""
+    pairs = list(pairwise(sequence))
+    return {(True, one) for one, word in pairs if word in words} | {
+        (False, other) for word, other in pairs if word in words
+    }
 
 
 def _compare_marks(a: Text, b: Text, found: Comparison) -> None:

@@ -41,7 +41,7 @@ _OPERAND = re.compile(r"\d{1,3}|\d+\.\d+|[A-Za-z]")  # four digits are mostly a 
 _CHAIN = re.compile(r"[-/.]\d")  # of numbers, as in a date
 _SAME_OPERATORS = {"<>": "!=", "!==": "!=", "≤": "<=", "≥": ">=", "**": "^"}
 _TURNED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
-_BOUNDS = {">": "gt", "<": "lt", ">=": "ge", "<=": "le", "=": "eq", "==": "eq"}
+_BOUNDS = {">": "gt", "<": "lt", ">=": "ge", "<=": "le"}
 
 _SIGNS = frozenset("*^\\[](){}<>=|&#@~+_≤≥/")
 _DOUBTFUL = frozenset("-.!'\"")
@@ -53,17 +53,18 @@ _EXACT = word_set(
     "mS nm nM Nm Co CO No NO Hf HF Cs CS Po PO Os OS Sn SN Si SI Ho HO Np NP Nb NB Sc SC Cf CF"
 )
 _CAPITALS = re.compile(
-    r"[A-Z](?:(?<=[a-z].)|[A-Z]{5}|(?<![A-Za-z].)(?:(?<![AI])(?![A-Za-z'])"
+    r"[A-Z](?:(?<=[a-z].)|(?<![A-Za-z].)(?:(?<![AI])(?![A-Za-z'])"
     rf"|(?:{'|'.join(sorted({f'(?<={unit[0]}){unit[1]}' for unit in _EXACT}))})(?![A-Za-z])))"
 )
 _SMALL_UNIT = re.compile(r"\d ?(?:m[gms]|nm)\b")
 
 _ADDRESS = re.compile(r"^www\.|[\w.+-]@[\w-]+\.\w")
 _LINK = re.compile(r"https?://[^/]+(/.+)")
-_SIGNED = re.compile(r"[*^\\\[\](){}<>=|&%$#@~+_]|\.\.|\A[.!-]\w|\A\w-?\Z")
+_SIGNED = re.compile(r"[*^\\\[\](){}<>=|&%$#@~+_]|\.\.|\A[.!-]\w")
 _SIGNED_DIGITS = re.compile(r"[\[\]{}^\\|]")  # "$5", "5%" and "#5" are numbers
 _EMPHASIS = re.compile(r"(\*{1,3}|_{1,2}|~~)(?=\w)(.+)(?<=\w)\1")
-_ASIDE = re.compile(r"\((\w[\w'-]+)\)")
+_ASIDE = re.compile(r"(?<![\w\])])\((\w[\w'-]*)\)(?!\w)")
+_LETTER = re.compile(r"[A-Za-z](?:[+#]{0,2}|-)")  # and grades, languages: C, C++, B-
 
 _FLAG = re.compile(r"-[A-Za-z]{1,5}")
 _PATTERN = re.compile(r"[\w/~.-]*\*[\w/.*-]*\.\w+|\.\w+")  # of file names
@@ -76,11 +77,11 @@ _BEFORE_QUOTE = "=<>(,"
 _OF_PATHS = re.compile(
     r"\b(?:s3|keys?|paths?|files?|folder|directory|bucket|branch|route|endpoint|url)\b"
 )
-_OF_CASE = re.compile(r"\bcase[- ]?(?:in)?sensitiv|\b(?:upper|lower)[- ]?case")
+_OF_CASE = re.compile(r"\bcase[- ]?sensitiv|\b(?:upper|lower)[- ]?case")
 _MEASURE = re.compile(r"[\d.,]*([A-Za-z]{2,3})(?:/\w+)?")
+_SHOUTED = 4  # capitals per small letter from which on their case means nothing
 _PRONOUNS = frozenset(("a", "I", "i"))
 _UNQUOTED = str.maketrans("", "", "'\"`")
-_LEAST_CAPITALS = 6  # letters of a constant, such as TIMEOUT
 
 def marks_of(text: str) -> frozenset[Mark]:
     """Return the marks of a text, in time linear in its length."""
@@ -90,16 +91,18 @@ def marks_of(text: str) -> frozenset[Mark]:
     if not _OPERATORS.isdisjoint(text):
         found.update(_operators(text))
     of_case = "case" in text and _OF_CASE.search(text)
+    cased: set[Mark] = set()
     before = ""
     for word in text.split():
         bare = word.rstrip(_PUNCTUATION)
-        if len(bare) > 2 and bare.isalpha() and (bare.islower() or bare[1:].islower()):  # noqa: PLR2004 - "Co" has two
-            if of_case and before:
-                found.add(("identifiers", f"case {bare.lower()}", bare))
-        elif len(bare) <= _LONGEST and bare not in _PRONOUNS:
+        if of_case and before and bare.isalpha():
+            cased.add(("identifiers", f"case {bare.lower()}", bare))
+        elif not _is_word(bare) and len(bare) <= _LONGEST:
             found.update(_signs(bare))
-            found.update(_cases(bare, before, text))
+            cased.update(_cases(bare, before, text))
         before = word
+    if cased and sum(map(str.isupper, text)) < _SHOUTED * sum(map(str.islower, text)):
+        found |= cased
     return frozenset(found) if found else NO_MARKS
 
 
@@ -112,6 +115,13 @@ def _is_prose(text: str) -> bool:
         and not _SMALL_UNIT.search(text)
         and "case" not in text
     )
+
+
+def _is_word(text: str) -> bool:
+    """Return whether a text is an ordinary word, in lower case or capitalised."""
+    if len(text) <= 2:  # noqa: PLR2004 - "Co" and "-r" have two
+        return text in _PRONOUNS
+    return text.isalpha() and (text.islower() or text[1:].islower())
 
 
 def bounds_of(marks: frozenset[Mark]) -> set[str]:
@@ -156,17 +166,20 @@ def _comparison(left: str, sign: str, right: str) -> Mark:
 
 def _signs(word: str) -> Iterator[Mark]:
     """Yield a word with signs."""
-    word = _EMPHASIS.sub(r"\2", _ASIDE.sub(r"\1", word.translate(_UNQUOTED)))
+    word = _EMPHASIS.sub(r"\2", _ASIDE.sub(r"\1", word.translate(_UNQUOTED))).strip("=")
     if "(" not in word:
         word = word.rstrip(")")
     if ")" not in word:
         word = word.lstrip("(")
     if _FLAG.fullmatch(word):
         yield ("identifiers", "flag", "".join(sorted(word)))
+    if _LETTER.fullmatch(word):
+        yield ("identifiers", f"letter {word[0].lower()}", word.lower())
+        return
     if not _SIGNED.search(word) or _ADDRESS.search(word) or "://" in word:
         return
     if _PATTERN.fullmatch(word):
-        yield ("identifiers", "pattern", word.lower())
+        yield ("identifiers", "pattern", word.lower().removeprefix("*"))  # as ".txt files"
         return
     key = "".join(filter(str.isalnum, word)).lower()
     if key and (not key.isdigit() or _SIGNED_DIGITS.search(word)):
@@ -197,10 +210,7 @@ def _cases(word: str, before: str, text: str) -> Iterator[Mark]:
             spelling = quoted[2]
     elif (measure := _MEASURE.fullmatch(bare)) and measure[1] in _EXACT:
         spelling = measure[1] if before or not measure[1].istitle() else ""
-    elif bare.isalpha() and stem(bare.lower()) not in relations().rarity:
-        if _HUMP.search(bare):
-            spelling = bare[0].lower() + bare[1:]  # "macOS" is also written "MacOS"
-        elif bare.isupper() and len(bare) >= _LEAST_CAPITALS and not text.isupper():
-            spelling = bare[0].lower() + bare[1:]
+    elif _HUMP.search(bare) and bare.isalpha() and stem(bare.lower()) not in relations().rarity:
+        spelling = bare[0].lower() + bare[1:]  # "macOS" is also written "MacOS"
     if spelling:
         yield ("identifiers", f"case {spelling.lower()}", spelling)

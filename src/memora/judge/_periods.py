@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 _DIRECTIONS = {
     "this": "this", "current": "this", "last": "last", "previous": "last", "prior": "last",
-    "past": "last", "next": "next", "coming": "next", "upcoming": "next", "following": "next",
+    "past": "last", "next": "next", "following": "next",
 }  # fmt: skip
 _NOUNS = {
     name: name
     for name in (
-        "week weekend month quarter year night morning afternoon evening hour minute semester term "
-        "season decade century sprint cycle period summer winter spring autumn"
+        "week weekend month quarter year hour semester season decade century sprint cycle period "
+        "summer winter spring autumn"
     ).split()
-} | {"fall": "autumn", "wk": "week", "qtr": "quarter", "yr": "year", "fy": "fiscal year"}
+} | {"term": "semester", "fall": "autumn", "wk": "week", "qtr": "quarter", "yr": "year", "fy": "fiscal year"}
 _ADJECTIVES = {
     "fiscal": "fiscal ", "financial": "fiscal ", "calendar": "", "tax": "tax ", "pay": "pay ",
     "school": "school ", "academic": "school ", "billing": "billing ", "business": "business ",
@@ -81,10 +81,10 @@ def read_period(tokens: Sequence[Token], at: int) -> Period | None:
     if adjective is not None:
         used += 1
         noun = tokens[at + used].lower
+    if direction == "this" and noun in _TONIGHT:
+        return Period("day", "tonight", used + 1)
     name = _NOUNS.get(noun)
     # In "the last week of May" it means the final one.
     if name is None or (tokens[at + used + 1].lower == "of" and direction == "last"):
         return None
-    if direction == "this" and name in _TONIGHT:
-        return Period("day", "tonight", used + 1)
     return Period("relative", f"{direction} {adjective or ''}{name}", used + 1)

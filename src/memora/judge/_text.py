@@ -284,7 +284,7 @@ def _is_letter(text: str, before: list[str]) -> bool:
     if not before or text == "I":
         return False
     if text in "DMST":
-        return before[-1] != "and"  # "AT&T"
+        return before[-1] != "and" and len(before[-1]) > 1  # "AT&T", "U.S."
     return before[-1] in (_LETTERED if text.isupper() else _ONLY_LETTERED)
 
 
