@@ -121,7 +121,8 @@ def compare(a: Text, b: Text) -> Comparison:
     left, right = _lacking(a, b), _lacking(b, a)
     opposites, reworded = _pair(a, b, left, right, found)
     opposites += _oppose_small_words(a, b, found)
-    _compare_marks(a, b, found)
+    if a.code and b.code and a.code != b.code:
+        _compare_code(a, b, found)
     left_weight, right_weight = sum(map(weight_of, left)), sum(map(weight_of, right))
     total = a.weight + b.weight
     share = (left_weight + right_weight) / total if total else 0.0
@@ -468,9 +469,9 @@ def _beside(sequence: Sequence[str], words: Sequence[str]) -> set[tuple[bool, st
     }
 
 
-def _compare_marks(a: Text, b: Text, found: Comparison) -> None:
+def _compare_code(a: Text, b: Text, found: Comparison) -> None:
     """Find operators, signs and letter case that differ."""
-    for kind, one, other in differing(a.marks, b.marks):
+    for kind, one, other in differing(a.code, b.code):
         if not found.features.get(kind):
             found.features[kind] = 1.0
             found.evidence.append(Evidence(kind, f"{one} / {other}"))

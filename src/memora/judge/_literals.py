@@ -19,17 +19,13 @@ if TYPE_CHECKING:
 Mark: TypeAlias = "tuple[str, str, str]"
 """Kind of evidence, key, spelling."""
 
-NO_MARKS: frozenset[Mark] = frozenset()
-
 _PUNCTUATION = ".,;:!?"
 _LONGEST = 200  # characters of a word, which is not compared if it is longer
 
 _OPERATORS = frozenset("<>=&|≤≥+*/^%-")
-_OPERATOR = re.compile(
-    r"(?<![-<>=!&|+*/:])"
-    r"(<=>|[!=]==?|<>|[<>]{1,2}=?|[≤≥]|[-:+*/]=|=>|->|=|&&|\|{1,2}|\*{1,2}|[-+/^%])"
-    r"(?![<>=&|+*/])"
-)
+_COMPARING = frozenset("<>≤≥")
+_OPERATOR = re.compile(r"[-<>=!&|+*/:^%≤≥]{1,3}(?![-<>=!&|+*/:^%≤≥])")
+_COMPARISONS = word_set("<=> != !== == === <> < > <= >= << >> ≤ ≥ += -= := *= /= => -> = && || |")
 _TAG = re.compile(r"</?[^<>\s=]{1,60}>|</?[A-Za-z][\w-]{0,30} [^<>=]{0,60}=[^<>]{0,200}>")
 _MARKER = re.compile(r"^[ \t]*(?:>+|[-*+])[ \t]", re.MULTILINE)  # of a quotation or a list
 _LEFT = re.compile(r"([\w.]{1,60})['\"`)\]]{0,3}[ \t]{0,3}\Z")
@@ -83,27 +79,48 @@ _SHOUTED = 4  # capitals per small letter from which on their case means nothing
 _PRONOUNS = frozenset(("a", "I", "i"))
 _UNQUOTED = str.maketrans("", "", "'\"`")
 
-def marks_of(text: str) -> frozenset[Mark]:
-    """Return the marks of a text, in time linear in its length."""
-    if _is_prose(text):
-        return NO_MARKS
-    found: set[Mark] = set()
-    if not _OPERATORS.isdisjoint(text):
-        found.update(_operators(text))
-    of_case = "case" in text and _OF_CASE.search(text)
+def code_of(text: str) -> str:
+    """Return the text if it may have marks, "" if it is prose."""
+    return "" if _is_prose(text) else text
+
+
+def differing(one: str, other: str) -> list[tuple[str, str, str]]:
+    """Return kind, spelling and other spelling of the marks that two texts spell differently."""
+    here, there = one.split(), other.split()
+    mine = _marks(one, here, without=frozenset(there))
+    if not mine:
+        return []
+    theirs = _marks(other, there, without=frozenset(here))
+    left = {mark[:2]: mark[2] for mark in mine - theirs}
+    right = {mark[:2]: mark[2] for mark in theirs - mine}
+    return [(key[0], left[key], right[key]) for key in sorted(left.keys() & right)]
+
+
+def bounds_of(code: str) -> set[str]:
+    """Return the bounds that comparison operators set; see `Text.bounds`."""
+    if _COMPARING.isdisjoint(code):
+        return set()
+    return {_BOUNDS[sign] for _, _, sign in _operators(code) if sign in _BOUNDS}
+
+
+def _marks(text: str, words: list[str], *, without: frozenset[str]) -> set[Mark]:
+    """Return the marks of a text, except those of some words."""
+    found = set() if _OPERATORS.isdisjoint(text) else set(_operators(text))
     cased: set[Mark] = set()
+    of_case = "case" in text and _OF_CASE.search(text)
     before = ""
-    for word in text.split():
-        bare = word.rstrip(_PUNCTUATION)
-        if of_case and before and bare.isalpha():
-            cased.add(("identifiers", f"case {bare.lower()}", bare))
-        elif not _is_word(bare) and len(bare) <= _LONGEST:
-            found.update(_signs(bare))
-            cased.update(_cases(bare, before, text))
+    for word in words:
+        if word not in without:
+            bare = word.rstrip(_PUNCTUATION)
+            if of_case and before and bare.isalpha():
+                cased.add(("identifiers", f"case {bare.lower()}", bare))
+            elif not _is_word(bare) and len(bare) <= _LONGEST:
+                found.update(_signs(bare))
+                cased.update(_cases(bare, before, text))
         before = word
     if cased and sum(map(str.isupper, text)) < _SHOUTED * sum(map(str.islower, text)):
         found |= cased
-    return frozenset(found) if found else NO_MARKS
+    return found
 
 
 def _is_prose(text: str) -> bool:
@@ -124,24 +141,13 @@ def _is_word(text: str) -> bool:
     return text.isalpha() and (text.islower() or text[1:].islower())
 
 
-def bounds_of(marks: frozenset[Mark]) -> set[str]:
-    """Return the bounds that comparison operators set; see `Text.bounds`."""
-    return {_BOUNDS[sign] for kind, _, sign in marks if kind == "bounds" and sign in _BOUNDS}
-
-
-def differing(one: frozenset[Mark], other: frozenset[Mark]) -> list[tuple[str, str, str]]:
-    """Return kind, spelling and other spelling of the marks that two texts spell differently."""
-    if one == other or not one or not other:
-        return []
-    here, there = ({mark[:2]: mark[2] for mark in only} for only in (one - other, other - one))
-    return [(kind, here[kind, key], there[kind, key]) for kind, key in sorted(here.keys() & there)]
-
-
 def _operators(text: str) -> Iterator[Mark]:
     """Yield comparison and arithmetic operators, by their operands."""
     text = _MARKER.sub("", _TAG.sub(" ", text))
     for match in _OPERATOR.finditer(text):
-        sign = _SAME_OPERATORS.get(match[1], match[1])
+        sign = _SAME_OPERATORS.get(match[0], match[0])
+        if sign not in _COMPARISONS and sign not in _ARITHMETIC:
+            continue
         left = _LEFT.search(text, max(0, match.start() - _REACH), match.start())
         right = _RIGHT.match(text, match.end())
         if left is None or right is None:

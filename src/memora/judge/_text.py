@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from text_to_num import alpha2digit
 
 from memora.judge._atoms import Atom, Token, take_atoms, tokens_of
-from memora.judge._literals import Mark, bounds_of, marks_of
+from memora.judge._literals import bounds_of, code_of
 from memora.judge._words import UNITS, relations, stem, word_set
 
 if TYPE_CHECKING:
@@ -197,8 +197,8 @@ class Text(NamedTuple):
     """First letters of the words, to match acronyms."""
     rest: int
     """Hash of the part that is not analysed, 0 if there is none."""
-    marks: frozenset[Mark]
-    """Operators, and the signs and letter case of code."""
+    code: str
+    """The text, if it has operators, or signs or letter case of code; else ""."""
 
 
 def analyse(text: str) -> Text:
@@ -227,7 +227,7 @@ def _weights() -> dict[str, float]:
 
 def _analyse(text: str, rest: int = 0) -> Text:
     text = _normal(text)
-    marks = marks_of(text)
+    code = code_of(text)
     body, lower = _unwrap(_count(_HYPHEN.sub(" ", text) if "-" in text else text))
     atoms, pieces = take_atoms(_open(tokens_of(body)))
     shouting = body.isupper()
@@ -265,7 +265,7 @@ def _analyse(text: str, rest: int = 0) -> Text:
         atoms={(atom.kind, atom.value): atom.shown for atom in atoms},
         language=_language(pieces),
         names=frozenset(names),
-        bounds=_bounds(lower).union(bounds_of(marks)) if atoms else frozenset(),
+        bounds=_bounds(lower).union(bounds_of(code)) if atoms else frozenset(),
         targets=_targets(sequence) if "to" in function else frozenset(),
         negations=negations,
         passive="by" in function and not _BEING.isdisjoint(function),
@@ -275,7 +275,7 @@ def _analyse(text: str, rest: int = 0) -> Text:
             for piece in pieces
         ]),
         rest=rest,
-        marks=marks,
+        code=code,
     )  # fmt: skip
 
 
