@@ -201,6 +201,8 @@ def _compare_atoms(a: Text, b: Text, found: Comparison) -> None:
 
 def _widens(text: Text, only: dict[str, tuple[dict[str, str], dict[str, str]]]) -> bool:
     """Return whether a text has a range, of which the other text has one end."""
+    if "to" not in text.function:
+        return False
     more = {f"number {value}" for side in only.get("number", ()) for value in side}
     sequence = text.sequence
     return any(

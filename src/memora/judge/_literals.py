@@ -22,7 +22,6 @@ Mark: TypeAlias = "tuple[str, str, str]"
 _PUNCTUATION = ".,;:!?"
 _LONGEST = 200  # characters of a word, which is not compared if it is longer
 
-_OPERATORS = frozenset("<>=&|≤≥+*/^%-")
 _COMPARING = frozenset("<>≤≥")
 _OPERATOR = re.compile(r"[-<>=!&|+*/:^%≤≥]{1,3}(?![-<>=!&|+*/:^%≤≥])")
 _COMPARISONS = word_set("<=> != !== == === <> < > <= >= << >> ≤ ≥ += -= := *= /= => -> = && || |")
@@ -30,6 +29,8 @@ _TAG = re.compile(r"</?[^<>\s=]{1,60}>|</?[A-Za-z][\w-]{0,30} [^<>=]{0,60}=[^<>]
 _MARKER = re.compile(r"^[ \t]*(?:>+|[-*+])[ \t]", re.MULTILINE)  # of a quotation or a list
 _LEFT = re.compile(r"([\w.]{1,60})['\"`)\]]{0,3}[ \t]{0,3}\Z")
 _RIGHT = re.compile(r"[ \t]{0,3}['\"`($]{0,3}(-?[\w.%]{1,60})")
+# A quick check: an arithmetic operator between digits or single letters.
+_BETWEEN = re.compile(r".{0,2}?(?:\d[ )]?|\b[A-Za-z] ?)[-+*/^%]{1,2} ?(?:[\d(]|[A-Za-z]\b)")
 _REACH = 68  # characters: the longest match of `_LEFT`
 _ARITHMETIC = frozenset(("+", "-", "*", "/", "^", "%", "**"))
 _COMMUTATIVE = frozenset("+*")
@@ -87,10 +88,14 @@ def code_of(text: str) -> str:
 def differing(one: str, other: str) -> list[tuple[str, str, str]]:
     """Return kind, spelling and other spelling of the marks that two texts spell differently."""
     here, there = one.split(), other.split()
-    mine = _marks(one, here, without=frozenset(there))
+    mine = _words(one, here, without=frozenset(there))
+    theirs = _words(other, there, without=frozenset(here)) if mine else set()
+    # With the same operators, only other places can make a difference.
+    if _OPERATOR.findall(one) != _OPERATOR.findall(other) or sorted(here) == sorted(there):
+        mine.update(_operators(one))
+        theirs.update(_operators(other))
     if not mine:
         return []
-    theirs = _marks(other, there, without=frozenset(here))
     left = {mark[:2]: mark[2] for mark in mine - theirs}
     right = {mark[:2]: mark[2] for mark in theirs - mine}
     return [(key[0], left[key], right[key]) for key in sorted(left.keys() & right)]
@@ -103,9 +108,9 @@ def bounds_of(code: str) -> set[str]:
     return {_BOUNDS[sign] for _, _, sign in _operators(code) if sign in _BOUNDS}
 
 
-def _marks(text: str, words: list[str], *, without: frozenset[str]) -> set[Mark]:
-    """Return the marks of a text, except those of some words."""
-    found = set() if _OPERATORS.isdisjoint(text) else set(_operators(text))
+def _words(text: str, words: list[str], *, without: frozenset[str]) -> set[Mark]:
+    """Return the marks of the words of a text, except some."""
+    found: set[Mark] = set()
     cased: set[Mark] = set()
     of_case = "case" in text and _OF_CASE.search(text)
     before = ""
@@ -146,7 +151,10 @@ def _operators(text: str) -> Iterator[Mark]:
     text = _MARKER.sub("", _TAG.sub(" ", text))
     for match in _OPERATOR.finditer(text):
         sign = _SAME_OPERATORS.get(match[0], match[0])
-        if sign not in _COMPARISONS and sign not in _ARITHMETIC:
+        if sign in _ARITHMETIC:
+            if not _BETWEEN.match(text, max(0, match.start() - 2)):
+                continue
+        elif sign not in _COMPARISONS:
             continue
         left = _LEFT.search(text, max(0, match.start() - _REACH), match.start())
         right = _RIGHT.match(text, match.end())
