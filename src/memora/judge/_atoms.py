@@ -91,8 +91,9 @@ _VERSIONED = word_set(
     "python java node ruby php go django react angular kubernetes postgres postgresql mysql ubuntu"
 )
 
-# Words that name another product after a model's number. The second group is also ordinary words.
+# Words that name another product after a model's number. Those in capitals are also ordinary words.
 _SUFFIXES = word_set("pro ultra ti lite fe xl xt")
+_SECOND_SUFFIXES = word_set("max plus")
 _CAPITAL_SUFFIXES = word_set("Max Plus Mini Air Super Edge Fold Flip SE S")
 
 _MONEY = frozenset("$€£¥₹")
@@ -140,7 +141,7 @@ def tokens_of(text: str) -> list[Token]:
         found = match[kind]
         if kind in _TOKEN_KINDS:
             if kind in _SIGN_WORDS:
-                found = kind
+                found = kind  # "&" is read as "and"
             kind = _TOKEN_KINDS[kind]
         tokens.append(Token(kind, found, found.lower()))
     return tokens
@@ -174,13 +175,22 @@ def _one(kind: str, value: str, shown: str, used: int = 1) -> _Found:
 
 
 def _word(tokens: list[Token], at: int) -> _Found:
-    _, text, lower = tokens[at]
+    lower = tokens[at].lower
     if lower in STARTS:
-        period = read_period(tokens, at)
-        shown = " ".join([token.text for token in tokens[at : at + period.used]]) if period else ""
-        return _one(period.kind, period.value, shown, period.used) if period else _NOTHING
-    if lower in _NEGATIVE:
-        return _negative(tokens, at)
+        return _relative(tokens, at)
+    return _negative(tokens, at) if lower in _NEGATIVE else _named(tokens, at)
+
+
+def _relative(tokens: list[Token], at: int) -> _Found:
+    period = read_period(tokens, at)
+    if period is None:
+        return _NOTHING
+    shown = " ".join([token.text for token in tokens[at : at + period.used]])
+    return _one(period.kind, period.value, shown, period.used)
+
+
+def _named(tokens: list[Token], at: int) -> _Found:
+    _, text, lower = tokens[at]
     if lower in MONTHS:
         return _month(tokens, at)
     if lower in WEEKDAYS:
@@ -252,7 +262,9 @@ def _model(tokens: list[Token], at: int, name: str) -> _Found | None:
     """Read the suffixes of a model's name, such as "15 Pro Max"; None if there are none."""
     used = 1
     while used < _LOOKAHEAD and (
-        (after := tokens[at + used]).lower in _SUFFIXES or after.text in _CAPITAL_SUFFIXES
+        (after := tokens[at + used]).lower in _SUFFIXES
+        or after.text in _CAPITAL_SUFFIXES
+        or (used > 1 and after.lower in _SECOND_SUFFIXES)
     ):
         used += 1
     if used == 1:
@@ -332,7 +344,10 @@ def _version(tokens: list[Token], at: int) -> _Found:
 
 def _symbol(tokens: list[Token], at: int) -> _Found:
     (_, text, lower), after = tokens[at], tokens[at + 1]
-    minus, text = text[:-1] if text[0] == "-" else "", text.removeprefix("-")
+    if text[0] == "-":
+        minus, text, lower = text[0], text[1:], lower[1:]
+    else:
+        minus = ""
     if text in _MONEY and after.kind == "number":
         amount = _amount(tokens, at + 1, money=True)
         used = 1 + amount.used
@@ -340,8 +355,9 @@ def _symbol(tokens: list[Token], at: int) -> _Found:
         last = tokens[at + used].lower
         if last in UNITS and UNITS[last].dimension == currency:  # "$5 dollars"
             used += 1
-        exact = f"-{amount.exact}" if minus else amount.exact
-        return _one("number", f"{exact} {currency}", minus + text + amount.shown, used)
+        return _one(
+            "number", f"{minus}{amount.exact} {currency}", minus + text + amount.shown, used
+        )
     if lower in UNITS:
         return _one("unit", _unit(lower), text)
     return _one("identifier", lower, text) if text[0].isalpha() else _NOTHING

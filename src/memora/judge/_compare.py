@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from rapidfuzz.distance import OSA
 
@@ -80,10 +80,10 @@ _LINKS = word_set("with to from between than")
 _PREPOSITIONS = word_set("in on at for from by of to with between since until per during")
 # Commands and functions whose two arguments have different roles. Those of `diff` have not: the
 # reader sees the same differences.
-_COMMANDS = frozenset(map(stem, (
-    "cp mv ln copy move rename link scp rsync merge rebase subtract divide power pow log mod modulo "
-    "atan2 isinstance substr split replace sub gsub"
-).split()))  # fmt: skip
+_COMMANDS = frozenset(map(stem, word_set(
+    "cp mv ln copy move rename link scp rsync merge rebase subtract divide power pow log mod "
+    "modulo atan2 isinstance substr split replace sub gsub"
+)))  # fmt: skip
 _ARGUMENTS = 2
 _LEAST_SWAP, _LONGEST_SWAP = 3, 40  # pieces of a sequence that is searched for a swap
 _LONGEST_PART = 5  # pieces of a swapped part
@@ -98,6 +98,10 @@ _LEAST_SLIP = 4  # letters; shorter words are too similar to others
 _LEAST_STRANGE_SLIP = 6  # the same, if neither word is known
 _LONG_WORD = 8  # letters; may have two typos
 _MOST_SLIPS = 2
+
+
+_Only: TypeAlias = "dict[str, tuple[dict[str, str], dict[str, str]]]"
+"""By kind: the atoms that only the first text has, and those of the second, as values and text."""
 
 
 class Comparison(NamedTuple):
@@ -137,7 +141,7 @@ def compare(a: Text, b: Text) -> Comparison:
         features["substitution"] = frame**_FRAME_POWER * min(left_weight, right_weight)
         features["insertion"] = frame * abs(left_weight - right_weight)
         _compare_names(a, b, left, right, found)
-        _compare_letters(a, b, left, right, near, found)
+        _compare_letters(a, b, (left, right), near, found)
     else:
         # The word lists are English, so texts in other languages are compared only by atoms. Both
         # features have no weight: "foreign" caps a similarity, "languages" bars the candidate.
@@ -173,7 +177,7 @@ def _compare_atoms(a: Text, b: Text, found: Comparison) -> None:
     """Compare atoms: a kind with an unmatched atom in both texts is a conflict."""
     if not a.atoms and not b.atoms:
         return
-    only: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
+    only: _Only = {}
     for side, atoms, others in ((0, a.atoms, b.atoms), (1, b.atoms, a.atoms)):
         for (kind, value), shown in atoms.items():
             if (kind, value) not in others:
@@ -189,6 +193,11 @@ def _compare_atoms(a: Text, b: Text, found: Comparison) -> None:
             found.features[name] = found.features.get(name, 0.0) + min(len(one), len(other))
             shown = f"{_some(one.values())} / {_some(other.values())}"
             found.evidence.append(Evidence(name, shown))
+    _compare_sides(a, b, only, found)
+
+
+def _compare_sides(a: Text, b: Text, only: _Only, found: Comparison) -> None:
+    """Compare what only one of the texts has: a conflict if both have some, or with a range."""
     mine = [shown for one, other in only.values() if not other for shown in one.values()]
     theirs = [shown for one, other in only.values() if not one for shown in other.values()]
     if mine and theirs:  # "in 2019" against "for 5 years"
@@ -199,7 +208,7 @@ def _compare_atoms(a: Text, b: Text, found: Comparison) -> None:
         found.evidence.append(Evidence("numbers", f"only one of them says {_some(mine or theirs)}"))
 
 
-def _widens(text: Text, only: dict[str, tuple[dict[str, str], dict[str, str]]]) -> bool:
+def _widens(text: Text, only: _Only) -> bool:
     """Return whether a text has a range, of which the other text has one end."""
     if "to" not in text.function:
         return False
@@ -450,9 +459,10 @@ def _links(sequence: Sequence[str]) -> dict[frozenset[str], str]:
 
 
 def _compare_letters(
-    a: Text, b: Text, left: list[str], right: list[str], near: float, found: Comparison
+    a: Text, b: Text, lacking: tuple[list[str], list[str]], near: float, found: Comparison
 ) -> None:
     """Find names of one letter that differ: vitamin A and B, C and R."""
+    left, right = lacking
     one = [word for word in left if len(word) == 1 and a.shown[word] not in _SHORTHAND]
     other = [word for word in right if len(word) == 1 and b.shown[word] not in _SHORTHAND]
     if not one or not other:
@@ -506,7 +516,8 @@ def _compare_order(a: Text, b: Text, differing: slice, found: Comparison) -> Non
     one, other = a.sequence[differing], b.sequence[differing]
     compared = not (_COMPARING.isdisjoint(a.content) and _COMPARING.isdisjoint(b.content))
     if a.passive == b.passive and (
-        _swapped(one, other, compared=compared) or _swapped_arguments(a, one, other, differing.start)
+        _swapped(one, other, compared=compared)
+        or _swapped_arguments(a, one, other, differing.start)
     ):
         shown = f"{_spell(a, one)} / {_spell(b, other)}"
     elif not compared and _turned(a, b):

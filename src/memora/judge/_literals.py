@@ -2,8 +2,8 @@
 
 Signs and letter case carry meaning in code, commands and patterns, and little in prose. Each such
 part of a text is a mark: a key and a spelling. Two texts conflict if both have the key and spell it
-differently, such as `*.txt` and `.txt`, or `curl -o` and `curl -O`. A mark whose key only one text
-has is no conflict, because the other may say the same in words.
+differently, such as `*args` and `**args`, or `curl -o` and `curl -O`. A mark whose key only one
+text has is no conflict, because the other may say the same in words.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ _PATTERN = re.compile(r"[\w/~.-]*\*[\w/.*-]*\.\w+|\.\w+")  # of file names
 _ESCAPE = re.compile(r"\\[A-Za-z]")
 _CODE = re.compile(r"(?=.*\d)(?=.*[A-Z])[A-Za-z0-9+_-]{7,64}={0,2}")
 _HUMP = re.compile(r"[a-z][A-Z]")
+_TURN = re.compile(r"[a-z0-9][A-Z]")
 _QUOTED = re.compile(r"(['\"])([^'\"\s]{1,60})\1")
 _BEFORE_LITERAL = word_set("like in glob regexp then values equals")
 _BEFORE_QUOTE = "=<>(,"
@@ -79,6 +80,7 @@ _MEASURE = re.compile(r"[\d.,]*([A-Za-z]{2,3})(?:/\w+)?")
 _SHOUTED = 4  # capitals per small letter from which on their case means nothing
 _PRONOUNS = frozenset(("a", "I", "i"))
 _UNQUOTED = str.maketrans("", "", "'\"`")
+
 
 def code_of(text: str) -> str:
     """Return the text if it may have marks, "" if it is prose."""
@@ -163,11 +165,15 @@ def _operators(text: str) -> Iterator[Mark]:
         one, other = left[1].lower(), right[1].lower()
         if sign not in _ARITHMETIC:
             yield _comparison(one, sign, other)
-        elif _OPERAND.fullmatch(one) and _OPERAND.fullmatch(other):
-            if not _CHAIN.match(text, right.end()) and text[left.start() - 1] not in "-/.":
-                low, high = sorted((one, other))
-                first, last = (low, high) if sign in _COMMUTATIVE else (one, other)
-                yield ("identifiers", f"of {low} {high}", f"{first} {sign} {last}")
+        elif (
+            _OPERAND.fullmatch(one)
+            and _OPERAND.fullmatch(other)
+            and not _CHAIN.match(text, right.end())
+            and text[max(0, left.start() - 1)] not in "-/."
+        ):
+            low, high = sorted((one, other))
+            first, last = (low, high) if sign in _COMMUTATIVE else (one, other)
+            yield ("identifiers", f"of {low} {high}", f"{first} {sign} {last}")
 
 
 def _comparison(left: str, sign: str, right: str) -> Mark:
@@ -210,7 +216,7 @@ def _cases(word: str, before: str, text: str) -> Iterator[Mark]:
     elif (
         _ESCAPE.search(word)
         or ("_" in word and not word.startswith("_"))
-        or (_CODE.fullmatch(word) and (word.endswith("=") or len(_HUMP.findall(word)) > 1))
+        or (_CODE.fullmatch(word) and (word.endswith("=") or len(_TURN.findall(word)) > 1))
         or ("/" in word and (word[0] in "/~." or _OF_PATHS.search(text)))
     ):
         spelling = bare
@@ -223,7 +229,8 @@ def _cases(word: str, before: str, text: str) -> Iterator[Mark]:
         ):
             spelling = quoted[2]
     elif (measure := _MEASURE.fullmatch(bare)) and measure[1] in _EXACT:
-        spelling = measure[1] if before or not measure[1].istitle() else ""
+        first = not before and bare == measure[1] and bare.istitle()  # as any first word
+        spelling = "" if first else measure[1]
     elif _HUMP.search(bare) and bare.isalpha() and stem(bare.lower()) not in relations().rarity:
         spelling = bare[0].lower() + bare[1:]  # "macOS" is also written "MacOS"
     if spelling:

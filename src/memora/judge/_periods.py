@@ -1,4 +1,4 @@
-"""Read periods relative to now, such as "last week", and comparable forms such as "year to date"."""
+"""Read periods relative to now, such as "last week" and "year to date"."""
 
 from __future__ import annotations
 
@@ -17,11 +17,18 @@ _DIRECTIONS = {
 }  # fmt: skip
 _NOUNS = {
     name: name
-    for name in (
+    for name in word_set(
         "week weekend month quarter year hour semester season decade century sprint cycle period "
         "summer winter spring autumn"
-    ).split()
-} | {"term": "semester", "fall": "autumn", "wk": "week", "qtr": "quarter", "yr": "year", "fy": "fiscal year"}
+    )
+} | {
+    "term": "semester",
+    "fall": "autumn",
+    "wk": "week",
+    "qtr": "quarter",
+    "yr": "year",
+    "fy": "fiscal year",
+}
 _ADJECTIVES = {
     "fiscal": "fiscal ", "financial": "fiscal ", "calendar": "", "tax": "tax ", "pay": "pay ",
     "school": "school ", "academic": "school ", "billing": "billing ", "business": "business ",
@@ -45,7 +52,9 @@ class Period(NamedTuple):
     """Number of tokens."""
 
 
-def read_period(tokens: Sequence[Token], at: int) -> Period | None:
+def read_period(  # noqa: PLR0911 - one form after the other
+    tokens: Sequence[Token], at: int
+) -> Period | None:
     """Read the relative period that begins at a token; None if there is none.
 
     Args:
@@ -53,16 +62,8 @@ def read_period(tokens: Sequence[Token], at: int) -> Period | None:
         at: Index of a word in STARTS.
     """
     first, second = tokens[at].lower, tokens[at + 1].lower
-    if first in _UP_TO_NOW:
-        return Period("relative", f"{_UP_TO_NOW[first]} to date", 1)
     if first not in _DIRECTIONS:
-        third = tokens[at + 2].lower
-        if first in _UP_TO and (second, third) == ("to", "date"):
-            return Period("relative", f"{first} to date", 3)
-        if _BEYOND.get(third) == second:  # "the day after tomorrow", "the week before last"
-            kind = "day" if first == "day" else "relative"
-            return Period(kind, f"{first} {second} {third}", 3)
-        return None
+        return _read_fixed(first, second, tokens[at + 2].lower)
     used = 1
     if first == "this" and second in _DIRECTIONS:  # "this past week"
         first, used = second, 2
@@ -88,3 +89,15 @@ def read_period(tokens: Sequence[Token], at: int) -> Period | None:
     if name is None or (tokens[at + used + 1].lower == "of" and direction == "last"):
         return None
     return Period("relative", f"{direction} {adjective or ''}{name}", used + 1)
+
+
+def _read_fixed(first: str, second: str, third: str) -> Period | None:
+    """Read "year to date", "the day after tomorrow" and "the week before last"."""
+    if first in _UP_TO_NOW:
+        return Period("relative", f"{_UP_TO_NOW[first]} to date", 1)
+    if first in _UP_TO and (second, third) == ("to", "date"):
+        return Period("relative", f"{first} to date", 3)
+    if _BEYOND.get(third) == second:
+        kind = "day" if first == "day" else "relative"
+        return Period(kind, f"{first} {second} {third}", 3)
+    return None

@@ -110,11 +110,11 @@ _BEFORE_PRONOUN = word_set(
     "another other only best good has"
 )
 # Words followed by a letter; after those of the second group, "a" is never an article.
-_LETTERED = frozenset(map(stem, (
+_LETTERED = frozenset(map(stem, word_set(
     "plan vitamin grade type option class drive step appendix section hepatitis group team gate "
     "building terminal platform zone schedule form exhibit figure part column row cell answer "
     "series model side version variant phase tier level line lane unit"
-).split()))  # fmt: skip
+)))  # fmt: skip
 _ONLY_LETTERED = frozenset(map(stem, ("vitamin", "hepatitis", "appendix")))
 ARTICLES = frozenset(("a", "an", "the"))
 _BEING = word_set("is are was were been be")
