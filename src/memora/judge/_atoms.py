@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from memora.judge._periods import STARTS, read_period
 from memora.judge._words import MONTHS, SCALES, UNITS, WEEKDAYS, word_set
 
 if TYPE_CHECKING:
@@ -57,12 +58,18 @@ _TOKENS = re.compile(
     r"|\b\d+[A-Za-z]+\d\w*|\b[A-Za-z]+_[\w]+)"
     r"|(?P<short>'\d{2}\b)"
     r"|(?P<decade>\b(?:1[0-9]|20)?\d0'?s\b)"
-    r"|(?P<number>\d{1,30}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?)"
+    r"|(?P<part>\b\d{1,6}(?:\.\d{1,4})?(?:[aeinoqrzAEINS]|ac|ax|be|[Tt]i|SE|X[LTSR])\b)"
+    r"|(?P<number>(?:-(?<![\w.%)\]]-)(?<!\d -)(?=\d[\d,.]{0,30}(?![\d/:-])))?"
+    r"(?:\d{1,30}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?))"
     r"|(?P<dotted>\b[A-Za-z_]\w*(?:\.[A-Za-z_]\w+)+(?:\(\))?)"
-    r"|(?P<symbol>[A-Za-z](?:\+\+|\#)|°[CFcf]?|%|[$€£¥₹])"
+    r"|(?P<symbol>[A-Za-z](?:\+\+|\#)|°[CFcf]?|%|(?:-(?<![\w.%)\]]-)(?=.\d))?[$€£¥₹])"
+    r"|(?P<and>&&?)|(?P<or>\|\|)"
+    r"|(?P<to>(?<=\d)\s?[:-]\s?(?=\d))"
     r"|(?P<wide>[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af])"
     r"|(?P<word>[^\W\d_]+(?:'[^\W\d_]+)?))"
 )
+_TOKEN_KINDS = {"plain": "word", "and": "word", "or": "word", "to": "word", "part": "id"}
+_SIGN_WORDS = word_set("and or to")
 _PERIOD = re.compile(r"(?:(\d{4})[-_]?)?(?:(?:q|quarter)([1-4])|h([12]))(?:[-_]?(\d{4}))?")
 _FISCAL = re.compile(r"fy(\d{2}|\d{4})")
 _NAMED_MONTH = re.compile(r"(?:(\d{1,2})[-_])?([a-z]{3,9})[-_](\d{2}|\d{4})")
@@ -83,6 +90,11 @@ _VERSION = word_set("version versions release")
 _VERSIONED = word_set(
     "python java node ruby php go django react angular kubernetes postgres postgresql mysql ubuntu"
 )
+
+# Words that name another product after a model's number. Those in capitals are also ordinary words.
+_SUFFIXES = word_set("pro ultra ti lite fe xl xt")
+_SECOND_SUFFIXES = word_set("max plus")
+_CAPITAL_SUFFIXES = word_set("Max Plus Mini Air Super Edge Fold Flip SE S")
 
 _MONEY = frozenset("$€£¥₹")
 _CURRENCIES = {"US": "USD", "us": "USD", "canadian": "CAD", "australian": "AUD", "swiss": "CHF"}
@@ -106,8 +118,9 @@ _BARE = word_set(
 )
 _OTHER_MEANINGS = word_set("cup foot yard ton kilo")
 _NO_UNITS = word_set("in second")  # not a unit after a number: "5 in all", "2 second hand phones"
+_NEGATIVE = frozenset(("minus", "negative"))
 _STARTS = (
-    MONTHS.keys() | WEEKDAYS.keys() | _RELATIVE | _DECADES.keys() | {"fiscal"}
+    STARTS | _NEGATIVE | MONTHS.keys() | WEEKDAYS.keys() | _RELATIVE | _DECADES.keys() | {"fiscal"}
     | {
         name for name, unit in UNITS.items()
         if unit.dimension in _BARE and len(name) > 1 and name not in _OTHER_MEANINGS
@@ -126,7 +139,11 @@ def tokens_of(text: str) -> list[Token]:
     for match in _TOKENS.finditer(text):
         kind = match.lastgroup or ""
         found = match[kind]
-        tokens.append(Token("word" if kind == "plain" else kind, found, found.lower()))
+        if kind in _TOKEN_KINDS:
+            if kind in _SIGN_WORDS:
+                found = kind  # "&" is read as "and"
+            kind = _TOKEN_KINDS[kind]
+        tokens.append(Token(kind, found, found.lower()))
     return tokens
 
 
@@ -158,6 +175,21 @@ def _one(kind: str, value: str, shown: str, used: int = 1) -> _Found:
 
 
 def _word(tokens: list[Token], at: int) -> _Found:
+    lower = tokens[at].lower
+    if lower in STARTS:
+        return _relative(tokens, at)
+    return _negative(tokens, at) if lower in _NEGATIVE else _named(tokens, at)
+
+
+def _relative(tokens: list[Token], at: int) -> _Found:
+    period = read_period(tokens, at)
+    if period is None:
+        return _NOTHING
+    shown = " ".join([token.text for token in tokens[at : at + period.used]])
+    return _one(period.kind, period.value, shown, period.used)
+
+
+def _named(tokens: list[Token], at: int) -> _Found:
     _, text, lower = tokens[at]
     if lower in MONTHS:
         return _month(tokens, at)
@@ -171,6 +203,16 @@ def _word(tokens: list[Token], at: int) -> _Found:
             return _one("unit", currency, f"{tokens[at - 1].text} {text}")
         return _one("unit", _unit(lower), text)
     return _one("year" if lower in _DECADES else "day", _DECADES.get(lower, lower), text)
+
+
+def _negative(tokens: list[Token], at: int) -> _Found:
+    """Read "minus 5", which is not a subtraction."""
+    number = tokens[at + 1]
+    if number.kind != "number" or (at and tokens[at - 1].kind == "number"):
+        return _NOTHING
+    tokens[at + 1] = Token("number", f"-{number.text.lstrip('-')}", number.lower)
+    found, used = _number(tokens, at + 1)
+    return found, used + 1
 
 
 def _month(tokens: list[Token], at: int) -> _Found:
@@ -213,7 +255,22 @@ def _identifier(tokens: list[Token], at: int) -> _Found:
     if (match := _NAMED_MONTH.fullmatch(lower)) and match[2] in MONTHS:
         day = (match[1],) if match[1] else ()
         return _date(text, _year(match[3]), str(MONTHS[match[2]]), *day)
-    return _one("identifier", lower, text)
+    return _model(tokens, at, lower) or _one("identifier", lower, text)
+
+
+def _model(tokens: list[Token], at: int, name: str) -> _Found | None:
+    """Read the suffixes of a model's name, such as "15 Pro Max"; None if there are none."""
+    used = 1
+    while used < _LOOKAHEAD and (
+        (after := tokens[at + used]).lower in _SUFFIXES
+        or after.text in _CAPITAL_SUFFIXES
+        or (used > 1 and after.lower in _SECOND_SUFFIXES)
+    ):
+        used += 1
+    if used == 1:
+        return None
+    texts = [token.text for token in tokens[at : at + used]]
+    return _one("identifier", name + "".join(texts[1:]).lower(), " ".join(texts), used)
 
 
 def _iso(tokens: list[Token], at: int) -> _Found:
@@ -287,6 +344,10 @@ def _version(tokens: list[Token], at: int) -> _Found:
 
 def _symbol(tokens: list[Token], at: int) -> _Found:
     (_, text, lower), after = tokens[at], tokens[at + 1]
+    if text[0] == "-":
+        minus, text, lower = text[0], text[1:], lower[1:]
+    else:
+        minus = ""
     if text in _MONEY and after.kind == "number":
         amount = _amount(tokens, at + 1, money=True)
         used = 1 + amount.used
@@ -294,7 +355,9 @@ def _symbol(tokens: list[Token], at: int) -> _Found:
         last = tokens[at + used].lower
         if last in UNITS and UNITS[last].dimension == currency:  # "$5 dollars"
             used += 1
-        return _one("number", f"{amount.exact} {currency}", text + amount.shown, used)
+        return _one(
+            "number", f"{minus}{amount.exact} {currency}", minus + text + amount.shown, used
+        )
     if lower in UNITS:
         return _one("unit", _unit(lower), text)
     return _one("identifier", lower, text) if text[0].isalpha() else _NOTHING
@@ -341,6 +404,10 @@ def _times(digits: str, factor: float) -> str:
 def _number(tokens: list[Token], at: int) -> _Found:
     text = tokens[at].text
     before, after = tokens[at - 1] if at else _END, tokens[at + 1]
+    if before.kind == "word" and (model := _model(tokens, at, text)):
+        return model
+    if text[0] == "-" and text[1:].isdigit() and int(text[1:]) in _YEARS:
+        text = text[1:]  # "sales -2019" has a dash
     if before.lower in _VERSION or ("." in text and before.lower in _VERSIONED):
         return _one("version", text, text)
     if len(text) == 4 and text.isdigit() and int(text) in _YEARS:  # noqa: PLR2004 - a year's digits

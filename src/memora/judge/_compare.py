@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from rapidfuzz.distance import OSA
 
 from memora.judge import _small_words as small
 from memora.judge._affixes import affix_relation
+from memora.judge._literals import differing
+from memora.judge._small_words import ARTICLES
 from memora.judge._text import MOST_CHARACTERS, meaningful, weight_of
-from memora.judge._words import relations, word_set
+from memora.judge._words import relations, stem, word_set
 from memora.model import Evidence
 
 if TYPE_CHECKING:
@@ -47,11 +49,13 @@ _MOST_SHOWN_ORDER = 6  # pieces per text, in evidence of a changed order
 # `_COVERING` is for synonyms, which matter only if they cover almost all differences.
 _DECISIVE = 1.5
 _COVERING = 3.0
+_LINKED = 0.25  # unmatched share up to which "and" and "or" are compared
 _ANCHORED = 1.5  # a common date compensates for some unmatched weight
 _ENOUGH_REWORDED = 3  # reworded words beyond this number add no evidence
 _FRAME_POWER = 3  # one changed word in an otherwise equal sentence changes its meaning
 
-_DATES = frozenset(("year", "month", "day", "weekday", "period"))
+_ANCHORS = frozenset(("year", "month", "day", "weekday", "period"))
+_DATES = _ANCHORS | {"relative"}
 _ATOM_KINDS = {
     "number": "numbers", "date": "dates", "identifier": "identifiers", "version": "identifiers",
     "unit": "units",
@@ -61,6 +65,8 @@ _QUANTIFIERS = ("any", "only", "some")
 # Small words that exclude each other. "From" and "to", "can" and "should" are mostly style.
 _SMALL_OPPOSITES = (("on", "off"), ("off", "on"), ("did", "will"), ("will", "did"))
 _LEAST_COMMON = 3  # letters at the end of two words that a prefix tells apart
+_LINKING = {"and": "and", "plus": "and", "or": "or"}
+_SHORTHAND = frozenset("ur")  # for "you are"
 _SPECIFIC_QUESTIONS = frozenset((
     "why", "when", "where", "who", "how", "how many", "how much", "how long", "how often",
     "how old", "how far", "how big", "whether",
@@ -71,8 +77,16 @@ _UNDERSTOOD = frozenset(("", "en"))  # languages
 # "A and B" equals "B and A"; "A to B" differs from "B to A", unless the text compares A and B.
 _SYMMETRIC = word_set("and or vs versus")
 _COMPARING = word_set("compar differ mix combin relat similar versus vs equal better")
+_CHOOSING = _COMPARING | {"between"}
 _LINKS = word_set("with to from between than")
 _PREPOSITIONS = word_set("in on at for from by of to with between since until per during")
+# Commands and functions whose two arguments have different roles. Those of `diff` have not: the
+# reader sees the same differences.
+_COMMANDS = frozenset(map(stem, word_set(
+    "cp mv ln copy move rename link scp rsync merge rebase subtract divide power pow log mod "
+    "modulo atan2 isinstance substr split replace sub gsub"
+)))  # fmt: skip
+_ARGUMENTS = 2
 _LEAST_SWAP, _LONGEST_SWAP = 3, 40  # pieces of a sequence that is searched for a swap
 _LONGEST_PART = 5  # pieces of a swapped part
 
@@ -88,12 +102,35 @@ _LONG_WORD = 8  # letters; may have two typos
 _MOST_SLIPS = 2
 
 
+_Only: TypeAlias = "dict[str, tuple[dict[str, str], dict[str, str]]]"
+"""By kind: the atoms that only the first text has, and those of the second, as values and text."""
+
+
 class Comparison(NamedTuple):
     """The differences between two texts."""
 
     features: dict[str, float]
     """Non-zero features by name; see `KINDS`."""
     evidence: list[Evidence]
+
+
+class _Unmatched(NamedTuple):
+    """What two texts do not share: stems of content words, and pieces between common ends."""
+
+    left: list[str]
+    right: list[str]
+    one: Sequence[str]
+    other: Sequence[str]
+    start: int
+    """Number of common pieces before `one` and `other`."""
+    frame: float
+    """Share of the longer text that the common ends cover."""
+    share: float
+    """Share of both texts' weight that is unmatched."""
+
+    @property
+    def near(self) -> float:
+        return max(0.0, 1.0 - _DECISIVE * self.share)
 
 
 def compare(a: Text, b: Text) -> Comparison:
@@ -105,31 +142,24 @@ def compare(a: Text, b: Text) -> Comparison:
     features = found.features
     start, end = _ends(a.sequence, b.sequence)
     frame = (start + end) / max(len(a.sequence), len(b.sequence), 1)
-    differing = slice(start, -end or None)
-    one, other = a.sequence[differing], b.sequence[differing]
+    one, other = a.sequence[start : -end or None], b.sequence[start : -end or None]
     _compare_atoms(a, b, found)
     left, right = _lacking(a, b), _lacking(b, a)
     opposites, reworded = _pair(a, b, left, right, found)
-    opposites, reworded = opposites + _oppose_small_words(a, b, found), reworded + _rephrased(a, b)
+    opposites += _oppose_small_words(a, b, found)
     understood = a.language in _UNDERSTOOD and b.language in _UNDERSTOOD
     if understood and (one or other):
         opposites += _compare_directions(a, b, one, other, found)
-    left_weight, right_weight = weight_of(left), weight_of(right)
+    if a.code and b.code and a.code != b.code:
+        _compare_code(a, b, found)
     total = a.weight + b.weight
-    share = (left_weight + right_weight) / total if total else 0.0
-    near = max(0.0, 1.0 - _DECISIVE * share)
+    share = (weight_of(left) + weight_of(right)) / total if total else 0.0
+    unmatched = _Unmatched(left, right, one, other, start, frame, share)
+    near = unmatched.near
+    if share <= _LINKED:
+        opposites += _oppose_links(a, b, found)
     if understood:
-        covered = max(0.0, 1.0 - _COVERING * share)
-        features["explained"] = covered * min(reworded, _ENOUGH_REWORDED) / _ENOUGH_REWORDED
-        if a.atoms and any(kind in _DATES and (kind, value) in b.atoms for kind, value in a.atoms):
-            features["anchored"] = min(1.0, _ANCHORED * covered)
-        features["substitution"] = frame**_FRAME_POWER * min(left_weight, right_weight)
-        features["insertion"] = frame * abs(left_weight - right_weight)
-        _compare_names(a, b, left, right, found)
-        _compare_scope(a, b, near, found)
-        if added := _addition(a, b, (left, right), (one, other), start):
-            features["addition"] = near * frame
-            found.evidence.append(Evidence("words", f"only one of them says {added}"))
+        _compare_english(a, b, unmatched, reworded + _rephrased(a, b), found)
     else:
         # The word lists are English, so texts in other languages are compared only by atoms. Both
         # features have no weight: "foreign" caps a similarity, "languages" bars the candidate.
@@ -142,10 +172,10 @@ def compare(a: Text, b: Text) -> Comparison:
             found.evidence.append(Evidence("negation", "only one of them has a negation"))
     _compare_questions(a, b, near * frame, found)
     _compare_quantifiers(a, b, near, found)
-    if a.bounds and b.bounds and a.bounds.isdisjoint(b.bounds):
+    if "bounds" not in features and a.bounds and b.bounds and a.bounds.isdisjoint(b.bounds):
         features["bounds"] = 1.0
         found.evidence.append(Evidence("bounds", f"{_bounds(a)} / {_bounds(b)}"))
-    _compare_order(a, b, one, other, found)
+    _compare_order(a, b, unmatched, found)
     if a.rest != b.rest:  # counted as one substituted word
         features["substitution"] = features.get("substitution", 0.0) + 1.0
         differ = f"the texts differ after {MOST_CHARACTERS:,} characters"
@@ -153,6 +183,25 @@ def compare(a: Text, b: Text) -> Comparison:
     if not found.evidence:
         _tell_words(a, b, left, right, found)
     return Comparison({name: value for name, value in features.items() if value}, found.evidence)
+
+
+def _compare_english(
+    a: Text, b: Text, unmatched: _Unmatched, reworded: int, found: Comparison
+) -> None:
+    features, (left, right, one, other, start, frame, share) = found.features, unmatched
+    covered = max(0.0, 1.0 - _COVERING * share)
+    features["explained"] = covered * min(reworded, _ENOUGH_REWORDED) / _ENOUGH_REWORDED
+    if a.atoms and any(kind in _ANCHORS and (kind, value) in b.atoms for kind, value in a.atoms):
+        features["anchored"] = min(1.0, _ANCHORED * covered)
+    left_weight, right_weight = weight_of(left), weight_of(right)
+    features["substitution"] = frame**_FRAME_POWER * min(left_weight, right_weight)
+    features["insertion"] = frame * abs(left_weight - right_weight)
+    _compare_names(a, b, left, right, found)
+    _compare_scope(a, b, unmatched.near, found)
+    if added := _addition(a, b, (left, right), (one, other), start):
+        features["addition"] = unmatched.near * frame
+        found.evidence.append(Evidence("words", f"only one of them says {added}"))
+    _compare_letters(a, b, (left, right), unmatched.near, found)
 
 
 def _lacking(text: Text, other: Text) -> list[str]:
@@ -171,7 +220,7 @@ def _compare_atoms(a: Text, b: Text, found: Comparison) -> None:
     """Compare atoms: a kind with an unmatched atom in both texts is a conflict."""
     if not a.atoms and not b.atoms:
         return
-    only: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
+    only: _Only = {}
     for side, atoms, others in ((0, a.atoms, b.atoms), (1, b.atoms, a.atoms)):
         for (kind, value), shown in atoms.items():
             if (kind, value) not in others:
@@ -187,9 +236,35 @@ def _compare_atoms(a: Text, b: Text, found: Comparison) -> None:
             found.features[name] = found.features.get(name, 0.0) + min(len(one), len(other))
             shown = f"{_some(one.values())} / {_some(other.values())}"
             found.evidence.append(Evidence(name, shown))
-    sides = {bool(one) for one, other in only.values() if bool(one) != bool(other)}
-    if len(sides) > 1:  # "in 2019" against "for 5 years"
+    _compare_sides(a, b, only, found)
+
+
+def _compare_sides(a: Text, b: Text, only: _Only, found: Comparison) -> None:
+    """Compare what only one of the texts has: a conflict if both have some, or with a range."""
+    mine = [shown for one, other in only.values() if not other for shown in one.values()]
+    theirs = [shown for one, other in only.values() if not one for shown in other.values()]
+    if mine and theirs:  # "in 2019" against "for 5 years"
         found.features["numbers"] = found.features.get("numbers", 0.0) + 1.0
+        found.evidence.append(Evidence("numbers", f"{_some(mine)} / {_some(theirs)}"))
+    elif (mine and _widens(a, only)) or (theirs and _widens(b, only)):
+        found.features["numbers"] = found.features.get("numbers", 0.0) + 1.0
+        found.evidence.append(Evidence("numbers", f"only one of them says {_some(mine or theirs)}"))
+
+
+def _widens(text: Text, only: _Only) -> bool:
+    """Return whether a text has a range, of which the other text has one end."""
+    if "to" not in text.function:
+        return False
+    more = {f"number {value}" for side in only.get("number", ()) for value in side}
+    sequence = text.sequence
+    return any(
+        piece == "to"
+        and sequence[at].startswith("number ")
+        and sequence[at + 2].startswith("number ")
+        and (sequence[at] in more) != (sequence[at + 2] in more)
+        and sequence[at] != "number 1"  # "lines 1 to 20" are the first 20 lines
+        for at, piece in enumerate(sequence[1:-1])
+    )
 
 
 def _drop_years(
@@ -413,6 +488,62 @@ def _oppose_small_words(a: Text, b: Text, found: Comparison) -> int:
     return opposites
 
 
+def _oppose_links(a: Text, b: Text, found: Comparison) -> int:
+    """Return 1 if "and" and "or" link the same two words, unless a text compares these."""
+    if a.function.get("or", 0) == b.function.get("or", 0) or not (
+        _CHOOSING.isdisjoint(a.content) and _CHOOSING.isdisjoint(b.content)
+    ):
+        return 0
+    there = _links(b.sequence)
+    for words, link in _links(a.sequence).items():
+        other = there.get(words, link)
+        if other != link:
+            found.evidence.append(Evidence("opposites", f"{link} / {other}"))
+            return 1
+    return 0
+
+
+def _links(sequence: Sequence[str]) -> dict[frozenset[str], str]:
+    """Return "and" or "or" by the two words it links."""
+    words = [piece for piece in sequence if piece not in ARTICLES]
+    return {
+        frozenset((words[at - 1], words[at + 1])): _LINKING[link]
+        for at, link in enumerate(words[:-1])
+        if at and link in _LINKING
+    }
+
+
+def _compare_letters(
+    a: Text, b: Text, lacking: tuple[list[str], list[str]], near: float, found: Comparison
+) -> None:
+    """Find names of one letter that differ: vitamin A and B, C and R."""
+    left, right = lacking
+    one = [word for word in left if len(word) == 1 and a.shown[word] not in _SHORTHAND]
+    other = [word for word in right if len(word) == 1 and b.shown[word] not in _SHORTHAND]
+    if not one or not other:
+        return
+    beside = not _beside(a.sequence, one).isdisjoint(_beside(b.sequence, other))
+    if size := 1.0 if beside else near:
+        found.features["identifiers"] = found.features.get("identifiers", 0.0) + size
+        found.evidence.append(Evidence("identifiers", f"{_show(a, one)} / {_show(b, other)}"))
+
+
+def _beside(sequence: Sequence[str], words: Sequence[str]) -> set[tuple[bool, str]]:
+    """Return the neighbours of words: whether before or after, and the piece."""
+    pairs = list(pairwise(sequence))
+    return {(True, one) for one, word in pairs if word in words} | {
+        (False, other) for word, other in pairs if word in words
+    }
+
+
+def _compare_code(a: Text, b: Text, found: Comparison) -> None:
+    """Find operators, signs and letter case that differ."""
+    for kind, one, other in differing(a.code, b.code):
+        if not found.features.get(kind):
+            found.features[kind] = 1.0
+            found.evidence.append(Evidence(kind, f"{one} / {other}"))
+
+
 def _compare_quantifiers(a: Text, b: Text, weight: float, found: Comparison) -> None:
     one, other = a.function, b.function
     if quantifiers := [word for word in _QUANTIFIERS if (word in one) != (word in other)]:
@@ -482,16 +613,21 @@ def _ends(one: Sequence[str], other: Sequence[str]) -> tuple[int, int]:
     return start, end
 
 
-def _compare_order(
-    a: Text, b: Text, one: Sequence[str], other: Sequence[str], found: Comparison
-) -> None:
+def _compare_order(a: Text, b: Text, unmatched: _Unmatched, found: Comparison) -> None:
+    one, other, start = unmatched.one, unmatched.other, unmatched.start
     shown = ""
     if (
         one
         and other
         and a.content == b.content
         and (
-            (a.passive == b.passive and _swapped(one, other, compared=_compares(a, b)))
+            (
+                a.passive == b.passive
+                and (
+                    _swapped(one, other, compared=_compares(a, b))
+                    or _swapped_arguments(a, one, other, start)
+                )
+            )
             or small.other_agent(a, b, one, other)
         )
     ):
@@ -523,7 +659,8 @@ def _swapped(one: Sequence[str], other: Sequence[str], *, compared: bool) -> boo
         return False
     if sorted(one) != sorted(other):
         return False
-    symmetric = _SYMMETRIC | _LINKS if compared else _SYMMETRIC
+    # In "mix tea with milk" both are equal, in "mix at a ratio of 2 to 1" they are not.
+    symmetric = _SYMMETRIC | _LINKS if compared and "number" not in one[0] else _SYMMETRIC
     swapped = False
     for first in range(1, min(size - 2, _LONGEST_PART) + 1):
         if other[size - first :] != one[:first]:
@@ -538,6 +675,15 @@ def _swapped(one: Sequence[str], other: Sequence[str], *, compared: bool) -> boo
                 return False
             swapped = True
     return swapped
+
+
+def _swapped_arguments(a: Text, one: Sequence[str], other: Sequence[str], start: int) -> bool:
+    """Return whether the two arguments of a command changed places: "mv x y" and "mv y x"."""
+    return (
+        len(one) == _ARGUMENTS
+        and one[::-1] == other
+        and not _COMMANDS.isdisjoint(a.sequence[max(0, start - _ARGUMENTS) : start])
+    )
 
 
 def _is_date(piece: str) -> bool:

@@ -13,6 +13,7 @@ from text_to_num import alpha2digit
 
 from memora.judge._atoms import Atom, Token, take_atoms, tokens_of
 from memora.judge._formats import in_one_form
+from memora.judge._literals import bounds_of, code_of
 from memora.judge._small_words import ARTICLES, mood_of
 from memora.judge._words import UNITS, phrases, relations, stem, word_set
 
@@ -122,6 +123,13 @@ _WORDING = frozenset(
 )
 _IN_PHRASES = frozenset(("word", "number"))
 _LONGEST_GAP = 3  # tokens between a verb and its particle: "turn the kitchen lamp on"
+# Words followed by a letter; after those of the second group, "a" is never an article.
+_LETTERED = frozenset(map(stem, word_set(
+    "plan vitamin grade type option class drive step appendix section hepatitis group team gate "
+    "building terminal platform zone schedule form exhibit figure part column row cell answer "
+    "series model side version variant phase tier level line lane unit"
+)))  # fmt: skip
+_ONLY_LETTERED = frozenset(map(stem, ("vitamin", "hepatitis", "appendix")))
 _BEING = word_set("is are was were been be")
 
 _ASKS = re.compile(
@@ -158,7 +166,7 @@ _PREFIXED = re.compile(
 _SCALED = re.compile(r"(?<=\d) (?=(?:hundred|thousand|million|billion|trillion)\b)", re.IGNORECASE)
 _AFTER_DIGIT = re.compile(r"(?<=\d)(?=[\u00bc-\u00be])")  # "1½" is not 11/2
 _FOREIGN_DIGIT = re.compile(r"(?![0-9])\d")
-_QUOTES = str.maketrans("\u2018\u2019\u201c\u201d\u2044", "''\"\"/")
+_QUOTES = str.maketrans("\u2018\u2019\u201c\u201d\u2044\u2212\u2013\u2012", "''\"\"/---")
 # Phrases around a question that do not change its answer.
 _WRAPPERS = re.compile(
     r"^(?:\[[^\]]{1,60}\] *)?(?:you are (?:a|an) [^.:]{1,80}\. *)?"
@@ -228,6 +236,8 @@ class Text(NamedTuple):
     """First letters of the words, to match acronyms."""
     rest: int
     """Hash of the part that is not analysed, 0 if there is none."""
+    code: str
+    """The text, if it has operators, or signs or letter case of code; else ""."""
 
 
 def analyse(text: str) -> Text:
@@ -262,7 +272,10 @@ def _weights() -> dict[str, float]:
 
 
 def _analyse(text: str, rest: int = 0) -> Text:
-    body, lower = _unwrap(in_one_form(_count(_plain(text))))
+    text = _normal(text)
+    code = code_of(text)
+    spaced = _HYPHEN.sub(" ", _PREFIXED.sub(r"\1", text)) if "-" in text else text
+    body, lower = _unwrap(in_one_form(_count(spaced)))
     tokens, phrased = _join(_open(tokens_of(body)))
     atoms, pieces = take_atoms(tokens)
     shouting = body.isupper()
@@ -280,7 +293,7 @@ def _analyse(text: str, rest: int = 0) -> Text:
         if word in _NEGATORS:
             negations += 1
             sequence.append("not")
-        elif word in _STOP:
+        elif word in _STOP and not (len(word) == 1 and _is_letter(piece.text, sequence)):
             function[word] = function.get(word, 0) + 1
             sequence.append(word)
         else:
@@ -301,7 +314,7 @@ def _analyse(text: str, rest: int = 0) -> Text:
         language=_language(pieces),
         phrased=phrased,
         names=frozenset(names),
-        bounds=_bounds(lower) if atoms else frozenset(),
+        bounds=_bounds(lower).union(bounds_of(code)) if atoms else frozenset(),
         targets=_after("to", sequence) if "to" in function else frozenset(),
         origins=_after("from", sequence) if "from" in function else frozenset(),
         owners=_owners(lower) if "'" in lower else frozenset(),
@@ -314,7 +327,17 @@ def _analyse(text: str, rest: int = 0) -> Text:
             for piece in pieces
         ]),
         rest=rest,
+        code=code,
     )  # fmt: skip
+
+
+def _is_letter(text: str, before: list[str]) -> bool:
+    """Return whether a small word of one letter is a name, as in "vitamin D" and "plan A"."""
+    if not before or text == "I":
+        return False
+    if text in "DMST":
+        return before[-1] != "and" and len(before[-1]) > 1  # "AT&T", "U.S."
+    return before[-1] in (_LETTERED if text.isupper() else _ONLY_LETTERED)
 
 
 _kept_short = lru_cache(maxsize=_KEPT_SHORT)(_analyse)
@@ -327,15 +350,15 @@ def forget() -> None:
     _kept_long.cache_clear()
 
 
-def _plain(text: str) -> str:
-    """Normalise letters, digits, quotation marks and hyphens in the analysed part."""
+def _normal(text: str) -> str:
+    """Normalise letters, digits, quotation marks and dashes in the analysed part."""
     if not text.isascii():
         text = _AFTER_DIGIT.sub(" ", text)
         pieces = (text[at : at + _PIECE] for at in range(0, len(text), _PIECE))
         text = "".join(unicodedata.normalize("NFKC", piece) for piece in pieces)
         text = text[:MOST_CHARACTERS].translate(_QUOTES)  # one character may expand to twenty
         text = _FOREIGN_DIGIT.sub(lambda match: str(int(match[0])), text)
-    return _HYPHEN.sub(" ", _PREFIXED.sub(r"\1", text)) if "-" in text else text
+    return text
 
 
 def _count(text: str) -> str:
