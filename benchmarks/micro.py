@@ -39,6 +39,7 @@ from memora.context import canonical_context, canonical_query, exact_key
 from memora.embedders import FunctionEmbedder, load_embedder
 from memora.judge import Judge
 from memora.judge._text import analyse, forget
+from memora.judge.verifier import packaged_verifier
 from memora.metrics import HealthCounters, Metrics
 from memora.model import Content, Entry, LookupResult
 
@@ -323,6 +324,62 @@ def judge(options: argparse.Namespace) -> Iterator[Table]:
     )
 
 
+def verifier(options: argparse.Namespace) -> Iterator[Table]:
+    """The verifier on one core: a pair, and lookups on a directory that need it or do not."""
+    model = packaged_verifier()
+    if model is None:
+        print("This installation has no verifier.\n")
+        return
+    if hasattr(os, "sched_setaffinity"):  # of this thread, and of those it starts
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    stored = list(dict.fromkeys(one["query"] for one in _log() if one["kind"] == "first"))
+    asked = sorted({canonical_query(one["query"]) for one in _log()} - set(stored))
+    random.Random(options.seed).shuffle(asked)  # noqa: S311 - no secret
+    with TemporaryDirectory() as folder, ExitStack() as stack:
+        uris = ("memory://", "on"), (f"{folder}/on", "on"), (f"{folder}/off", "off")
+        probe, on, off = (stack.enter_context(_opened(uri, verifier=one)) for uri, one in uris)
+        for cache in (probe, on, off):
+            cache.store_many([(text, CONTEXT, ANSWER) for text in stored])
+        read = {text: _read(probe, text) for text in asked}
+        doubtful, plain = (
+            itertools.cycle([text for text in asked if bool(read[text]) is wanted])
+            for wanted in (True, False)
+        )
+        pairs = itertools.cycle([pair for one in read.values() for pair in one])
+        yield Table("verifier", [Row("one pair", lambda: model.logits([next(pairs)]))])
+        queries = ["", ""]
+
+        def ask(cache: Memora, at: int) -> object:
+            return cache.lookup(queries[at], CONTEXT)
+
+        def choose(at: int, of: Iterator[str]) -> None:
+            queries[at] = next(of)
+
+        needed = sum(map(bool, read.values()))
+        yield Table(
+            "lookup",
+            [
+                Row(
+                    "a lookup that needs no verifier",
+                    partial(ask, on, 0),
+                    partial(choose, 0, plain),
+                ),
+                Row("a lookup that needs it", partial(ask, on, 1), partial(choose, 1, doubtful)),
+                Row("the first, `verifier` off", partial(ask, off, 0)),
+                Row("the second, `verifier` off", partial(ask, off, 1)),
+            ],
+            turns=min(needed, len(asked) - needed) - 1,  # each query once: logits are remembered
+        )
+
+
+def _read(cache: Memora, query: str) -> list[tuple[str, str]]:
+    """Return the pairs that the verifier reads for a query."""
+    found = cache.explain(query, CONTEXT).candidates
+    return [
+        (one.query, query) for one in found if any(of.kind == "verifier" for of in one.evidence)
+    ]
+
+
 def recording(options: argparse.Namespace) -> Iterator[Table]:
     """What a lookup records, with `enable_metrics` and without."""
     del options
@@ -518,7 +575,7 @@ def _load() -> str:
 
 
 CASES: dict[str, Callable[[argparse.Namespace], Iterator[Table]]] = {
-    one.__name__: one for one in (calls, batches, judge, recording, tier, bucket)
+    one.__name__: one for one in (calls, batches, judge, verifier, recording, tier, bucket)
 }
 ALONE = [name for name in CASES if name not in {"tier", "bucket"}]
 
