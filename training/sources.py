@@ -44,7 +44,7 @@ EVALUATED: Final = (
 )
 """No text of these is trained on."""
 
-_CANDIDATES = 5  # that the library fetches
+_CANDIDATES = 5  # of a request
 _SERVED_AT = (0.8, 0.87, 0.93)  # cosines, in turn: a cache holds what was not served
 _CHUNKS, _CHUNK, _ASKED = 6, 18_000, 10_000  # questions
 _LARGEST = 60  # questions of a component: larger ones are joined by wrong labels

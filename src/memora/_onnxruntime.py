@@ -9,7 +9,12 @@ from __future__ import annotations
 
 import os
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import onnxruntime
 
 _VARIABLE = "ORT_DISABLE_TELEMETRY"
 
@@ -33,3 +38,13 @@ def import_onnxruntime() -> Any:
         # For an earlier import, and for builds that ignore the variable and report to Windows.
         onnxruntime.disable_telemetry_events()
     return onnxruntime
+
+
+def open_session(weights: Path) -> onnxruntime.InferenceSession:
+    """Load a model, to run on the CPU in the caller's thread."""
+    runtime = import_onnxruntime()
+    options = runtime.SessionOptions()
+    # A second thread saves 0.2 of 1.6 ms for a short query but costs a busy server throughput, and
+    # the threads of a pool would be missing after a fork.
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return runtime.InferenceSession(weights, options, providers=["CPUExecutionProvider"])

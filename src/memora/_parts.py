@@ -21,6 +21,7 @@ from memora.embedders import CachedEmbedder, as_embedder, load_embedder
 from memora.errors import ClosedError
 from memora.health import Health
 from memora.judge import Judge
+from memora.judge.verifier import CachedVerifier, packaged_verifier
 from memora.metrics import HealthCounters, Metrics, Timed
 from memora.shadow import Shadow
 from memora.stores import open_store
@@ -82,11 +83,32 @@ def assemble(  # noqa: PLR0913 - the arguments of `Memora`
         else as_embedder(embedder)
     )
     codec = Codec(max_expansion=config.max_expansion)
+    make_breaker = partial(
+        Breaker, failures=config.breaker_failures, reset_seconds=config.breaker_reset_seconds
+    )
+    verifying = Workers(_WORKERS, "memora-verify")
+    packaged = packaged_verifier() if config.verifier == "on" else None
+    judge = Judge(
+        chosen.identity,
+        enabled=config.judge == "on",
+        cross_lingual=config.cross_lingual,
+        verifier=packaged
+        and CachedVerifier(
+            packaged,
+            workers=verifying,
+            breaker=make_breaker(),
+            report=lambda fault: core.unverified(fault),  # noqa: PLW0108 - `core` is made below
+        ),
+    )
     shadow = None
     if config.mode == "shadow":
         shadow = Shadow(
             config,
-            model=chosen.identity,
+            about={
+                "model": chosen.identity,
+                "judge": config.judge,
+                "verifier": "on" if judge.verifies else "off",
+            },
             codec=codec,
             same=same_answer,
             report=lambda fault: core.log_fault("shadow", fault),
@@ -100,9 +122,6 @@ def assemble(  # noqa: PLR0913 - the arguments of `Memora`
         policy=config.eviction_policy,
     )
     timings = metrics.timings
-    make_breaker = partial(
-        Breaker, failures=config.breaker_failures, reset_seconds=config.breaker_reset_seconds
-    )
     ports = pipeline.Ports(
         embedder=CachedEmbedder(
             chosen,
@@ -113,9 +132,7 @@ def assemble(  # noqa: PLR0913 - the arguments of `Memora`
         store=store,
         codec=codec,
         clock=steady,
-        judge=Judge(
-            chosen.identity, enabled=config.judge == "on", cross_lingual=config.cross_lingual
-        ),
+        judge=judge,
         breakers=pipeline.Breakers(*(make_breaker() for _ in pipeline.Breakers._fields)),
         timings=timings,
     )
@@ -139,7 +156,7 @@ def assemble(  # noqa: PLR0913 - the arguments of `Memora`
         threads=ThreadExecutor(workers, background, flights),
         tasks=TaskExecutor(workers, patient, flights),
         chores=chores,
-        crews=(workers, background, patient, chores),
+        crews=(workers, background, patient, chores, verifying),
         health=Health(ports, chosen, metrics, workers),
     )
 

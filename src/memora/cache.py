@@ -256,7 +256,7 @@ class Memora(Observation):
                 in a large cache.
 
         Returns:
-            The decision and up to five candidates; with `elsewhere`, also entries of other
+            The decision and up to ten candidates; with `elsewhere`, also entries of other
             contexts. If the cache itself fails, the reason is "error".
 
         Raises:

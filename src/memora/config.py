@@ -150,6 +150,8 @@ class _Settings(BaseModel):
     """Minimum probability that the stored answer is right, in [0, 1]; lookups may override it."""
     judge: Literal["on", "off"] = "on"
     """Compare the two texts themselves; off uses the plain cosine as similarity."""
+    verifier: Literal["on", "off"] = "on"
+    """Let a model read the pairs of texts that the judge finds doubtful, if it is installed."""
     mode: Literal["serve", "shadow"] = "serve"
     """"shadow" looks up and stores but serves nothing; it logs what would have been served."""
     shadow_log: Annotated[NonBlankText | None, BeforeValidator(_optional)] = Field(
@@ -243,7 +245,14 @@ class _Settings(BaseModel):
     """Number of recent texts whose vectors are kept in RAM; 0 for none."""
 
     @field_validator(
-        "judge", "mode", "eviction_policy", "durability", "hot_index", "log_level", mode="before"
+        "judge",
+        "verifier",
+        "mode",
+        "eviction_policy",
+        "durability",
+        "hot_index",
+        "log_level",
+        mode="before",
     )
     @classmethod
     def _fold_case(cls, value: Any, info: ValidationInfo) -> Any:
@@ -262,6 +271,7 @@ class Settings(TypedDict, total=False):
     use_onnx: bool
     similarity_threshold: float
     judge: Literal["on", "off"]
+    verifier: Literal["on", "off"]
     mode: Literal["serve", "shadow"]
     shadow_log: str | None
     shadow_log_bytes: int

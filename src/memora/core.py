@@ -231,6 +231,15 @@ class Core:
             )
         self._log.debug("call_not_cached_because", function=function, error=str(fault))
 
+    @inside
+    def unverified(self, fault: Exception) -> None:
+        """Count a lookup that was decided without the verifier; warn once of each kind of fault."""
+        self._metrics.count_fault("verify")
+        # The faults that opened the breaker have been logged.
+        if not isinstance(fault, UnavailableError) and self._is_new("verify", type(fault)):
+            self._log.warning("not_verified", error_type=type(fault).__name__)
+        self._log.debug("not_verified_because", exc_info=fault)
+
     def _is_new(self, *said: object) -> bool:
         """Return whether a warning is new, and remember it."""
         if said in self._warned or len(self._warned) >= _WARNINGS:

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from memora.protocols import Clock
     from memora.reading import Labels, Unit
 
-Operation: TypeAlias = Literal["lookup", "judge", "store", "maintain", "cleanup", "refresh"]
+Operation: TypeAlias = Literal[
+    "lookup", "judge", "verify", "store", "maintain", "cleanup", "refresh"
+]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 Left: TypeAlias = Literal["evicted", "expired", "invalidated", "cleared"]
 
@@ -128,14 +130,14 @@ class Lately(NamedTuple):
 
     operations: int
     faults: dict[Operation, int]
-    """Number of failed operations by kind."""
+    """Number of failed operations by kind; `verify` counts lookups that worked without it."""
     quiet_seconds: float
     """Time since the last fault ever."""
 
     @property
     def failed(self) -> int:
-        """Total number of faults."""
-        return sum(self.faults.values())
+        """Total number of failed operations, without those that only went unverified."""
+        return sum(self.faults.values()) - self.faults["verify"]
 
     @property
     def error_rate(self) -> float:
@@ -222,7 +224,8 @@ class HealthCounters:
             self._turn()
             self._failed[self._slot % _SLOTS][operation] += times
             self._faults[operation] += times
-            self._failed_at = self._clock()
+            if operation != "verify":
+                self._failed_at = self._clock()
 
     def count_left(self, _why: Left, _entries: int, /) -> None:
         """Record entries that left the cache."""
@@ -238,8 +241,8 @@ class HealthCounters:
             faults: dict[Operation, int] = {
                 name: sum(one[name] for one in self._failed) for name in OPERATIONS
             }
-            operations = sum(self._worked) + sum(faults.values())
-            return Lately(operations, faults, self._clock() - self._failed_at)
+            lately = Lately(sum(self._worked), faults, self._clock() - self._failed_at)
+            return lately._replace(operations=lately.operations + lately.failed)
 
     @inside
     def read(

@@ -158,12 +158,15 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """A difference between two texts that speaks against one answer for both."""
+    """A difference between two texts that speaks against one answer for both.
+
+    The kind "verifier" may also speak for it.
+    """
 
     kind: str
-    """What differs: "numbers", "dates", "names", "negation", ..."""
+    """What differs: "numbers", "dates", "names", "negation", ...; or "verifier"."""
     detail: str
-    """The words that differ: the query's / the stored query's."""
+    """The words that differ: the query's / the stored query's. Of a verifier: how it reads them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-CANDIDATES = 5
+CANDIDATES = 10
 """The number of entries judged per lookup, because the nearest is not always the right one."""
 _BARRED = ("other_language", "unreadable")  # verdicts at any threshold
 _SAME_TEXT = "the same text in the same context"

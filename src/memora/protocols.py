@@ -56,6 +56,18 @@ class Embedder(Protocol):
         ...
 
 
+class Verifier(Protocol):
+    """A model that reads two queries at once. Called from many threads at once."""
+
+    def logits(self, pairs: Sequence[tuple[str, str]], /) -> list[float]:
+        """Return for each pair the log odds that one answer is right for both, in order.
+
+        A pair is a stored query and the query of a lookup. NaN stands for no opinion, as on a pair
+        that the model cannot read in full.
+        """
+        ...
+
+
 class StoreReader(Protocol):
     """The read operations of a store. They change nothing and count no use."""
 

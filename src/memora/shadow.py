@@ -23,7 +23,7 @@ from memora.concurrency.workers import Workers
 from memora.errors import ArgumentError, ConfigError, DeadlineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from memora.codec import Codec
     from memora.config import CacheConfig
@@ -50,7 +50,7 @@ class Shadow:
 
     Args:
         config: The settings of a cache in shadow mode.
-        model: Identity of the embedder, on which similarities depend.
+        about: What similarities depend on; written with each comparison.
         codec: Decodes results for `same`.
         same: Returns whether two results agree; by default they agree if their bytes are equal.
         report: Called with faults.
@@ -64,7 +64,7 @@ class Shadow:
         self,
         config: CacheConfig,
         *,
-        model: str,
+        about: Mapping[str, str],
         codec: Codec,
         same: Callable[[Any, Any], object] | None,
         report: Callable[[BaseException], None],
@@ -73,8 +73,7 @@ class Shadow:
             raise ArgumentError(f"same_answer={same!r}: expected a function of two results")
         self._path = Path(str(config.shadow_log))
         self._max_bytes, self._texts = config.shadow_log_bytes, config.shadow_log_texts
-        self._about = {"model": model, "judge": config.judge}
-        self._codec, self._same, self._report = codec, same, report
+        self._about, self._codec, self._same, self._report = about, codec, same, report
         self._worker = Workers(1, "memora-shadow", report=report)
         register_for_reinit(self)
         try:

@@ -44,7 +44,15 @@ if TYPE_CHECKING:
 
 SQL = {"agent": "sql", "db": "prod"}
 WORDS = ["total", "sales", "in", "Q3", "Q4", "2024", "not", "München", "5 km"]
-NO_FAULT = {"lookup": 0, "judge": 0, "store": 0, "maintain": 0, "cleanup": 0, "refresh": 0}
+NO_FAULT = {
+    "lookup": 0,
+    "judge": 0,
+    "verify": 0,
+    "store": 0,
+    "maintain": 0,
+    "cleanup": 0,
+    "refresh": 0,
+}
 
 
 @pytest.fixture

@@ -55,7 +55,15 @@ SQL = {"agent": "sql"}
 KNOWN = "total sales in march for all regions"
 ALIKE = "total sales in march for all regions please"
 OTHER = "rainfall of april"
-NO_FAULT = {"lookup": 0, "judge": 0, "store": 0, "maintain": 0, "cleanup": 0, "refresh": 0}
+NO_FAULT = {
+    "lookup": 0,
+    "judge": 0,
+    "verify": 0,
+    "store": 0,
+    "maintain": 0,
+    "cleanup": 0,
+    "refresh": 0,
+}
 
 
 class Rig:

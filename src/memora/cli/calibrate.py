@@ -23,6 +23,7 @@ from memora.config import PREFIX
 from memora.embedders import load_embedder
 from memora.errors import ArgumentError, MissingExtraError
 from memora.judge import Judge
+from memora.judge.verifier import packaged_verifier
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -161,7 +162,10 @@ def _score(path: Path, columns: PairColumns, config: CacheConfig) -> Scores:
     pairs = read_pairs(path, columns)
     embedder = load_embedder(config.model_name, use_onnx=config.use_onnx)
     judge = Judge(
-        embedder.identity, enabled=config.judge == "on", cross_lingual=config.cross_lingual
+        embedder.identity,
+        enabled=config.judge == "on",
+        cross_lingual=config.cross_lingual,
+        verifier=packaged_verifier() if config.verifier == "on" else None,
     )
     with progress_of("embedding", left="no threshold was computed") as progress:
         return tuning.score(pairs, embedder=embedder, judge=judge, progress=progress)

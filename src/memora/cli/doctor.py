@@ -35,6 +35,7 @@ from memora.errors import (
     StorePathError,
 )
 from memora.judge._calibration import calibrated_models
+from memora.judge.verifier import packaged_verifier
 from memora.stores import local_path
 from memora.stores.disk._inspect import Facts, inspect
 
@@ -89,6 +90,12 @@ def doctor(
     config, settings = _settings(given, found)
     found += _versions()
     embedder = _model(config, found)
+    if (
+        embedder is not None
+        and _is_calibrated(embedder)
+        and config.judge == config.verifier == "on"
+    ):
+        found.append(_verifier())
     facts = _store(config, embedder, found)
     if embedder is not None and facts is not None:
         found.append(_compare(embedder, facts.model, facts.dimension))
@@ -198,12 +205,29 @@ def _model(config: CacheConfig, found: list[Finding]) -> Embedder | None:
     if not local:
         advice = "without network a new process may not start: download it to a directory"
         found.append(Finding("warning", "model", f"{message}, from the hub", advice))
-    elif embedder.identity.partition(":")[0] not in calibrated_models():
+    elif not _is_calibrated(embedder):
         advice = "choose the threshold on your own pairs: see docs/concepts.md, other models"
         found.append(Finding("warning", "model", f"{message}, not calibrated", advice))
     else:
         found.append(Finding("ok", "model", message))
     return embedder
+
+
+def _is_calibrated(embedder: Embedder) -> bool:
+    return embedder.identity.partition(":")[0] in calibrated_models()
+
+
+def _verifier() -> Finding:
+    packaged = packaged_verifier()
+    if packaged is None:
+        advice = "install a package that has it, or set verifier to off"
+        return Finding("warning", "verifier", "not installed: the judge decides alone", advice)
+    try:
+        packaged.logits([("health check", "health check")])
+    except Exception as error:  # noqa: BLE001 - of onnxruntime or tokenizers
+        advice = f"reinstall {_DISTRIBUTION}: until then the judge decides alone"
+        return Finding("problem", "verifier", fault_line(error), advice)
+    return Finding("ok", "verifier", "reads the pairs that leave the judge in doubt")
 
 
 def _off_disk(config: CacheConfig, embedder: Embedder | None) -> Iterator[Finding]:

@@ -42,7 +42,7 @@ class Logged:
 
     scores: Scores
     models: tuple[str, ...]
-    """Models of the similarities, and whether each was judged; distinct, in order."""
+    """Models of the similarities, and whether each was judged and verified; distinct, in order."""
     repeats: int
     """Lookups of identical text in the same context."""
     changed: int
@@ -103,7 +103,8 @@ def read_log(path: Path) -> Logged:
                 skipped += 1
                 problem = problem or f"line {line}: {found}"
                 continue
-            models[f"{row['model']}, judge {row['judge']}"] = None
+            verifier = row.get("verifier", "off")  # logs of earlier versions do not name it
+            models[f"{row['model']}, judge {row['judge']}, verifier {verifier}"] = None
             same = bool(row.get("same", False))
             similarity.append(float(row.get("similarity", 0.0)))
             right.append(same)

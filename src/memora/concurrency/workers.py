@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -24,16 +24,33 @@ _IDLE_SECONDS = 10.0  # how long a thread waits for more to do
 _END_SECONDS = 1.0  # how long closing waits for a thread that has nothing to do
 _BACKLOG = 1000  # maximum number of background functions that wait for a thread
 
+_halfway: ContextVar[float] = ContextVar("halfway", default=inf)
+
+
+def seconds_to_spare() -> float | None:
+    """Return the time until half of the caller's wait is over; None if it has no deadline.
+
+    For work that improves a result: so much may be spent on it without missing the deadline.
+    """
+    halfway = _halfway.get()
+    return None if halfway == inf else halfway - time.monotonic()
+
 
 class _Job:
     """One function to run, and its outcome."""
 
     def __init__(
-        self, function: Callable[[], Any], ends: float, done: Callable[[], object] | None
+        self,
+        function: Callable[[], Any],
+        timeout: float | None,
+        done: Callable[[], object] | None,
     ) -> None:
-        self.function, self.ends = function, ends
+        wait = inf if timeout is None else timeout
+        now = time.monotonic()
+        self.function, self.ends = function, now + wait
         self.done = done  # wakes the caller; None for a background job
         self.context = copy_context()
+        self.context.run(_halfway.set, now + wait / 2)
         self.value: Any = None
         self.error: BaseException | None = None
 
@@ -111,7 +128,7 @@ class Workers:
         """
         done = threading.Lock()
         done.acquire()
-        job = _Job(function, _ends(timeout), done.release)
+        job = _Job(function, timeout, done.release)
         self._begin(job)
         finished = False
         try:
@@ -136,7 +153,7 @@ class Workers:
             with suppress(RuntimeError):  # the event loop has ended
                 ring()
 
-        job = _Job(function, _ends(timeout), done)
+        job = _Job(function, timeout, done)
         self._begin(job)
         finished = False
         try:
@@ -162,7 +179,7 @@ class Workers:
                 if self._report is not None:
                     self._report(error)
 
-        self._begin(_Job(reported, inf, None), backlog=_BACKLOG)
+        self._begin(_Job(reported, None, None), backlog=_BACKLOG)
 
     def close(self) -> None:
         """End idle threads now, and the others after their current jobs.
@@ -267,7 +284,3 @@ class Workers:
                     return None
             worker.wakes.acquire()  # a job is being assigned right now
         return worker.job
-
-
-def _ends(timeout: float | None) -> float:
-    return inf if timeout is None else time.monotonic() + timeout

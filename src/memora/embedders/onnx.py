@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from memora._faults import contained
-from memora._onnxruntime import import_onnxruntime
+from memora._onnxruntime import open_session
 from memora.concurrency.fork import register_for_reinit
 from memora.embedders._unit import unit_vectors
 from memora.embedders._window import longest, may_fit, squeezed
@@ -220,17 +220,10 @@ class OnnxEmbedder:
 def _load(layout: _Layout) -> _Runtime:
     from tokenizers import Tokenizer  # noqa: PLC0415
 
-    onnxruntime = import_onnxruntime()
     tokenizer = Tokenizer.from_file(str(layout.tokenizer))
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    options = onnxruntime.SessionOptions()
-    # One thread per text. A second saves 0.2 of 1.6 ms for a short query but costs a busy server
-    # throughput, and the threads of a pool would be missing after a fork.
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        layout.weights, options, providers=["CPUExecutionProvider"]
-    )
+    session = open_session(layout.weights)
     inputs: dict[str, type[np.signedinteger[Any]]] = {
         declared.name: np.int32 if declared.type == "tensor(int32)" else np.int64
         for declared in session.get_inputs()

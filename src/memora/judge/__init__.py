@@ -13,9 +13,15 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from memora._characters import difference, without_emoji
 from memora._show import rounded
-from memora.judge._calibration import DEFAULT_CALIBRATION, Calibration, calibrated_models
+from memora.judge._calibration import (
+    DEFAULT_CALIBRATION,
+    Calibration,
+    calibrated_models,
+    log_odds,
+)
 from memora.judge._compare import KINDS, compare
 from memora.judge._text import analyse
+from memora.judge.verifier import COMBINATION
 from memora.model import Evidence
 
 if TYPE_CHECKING:
@@ -23,9 +29,12 @@ if TYPE_CHECKING:
 
     from memora.judge._text import Text
     from memora.model import Match
+    from memora.protocols import Verifier
 
 __all__ = ["KINDS", "Assessment", "Judge", "Verdict"]
 
+VERIFIED = 3
+"""The number of candidates per lookup that the verifier reads, the likeliest by the judge."""
 _ALMOST_ONE = math.nextafter(1.0, 0.0)
 
 
@@ -41,6 +50,8 @@ class Assessment:
 
     It is in another language, or differs in characters that the embedding model may not read.
     """
+    may_be_verified: bool = False
+    """Whether a verifier, which reads English, may change the similarity."""
 
 
 class Verdict(NamedTuple):
@@ -72,15 +83,21 @@ class Judge:
         enabled: If False, a candidate's similarity is its cosine.
         cross_lingual: Whether a candidate in another language than the query may be served.
         without: A kind of evidence to leave out, for ablations; see `KINDS`.
+        verifier: Reads the candidates that the evidence leaves in doubt; only used with a
+            calibrated model.
+        combination: Weights of the judge's and the verifier's log odds; by default those of the
+            packaged verifier.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what evaluations vary
         self,
         model: str,
         *,
         enabled: bool = True,
         cross_lingual: bool = False,
         without: str | None = None,
+        verifier: Verifier | None = None,
+        combination: Calibration | None = None,
     ) -> None:
         name = model.partition(":")[0].removeprefix("sentence-transformers/")
         self._enabled = enabled
@@ -88,10 +105,45 @@ class Judge:
         self._ignored = KINDS[without] if without else ()
         self._calibrated = name in calibrated_models()
         self._weights = Calibration.of(name if self._calibrated else DEFAULT_CALIBRATION)
+        self._verifier: Verifier | None = None
+        if verifier is not None and enabled and self._calibrated:
+            self._verifier = verifier
+            self._combination = combination or Calibration.read(COMBINATION)
+
+    @property
+    def verifies(self) -> bool:
+        """Whether a verifier reads candidates."""
+        return self._verifier is not None
 
     def assess(self, query: str, candidates: Sequence[tuple[str, float]]) -> list[Assessment]:
         """Judge stored queries with their cosines, nearest first; return one assessment each."""
-        return [self._assess(query, stored, cosine) for stored, cosine in candidates]
+        found = [self._assess(query, stored, cosine) for stored, cosine in candidates]
+        if self._verifier is None:
+            return found
+        low, high = self._combination.band
+        doubtful = [
+            at
+            for at, one in enumerate(found)
+            if one.may_be_verified and low <= one.similarity <= high
+        ]
+        doubtful = sorted(doubtful, key=lambda at: -found[at].similarity)[:VERIFIED]
+        if doubtful:
+            asked = without_emoji(query)
+            pairs = [(without_emoji(candidates[at][0]), asked) for at in doubtful]
+            logits = self._verifier.logits(pairs)
+            for at, logit in zip(doubtful, logits, strict=True):
+                found[at] = self._combined(found[at], logit, candidates[at][1])
+        return found
+
+    def _combined(self, judged: Assessment, logit: float, cosine: float) -> Assessment:
+        if math.isnan(logit):
+            return judged
+        odds = {"judge": log_odds(judged.similarity), "verifier": logit}
+        similarity = _inside(self._combination.probability(odds, cosine))
+        share = 0.5 + 0.5 * math.tanh(logit / 2)  # the logistic function, without overflow
+        read = "one question" if logit > 0 else "two questions"
+        told = Evidence("verifier", f"reads them as {read} ({100 * share:.0f} %)")
+        return Assessment(similarity, (*judged.evidence, told))
 
     def _assess(self, query: str, stored: str, cosine: float) -> Assessment:
         if found := difference(query, stored):
@@ -114,7 +166,8 @@ class Judge:
         if "languages" in features and not self._cross_lingual:
             languages = Evidence("language", f"{query.language} / {stored.language}")
             return Assessment(_inside(similarity), (languages, *evidence), "other_language")
-        return Assessment(_inside(similarity), tuple(evidence))
+        english = self._calibrated and "foreign" not in features
+        return Assessment(_inside(similarity), tuple(evidence), may_be_verified=english)
 
     def decide(self, query: str, matches: Sequence[Match], *, threshold: float) -> Verdict:
         """Decide on the candidates of one lookup.

@@ -10,14 +10,14 @@ import json
 import math
 from bisect import bisect_right
 from functools import cache
-from importlib.resources import files
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_FOLDER = "calibrations"
+_FOLDER = Path(__file__).parent / "calibrations"
 DEFAULT_CALIBRATION = "all-MiniLM-L6-v2"
 """The model whose weights are used for a model without its own."""
 _LEAST = 1e-6  # clamps a probability, to keep its log odds finite
@@ -53,13 +53,20 @@ class Calibration:
         self._bridge: Mapping[str, float] = weights["bridge"]
         self._reach = self._cosine(weights["reach"])
         self._intercept = float(weights["intercept"])
-        self._log_odds = Curve([(z, _log_odds(p)) for z, p in weights["probability"]])
+        self._log_odds = Curve([(z, log_odds(p)) for z, p in weights["probability"]])
+        low, high = weights.get("band", (0.0, 1.0))
+        self.band: tuple[float, float] = (low, high)
+        """The judge's probabilities between which a verifier is asked."""
 
     @classmethod
     @cache
     def of(cls, model: str) -> Calibration:
         """Return the packaged calibration of a model by name."""
-        path = files("memora.judge") / _FOLDER / f"{model}.json"
+        return cls.read(_FOLDER / f"{model}.json")
+
+    @classmethod
+    def read(cls, path: Path) -> Calibration:
+        """Read a file."""
         return cls(json.loads(path.read_text("utf-8")))
 
     def probability(self, features: Mapping[str, float], cosine: float) -> float:
@@ -90,19 +97,17 @@ class Calibration:
         )
         if not against:
             return cosine
-        return min(cosine, _probability(_log_odds(cosine) + against))
+        return min(cosine, _probability(log_odds(cosine) + against))
 
 
 @cache
 def calibrated_models() -> frozenset[str]:
     """Return the names of the models that have their own calibration."""
-    folder = files("memora.judge") / _FOLDER
-    return frozenset(
-        file.name.removesuffix(".json") for file in folder.iterdir() if file.name.endswith(".json")
-    )
+    return frozenset(file.stem for file in _FOLDER.glob("*.json"))
 
 
-def _log_odds(probability: float) -> float:
+def log_odds(probability: float) -> float:
+    """Return the log odds of a probability in [0, 1], limited to finite values."""
     inside = min(max(probability, _LEAST), 1.0 - _LEAST)
     return math.log(inside / (1.0 - inside))
 
