@@ -131,7 +131,7 @@ def _identity() -> str:
 def kept_verifier(kept: Path) -> Logits | None:
     """Return the packaged verifier, with its logits in a folder; None if there is none."""
     found = packaged_verifier()
-    return found and Logits(kept, COMBINATION.with_name("model.onnx"), found)
+    return None if found is None else Logits(kept, COMBINATION.with_name("model.onnx"), found)
 
 
 def _parts(kept: Path, *, cosine: bool) -> Policy:

@@ -214,11 +214,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=20)
     parser.add_argument("--final", action="store_true", help="data kept back: report, never tune")
     arguments = parser.parse_args()
-    streams, pairs = (*ENGLISH, *LANGUAGES, BACKGROUND), tuple(PAIRS)
+    streams, pairs = [*ENGLISH, *LANGUAGES, BACKGROUND], list(PAIRS)
     if arguments.quick:
-        streams, pairs = ("mixed", "traps"), (HANDWRITTEN,)
+        streams, pairs = ["mixed", "traps"], [HANDWRITTEN]
     elif arguments.targets:
-        streams, pairs = ENGLISH, tuple(WRITTEN)
+        streams, pairs = list(ENGLISH), list(WRITTEN)
     whole = not arguments.quick and arguments.streams is None and arguments.pairs is None
     arguments.name = "targets" if arguments.targets else RESULTS.stem
     arguments.output = arguments.output or (RESULTS.with_stem(arguments.name) if whole else None)
@@ -284,9 +284,7 @@ def main() -> None:
 def _check(arguments: argparse.Namespace) -> None:
     """Leave with status 2 where a file is not there, or may not be opened."""
     try:
-        missing = absent(
-            arguments.data, arguments.streams, arguments.pairs, final=arguments.final
-        )
+        missing = absent(arguments.data, arguments.streams, arguments.pairs, final=arguments.final)
     except ValueError as error:
         print(error, file=sys.stderr)
         sys.exit(2)

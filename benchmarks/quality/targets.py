@@ -71,7 +71,7 @@ def targets(found: dict[str, Any]) -> list[dict[str, Any]]:
         rows.append(
             target._asdict()
             | {"file": FILES[target.of], "today": today, "now": now, "missed": missed}
-            | {"met": met if now else None}
+            | {"met": met if now else None, "higher": [name in HIGHER for name in target.names]}
         )
     return rows
 

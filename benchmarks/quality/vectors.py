@@ -129,19 +129,21 @@ class Logits:
         self._path, self._verifier = cache / f"verifier-{named}.bin", verifier
         self._path.touch()
         found = np.fromfile(self._path, self._RECORD)
-        self._known = dict(zip(map(bytes, found["pair"]), found["logit"].tolist(), strict=True))
+        self._known: dict[bytes, float] = dict(
+            zip(map(bytes, found["pair"]), found["logit"].tolist(), strict=True)
+        )
         self.new = 0
         """Pairs that the verifier has read."""
 
-    def logits(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+    def logits(self, pairs: Sequence[tuple[str, str]], /) -> list[float]:
         """Look them up; one that is missing is read, and appended to the file."""
         return [self._logit(pair) for pair in pairs]
 
     def _logit(self, pair: tuple[str, str]) -> float:
         key = digest("\0".join(pair))
         if key not in self._known:
-            record = np.array((key, self._verifier.logits([pair])[0]), self._RECORD)
+            (logit,) = self._verifier.logits([pair])
             with self._path.open("ab", buffering=0) as file:
-                file.write(record.tobytes())
-            self._known[key], self.new = float(record["logit"]), self.new + 1
+                file.write(np.array((key, logit), self._RECORD).tobytes())
+            self._known[key], self.new = float(np.float32(logit)), self.new + 1
         return self._known[key]
