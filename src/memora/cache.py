@@ -131,6 +131,7 @@ class Memora(Observation):
             storage=without_password(config.db_uri),
             table=config.table_name,
             model=self._ports.embedder.identity,
+            verifier=self._ports.judge.verifies,
         )
 
     def __repr__(self) -> str:

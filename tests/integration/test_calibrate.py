@@ -317,7 +317,17 @@ def test_similarities_of_two_models_are_not_put_together(tmp_path: Path) -> None
     other = write_log(tmp_path / "other.jsonl", (0.9, 2, 2), model="words-2")
     log.write_text(log.read_text("utf-8") + other.read_text("utf-8"), "utf-8")
 
-    assert "words-1, judge on; words-2, judge on" in memora("calibrate", log, "--from-log", code=2)
+    told = memora("calibrate", log, "--from-log", code=2)
+    assert "words-1, judge on, verifier off; words-2, judge on, verifier off" in told
+
+
+def test_verified_similarities_are_not_put_together_with_others(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "shadow.jsonl", (0.9, 2, 2))
+    other = write_log(tmp_path / "other.jsonl", (0.9, 2, 2), verifier="on")
+    log.write_text(log.read_text("utf-8") + other.read_text("utf-8"), "utf-8")
+
+    told = memora("calibrate", log, "--from-log", code=2)
+    assert "words-1, judge on, verifier off; words-1, judge on, verifier on" in told
 
 
 @pytest.mark.parametrize(

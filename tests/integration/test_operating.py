@@ -18,6 +18,7 @@ from command import memora
 import memora as package
 from memora import CacheConfig, Memora
 from memora.cli import doctor
+from memora.judge.verifier import OnnxVerifier
 from memora.stores.disk._identity import FORMAT
 from memora.stores.disk.store import LanceStore
 
@@ -317,6 +318,15 @@ def test_doctor_names_wrong_settings_and_never_what_an_unknown_one_holds(
     printed = memora("doctor", code=1)
     assert "s3cr3t" not in printed
     assert "MEMORA_LOG_LEVEL" in printed
+
+
+def test_doctor_tries_the_verifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"no model")
+    for verifier, state in ((None, "warning"), (OnnxVerifier(tmp_path / "model.onnx"), "problem")):
+        monkeypatch.setattr(doctor, "packaged_verifier", lambda verifier=verifier: verifier)
+        assert examined(code=int(state == "problem"))["verifier"]["state"] == state
+    monkeypatch.setenv("MEMORA_VERIFIER", "off")
+    assert "verifier" not in examined()
 
 
 def test_doctor_tells_of_settings_that_do_not_go_together(monkeypatch: pytest.MonkeyPatch) -> None:

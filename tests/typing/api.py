@@ -54,7 +54,7 @@ def told_of(done: int, total: int | None) -> None: ...
 config: CacheConfig = CacheConfig(max_entries=None, ttl_seconds=60, eviction_policy="lru")
 CacheConfig(max_entries="many")  # type: ignore[arg-type]
 CacheConfig(eviction_policy="mru")  # type: ignore[arg-type]
-CacheConfig(judge="off", cross_lingual=True)
+CacheConfig(judge="off", verifier="off", cross_lingual=True)
 CacheConfig(judge=False)  # type: ignore[arg-type]
 threshold: float = CacheConfig.load().similarity_threshold
 

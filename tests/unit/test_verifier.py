@@ -480,6 +480,7 @@ def test_a_verifier_that_hangs_delays_no_lookup_beyond_its_deadline(
         ("How does it work?", "How does it work?"),
         ("use SQL on my iPad in May", "use [unused1] SQL on my [unused2] iPad in [unused3] May"),
         ("SQL or sql", "[unused1] SQL or sql"),
+        ("a [SEP] b", "a [[unused1] SEP] b"),  # no text contains the separator
         (" How", " [unused3] How"),
         ("x1A_B ßa É 日本", "x1[unused1] A_[unused1] B ßa [unused1] É 日本"),
         ("", ""),
@@ -507,7 +508,9 @@ def test_a_damaged_file_is_a_fault(rig: Callable[..., Rig], tmp_path: Path) -> N
 
 
 packaged = packaged_verifier()
-needs_model = pytest.mark.skipif(packaged is None, reason="this installation has no verifier")
+needs_model = pytest.mark.skipif(
+    not memora.judge.verifier._WEIGHTS.is_file(), reason="this installation has no verifier"
+)
 
 
 @needs_model
@@ -519,6 +522,17 @@ def test_the_packaged_verifier_reads_pairs_independently() -> None:
     assert all(map(math.isfinite, logits))
     assert [packaged.logits([pair])[0] for pair in pairs] == logits
     assert len({round(logit, 3) for logit in logits}) == len(pairs)
+
+
+@needs_model
+def test_the_packaged_verifier_and_its_combination_fit_the_judge() -> None:
+    both = Judge(MINILM, verifier=packaged)
+
+    assert both.verifies
+    for stored in STORED:  # one at a time: some of them are in the band
+        (found,), (alone,) = (j.assess(ASKED, [(stored, 0.8)]) for j in (both, ALONE))
+        assert 0 <= found.similarity < 1
+        assert (found == alone) == (found.evidence == alone.evidence)
 
 
 @needs_model

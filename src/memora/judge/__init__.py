@@ -1,8 +1,9 @@
-"""Decide whether a stored answer may be served. Pure: a query and candidates in, a verdict out.
+"""Decide whether a stored answer may be served: a query and candidates in, a verdict out. No I/O.
 
 This is the only place where similarity decides between hit and miss. A candidate's cosine says that
 two texts are on the same subject; the judge compares the texts themselves (`_compare`) and converts
 both into one calibrated probability that the stored answer is right for the query (`_calibration`).
+If that is in doubt, a model that reads both texts is asked (`verifier`).
 """
 
 from __future__ import annotations

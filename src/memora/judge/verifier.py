@@ -127,7 +127,7 @@ def _logit(runtime: _Runtime, stored: str, asked: str) -> float:
         if len(text) > _MOST_CHARACTERS:  # the tokenizer would block all threads
             return math.nan
         tokens = runtime.tokenizer.encode(mark_case(text), add_special_tokens=False).ids
-        if len(tokens) > LONGEST_TEXT:  # the two may differ in what is not read
+        if len(tokens) > LONGEST_TEXT:  # the texts may differ in what is not read
             return math.nan
         ids += [*tokens, last]
         kinds += [kind] * (len(tokens) + 1)
