@@ -338,8 +338,8 @@ def verifier(options: argparse.Namespace) -> Iterator[Table]:
     with TemporaryDirectory() as folder, ExitStack() as stack:
         uris = ("memory://", "on"), (f"{folder}/on", "on"), (f"{folder}/off", "off")
         probe, on, off = (stack.enter_context(_opened(uri, verifier=one)) for uri, one in uris)
-        for cache in (probe, on, off):
-            cache.store_many([(text, CONTEXT, ANSWER) for text in stored])
+        for cache, text in itertools.product((probe, on, off), stored):
+            cache.store(text, CONTEXT, ANSWER)  # one by one: each has its own deadline
         read = {text: _read(probe, text) for text in asked}
         doubtful, plain = (
             itertools.cycle([text for text in asked if bool(read[text]) is wanted])

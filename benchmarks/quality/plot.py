@@ -209,7 +209,7 @@ def draw(found: dict[str, Any], source: Path) -> list[str]:
                 lambda axes: without(axes, runs, lambda run: run["handwritten_auc"], 3),
             )
         )
-    named = {name: source.with_name(f"{source.stem}-{name}.png") for name in (*pages, "targets")}
+    named = {name: source.with_name(f"{source.stem}-{name}.png") for name in (*pages, "met")}
     names = [page(plt, named[name], panels) for name, panels in pages.items()]
     rows = found.get("targets", [])
     more, less = (figures(rows, higher=higher) for higher in (True, False))
@@ -218,7 +218,7 @@ def draw(found: dict[str, Any], source: Path) -> list[str]:
             ("more is better", lambda axes: against(axes, more, least=0)),
             ("less is better", lambda axes: against(axes, less, least=0.1)),
         ]
-        names.insert(0, page(plt, named["targets"], sides, (6.5, 1.5 + 0.3 * len(more))))
+        names.insert(0, page(plt, named["met"], sides, (6.5, 1.5 + 0.3 * len(more))))
     return names
 
 

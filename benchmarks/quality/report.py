@@ -131,7 +131,7 @@ def _targets(found: dict[str, Any]) -> list[str]:
     )
     if not any(row["now"] for row in found["targets"]):
         return []
-    return section("Targets", note, [*target_table(found), *_plot(found, "targets", "targets")])
+    return section("Targets", note, [*target_table(found), *_plot(found, "met", "the targets")])
 
 
 def frontier_table(found: dict[str, Any]) -> list[str]:
@@ -188,16 +188,20 @@ def default_table(found: dict[str, Any]) -> list[str]:
     return table(_POINT, rows, 2)
 
 
-def _default(found: dict[str, Any]) -> list[str]:
-    default = f"{found['about']['default']:g}"
+def thresholds_table(found: dict[str, Any]) -> list[str]:
+    """Return what is served at some thresholds, by stream."""
     others = [
         [name, *(_shares(point, "precision") for _, point in sorted(of["at"].items()))]
         for name, policy, of in _streams(found)
         if policy == OURS and name in ENGLISH
     ]
     heads = sorted(next((of["at"] for _, policy, of in _streams(found) if policy == OURS), {}))
-    more = table(" | ".join(["stream", *heads]), others)
-    told = ["The judge at other thresholds: hits / error / precision, in %.", "", *more]
+    return table(" | ".join(["stream", *heads]), others)
+
+
+def _default(found: dict[str, Any]) -> list[str]:
+    default, more = f"{found['about']['default']:g}", thresholds_table(found)
+    told = ["Memora at other thresholds: hits / error / precision, in %.", "", *more]
     note = (
         "*Unknown*: nobody has labelled the pair; counted as a hit, and neither as right nor wrong."
         " arena_hard holds distinct prompts only: every hit is wrong. parakqc_ko (Korean) and"
@@ -486,8 +490,63 @@ def _library(found: dict[str, Any]) -> list[str]:
     return section("The same through the library", note, table(header, rows))
 
 
+def peers_table(found: dict[str, Any]) -> list[str]:
+    """Return hits / error of the shipped threshold and of the peers' default rules."""
+    streams = {name: of for name, of in found["streams"].items() if name in ENGLISH}
+    default = f"{found['about']['default']:g}"
+    rows = [
+        [label, *(_shares(of["policies"][policy]["at"][default]) for of in streams.values())]
+        for policy, label in ((NOW, "Memora"), (TODAY, "Memora without the verifier"))
+    ]
+    rows += [
+        [
+            f"{name}, cosine {peer['cosine']:g}",
+            *(_shares(of["peers"][name]) for of in streams.values()),
+        ]
+        for name, peer in found["about"]["peers"].items()
+    ]
+    return table(" | ".join(["hits / wrong of all, in %", *streams]), rows)
+
+
+def pictures(found: dict[str, Any]) -> list[str]:
+    """Return the pictures that a page of the documentation begins with."""
+    named = {"met": "The targets", "hits": "Hits against error"}
+    folder = f"../benchmarks/results/{found['about']['name']}"
+    return [line for name, of in named.items() for line in (f"![{of}]({folder}-{name}.png)", "")]
+
+
+def in_short(found: dict[str, Any]) -> list[str]:
+    """Return the figures that matter most, as a paragraph."""
+    default = f"{found['about']['default']:g}"
+    mixed = {name: of["at"][default] for name, of in found["streams"]["mixed"]["policies"].items()}
+    suites = [found["pairs"][name][NOW] for name in ("field", "strangers")]
+    repeats, traps = (
+        " and ".join(_share(of[f"served_{side}"], of[f"of_{side}"]) for of in suites)
+        for side in ("same", "other")
+    )
+
+    def served(name: str, verb: str) -> str:
+        of = mixed[name]
+        return (
+            f"{verb} {percent(of['hit_rate'])} % of the queries, and"
+            f" {percent(of['false_hit_share'])} % of these hits are wrong"
+        )
+
+    told = (
+        "**In short.** At the default threshold, on the stream nearest to real traffic (*mixed*),"
+        f" {served(NOW, 'Memora serves')}; {served(TODAY, 'without its verifier it serves')}."
+        f" {served('cosine', f'A cosine of {default} serves')}. Of the pairs that testers and"
+        f" strangers wrote, Memora serves {repeats} % of the repeats and {traps} % of the traps."
+    )
+    return [told, ""]
+
+
 PAGE: dict[str, Callable[[dict[str, Any]], list[str]]] = {
+    "pictures": pictures,
+    "short": in_short,
     "targets": target_table,
+    "thresholds": thresholds_table,
+    "peers": peers_table,
     "default": default_table,
     "hits": frontier_table,
     "kinds": kinds_table,
