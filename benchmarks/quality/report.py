@@ -508,11 +508,19 @@ def peers_table(found: dict[str, Any]) -> list[str]:
     return table(" | ".join(["hits / wrong of all, in %", *streams]), rows)
 
 
+def _picture(found: dict[str, Any], name: str, title: str) -> list[str]:
+    return [f"![{title}](../benchmarks/results/{found['about']['name']}-{name}.png)", ""]
+
+
 def pictures(found: dict[str, Any]) -> list[str]:
-    """Return the pictures that a page of the documentation begins with."""
-    named = {"met": "The targets", "hits": "Hits against error"}
-    folder = f"../benchmarks/results/{found['about']['name']}"
-    return [line for name, of in named.items() for line in (f"![{of}]({folder}-{name}.png)", "")]
+    """Return the pictures that the page begins with."""
+    return [*_picture(found, "met", "Targets"), *_picture(found, "hits", "Hits against error")]
+
+
+def calibration(found: dict[str, Any]) -> list[str]:
+    """Return the picture of the calibration, and its errors."""
+    title = "Share of right candidates over the similarity"
+    return [*_picture(found, "calibration", title), *ece_table(found)]
 
 
 def in_short(found: dict[str, Any]) -> list[str]:
@@ -551,7 +559,7 @@ PAGE: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "hits": frontier_table,
     "kinds": kinds_table,
     "languages": languages_table,
-    "calibration": ece_table,
+    "calibration": calibration,
     "latency": latency_table,
     "parts": parts_table,
 }
