@@ -85,14 +85,15 @@ def _figures(target: Target, found: dict[str, Any], policy: str) -> list[float] 
     """Return the figures of a target; None where they were not measured."""
     read: Callable[[dict[str, Any]], dict[str, float]]
     if target.of == "latency":
-        of, read = found.get("latency", {}).get(policy), dict
+        of, read = found.get("latency", {}).get(policy, {}), dict
     elif target.of in STREAMS:
         of = found["streams"].get(target.of, {}).get("policies", {}).get(policy)
         default = f"{found['about']['default']:g}"
         read = lambda of: _stream(of, of["at"][default])  # noqa: E731
     else:
         of, read = found["pairs"].get(target.of, {}).get(policy), _pairs
-    return [read(of)[name] for name in target.names] if of else None
+    figures = read(of) if of else {}
+    return [figures[name] for name in target.names] if target.names[0] in figures else None
 
 
 def _pairs(of: dict[str, Any]) -> dict[str, float]:
