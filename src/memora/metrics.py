@@ -132,7 +132,7 @@ class Lately(NamedTuple):
     faults: dict[Operation, int]
     """Number of failed operations by kind; `verify` counts lookups that worked without it."""
     quiet_seconds: float
-    """Time since the last fault ever."""
+    """Time since the last operation that failed."""
 
     @property
     def failed(self) -> int:

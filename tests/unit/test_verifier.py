@@ -92,6 +92,19 @@ def test_the_likeliest_are_read_in_order_and_no_more() -> None:
     )
 
 
+def test_an_unread_candidate_does_not_win_over_those_that_were_refused() -> None:
+    asked = "How do I cancel my subscription?"
+    stored = [(f"{asked[:-1]}{end}", 0.99) for end in ("?", ".", "!", " please?", " please")]
+    refusing, silent = Fake(lambda *_: -9.0), Fake(lambda *_: math.nan)
+    alone = Judge(MINILM).assess(asked, stored)
+
+    assert all(one.similarity > 0.85 for one in alone)
+    assert max(one.similarity for one in judge(refusing).assess(asked, stored)) < 0.85
+    assert judge(silent).assess(asked, stored) == alone
+    decided = judge(refusing).decide(asked, [match(*one) for one in stored], threshold=0.0)
+    assert decided.evidence[-1].kind == "verifier"
+
+
 def verified(percent: int) -> tuple[Evidence]:
     read = "one question" if percent > 50 else "two questions"
     return (Evidence("verifier", f"reads them as {read} ({percent} %)"),)

@@ -9,7 +9,7 @@ If that is in doubt, a model that reads both texts is asked (`verifier`).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from memora._characters import difference, without_emoji
@@ -127,13 +127,19 @@ class Judge:
             for at, one in enumerate(found)
             if one.may_be_verified and low <= one.similarity <= high
         ]
-        doubtful = sorted(doubtful, key=lambda at: -found[at].similarity)[:VERIFIED]
-        if doubtful:
+        doubtful.sort(key=lambda at: -found[at].similarity)
+        read, unread = doubtful[:VERIFIED], doubtful[VERIFIED:]
+        if read:
             asked = without_emoji(query)
-            pairs = [(without_emoji(candidates[at][0]), asked) for at in doubtful]
+            pairs = [(without_emoji(candidates[at][0]), asked) for at in read]
             logits = self._verifier.logits(pairs)
-            for at, logit in zip(doubtful, logits, strict=True):
+            for at, logit in zip(read, logits, strict=True):
                 found[at] = self._combined(found[at], logit, candidates[at][1])
+            if not all(map(math.isnan, logits)):
+                # The judge preferred all that were read, so an unread candidate may not win.
+                below = math.nextafter(max(found[at].similarity for at in read), 0.0)
+                for at in unread:
+                    found[at] = replace(found[at], similarity=min(found[at].similarity, below))
         return found
 
     def _combined(self, judged: Assessment, logit: float, cosine: float) -> Assessment:
