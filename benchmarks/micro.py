@@ -326,13 +326,11 @@ def judge(options: argparse.Namespace) -> Iterator[Table]:
 
 
 def verifier(options: argparse.Namespace) -> Iterator[Table]:
-    """The verifier on one core: a pair, and lookups on a directory that need it or do not."""
+    """The verifier: a pair, and lookups on a directory; one call at a time takes one core."""
     model = packaged_verifier()
     if model is None:
         print("This installation has no verifier.\n")
         return
-    if hasattr(os, "sched_setaffinity"):  # of this thread, and of those it starts
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     stored = list(dict.fromkeys(one["query"] for one in _log() if one["kind"] == "first"))
     asked = sorted({canonical_query(one["query"]) for one in _log()} - set(stored))
     random.Random(options.seed).shuffle(asked)  # noqa: S311 - no secret

@@ -401,7 +401,7 @@ def latency_table(found: dict[str, Any]) -> list[str]:
 
 
 def _latency(found: dict[str, Any]) -> list[str]:
-    note = "`micro.py verifier`: one core, in turns, each lookup of a query not asked before."
+    note = "`micro.py verifier`: one call at a time, in turns, each lookup of a new query."
     return section("What the verifier costs", note, latency_table(found))
 
 
