@@ -167,8 +167,8 @@ def page(
     if handles and len(flat) > len(panels):
         flat[-1].legend(handles.values(), handles, loc="center", frameon=False, fontsize=11)
     elif handles:
-        figure.legend(handles.values(), handles, loc="lower center", ncol=4, frameon=False)
-        bottom = 0.12 / rows + 0.03 * -(-len(handles) // 4)
+        figure.legend(handles.values(), handles, loc="lower center", ncol=5, frameon=False)
+        bottom = 0.12 / rows + 0.03 * -(-len(handles) // 5)
     figure.tight_layout(rect=(0, bottom, 1, 1))
     figure.savefig(path, dpi=80, pil_kwargs={"optimize": True})
     plt.close(figure)
@@ -230,8 +230,9 @@ def _legend() -> list[str]:
 
 
 def _errors(stream: dict[str, Any]) -> str:
-    found = stream["policies"]
-    parts = [f"{name} {of['calibration']['ece']:.3f}" for name, of in found.items()]
+    errors = {name: of["calibration"]["ece"] for name, of in stream["policies"].items()}
+    named = {"memora": "", "judge-alone": "without verifier "}
+    parts = [f"{label}{errors[name]:.3f}" for name, label in named.items() if name in errors]
     return f"ECE {', '.join(parts)}"
 
 

@@ -85,7 +85,8 @@ def _shares(of: dict[str, Any], *more: str) -> str:
 def _streams(found: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
     for name, stream in found["streams"].items():
         for policy, result in stream["policies"].items():
-            yield name, policy, result
+            if policy not in PARTS:
+                yield name, policy, result
 
 
 def _policies(suite: dict[str, Any], key: str) -> dict[str, Any]:
