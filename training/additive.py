@@ -29,6 +29,7 @@ KNOTS: Final[dict[str, tuple[float, ...]]] = {
     "polarity_loose": _ONE,
     "substitution": (0.0, 0.2, 0.4, 0.7, 1.7),
     "insertion": (0.3, 0.6, 1.2, 2.2),  # a small word more is no other question
+    "addition": (0.0, 0.5, 1.0),
     "explained": _ONE,
     "siblings": _TWO,
     "question": _ONE,

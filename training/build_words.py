@@ -3,7 +3,7 @@
     python training/build_words.py --wordnet DIR [--data ../shared/data]
 
 DIR is WordNet's `dict` folder (`data.noun`, `index.noun`, ...); Debian's package wordnet-base puts
-it into /usr/share/wordnet. Writes antonyms, synonyms, siblings and frequency.txt to
+it into /usr/share/wordnet. Writes antonyms, synonyms, siblings, phrases and frequency.txt to
 `src/memora/judge/words`; units.txt there is written by hand.
 """
 
@@ -168,6 +168,12 @@ def main() -> int:
         "One line, one meaning. First ours, then WordNet 3.0's.",
         _ours("synonyms"),
         sorted(net.synonyms(known)),
+    )
+    write(
+        "phrases",
+        "word: other ways to write it, in any inflection; * stands for one to three words, - for "
+        "no word. Ours.",
+        _ours("phrases"),
     )
     write(
         "siblings",

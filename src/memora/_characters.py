@@ -85,11 +85,20 @@ _LATIN = "A-Za-z\u00c0-\u024f"
 _ALIKE = "\u00b5\u0370-\u03ff\u0400-\u052f\u0531-\u0587\u13a0-\u13fd"
 _MIXED = re.compile(f"[{_LATIN}][{_ALIKE}]|[{_ALIKE}][{_LATIN}]")
 
-# Up to five emoji at the end of a question have no meaning; the order of many may have one. These
-# are smiling or laughing faces, folded hands, a waving hand, a thinking face, hearts, sparkles.
-_FRIENDLY = re.compile(
-    "(?:\\s*[\u2665\u2728\u2764\U0001f389\U0001f44b\U0001f499-\U0001f49c\U0001f600-\U0001f60a"
-    f"\U0001f642\U0001f64c\U0001f64f\U0001f914\U0001f917][\ufe0f{_SKIN}]?){{1,5}}\\s*\\Z"
+# Up to five emoji at the end of a question have no meaning, nor up to two before it; the order of
+# many may have one. These are smiling, laughing, sad or crying faces, folded or raised hands, a
+# waving hand, a thinking face, hearts, sparkles.
+_MOOD = (
+    "[\u2665\u2728\u2764\U0001f389\U0001f44b\U0001f499-\U0001f49c\U0001f600-\U0001f60a\U0001f60e"
+    "\U0001f613\U0001f614\U0001f61e\U0001f622\U0001f625\U0001f629-\U0001f62b\U0001f62d\U0001f641-\U0001f643"
+    f"\U0001f64c\U0001f64f\U0001f914\U0001f917\U0001f97a][\ufe0f{_SKIN}]?"
+)
+_FRIENDLY = re.compile(f"(?:\\s*{_MOOD}){{1,5}}\\s*\\Z")
+_GREETING = re.compile(
+    "\\A(?:(?:hi|hello|hey|good (?:morning|afternoon|evening))"
+    f"(?: (?:there|all|team|everyone))?[ ,.!]{{0,5}})?(?:{_MOOD}\\s{{0,2}}){{1,2}}"
+    r"(?!\s*(?:is|are|was|were|does|do|did)\b)",  # whose subject it may be
+    re.IGNORECASE,
 )
 _QUESTION = re.compile(
     r"(?:\b(?:please|hi|hello|hey|ok|so)\b[\s,!]*)*"
@@ -263,12 +272,13 @@ def _stray_marks(text: str) -> list[str]:
 
 
 def _undecorated(text: str) -> str:
-    """Return a question without the friendly emoji at its end."""
+    """Return a question without the friendly emoji at its ends."""
     # Search only the end, as the pattern would try each white space of the text.
     tail = _FRIENDLY.search(text, max(0, len(text) - _LONGEST_WORD))
-    if tail is None or _OF_WRITING.search(text):
+    head = _GREETING.match(text)
+    if (tail is None and head is None) or _OF_WRITING.search(text):
         return text
-    body = text[: tail.start()].rstrip()
+    body = text[head.end() if head else 0 : tail.start() if tail else None].strip(" ,.!")
     asks = body.endswith(("?", "\uff1f", "\u061f")) or (
         _QUESTION.match(body) is not None and _UNFINISHED.search(body) is None
     )

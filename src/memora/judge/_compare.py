@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rapidfuzz.distance import OSA
 
-from memora.judge._text import ARTICLES, LIGHT_WEIGHT, MOST_CHARACTERS, weight_of
+from memora.judge import _small_words as small
+from memora.judge._affixes import affix_relation
+from memora.judge._text import MOST_CHARACTERS, meaningful, weight_of
 from memora.judge._words import relations, word_set
 from memora.model import Evidence
 
@@ -23,7 +25,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "identifiers": ("identifiers",),
     "names": ("names",),
     "polarity": ("polarity", "polarity_loose"),
-    "words": ("substitution", "insertion"),
+    "words": ("substitution", "insertion", "addition"),
     "wording": ("explained",),
     "siblings": ("siblings",),
     "question": ("question",),
@@ -55,11 +57,10 @@ _ATOM_KINDS = {
     "unit": "units",
 }  # fmt: skip
 # Small words compared as quantifiers; others, such as "all" and "under", are content words.
-_QUANTIFIERS = word_set("any some only")
+_QUANTIFIERS = ("any", "only", "some")
 # Small words that exclude each other. "From" and "to", "can" and "should" are mostly style.
 _SMALL_OPPOSITES = (("on", "off"), ("off", "on"), ("did", "will"), ("will", "did"))
-_NEGATING_PREFIXES = ("un", "in", "im", "ir", "il", "dis", "non", "de", "mis")
-_LEAST_NEGATED = 3  # letters
+_LEAST_COMMON = 3  # letters at the end of two words that a prefix tells apart
 _SPECIFIC_QUESTIONS = frozenset((
     "why", "when", "where", "who", "how", "how many", "how much", "how long", "how often",
     "how old", "how far", "how big", "whether",
@@ -104,22 +105,31 @@ def compare(a: Text, b: Text) -> Comparison:
     features = found.features
     start, end = _ends(a.sequence, b.sequence)
     frame = (start + end) / max(len(a.sequence), len(b.sequence), 1)
+    differing = slice(start, -end or None)
+    one, other = a.sequence[differing], b.sequence[differing]
     _compare_atoms(a, b, found)
     left, right = _lacking(a, b), _lacking(b, a)
     opposites, reworded = _pair(a, b, left, right, found)
-    opposites += _oppose_small_words(a, b, found)
-    left_weight, right_weight = sum(map(weight_of, left)), sum(map(weight_of, right))
+    opposites, reworded = opposites + _oppose_small_words(a, b, found), reworded + _rephrased(a, b)
+    understood = a.language in _UNDERSTOOD and b.language in _UNDERSTOOD
+    if understood and (one or other):
+        opposites += _compare_directions(a, b, one, other, found)
+    left_weight, right_weight = weight_of(left), weight_of(right)
     total = a.weight + b.weight
     share = (left_weight + right_weight) / total if total else 0.0
     near = max(0.0, 1.0 - _DECISIVE * share)
-    if {a.language, b.language} <= _UNDERSTOOD:
+    if understood:
         covered = max(0.0, 1.0 - _COVERING * share)
         features["explained"] = covered * min(reworded, _ENOUGH_REWORDED) / _ENOUGH_REWORDED
-        if any(kind in _DATES and (kind, value) in b.atoms for kind, value in a.atoms):
+        if a.atoms and any(kind in _DATES and (kind, value) in b.atoms for kind, value in a.atoms):
             features["anchored"] = min(1.0, _ANCHORED * covered)
         features["substitution"] = frame**_FRAME_POWER * min(left_weight, right_weight)
         features["insertion"] = frame * abs(left_weight - right_weight)
         _compare_names(a, b, left, right, found)
+        _compare_scope(a, b, near, found)
+        if added := _addition(a, b, (left, right), (one, other), start):
+            features["addition"] = near * frame
+            found.evidence.append(Evidence("words", f"only one of them says {added}"))
     else:
         # The word lists are English, so texts in other languages are compared only by atoms. Both
         # features have no weight: "foreign" caps a similarity, "languages" bars the candidate.
@@ -135,7 +145,7 @@ def compare(a: Text, b: Text) -> Comparison:
     if a.bounds and b.bounds and a.bounds.isdisjoint(b.bounds):
         features["bounds"] = 1.0
         found.evidence.append(Evidence("bounds", f"{_bounds(a)} / {_bounds(b)}"))
-    _compare_order(a, b, slice(start, -end or None), found)
+    _compare_order(a, b, one, other, found)
     if a.rest != b.rest:  # counted as one substituted word
         features["substitution"] = features.get("substitution", 0.0) + 1.0
         differ = f"the texts differ after {MOST_CHARACTERS:,} characters"
@@ -149,6 +159,12 @@ def _lacking(text: Text, other: Text) -> list[str]:
     """Return the stems that occur more often in a text than in the other."""
     there = other.content
     return [word for word, count in text.content.items() if count > there.get(word, 0)]
+
+
+def _rephrased(a: Text, b: Text) -> int:
+    """Count the phrases that both texts have in different words."""
+    shared = (a.phrased | b.phrased) & a.content.keys() & b.content.keys()
+    return sum([a.shown[word].lower() != b.shown[word].lower() for word in shared])
 
 
 def _compare_atoms(a: Text, b: Text, found: Comparison) -> None:
@@ -251,9 +267,10 @@ def _pair_words(
     for word in left[:_MOST_WORDS]:
         antonyms = known.antonyms.get(word, ())
         synonyms = known.synonyms.get(word, nothing)
-        familiar, ending = word in known.rarity, word[-_LEAST_NEGATED:]
+        familiar, ending = word in known.rarity, word[-_LEAST_COMMON:]
         for other in others:
-            if other in antonyms or (other.endswith(ending) and _is_negated(word, other)):
+            affix = affix_relation(word, other) if other.endswith(ending) else ""
+            if other in antonyms or affix == "opposite":
                 opposites += 1
                 shown = f"{a.shown[word]} / {b.shown[other]}"
                 found.evidence.append(Evidence("opposites", shown))
@@ -261,7 +278,15 @@ def _pair_words(
                 if known.exclusive.get(word, 0) & known.exclusive.get(other, 0):
                     continue  # "second" and "minute" are also synonyms, for a moment
                 reworded += 1
+            elif affix:
+                _note_affix(a, word, b, other, found)
+                continue
             elif (familiar and other in known.rarity) or not _is_slip(a, word, b, other):
+                continue
+            elif known.exclusive.get(word, 0) & known.exclusive.get(other, 0):
+                continue  # "stationery" is rare, but no typo
+            elif affix_relation(a.shown[word].lower(), b.shown[other].lower()):
+                _note_affix(a, word, b, other, found)
                 continue
             else:
                 reworded += 1
@@ -272,11 +297,9 @@ def _pair_words(
     return opposites, reworded
 
 
-def _is_negated(one: str, other: str) -> bool:
-    """Return whether one word is the other with a negating prefix."""
-    short, long = (one, other) if len(one) < len(other) else (other, one)
-    prefix = long[: -len(short)]
-    return len(short) >= _LEAST_NEGATED and prefix in _NEGATING_PREFIXES and long.endswith(short)
+def _note_affix(a: Text, word: str, b: Text, other: str, found: Comparison) -> None:
+    found.features["siblings"] = found.features.get("siblings", 0.0) + 1.0
+    found.evidence.append(Evidence("affix", f"{a.shown[word]} / {b.shown[other]}"))
 
 
 def _is_slip(a: Text, word: str, b: Text, match: str) -> bool:
@@ -345,6 +368,8 @@ def _compare_siblings(
     """Find words that exclude each other: two colours, two rooms, two cities."""
     known = relations()
     left = [word for word in left[:_MOST_WORDS] if word in known.siblings]
+    if not left:
+        return
     right = [word for word in right[:_MOST_WORDS] if word in known.siblings]
     matched: set[str] = set()
     count = 0
@@ -357,10 +382,13 @@ def _compare_siblings(
             found.evidence.append(Evidence(kind, f"{a.shown[word]} / {b.shown[others[0]]}"))
             matched.update(others)
     if count:
-        found.features["siblings"] = float(min(count, len(matched)))
+        count = min(count, len(matched))
+        found.features["siblings"] = found.features.get("siblings", 0.0) + count
 
 
 def _compare_names(a: Text, b: Text, left: list[str], right: list[str], found: Comparison) -> None:
+    if not a.names or not b.names:
+        return
     one = [word for word in left if word in a.names]
     other = [word for word in right if word in b.names]
     if one and other:
@@ -386,10 +414,56 @@ def _oppose_small_words(a: Text, b: Text, found: Comparison) -> int:
 
 
 def _compare_quantifiers(a: Text, b: Text, weight: float, found: Comparison) -> None:
-    if quantifiers := (a.function.keys() ^ b.function.keys()) & _QUANTIFIERS:
+    one, other = a.function, b.function
+    if quantifiers := [word for word in _QUANTIFIERS if (word in one) != (word in other)]:
         found.features["quantifiers"] = weight * len(quantifiers) / 2
-        shown = f"only one of them says {_some(sorted(quantifiers))}"
+        shown = f"only one of them says {_some(quantifiers)}"
         found.evidence.append(Evidence("quantifiers", shown))
+
+
+def _compare_directions(
+    a: Text, b: Text, one: Sequence[str], other: Sequence[str], found: Comparison
+) -> int:
+    """Return 1 if small words have opposite directions: "up" and "down", "in" and "out of"."""
+    if ("down" in a.content) != ("down" in b.content) and small.up_or_down(a, b):
+        shown = "up / down" if "down" in b.content else "down / up"
+    elif small.replaces(one, other):
+        shown = small.exchanged(a, b, one, other, small.OPPOSITES)
+    else:
+        return 0
+    if shown:
+        found.evidence.append(Evidence("opposites", shown))
+    return int(bool(shown))
+
+
+def _compare_scope(a: Text, b: Text, weight: float, found: Comparison) -> None:
+    """Compare moods and conjunctions."""
+    if mood := small.other_mood(a, b):
+        found.features["question"] = max(found.features.get("question", 0.0), weight)
+        found.evidence.append(Evidence("question", mood))
+    if (joined := small.conjunction(a, b)) and not _compares(a, b):
+        found.features["quantifiers"] = found.features.get("quantifiers", 0.0) + weight
+        found.evidence.append(Evidence("quantifiers", joined))
+
+
+def _addition(
+    a: Text,
+    b: Text,
+    lacking: tuple[list[str], list[str]],
+    differing: tuple[Sequence[str], Sequence[str]],
+    start: int,
+) -> str:
+    """Return what narrows one text, if it has all that the other has."""
+    (left, right), (one, other) = lacking, differing
+    if left:
+        return "" if right else small.addition(a, b, left)
+    if right:
+        return small.addition(b, a, right)
+    if one and other:
+        return ""
+    if one:
+        return small.small_addition(a, b, one, start)
+    return small.small_addition(b, a, other, start) if other else ""
 
 
 def _bounds(text: Text) -> str:
@@ -408,23 +482,42 @@ def _ends(one: Sequence[str], other: Sequence[str]) -> tuple[int, int]:
     return start, end
 
 
-def _compare_order(a: Text, b: Text, differing: slice, found: Comparison) -> None:
-    one, other = a.sequence[differing], b.sequence[differing]
-    compared = not (_COMPARING.isdisjoint(a.content) and _COMPARING.isdisjoint(b.content))
-    if a.passive == b.passive and _swapped(one, other, compared=compared):
+def _compare_order(
+    a: Text, b: Text, one: Sequence[str], other: Sequence[str], found: Comparison
+) -> None:
+    shown = ""
+    if (
+        one
+        and other
+        and a.content == b.content
+        and (
+            (a.passive == b.passive and _swapped(one, other, compared=_compares(a, b)))
+            or small.other_agent(a, b, one, other)
+        )
+    ):
         shown = f"{_spell(a, one)} / {_spell(b, other)}"
-    elif not compared and _turned(a, b):
+    elif _turned(a, b) and not _compares(a, b):
         shown = f"to {_spell(a, sorted(a.targets))} / to {_spell(b, sorted(b.targets))}"
-    else:
-        return
-    found.features["order"] = 1.0
-    found.evidence.append(Evidence("order", shown))
+    elif (a.origins or b.origins) and small.turned_about(a, b):
+        shown = "to / from" if a.targets & b.origins else "from / to"
+    elif small.replaces(one, other):
+        shown = small.exchanged(a, b, one, other, small.WAYS) or small.person(a, b, one, other)
+    if shown:
+        found.features["order"] = 1.0
+        found.evidence.append(Evidence("order", shown))
+
+
+def _compares(a: Text, b: Text) -> bool:
+    return not (_COMPARING.isdisjoint(a.content) and _COMPARING.isdisjoint(b.content))
 
 
 def _swapped(one: Sequence[str], other: Sequence[str], *, compared: bool) -> bool:
     """Return whether two parts changed places around an asymmetric middle."""
-    one = [piece for piece in one if piece not in ARTICLES]
-    other = [piece for piece in other if piece not in ARTICLES]
+    if max(len(one), len(other)) > 2 * _LONGEST_SWAP:
+        return False
+    one, other = small.same_forms(one), small.same_forms(other)
+    start, end = _ends(one, other)
+    one, other = one[start : len(one) - end], other[start : len(other) - end]
     size = len(one)
     if size != len(other) or not _LEAST_SWAP <= size <= _LONGEST_SWAP:
         return False
@@ -464,8 +557,7 @@ def _turned(a: Text, b: Text) -> bool:
 
 def _tell_words(a: Text, b: Text, left: list[str], right: list[str], found: Comparison) -> None:
     """Add the unmatched words as evidence, unless they carry almost no meaning."""
-    one = [word for word in left if weight_of(word) > LIGHT_WEIGHT]
-    other = [word for word in right if weight_of(word) > LIGHT_WEIGHT]
+    one, other = meaningful(left), meaningful(right)
     if one and other:
         found.evidence.append(Evidence("words", f"{_show(a, one)} / {_show(b, other)}"))
     elif one or other:

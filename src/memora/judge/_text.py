@@ -6,15 +6,20 @@ import re
 import unicodedata
 from collections import Counter
 from functools import cache, lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from text_to_num import alpha2digit
 
 from memora.judge._atoms import Atom, Token, take_atoms, tokens_of
-from memora.judge._words import UNITS, relations, stem, word_set
+from memora.judge._formats import in_one_form
+from memora.judge._small_words import ARTICLES, mood_of
+from memora.judge._words import UNITS, phrases, relations, stem, word_set
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from memora.judge._words import Phrase
 
 MOST_CHARACTERS = 8_000
 """Length of the part analysed word by word; the rest is only compared for equality."""
@@ -46,10 +51,9 @@ _LIGHT = word_set(
     "question wondering wonder trying guess mean sort kind kinda honestly basically whatever "
     "actually really buddy quick please kindly cheers um uh erm hmm well okay ok so right lol btw "
     "currently possibly good morning afternoon evening hope look provide return display way thing "
-    "stuff much bit lot analyze analyse analysis data info information figures overview"
+    "stuff much bit lot whether analyze analyse analysis data info information figures overview"
 )
-LIGHT_WEIGHT = 0.1
-"""Weight of a word that carries almost no meaning."""
+_LIGHT_WEIGHT = 0.1  # of a word that carries almost no meaning
 _STOPS = {
     "es": word_set(
         "el los las un una unos de del que qué cómo cuál cuánto cuántos es son para por con en mi "
@@ -88,7 +92,10 @@ _CONTRACTIONS = {
     "werent": "were not", "havent": "have not", "hasnt": "has not", "hadnt": "had not",
     "wouldnt": "would not", "couldnt": "could not", "shouldnt": "should not", "whats": "what is",
     "hows": "how is", "wheres": "where is", "whos": "who is", "ive": "i have", "thats": "that is",
-    "cannot": "can not", "can't": "can not", "won't": "will not", "shan't": "shall not",
+    "im": "i am", "youre": "you are", "theyre": "they are", "weve": "we have",
+    "youve": "you have", "theyve": "they have", "theres": "there is", "whens": "when is",
+    "aint": "is not", "cannot": "can not", "can't": "can not", "won't": "will not",
+    "shan't": "shall not",
 }  # fmt: skip
 _ENDINGS = frozenset(("'s", "'re", "'ve", "'ll", "'d", "'m"))  # dropped from a word
 _COUNTRIES = {
@@ -108,7 +115,13 @@ _BEFORE_PRONOUN = word_set(
     "which this that the no any some every each does do can should could would will must may if is "
     "another other only best good has"
 )
-ARTICLES = frozenset(("a", "an", "the"))
+_LONGEST_SIGNATURE = 80  # characters
+# Questions about spelling, wording or translation ask for the very words.
+_WORDING = frozenset(
+    map(stem, ("spell", "spelling", "spelt", "word", "phrase", "translate", "translation"))
+)
+_IN_PHRASES = frozenset(("word", "number"))
+_LONGEST_GAP = 3  # tokens between a verb and its particle: "turn the kitchen lamp on"
 _BEING = word_set("is are was were been be")
 
 _ASKS = re.compile(
@@ -133,7 +146,14 @@ _BOUNDS = re.compile(
     r"|(?:short|young|low|small)er than)"
     r"|(?P<eq>exactly|precisely))\b"
 )
+_OWNER = re.compile(r"\b([a-z]{2,40})(?:'s|(?<=s)')(?![a-z])")
 _HYPHEN = re.compile(r"(?<=[a-z])-(?=[a-z])")
+# A prefix and its word are one word: "bi-weekly" and "biweekly".
+_PREFIXED = re.compile(
+    r"\b(bi|semi|non|pre|post|anti|re|un|dis|de|sub|super|multi|inter|intra|hyper|hypo|macro|micro)"
+    r"-(?=[a-z]{3})",
+    re.IGNORECASE,
+)
 # After a number, text2num would read the scale as a separate number.
 _SCALED = re.compile(r"(?<=\d) (?=(?:hundred|thousand|million|billion|trillion)\b)", re.IGNORECASE)
 _AFTER_DIGIT = re.compile(r"(?<=\d)(?=[\u00bc-\u00be])")  # "1½" is not 11/2
@@ -144,16 +164,27 @@ _WRAPPERS = re.compile(
     r"^(?:\[[^\]]{1,60}\] *)?(?:you are (?:a|an) [^.:]{1,80}\. *)?"
     r"(?:(?:please )?answer (?:the (?:following )?)?(?:user's )?question[^.:]{0,60}[.:] *)?"
     r"(?:(?:user|question|query|prompt|q|human) *: *)?"
-    r"(?:(?:hi|hello|hey|good (?:morning|afternoon|evening)|greetings|dear)"
-    r"(?: there| buddy| all| everyone| team| friend| sir)?\b[ ,.!]*)?"
+    r"(?:(?:hi|hello|hey|hiya|howdy|yo(?=,| guys)|greetings|dear"
+    r"|good (?:morning|afternoon|evening|day))"
+    r"(?: there| again| buddy| mate| all| everyone| everybody| guys| folks| team| friends?"
+    r"| support(?: team)?| sir(?:(?: or |/)madam)?| madam| siri| alexa| google| chatgpt| claude"
+    r"| assistant)?\b[ ,.!:]*)?"
     r"(?:(?:i hope (?:you are|you're|this finds you) (?:doing )?well|quick (?:one|question)"
-    r"|sorry to bother you)[ ,.!:]*)?"
-    r"(?:(?:ok|okay|so|well|right|um|uh|erm|basically|like|actually|to be honest)\b[ ,]*){0,6}"
+    r"|(?:one )?(?:more )?question(?=[:,])|sorry to bother you)[ ,.!:]*)?"
+    r"(?:(?:ok|okay|so|well|right|u+m+|u+h+|e+rm+|hmm+|basically|like|actually"
+    r"|to be honest)\b[ ,]*){0,6}"
     r"(?:(?:i (?:was|am|'m) (?:just )?wondering(?: if you (?:could|can) tell me)?"
     r"|i(?:'d| would) (?:like|love) to know|i (?:want|need) to know"
     r"|(?:can|could|would|will) you (?:please |kindly )?"
     r"(?:tell me|explain|help me(?: to)?|let me know|give me|show me)"
     r"|(?:please |kindly )?(?:tell me|let me know)|do you know|please|kindly)\b[ ,:]*){0,3}",
+)
+
+
+# Thanks, or thanks and a name, after the last sentence.
+_SIGNATURE = re.compile(
+    r"[.!?]\s{1,9}(?:(?i:many thanks|thanks|thank you|cheers|(?:best |kind |warm )?regards"
+    r"|yours sincerely|sincerely))[ ,.!\n-]{0,9}(?:[A-Z][a-z]{1,20})?[.!]?\s*\Z"
 )
 
 
@@ -174,12 +205,20 @@ class Text(NamedTuple):
     """Kind and value of each atom, with its original text."""
     language: str
     """"en", another code, the name of a script, or "" if unknown."""
+    phrased: frozenset[str]
+    """Stems that replace a phrase or another spelling."""
     names: frozenset[str]
     """Stems that look like names."""
     bounds: frozenset[str]
     """Bounds on its numbers and dates: more, at least, less, at most, exactly."""
     targets: frozenset[str]
     """Words after a "to"."""
+    origins: frozenset[str]
+    """Words after a "from"."""
+    owners: frozenset[str]
+    """Stems of words with an apostrophe that makes them owners: "manager's"."""
+    mood: str
+    """Whether it asks what may, must or should be, or what was, is or will be; "" if unclear."""
     negations: int
     passive: bool
     """True if it has a "by" and a form of "be"."""
@@ -200,9 +239,16 @@ def analyse(text: str) -> Text:
     return _kept_long(text[:MOST_CHARACTERS], rest)
 
 
-def weight_of(word: str) -> float:
-    """Return the weight of a stem, from 0 to 1; an unknown word has the most."""
-    return _weights().get(word, 1.0)
+def weight_of(words: Iterable[str]) -> float:
+    """Return the sum of the weights of stems, from 0 to 1 each; an unknown word has the most."""
+    weights = _weights()
+    return sum([weights.get(word, 1.0) for word in words])
+
+
+def meaningful(words: Iterable[str]) -> list[str]:
+    """Return the stems that do not carry almost no meaning."""
+    weights = _weights()
+    return [word for word in words if weights.get(word, 1.0) > _LIGHT_WEIGHT]
 
 
 @cache
@@ -212,12 +258,13 @@ def _light() -> frozenset[str]:
 
 @cache
 def _weights() -> dict[str, float]:
-    return relations().rarity | dict.fromkeys(_light(), LIGHT_WEIGHT)
+    return relations().rarity | dict.fromkeys(_light(), _LIGHT_WEIGHT)
 
 
 def _analyse(text: str, rest: int = 0) -> Text:
-    body, lower = _unwrap(_count(_plain(text)))
-    atoms, pieces = take_atoms(_open(tokens_of(body)))
+    body, lower = _unwrap(in_one_form(_count(_plain(text))))
+    tokens, phrased = _join(_open(tokens_of(body)))
+    atoms, pieces = take_atoms(tokens)
     shouting = body.isupper()
     sequence: list[str] = []
     content: dict[str, int] = {}
@@ -252,14 +299,18 @@ def _analyse(text: str, rest: int = 0) -> Text:
         weight=sum([weights.get(word, 1.0) for word in content]),
         atoms={(atom.kind, atom.value): atom.shown for atom in atoms},
         language=_language(pieces),
+        phrased=phrased,
         names=frozenset(names),
         bounds=_bounds(lower) if atoms else frozenset(),
-        targets=_targets(sequence) if "to" in function else frozenset(),
+        targets=_after("to", sequence) if "to" in function else frozenset(),
+        origins=_after("from", sequence) if "from" in function else frozenset(),
+        owners=_owners(lower) if "'" in lower else frozenset(),
+        mood=mood_of(sequence),
         negations=negations,
         passive="by" in function and not _BEING.isdisjoint(function),
         question=_question(lower, pieces),
         initials="".join([
-            piece.shown[0].lower()[0] if isinstance(piece, Atom) else piece.lower[0]
+            (piece.shown if isinstance(piece, Atom) else piece.text)[0].lower()[0]
             for piece in pieces
         ]),
         rest=rest,
@@ -284,7 +335,7 @@ def _plain(text: str) -> str:
         text = "".join(unicodedata.normalize("NFKC", piece) for piece in pieces)
         text = text[:MOST_CHARACTERS].translate(_QUOTES)  # one character may expand to twenty
         text = _FOREIGN_DIGIT.sub(lambda match: str(int(match[0])), text)
-    return _HYPHEN.sub(" ", text) if "-" in text else text
+    return _HYPHEN.sub(" ", _PREFIXED.sub(r"\1", text)) if "-" in text else text
 
 
 def _count(text: str) -> str:
@@ -297,6 +348,8 @@ def _count(text: str) -> str:
 
 def _unwrap(text: str) -> tuple[str, str]:
     """Return the text without its wrapper, and the same in lower case."""
+    if signed := _SIGNATURE.search(text, max(0, len(text) - _LONGEST_SIGNATURE)):
+        text = text[: signed.start() + 1]
     lower = text.lower()
     start = _WRAPPERS.match(lower)
     if start and len(lower) == len(text):  # "İ" becomes two characters in lower case
@@ -334,6 +387,55 @@ def _open(tokens: list[Token]) -> list[Token]:
     return opened
 
 
+def _join(tokens: list[Token]) -> tuple[list[Token], frozenset[str]]:
+    """Replace phrases by the word that they stand for; also return the stems of these words."""
+    known = phrases()
+    stems = [stem(token.lower) if token.kind in _IN_PHRASES else "" for token in tokens]
+    if known.keys().isdisjoint(stems) and known.keys().isdisjoint(pairwise(stems)):
+        return tokens, frozenset()
+    if not _WORDING.isdisjoint(stems):
+        return tokens, frozenset()
+    joined: list[Token] = []
+    replaced: set[str] = set()
+    at = 0
+    while at < len(tokens):
+        found = None
+        for start in (tuple(stems[at : at + 2]), stems[at]):
+            if start in known and (found := _phrase(known[start], tokens, stems, at)):
+                break
+        if found is None:
+            joined.append(tokens[at])
+            at += 1
+            continue
+        word, length, gap = found
+        if word:
+            shown = " ".join([token.text for token in tokens[at : at + length]])
+            joined.append(Token("word", shown, word))
+            replaced.add(stem(word))
+        joined += tokens[at + length : at + length + gap]
+        at += length + gap + bool(gap)
+    # A text of nothing but politeness keeps it.
+    return (joined, frozenset(replaced)) if joined else (tokens, frozenset())
+
+
+def _phrase(
+    those: Sequence[Phrase], tokens: list[Token], stems: list[str], at: int
+) -> tuple[str, int, int] | None:
+    """Return the word of the phrase that begins here, its length, and the tokens in its gap."""
+    for phrase in those:
+        end = at + len(phrase.stems)
+        if phrase.stems == tuple(stems[at:end]) and phrase.matches(
+            [token.lower for token in tokens[at:end]]
+        ):
+            if not phrase.particle:
+                return phrase.word, end - at, 0
+            ahead = stems[end : end + 1 + _LONGEST_GAP]
+            gap = ahead.index(phrase.particle) if phrase.particle in ahead else 0
+            if gap and all(ahead[:gap]):
+                return phrase.word, end - at, gap
+    return None
+
+
 def _next(tokens: list[Token], at: int) -> str:
     return tokens[at + 1].lower if at + 1 < len(tokens) else ""
 
@@ -347,10 +449,15 @@ def _counts(before: list[Token]) -> bool:
     return not before or before[-1].lower not in _BEFORE_PRONOUN
 
 
-def _targets(sequence: list[str]) -> frozenset[str]:
+def _owners(lower: str) -> frozenset[str]:
+    return frozenset(stem(match[1]) for match in _OWNER.finditer(lower))
+
+
+def _after(word: str, sequence: list[str]) -> frozenset[str]:
+    """Return the pieces that follow a small word, or its article."""
     found = set()
     for at, piece in enumerate(sequence[:-1]):
-        if piece == "to":
+        if piece == word:
             behind = at + 2 if sequence[at + 1] in ARTICLES else at + 1
             found.update(sequence[behind : behind + 1])
     return frozenset(found)

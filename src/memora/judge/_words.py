@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import Stemmer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 _stemmer = Stemmer.Stemmer("english", 0)  # 0: no cache of its own
 
@@ -31,6 +31,17 @@ def _numbered(names: str) -> dict[str, int]:
     }
 
 
+# The stemmer cuts these words to the stem of another: "human", "import", "author", "engine".
+_OWN_STEMS = {
+    word: group.split()[0]
+    for group in (
+        "humane", "morale", "heroine heroines", "carbonate carbonates", "bicarbonate bicarbonates",
+        "customer customers", "important importance importantly", "authority authorities",
+        "department departments departmental", "position positions positioned", "physics",
+        "engineer engineers engineering engineered",
+    )
+    for word in group.split()
+}  # fmt: skip
 MONTHS = _numbered(
     "jan january|feb february|mar march|apr april|may|jun june|jul july|aug august|"
     "sep sept september|oct october|nov november|dec december"
@@ -52,7 +63,7 @@ def stem(word: str) -> str:
 
 @lru_cache(maxsize=_STEMS)
 def _stem(word: str) -> str:
-    return str(_stemmer.stemWord(word))
+    return _OWN_STEMS.get(word) or str(_stemmer.stemWord(word))
 
 
 def _lines(name: str) -> Iterator[str]:
@@ -83,6 +94,45 @@ def _units() -> dict[str, Unit]:
 UNITS = _units()
 _LAST_OF_OURS = "season"  # last of Memora's own groups in the file of siblings
 _RAREST = 20  # the highest level in the file of frequencies
+
+
+class Phrase(NamedTuple):
+    """Another way to write a word."""
+
+    words: tuple[str, ...]
+    stems: tuple[str, ...]
+    particle: str
+    """Stem that follows after a gap: "off" of "call the meeting off"; "" if there is no gap."""
+    word: str
+    """The word that it stands for; "" if it has no meaning."""
+
+    def matches(self, words: Sequence[str]) -> bool:
+        """Return whether lower-case words with these stems are inflections of the phrase.
+
+        "Year" has the stem of "yearly", without being a form of it.
+        """
+        return all(map(str.startswith, words, [word[:-1] for word in self.words]))
+
+
+@cache
+def phrases() -> dict[str | tuple[str, str], tuple[Phrase, ...]]:
+    """Return the phrases by their first two stems, or by their only one; the longest first."""
+    found: dict[str | tuple[str, str], list[Phrase]] = {}
+    for line in _lines("phrases"):
+        word, _, others = line.partition(":")
+        for phrase in others.split(","):
+            before, _, particle = phrase.partition("*")
+            words = tuple(before.split())
+            stems = tuple(map(stem, words))
+            first, *further = stems
+            meant = "" if word == "-" else word
+            found.setdefault((first, further[0]) if further else first, []).append(
+                Phrase(words, stems, stem(particle.strip()), meant)
+            )
+    return {
+        key: tuple(sorted(those, key=lambda phrase: -len(phrase.stems)))
+        for key, those in found.items()
+    }
 
 
 class Relations(NamedTuple):
