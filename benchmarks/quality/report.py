@@ -41,7 +41,7 @@ def report(found: dict[str, Any]) -> str:
     for part in (*parts, _calibration, _latency, _parts, _ablation, _small, _library):
         lines += part(found)
     made = f"`{about['command']}`, {about['seconds']} s with embeddings at hand; {about['machine']}"
-    lines += [f"{made}; {about['model']}; seed {about['seed']}."]
+    lines += [f"{made}; {about['model']}; {about['verifier']}; seed {about['seed']}."]
     return "\n".join(lines) + "\n"
 
 

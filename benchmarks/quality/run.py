@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).parent))  # where `python -m` does not look
 sys.path.append(str(Path(__file__).parents[1]))
 
+import micro
 import numpy as np
 from baselines import DEFAULTS, STATIC, probe
 from data import BACKGROUND, ENGLISH, HANDWRITTEN, LANGUAGES, PAIRS, STREAMS, WRITTEN, absent
 from evaluate import DATA, SHIPPED, Bench, measure
 from machine import machine
 from metrics import at_threshold, best_at, bootstrap, frontier, nauc5, right_hits
-from micro import times, verifier
 from policies import KINDS, PARTS, POLICIES, Cosine, judge_policy, kept_verifier
 from replay import Replay, compare
 from report import fill, report
@@ -187,8 +187,8 @@ def _measure(task: tuple[str, str | None]) -> dict[str, Any]:
 def latency(turns: int) -> dict[str, Any]:
     """Time the verifier: the tables of `micro.py verifier` in microseconds, and two figures."""
     tables = {
-        table.title: {name: of._asdict() for name, of in times(table, turns).items()}
-        for table in verifier(argparse.Namespace(seed=1))
+        table.title: {name: of._asdict() for name, of in micro.times(table, turns).items()}
+        for table in micro.verifier(argparse.Namespace(seed=1))
     }
     figures = {}
     if one := tables.get("verifier"):
@@ -257,7 +257,9 @@ def main() -> None:
     _check(arguments)
     peers = probe(arguments.peer_python) if arguments.peer_python else DEFAULTS
     bench = Bench(arguments.data, arguments.cache, final=arguments.final)
+    verifier = kept_verifier(bench.cache)
     about = {
+        "verifier": "no verifier" if verifier is None else verifier.identity,
         "machine": machine("memora-cache", "numpy", "onnxruntime"),
         "model": bench.vectors.identity,
         "seed": arguments.seed,

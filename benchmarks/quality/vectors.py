@@ -125,8 +125,9 @@ class Logits:
 
     def __init__(self, cache: Path, model: Path, verifier: Verifier) -> None:
         cache.mkdir(parents=True, exist_ok=True)
-        named = hashlib.sha256(model.read_bytes()).hexdigest()[:12]
-        self._path, self._verifier = cache / f"verifier-{named}.bin", verifier
+        self.identity = f"verifier:sha256={hashlib.sha256(model.read_bytes()).hexdigest()[:12]}"
+        self._path = cache / f"verifier-{self.identity.rpartition('=')[2]}.bin"
+        self._verifier = verifier
         self._path.touch()
         found = np.fromfile(self._path, self._RECORD)
         self._known: dict[bytes, float] = dict(
