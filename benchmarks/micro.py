@@ -39,6 +39,7 @@ from memora.context import canonical_context, canonical_query, exact_key
 from memora.embedders import FunctionEmbedder, load_embedder
 from memora.judge import Judge
 from memora.judge._text import analyse, forget
+from memora.judge.verifier import packaged_verifier
 from memora.metrics import HealthCounters, Metrics
 from memora.model import Content, Entry, LookupResult
 
@@ -51,6 +52,7 @@ Call: TypeAlias = Callable[[], object] | Callable[[], Awaitable[object]]
 STORED = 1000  # entries of a cache that is looked up in
 BATCH = 256  # texts of a batch
 LONG = 9  # turns of batches
+ASKED = 200  # queries for the verifier, of which some need it
 CONTEXT = {"agent": "support", "model": "m-1", "temperature": 0.2}
 ANSWER = "An answer of the usual length, " * 8
 QUESTION, OTHER_WORDS = "How do I reset my password?", "How can I reset my password?"
@@ -323,6 +325,62 @@ def judge(options: argparse.Namespace) -> Iterator[Table]:
     )
 
 
+def verifier(options: argparse.Namespace) -> Iterator[Table]:
+    """The verifier: a pair, and lookups on a directory; one call at a time takes one core."""
+    model = packaged_verifier()
+    if model is None:
+        print("This installation has no verifier.\n")
+        return
+    stored = list(dict.fromkeys(one["query"] for one in _log() if one["kind"] == "first"))
+    asked = sorted({canonical_query(one["query"]) for one in _log()} - set(stored))
+    random.Random(options.seed).shuffle(asked)  # noqa: S311 - no secret
+    with TemporaryDirectory() as folder, ExitStack() as stack:
+        uris = ("memory://", "on"), (f"{folder}/on", "on"), (f"{folder}/off", "off")
+        probe, on, off = (stack.enter_context(_opened(uri, verifier=one)) for uri, one in uris)
+        for cache, text in itertools.product((probe, on, off), stored):
+            cache.store(text, CONTEXT, ANSWER)  # one by one: each has its own deadline
+        read = {text: _read(probe, text) for text in asked[:ASKED]}
+        pairs = [pair for one in read.values() for pair in one]
+        some = itertools.cycle(pairs or [(stored[0], stored[1])])
+        yield Table("verifier", [Row("one pair", lambda: model.logits([next(some)]))])
+        plain, doubtful = (
+            [text for text, pairs in read.items() if bool(pairs) is wanted]
+            for wanted in (False, True)
+        )
+        turns = min(len(plain), len(doubtful)) - 1  # each query once: logits are remembered
+        if turns < 1:
+            print(f"{len(doubtful)} of {ASKED} queries need the verifier: no lookups are timed.\n")
+            return
+        queries = zip(plain, doubtful, strict=False)
+        chosen = ("", "")
+
+        def choose() -> None:
+            nonlocal chosen
+            chosen = next(queries)
+
+        def ask(cache: Memora, at: int) -> object:
+            return cache.lookup(chosen[at], CONTEXT)
+
+        yield Table(
+            "lookup",
+            [
+                Row("no verifier needed", partial(ask, on, 0), choose),
+                Row("verifier needed", partial(ask, on, 1)),
+                Row("the first query, `verifier` off", partial(ask, off, 0)),
+                Row("the second query, `verifier` off", partial(ask, off, 1)),
+            ],
+            turns=turns,
+        )
+
+
+def _read(cache: Memora, query: str) -> list[tuple[str, str]]:
+    """Return the pairs that the verifier reads for a query."""
+    found = cache.explain(query, CONTEXT).candidates
+    return [
+        (one.query, query) for one in found if any(of.kind == "verifier" for of in one.evidence)
+    ]
+
+
 def recording(options: argparse.Namespace) -> Iterator[Table]:
     """What a lookup records, with `enable_metrics` and without."""
     del options
@@ -518,7 +576,7 @@ def _load() -> str:
 
 
 CASES: dict[str, Callable[[argparse.Namespace], Iterator[Table]]] = {
-    one.__name__: one for one in (calls, batches, judge, recording, tier, bucket)
+    one.__name__: one for one in (calls, batches, judge, verifier, recording, tier, bucket)
 }
 ALONE = [name for name in CASES if name not in {"tier", "bucket"}]
 

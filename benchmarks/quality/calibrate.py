@@ -100,7 +100,7 @@ def seen(bench: Bench, name: str, rows: Sequence[dict[str, Any]]) -> Seen:
         np.array([bool(row["same"]) for row in rows]),
         [""] * len(rows),
     )
-    scores, _ = bench.pair_scores(judge_policy(), suite)
+    scores, _ = bench.pair_scores(judge_policy(kept=bench.cache), suite)
     return Seen(scores, suite.same)
 
 
@@ -166,7 +166,7 @@ def streams_part(bench: Bench, folder: Path) -> tuple[list[str], list[str]]:
         path = folder / f"{name}.log"
         shadow(whole, path, identity=bench.vectors.identity)
         told = [(p["served"], p["wrong"]) for p in memora("--from-log", path)["curve"]]
-        replay = Replay(whole, judge_policy())
+        replay = Replay(whole, judge_policy(kept=bench.cache))
         counts = []
         for threshold in GRID:
             found = replay.run(threshold, store="always")
@@ -175,7 +175,7 @@ def streams_part(bench: Bench, folder: Path) -> tuple[list[str], list[str]]:
         seen_half, other = halves(stream)
         path = folder / f"{name}-half.log"
         shadow(scene_of(bench, seen_half), path, identity=bench.vectors.identity)
-        serving = Replay(scene_of(bench, other), judge_policy())
+        serving = Replay(scene_of(bench, other), judge_policy(kept=bench.cache))
         for of in KINDS:
             for budget in BUDGETS:
                 advice = memora("--from-log", path, "--max-wrong", str(budget), "--of", of)

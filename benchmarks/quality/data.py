@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import sys
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,8 +33,20 @@ STREAMS = {
 }
 NEGATIVES = "streams/qqp_negatives.json"
 HANDWRITTEN = "handwritten"
-PAIRS = {
+FAMILIES = {  # with those of training/families: of each, what `training/families.py` keeps back
+    "families": "verifier/families/families_en.jsonl",
+    "families_ml": "verifier/families/families_ml.jsonl",
+}
+WRITTEN = {
     HANDWRITTEN: "pairs/handwritten_dev.jsonl",
+    "field": "pairs/field_dev.jsonl",
+    "strangers": "pairs/strangers_en_dev.jsonl",
+    "strangers_ml": "pairs/strangers_ml_dev.jsonl",
+    **FAMILIES,
+}
+"""Pairs that people wrote to judge by, with kinds and languages."""
+PAIRS = {
+    **WRITTEN,
     "synthetic": "nearmiss/synthetic_pairs_dev.jsonl",
     "semantoneg": "nearmiss/semantoneg_dev.jsonl.gz",
     "svamp": "nearmiss/svamp_pairs_dev.jsonl.gz",
@@ -42,6 +56,21 @@ PAIRS = {
     "pawsx_zh": "multilingual/pawsx_zh_dev.jsonl.gz",
 }
 _KEPT_BACK = ("test", "heldout", "sealed")
+# Every author names kinds of traps in their own way: a kind belongs to the first group of which its
+# name holds a word.
+_TRAPS = {
+    "negation": "negat without",
+    "case, signs, operators": "case operator sign bracket wildcard literal flag punct character",
+    "direction": "direction sides preposition",
+    "number, order, quantity": "number quantity ordinal sequel first last threshold position",
+    "unit or currency": "unit currenc",
+    "period, tense": "period before after date time tense day duration window",
+    "opposite or affix": "opposite antonym affix prefix suffix comparison superlative",
+    "name or thing": "entity name place location product drug identifier object letter typo",
+    "roles and persons": "role person people asks asker audience order",
+    "scope, addition, and/or": "scope quantifier constraint addition and/or and_or condition modal",
+    "language, platform, format": "language platform tool format output version",
+}
 
 
 def development_file(path: str | Path, *, final: bool = False) -> Path:
@@ -153,6 +182,7 @@ class Pairs:
     asked: Sequence[str]
     same: NDArray[np.bool_]
     kinds: Sequence[str]
+    languages: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.same)
@@ -160,15 +190,31 @@ class Pairs:
 
 def load_pairs(data: Path, name: str, *, final: bool = False) -> Pairs:
     """Read a suite of pairs by its name in PAIRS; without those that have a blank side."""
-    found = records(data / PAIRS[name], final=final)
+    found = _families(data, name) if name in FAMILIES else records(data / PAIRS[name], final=final)
     rows = [row for row in found if row["a"].strip() and row["b"].strip()]
     return Pairs(
         name,
         [canonical_query(row["a"]) for row in rows],
         [canonical_query(row["b"]) for row in rows],
         np.array([bool(row["same"]) for row in rows]),
-        [str(row.get("category", row.get("type", ""))) for row in rows],
+        [str(row.get("category", row.get("kind", row.get("type", "")))) for row in rows],
+        [row.get("lang", "en") for row in rows],
     )
+
+
+def _families(data: Path, name: str) -> list[dict[str, Any]]:
+    """Return the pairs of the families that are kept for judging, English ones or all others."""
+    sys.path.append(str(Path(__file__).parents[2] / "training"))
+    families = import_module("families")
+    files = [*(data / path for path in FAMILIES.values()), *families.FILES]
+    found = families.pairs(families.read_families(*files), judged=True)
+    return [pair._asdict() for pair in found if (pair.lang == "en") == (name == "families")]
+
+
+def trap(kind: str) -> str:
+    """Return the group that a kind of trap belongs to."""
+    known = (group for group, of in _TRAPS.items() if any(word in kind for word in of.split()))
+    return next(known, "what is asked")
 
 
 def absent(

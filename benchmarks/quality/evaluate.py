@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from data import HANDWRITTEN, Pairs, load_pairs, load_stream
+from data import HANDWRITTEN, WRITTEN, Pairs, load_pairs, load_stream, trap
 from metrics import (
     at_threshold,
     auc,
@@ -37,8 +37,8 @@ class Bench:
     def __init__(
         self, data: Path = DATA, cache: Path | None = None, *, final: bool = False
     ) -> None:
-        self.data, self.final = data, final
-        self.vectors = Vectors(cache or default_cache())
+        self.data, self.final, self.cache = data, final, cache or default_cache()
+        self.vectors = Vectors(self.cache)
         self._scenes: dict[str, Scene] = {}
 
     def scene(self, name: str) -> Scene:
@@ -49,13 +49,17 @@ class Bench:
             self._scenes[name] = Scene.of(stream, vectors, self.vectors.folder)
         return self._scenes[name]
 
+    def suite(self, name: str) -> Pairs:
+        """Return a suite of pairs."""
+        return _pairs(self.data, name, self.final)
+
     def replay(self, policy: Policy, name: str) -> Replay:
         """Return a replay of a stream; scores are remembered as long as it is."""
         return Replay(self.scene(name), policy)
 
     def pairs(self, policy: Policy, name: str, *, default: float = SHIPPED) -> dict[str, Any]:
         """Measure a policy on pairs: the only entry of a cache, and a query."""
-        suite = _pairs(self.data, name, self.final)
+        suite = self.suite(name)
         scores, known = self.pair_scores(policy, suite)
         served = scores >= default
         found = {
@@ -66,14 +70,12 @@ class Bench:
             **_served(served, suite.same),
             "kinds": {},
         }
-        kinds = np.array(suite.kinds)
+        if name in WRITTEN:
+            found["traps"] = _grouped(served, suite.same, [trap(kind) for kind in suite.kinds])
+            found["languages"] = _grouped(served, suite.same, suite.languages)
+        if name in {HANDWRITTEN, "strangers"}:
+            found["kinds"] = _grouped(served, suite.same, suite.kinds)
         if name == HANDWRITTEN:
-            for kind in sorted(set(suite.kinds)):
-                chosen = kinds == kind
-                found["kinds"][kind] = {
-                    "n": int(chosen.sum()),
-                    **_served(served[chosen], suite.same[chosen]),
-                }
             found["scores"] = [
                 [float(score), bool(same)]
                 for score, same in zip(scores[known], suite.same[known], strict=True)
@@ -138,4 +140,15 @@ def _served(served: NDArray[np.bool_], same: NDArray[np.bool_]) -> dict[str, Any
         "served_other": wrong,
         "of_other": int((~same).sum()),
         "wrong_interval": wilson(wrong, int((~same).sum())),
+    }
+
+
+def _grouped(
+    served: NDArray[np.bool_], same: NDArray[np.bool_], groups: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    named = np.array(groups)
+    return {
+        name: {"n": int(chosen.sum()), **_served(served[chosen], same[chosen])}
+        for name in sorted(set(groups))
+        for chosen in (named == name,)
     }

@@ -20,7 +20,8 @@ _WIDEST = 5.0  # per cent error, to the right
 _LEAST = 10  # lookups in a bin
 # Name in the results: label, colour.
 POLICIES = {
-    "memora": ("Memora's judge", "#0b6e4f"),
+    "memora": ("Memora", "#0b6e4f"),
+    "judge-alone": ("without the verifier", "#8fbfae"),
     "cosine": ("bare cosine", "#7f7f7f"),
 }
 PEERS = {
@@ -82,6 +83,42 @@ def reliable(axes: Any, stream: dict[str, Any]) -> None:
     axes.set_ylabel("share that was right")
 
 
+def against(axes: Any, figures: list[tuple[str, dict[str, float]]], *, least: float) -> None:
+    """Draw figures and their targets, one a line; `least` is where the scale begins, 0: linear."""
+    for at, (_, of) in enumerate(figures):
+        today, now, must, aim = (max(of[key], least) for key in ("today", "now", "must", "aim"))
+        better = "#0b6e4f" if of["met"] else "#c1121f"
+        axes.plot([today, now], [at, at], color="#bbbbbb", lw=2, zorder=2)
+        axes.plot(must, at, "|", color="black", ms=13, mew=2, label="must", zorder=3)
+        axes.plot(aim, at, "|", color="#f8961e", ms=13, mew=2, label="aim", zorder=3)
+        axes.plot(today, at, "o", color="#7f7f7f", label="without the verifier", zorder=4)
+        axes.plot(now, at, "o", color=better, ms=8, mec="white", zorder=5)
+    for colour, label in (("#0b6e4f", "with it, met"), ("#c1121f", "with it, missed")):
+        axes.plot([], [], "o", color=colour, ms=8, mec="white", label=label)
+    axes.set_yticks(range(len(figures)), [name for name, _ in figures])
+    axes.set_ylim(len(figures) - 0.5, -0.5)
+    if least:
+        axes.set_xscale("log")
+        axes.set_xticks([0.1, 0.3, 1, 3, 10, 30], ["0.1", "0.3", "1", "3", "10", "30"])
+        axes.minorticks_off()
+    axes.set_xlabel("%")
+
+
+def figures(rows: list[dict[str, Any]], *, higher: bool) -> list[tuple[str, dict[str, float]]]:
+    """Return the measured figures with an aim of which more, or less, is better."""
+    keys = ("today", "now", "must", "aim")
+    return [
+        (
+            f"{row['title']}: {name}",
+            {key: row[key][at] for key in keys} | {"met": name not in row["missed"]},
+        )
+        for row in rows
+        if row["now"] and row["today"] and row["aim"]
+        for at, name in enumerate(row["names"])
+        if row["higher"][at] is higher
+    ]
+
+
 def without(
     axes: Any, runs: dict[str, Any], read: Callable[[dict[str, Any]], float], digits: int = 1
 ) -> None:
@@ -102,12 +139,19 @@ def without(
     axes.grid(visible=False, axis="y")
 
 
-def page(plt: Any, path: Path, panels: list[tuple[str, Callable[[Any], None]]]) -> str:
+def page(
+    plt: Any,
+    path: Path,
+    panels: list[tuple[str, Callable[[Any], None]]],
+    size: tuple[float, float] = (4.6, 3.9),
+) -> str:
     """Save panels, three a row, with one legend in the free place or below; return the name."""
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     ranks = {label: rank for rank, label in enumerate(_legend())}
-    figure, axes = plt.subplots(rows, columns, figsize=(4.6 * columns, 3.9 * rows), squeeze=False)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(size[0] * columns, size[1] * rows), squeeze=False
+    )
     flat = list(axes.flat)
     handles: dict[str, Any] = {}
     for one, (title, fill) in zip(flat, panels, strict=False):
@@ -123,8 +167,8 @@ def page(plt: Any, path: Path, panels: list[tuple[str, Callable[[Any], None]]]) 
     if handles and len(flat) > len(panels):
         flat[-1].legend(handles.values(), handles, loc="center", frameon=False, fontsize=11)
     elif handles:
-        figure.legend(handles.values(), handles, loc="lower center", ncol=4, frameon=False)
-        bottom = 0.12 / rows + 0.03 * -(-len(handles) // 4)
+        figure.legend(handles.values(), handles, loc="lower center", ncol=5, frameon=False)
+        bottom = 0.12 / rows + 0.03 * -(-len(handles) // 5)
     figure.tight_layout(rect=(0, bottom, 1, 1))
     figure.savefig(path, dpi=80, pil_kwargs={"optimize": True})
     plt.close(figure)
@@ -165,10 +209,17 @@ def draw(found: dict[str, Any], source: Path) -> list[str]:
                 lambda axes: without(axes, runs, lambda run: run["handwritten_auc"], 3),
             )
         )
-    return [
-        page(plt, source.with_name(f"{source.stem}-{name}.png"), panels)
-        for name, panels in pages.items()
-    ]
+    named = {name: source.with_name(f"{source.stem}-{name}.png") for name in (*pages, "met")}
+    names = [page(plt, named[name], panels) for name, panels in pages.items()]
+    rows = found.get("targets", [])
+    more, less = (figures(rows, higher=higher) for higher in (True, False))
+    if more and less:
+        sides: list[tuple[str, Callable[[Any], None]]] = [
+            ("more is better", lambda axes: against(axes, more, least=0)),
+            ("less is better", lambda axes: against(axes, less, least=0.1)),
+        ]
+        names.insert(0, page(plt, named["met"], sides, (6.5, 1.5 + 0.3 * len(more))))
+    return names
 
 
 def _legend() -> list[str]:
@@ -179,8 +230,9 @@ def _legend() -> list[str]:
 
 
 def _errors(stream: dict[str, Any]) -> str:
-    found = stream["policies"]
-    parts = [f"{name} {of['calibration']['ece']:.3f}" for name, of in found.items()]
+    errors = {name: of["calibration"]["ece"] for name, of in stream["policies"].items()}
+    named = {"memora": "", "judge-alone": "without verifier "}
+    parts = [f"{label}{errors[name]:.3f}" for name, label in named.items() if name in errors]
     return f"ECE {', '.join(parts)}"
 
 

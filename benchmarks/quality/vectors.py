@@ -1,7 +1,8 @@
-"""Vectors of texts by the packaged model, remembered on disk.
+"""Vectors of texts by the packaged model, and logits of pairs by the verifier, kept on disk.
 
 A folder a model: `keys-N.npy` holds SHA-256 of texts, `vectors-N.npy` their vectors in the same
 order (zeros: the model cannot read the text). A run that meets new texts adds a pair of files.
+Logits are records of one file, added one by one: processes may share it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from memora.protocols import Embedder
+    from memora.protocols import Embedder, Verifier
 
 MODEL = "all-MiniLM-L6-v2"
 _BATCH = 256
@@ -109,3 +110,41 @@ class Vectors:
         part = len(self._parts)
         self._parts.append(vectors)
         self._rows |= {key.tobytes(): (part, row) for row, key in enumerate(keys)}
+
+
+class Logits:
+    """A verifier whose logits are kept.
+
+    Args:
+        cache: The folder of all that is kept.
+        model: The verifier's file: its content names the file of logits.
+        verifier: What reads the pairs that are new.
+    """
+
+    _RECORD = np.dtype([("pair", "V16"), ("logit", "<f4")])
+
+    def __init__(self, cache: Path, model: Path, verifier: Verifier) -> None:
+        cache.mkdir(parents=True, exist_ok=True)
+        self.identity = f"verifier:sha256={hashlib.sha256(model.read_bytes()).hexdigest()[:12]}"
+        self._path = cache / f"verifier-{self.identity.rpartition('=')[2]}.bin"
+        self._verifier = verifier
+        self._path.touch()
+        found = np.fromfile(self._path, self._RECORD)
+        self._known: dict[bytes, float] = dict(
+            zip(map(bytes, found["pair"]), found["logit"].tolist(), strict=True)
+        )
+        self.new = 0
+        """Pairs that the verifier has read."""
+
+    def logits(self, pairs: Sequence[tuple[str, str]], /) -> list[float]:
+        """Look them up; one that is missing is read, and appended to the file."""
+        return [self._logit(pair) for pair in pairs]
+
+    def _logit(self, pair: tuple[str, str]) -> float:
+        key = digest("\0".join(pair))
+        if key not in self._known:
+            (logit,) = self._verifier.logits([pair])
+            with self._path.open("ab", buffering=0) as file:
+                file.write(np.array((key, logit), self._RECORD).tobytes())
+            self._known[key], self.new = float(np.float32(logit)), self.new + 1
+        return self._known[key]
