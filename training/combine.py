@@ -254,7 +254,7 @@ def streamed(scene: Scene, judge: Judge, asked: int | None, seed: int) -> Candid
             continue
         rows, cosines = scene.candidates(i, stored, CANDIDATES)
         verdicts = stream.verdicts(np.full(len(rows), i), rows)
-        texts = [stream.texts[row] for row in rows]
+        texts = [stream.texts[row] for row in rows.tolist()]
         near = zip(texts, cosines.tolist(), verdicts.tolist(), strict=True)
         found.ask(judge, stream.texts[i], list(near))
     return found
