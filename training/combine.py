@@ -24,7 +24,7 @@ sys.path.append(str(Path(__file__).parents[1] / "benchmarks" / "quality"))
 
 import numpy as np
 from additive import Additive, Form, differences, document, fit, fit_map, probability
-from data import NEGATIVES, RIGHT, STREAMS, UNKNOWN, WRONG, development_file, load_stream
+from data import NEGATIVES, RIGHT, STREAMS, UNKNOWN, WRONG, Stream, development_file, records
 from families import kept
 from metrics import auc, reliability
 from replay import Replay, Scene
@@ -61,7 +61,9 @@ ASKED: Final = {"qqp": 2_500, "banking77": 800, "clinc150": 800}
 """Requests of a stream that are drawn; all of any other."""
 ROUNDS: Final = 2  # wordings of each family that are stored, one after the other
 SAME_NEED: Final = 0.85  # cosine from which on wordings of two families may be one need
-LOWEST: Final = 0.006  # the judge's probability from which on a pair may get a logit
+LOWEST: Final = 0.02  # the judge's probability from which on a pair may get a logit
+FOLLOWING: Final = 0.2
+"""What a request's second and third candidate count in the fit: few of them are served."""
 FORM: Final = Form(
     knots={
         "judge": (-5.2, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 5.0),
@@ -71,7 +73,7 @@ FORM: Final = Form(
     signs={"judge": 1, "verifier": 1, "cosine": 1},
     bridge=None,
 )
-WEIGHTS: Final = {"mixed": 10_000, "traps": 4_000, "qqp": 6_000, FAMILIES: 6_000}
+WEIGHTS: Final = {"mixed": 20_000, "traps": 4_000, "qqp": 6_000, FAMILIES: 6_000}
 """What a source counts in the fit, whatever its number of rows."""
 MAP: Final = {"mixed": 4, "traps": 1, "qqp": 3, FAMILIES: 1}
 """What a source counts in the map to a probability."""
@@ -185,13 +187,11 @@ class Logits:
 
     def __init__(self, model: Path, folder: Path, *, threads: int) -> None:
         self.digest = hashlib.sha256(development_file(model).read_bytes()).hexdigest()
-        self._path = folder / f"logits-{self.digest[:16]}.npz"
+        self._path = folder / f"logits-{self.digest[:16]}.json"
         self._verifier, self._threads = OnnxVerifier(model), threads
-        self._known: dict[bytes, float] = {}
+        self._known: dict[str, float] = {}
         if self._path.is_file():
-            with np.load(development_file(self._path)) as found:
-                keys = map(bytes, found["keys"])
-                self._known = dict(zip(keys, found["logits"].tolist(), strict=True))
+            self._known = json.loads(development_file(self._path).read_bytes())
 
     def __len__(self) -> int:
         return len(self._known)
@@ -199,7 +199,7 @@ class Logits:
     def logits(self, pairs: Sequence[Texts], /) -> list[float]:
         """Return the logits of pairs, as `memora.protocols.Verifier`."""
         clean = [(without_emoji(stored), without_emoji(asked)) for stored, asked in pairs]
-        keys = [hashlib.sha256(json.dumps(pair).encode()).digest()[:16] for pair in clean]
+        keys = [hashlib.sha256(json.dumps(pair).encode()).hexdigest()[:24] for pair in clean]
         found = dict(zip(keys, clean, strict=True))
         missing = [(key, pair) for key, pair in found.items() if key not in self._known]
         for start in range(0, len(missing), _SAVED):
@@ -207,12 +207,8 @@ class Logits:
             with ThreadPoolExecutor(self._threads) as pool:
                 read = pool.map(lambda one: self._verifier.logits([one[1]])[0], chunk)
                 self._known |= zip((key for key, _ in chunk), read, strict=True)
-            self._save()
+            self._path.write_text(json.dumps(self._known), "utf-8")
         return [self._known[key] for key in keys]
-
-    def _save(self) -> None:
-        keys = np.array([np.frombuffer(key, np.uint8) for key in self._known])
-        np.savez(self._path, keys=keys, logits=np.array(list(self._known.values())))
 
 
 class Alone:
@@ -325,7 +321,9 @@ def combine(sources: dict[str, Candidates], columns: dict[str, Floats]) -> Combi
         verdict = np.array(found.verdict)
         labels[name] = (verdict == RIGHT).astype(np.float64)
         rows[name] = np.flatnonzero((verdict != UNKNOWN) & ~np.isnan(columns[name][:, 1]))
-        weights[name] = np.full(len(rows[name]), WEIGHTS[name] / len(rows[name]))
+        first = np.append(True, np.diff(found.request) > 0)
+        weight = np.where(first, 1.0, FOLLOWING)[rows[name]]
+        weights[name] = WEIGHTS[name] * weight / weight.sum()
     model = fit(
         np.vstack([columns[name][at] for name, at in rows.items()]),
         np.concatenate([labels[name][at] for name, at in rows.items()]),
@@ -373,9 +371,10 @@ def main() -> int:
     vectors = Vectors(options.cache)
     judge = Judge(vectors.identity)
     logits = Logits(options.model, options.cache, threads=options.threads)
+    negatives = json.loads(development_file(data / NEGATIVES).read_bytes())
     sources: dict[str, Candidates] = {}
     for name in (*STREAMED, *CANNED):
-        stream = load_stream(data, name)
+        stream = Stream.of(name, records(data / STREAMS[name]), negatives)
         scene = Scene.of(stream, vectors.of(stream.texts), vectors.folder)
         sources[name] = streamed(scene, judge, ASKED.get(name), options.seed)
         if name == STREAMED[0]:

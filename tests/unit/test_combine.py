@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 TRAINING = Path(__file__).parents[2] / "training"
-ALONE = (0.006, 0.02, 0.1, 0.3, 0.5, 0.7, 0.84, 0.9, 0.97, 0.999)
+ALONE = (0.02, 0.05, 0.1, 0.3, 0.5, 0.7, 0.84, 0.9, 0.97, 0.999)
 LOGITS = (-9.0, -4.0, -1.0, 0.0, 1.0, 4.0, 9.0)
 COSINES = (-0.1, 0.3, 0.6, 0.85, 0.999)
 
@@ -46,7 +46,7 @@ def rows(combine: Any, name: str, size: int = 600) -> tuple[Any, Any]:
         odds = rng.normal(1.5 if truth else -2.5, 2.0)
         logit = rng.normal(2.5 if truth else -2.0, 2.0)
         cosine = rng.uniform(0.5, 1.0)
-        found.judged.append(max(1 / (1 + np.exp(-odds)), 0.0061))
+        found.judged.append(max(1 / (1 + np.exp(-odds)), 0.021))
         found.cosine.append(cosine)
         found.verdict.append(int(truth))
         found.request.append(request)
