@@ -58,21 +58,44 @@ Points = list[list[float]]
 
 
 @dataclass(frozen=True)
+class Form:
+    """The terms of a model; one is named cosine."""
+
+    knots: dict[str, tuple[float, ...]]
+    """Where each term bends."""
+    signs: dict[str, int]
+    """The direction that each may take."""
+    bridge: str | None
+    """The feature that counts as a cosine of REACH."""
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the columns, in order."""
+        return (*self.knots, self.bridge) if self.bridge else tuple(self.knots)
+
+
+JUDGE: Final = Form(KNOTS, SIGNS, BRIDGE)
+
+
+@dataclass(frozen=True)
 class Additive:
     """A fitted model, rounded as it is shipped."""
 
     intercept: float
     terms: dict[str, Points]
+    form: Form = JUDGE
 
     def z(self, features: Floats) -> Floats:
-        """Return the sum of the contributions, for rows of FEATURES."""
-        columns = dict(zip(FEATURES, features.T, strict=True))
+        """Return the sum of the contributions, for rows of the form's features."""
+        columns = dict(zip(self.form.features, features.T, strict=True))
         curves = {name: np.array(points).T for name, points in self.terms.items()}
         total = np.full(len(features), self.intercept)
         for name, curve in curves.items():
             total += np.interp(columns[name], *curve)
-        reached = np.interp(np.maximum(columns["cosine"], REACH), *curves["cosine"])
-        total += columns[BRIDGE] * (reached - np.interp(columns["cosine"], *curves["cosine"]))
+        if self.form.bridge:
+            near = np.interp(columns["cosine"], *curves["cosine"])
+            reached = np.interp(np.maximum(columns["cosine"], REACH), *curves["cosine"])
+            total += columns[self.form.bridge] * (reached - near)
         return total
 
 
@@ -83,14 +106,15 @@ def probability(points: Points, z: Floats) -> Floats:
     return found
 
 
-def fit(features: Floats, same: Floats, weights: Floats) -> Additive:
-    """Fit the contributions by weighted logistic regression with a ridge, under SIGNS."""
-    columns = dict(zip(FEATURES, features.T, strict=True))
-    segments = {name: _segments(columns[name], knots) for name, knots in KNOTS.items()}
-    reached = _segments(np.maximum(columns["cosine"], REACH), KNOTS["cosine"])
-    segments["cosine"] += columns[BRIDGE][:, None] * (reached - segments["cosine"])
+def fit(features: Floats, same: Floats, weights: Floats, form: Form = JUDGE) -> Additive:
+    """Fit the contributions by weighted logistic regression with a ridge, under the signs."""
+    columns = dict(zip(form.features, features.T, strict=True))
+    segments = {name: _segments(columns[name], knots) for name, knots in form.knots.items()}
+    if form.bridge:
+        reached = _segments(np.maximum(columns["cosine"], REACH), form.knots["cosine"])
+        segments["cosine"] += columns[form.bridge][:, None] * (reached - segments["cosine"])
     design = np.hstack(list(segments.values()))
-    signs = [sign for name, knots in KNOTS.items() for sign in [SIGNS[name]] * (len(knots) - 1)]
+    signs = [form.signs[name] for name, knots in form.knots.items() for _ in knots[1:]]
     bounds = [{1: (0.0, None), -1: (None, 0.0)}[sign] for sign in signs] + [(None, None)]
     weights = weights / weights.mean()
 
@@ -101,15 +125,15 @@ def fit(features: Floats, same: Floats, weights: Floats) -> Additive:
 
     found = _minimise(loss, np.zeros(design.shape[1] + 1), bounds)
     terms, at = {}, 0
-    for name, knots in KNOTS.items():
+    for name, knots in form.knots.items():
         heights = np.concatenate([[0.0], np.cumsum(found[at : at + len(knots) - 1])])
         at += len(knots) - 1
         points = [[_short(x), _short(y)] for x, y in zip(knots, heights, strict=True)]
         while len(points) > 1 and points[-1][1] == points[-2][1]:
             points.pop()  # constant from the last point on, anyway
-        if any(abs(y) >= _LEAST_TERM for _, y in points):
+        if name == "cosine" or any(abs(y) >= _LEAST_TERM for _, y in points):
             terms[name] = points
-    return Additive(_short(found[-1]), terms)
+    return Additive(_short(found[-1]), terms, form)
 
 
 def fit_map(lists: Sequence[tuple[float, Floats, Floats]]) -> Points:
@@ -150,7 +174,7 @@ def document(fitted: Additive, points: Points, **about: Any) -> str:
     lines += [
         "  },",
         f'  "reach": {REACH},',
-        f'  "bridge": {json.dumps({BRIDGE: 1.0})},',
+        f'  "bridge": {json.dumps({fitted.form.bridge: 1.0} if fitted.form.bridge else {})},',
         f'  "probability": {json.dumps(points)}',
     ]
     return "\n".join(["{", *lines, "}", ""])
