@@ -73,9 +73,9 @@ FORM: Final = Form(
     signs={"judge": 1, "verifier": 1, "cosine": 1},
     bridge=None,
 )
-WEIGHTS: Final = {"mixed": 20_000, "traps": 4_000, "qqp": 6_000, FAMILIES: 6_000}
+WEIGHTS: Final = {"mixed": 10_000, "traps": 8_000, "qqp": 6_000, FAMILIES: 2_000}
 """What a source counts in the fit, whatever its number of rows."""
-MAP: Final = {"mixed": 4, "traps": 1, "qqp": 3, FAMILIES: 1}
+MAP: Final = {"mixed": 6, "traps": 2, "qqp": 2, FAMILIES: 0.5}
 """What a source counts in the map to a probability."""
 DEFAULT_THRESHOLD: Final = 0.85
 SERVABLE: Final = 0.75  # the band begins where a pair could reach this
