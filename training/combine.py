@@ -275,7 +275,7 @@ def among(
     found = Candidates()
     for turn in range(ROUNDS):
         own = [canonical_query(need["same"][turn]) for need in needs]
-        texts = [*(scene.stream.texts[at] for at in entries), *own]
+        texts = [*(scene.stream.texts[at] for at in entries.tolist()), *own]
         table = np.vstack([scene.vectors[entries], vectors.of(own)])
         for number, need in enumerate(needs, len(entries)):
             asked = [(text, True) for at, text in enumerate(need["same"]) if at != turn]
