@@ -423,7 +423,7 @@ def _join(tokens: list[Token]) -> tuple[list[Token], frozenset[str]]:
     at = 0
     while at < len(tokens):
         found = None
-        for start in (tuple(stems[at : at + 2]), stems[at]):
+        for start in (*pairwise(stems[at : at + 2]), stems[at]):
             if start in known and (found := _phrase(known[start], tokens, stems, at)):
                 break
         if found is None:

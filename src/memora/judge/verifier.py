@@ -134,7 +134,7 @@ def _logit(runtime: _Runtime, stored: str, asked: str) -> float:
     inputs = {"input_ids": ids, "token_type_ids": kinds, "attention_mask": [1] * len(ids)}
     arrays = {name: np.array([values], np.int64) for name, values in inputs.items()}
     (output,) = runtime.session.run(None, arrays)
-    return float(output[0])
+    return float(np.asarray(output).item())
 
 
 class CachedVerifier:
