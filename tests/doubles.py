@@ -24,6 +24,18 @@ if TYPE_CHECKING:
     from memora.protocols import Vector
 
 
+NO_FAULT = {
+    "lookup": 0,
+    "judge": 0,
+    "verify": 0,
+    "store": 0,
+    "maintain": 0,
+    "cleanup": 0,
+    "refresh": 0,
+}
+"""What `get_stats()["errors"]` counts in a cache without faults."""
+
+
 def without_addresses(value: object) -> str:
     """Return a parameter id without addresses: pytest-xdist compares ids between its workers."""
     return re.sub(r" at 0x[0-9a-f]+", "", str(value))

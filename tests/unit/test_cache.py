@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from doubles import WordEmbedder, threads_started, until
+from doubles import NO_FAULT, WordEmbedder, threads_started, until
 from engine import by_another
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,15 +44,6 @@ if TYPE_CHECKING:
 
 SQL = {"agent": "sql", "db": "prod"}
 WORDS = ["total", "sales", "in", "Q3", "Q4", "2024", "not", "München", "5 km"]
-NO_FAULT = {
-    "lookup": 0,
-    "judge": 0,
-    "verify": 0,
-    "store": 0,
-    "maintain": 0,
-    "cleanup": 0,
-    "refresh": 0,
-}
 
 
 @pytest.fixture

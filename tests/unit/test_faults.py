@@ -14,7 +14,7 @@ import anyio.lowlevel
 import anyio.to_thread
 import numpy as np
 import pytest
-from doubles import WordEmbedder, until
+from doubles import NO_FAULT, WordEmbedder, until
 from engine import (
     SIDES,
     Faulty,
@@ -55,15 +55,6 @@ SQL = {"agent": "sql"}
 KNOWN = "total sales in march for all regions"
 ALIKE = "total sales in march for all regions please"
 OTHER = "rainfall of april"
-NO_FAULT = {
-    "lookup": 0,
-    "judge": 0,
-    "verify": 0,
-    "store": 0,
-    "maintain": 0,
-    "cleanup": 0,
-    "refresh": 0,
-}
 
 
 class Rig:

@@ -1,6 +1,6 @@
-"""Compare what small words say: which way, of whom, whether one may or must, and additions.
+"""Compare small words: directions, persons, moods, conjunctions, and additions that narrow a query.
 
-Each function returns what it found as text for people, or nothing.
+Functions that return text return evidence for people, or "" if they found none.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _CASES = {
     "i": "me", "we": "us", "he": "him", "she": "her", "they": "them", "does": "do", "has": "have",
     "am": "is", "are": "is",
 }  # fmt: skip
-# What anybody does: "how do you boil an egg" asks the same as "how do I".
+# Moods of questions in which "I" and "you" may mean anybody: "can you park here".
 _GENERAL = word_set("may should would")
 _WHO = word_set("who what which whom")
 _DO = word_set("do does did")
@@ -193,7 +193,7 @@ def same_forms(pieces: Iterable[str]) -> list[str]:
 
 
 def other_agent(a: Text, b: Text, one: Sequence[str], other: Sequence[str]) -> bool:
-    """Return whether who does it and whom it is done to are exchanged in equal words.
+    """Return whether subject and object are exchanged in otherwise equal words.
 
     "Who does Ada know" against "who knows Ada", and "which cats chase dogs" against "which cats
     are chased by dogs".

@@ -256,7 +256,7 @@ def weight_of(words: Iterable[str]) -> float:
 
 
 def meaningful(words: Iterable[str]) -> list[str]:
-    """Return the stems that do not carry almost no meaning."""
+    """Return the stems without those that carry almost no meaning."""
     weights = _weights()
     return [word for word in words if weights.get(word, 1.0) > _LIGHT_WEIGHT]
 
@@ -437,7 +437,7 @@ def _join(tokens: list[Token]) -> tuple[list[Token], frozenset[str]]:
             replaced.add(stem(word))
         joined += tokens[at + length : at + length + gap]
         at += length + gap + bool(gap)
-    # A text of nothing but politeness keeps it.
+    # A text that consists only of filler is kept as it is.
     return (joined, frozenset(replaced)) if joined else (tokens, frozenset())
 
 
