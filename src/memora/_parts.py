@@ -135,6 +135,7 @@ def assemble(  # noqa: PLR0913 - the arguments of `Memora`
         judge=judge,
         breakers=pipeline.Breakers(*(make_breaker() for _ in pipeline.Breakers._fields)),
         timings=timings,
+        languages=getattr(chosen, "languages", None),
     )
     engine = Core
     if config.opentelemetry:

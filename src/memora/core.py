@@ -26,6 +26,7 @@ from memora.errors import (
     SerializationError,
     UnavailableError,
 )
+from memora.judge._language import NAMES, language_of
 from memora.metrics import Timed
 from memora.model import AvailabilityCheck, Content, LookupResult
 
@@ -309,6 +310,17 @@ class Core:
             self._metrics.count_lookup(found)
             if not interrupted:  # else the interrupted code may have been writing a log line
                 self._log_outcome(request, found)
+                if found.reason == "language":
+                    self._warn_of_language(language_of(request.text))
+
+    def _warn_of_language(self, language: str) -> None:
+        """Say once that the model does not read a language, and what to do."""
+        if self._is_new("language"):
+            self._log.warning(
+                "language_not_read",
+                language=NAMES[language],
+                advice="only equal texts match; set model_name to a multilingual model",
+            )
 
     def _log_outcome(self, request: Request, found: LookupResult) -> None:
         asked = {"query": excerpt(request.text)} if self.config.log_queries else {}

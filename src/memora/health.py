@@ -18,7 +18,7 @@ from memora.concurrency.bridge import sleep, within
 from memora.concurrency.fork import register_for_reinit
 from memora.concurrency.reentry import inside
 from memora.concurrency.workers import Workers
-from memora.embedders.onnx import OnnxEmbedder
+from memora.embedders import ByLanguage, OnnxEmbedder
 from memora.errors import ArgumentError, DimensionMismatchError, EmbedderError
 from memora.protocols import IndexedStore
 
@@ -254,7 +254,7 @@ def _try_embedder(embedder: Embedder) -> None:
             f"{embedder.identity} returned {len(vector)} numbers instead of {embedder.dimension}"
         )
     # The loaded model keeps working, but the next process could not load its files.
-    missing = embedder.missing() if isinstance(embedder, OnnxEmbedder) else None
+    missing = embedder.missing() if isinstance(embedder, OnnxEmbedder | ByLanguage) else None
     if missing is not None:
         raise EmbedderError(f"{missing} is gone: no other process can load the model")
 

@@ -16,6 +16,7 @@ Reason: TypeAlias = Literal[
     "below_threshold",  # miss: no stored answer is likely enough to be right
     "expired",  # miss: the entry for the same text and context has ended
     "other_language",  # miss: the near entries are in another language, and cross_lingual is off
+    "language",  # miss: there is no exact hit, and the model does not read the query's language
     "shadow",  # miss: mode is "shadow"; otherwise it would have been a hit
     # miss: there is no exact hit, and the model may not read all of the query or the nearest text
     "unreadable",

@@ -11,7 +11,7 @@ import uuid
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from math import inf
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from typing_extensions import ParamSpec
 
@@ -22,6 +22,7 @@ from memora.concurrency.breaker import Breaker, guarded
 from memora.context import canonical_context, canonical_query, exact_key
 from memora.errors import CorruptEntryError, JudgeError, SerializationError
 from memora.judge import Verdict
+from memora.judge._language import NAMES, language_of
 from memora.metrics import UNTIMED
 from memora.model import (
     AvailabilityCheck,
@@ -82,6 +83,8 @@ class Ports:
         default_factory=lambda: Breakers(Breaker(), Breaker(), Breaker(), Breaker())
     )
     timings: Timings = UNTIMED
+    languages: frozenset[str] | None = None
+    """The languages that the embedder reads; None if it does not say. See `language_of`."""
 
     def embed(self, texts: list[str]) -> list[Vector | None]:
         """See `Embedder.embed`."""
@@ -262,9 +265,7 @@ def decide_by_meaning(  # noqa: PLR0913 - the request, and facts about it
         JudgeError: The judge failed.
     """
     if vector is None:
-        because = why_unreadable(request.text) or _UNREADABLE
-        told = f"{because}, so only the very same text matches"
-        return Decision(Verdict("unreadable", told, None, None), ports.clock())
+        return Decision(_unread(ports, request.text), ports.clock())
     context, timings = request.context.fingerprint, ports.timings
     started = timings.now()
     now = ports.clock()  # read again: an entry may have expired while the text was embedded
@@ -278,6 +279,18 @@ def decide_by_meaning(  # noqa: PLR0913 - the request, and facts about it
         raise JudgeError(fault_line(fault)) from fault
     timings.lookup_judge(timings.now() - searched)
     return Decision(verdict, ports.clock(), has_ended=has_ended)
+
+
+def _unread(ports: Ports, text: str) -> Verdict:
+    """Return why a text has no vector."""
+    reason: Literal["language", "unreadable"] = "unreadable"
+    because = why_unreadable(text)
+    if not because and ports.languages is not None:
+        language = language_of(text)
+        if language not in ports.languages:
+            reason, because = "language", f"the model does not read {NAMES[language]}"
+    told = f"{because or _UNREADABLE}, so only the very same text matches"
+    return Verdict(reason, told, None, None)
 
 
 def lookup(

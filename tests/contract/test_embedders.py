@@ -30,9 +30,9 @@ TEXTS = [
     "I forgot my password",
     "What is the capital of France, and how many people live there today?",
     "weather",
-    "Wie setze ich mein Passwort zurück?",
+    "the naïve façade of a café",
 ]
-ODD = ["", " ", "\n\t", "\u00a0", "\ufeffa", "日本", "Ünïcödé", "?!.,"]
+ODD = ["", " ", "\n\t", "\u00a0", "\ufeffa", "½ m²", "Ünïcödé", "?!.,"]
 WINDOW = 254  # words of one token each, beside the two special tokens
 
 

@@ -266,7 +266,7 @@ def test_calibration_scores_hidden_texts_as_lookups_do() -> None:
 
 
 def test_all_that_the_packaged_tokenizer_drops_is_told() -> None:
-    directory = load_embedder(MINILM, use_onnx=True)._layout.tokenizer  # type: ignore[attr-defined]
+    directory = load_embedder(MINILM, use_onnx=True)._english._layout.tokenizer  # type: ignore[attr-defined]
     tokenizer = Tokenizer.from_file(str(directory))
     tokenizer.no_padding()
     plain, apart = (tokenizer.encode(text).ids for text in ("which ab", "which a b"))

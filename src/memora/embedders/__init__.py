@@ -10,6 +10,7 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from memora.embedders.by_language import ByLanguage
 from memora.embedders.cached import CachedEmbedder
 from memora.embedders.function import FunctionEmbedder, as_embedder
 from memora.embedders.hub import download
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from memora.protocols import Embedder
 
 __all__ = [
+    "ByLanguage",
     "CachedEmbedder",
     "FunctionEmbedder",
     "OnnxEmbedder",
@@ -52,7 +54,7 @@ def load_embedder(model_name: str, *, use_onnx: bool) -> Embedder:
     if not use_onnx:
         return SentenceTransformersEmbedder(model_name)
     if is_packaged(model_name):
-        return OnnxEmbedder(_PACKAGED, digest=_recorded_digest())
+        return ByLanguage(OnnxEmbedder(_PACKAGED, digest=_recorded_digest()))
     local = local_model(model_name)
     if local is not None:
         return OnnxEmbedder(local)

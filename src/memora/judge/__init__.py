@@ -59,7 +59,13 @@ class Verdict(NamedTuple):
     """The decision on one lookup, with its reason."""
 
     reason: Literal[
-        "exact", "semantic", "below_threshold", "other_language", "unreadable", "no_candidate"
+        "exact",
+        "semantic",
+        "below_threshold",
+        "other_language",
+        "unreadable",
+        "language",
+        "no_candidate",
     ]
     explanation: str
     nearest: Match | None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter
 from functools import cache, lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,6 +12,7 @@ from text_to_num import alpha2digit
 
 from memora.judge._atoms import Atom, Token, take_atoms, tokens_of
 from memora.judge._formats import in_one_form
+from memora.judge._language import language_of
 from memora.judge._literals import bounds_of, code_of
 from memora.judge._small_words import ARTICLES, mood_of
 from memora.judge._words import UNITS, phrases, relations, stem, word_set
@@ -55,35 +55,6 @@ _LIGHT = word_set(
     "stuff much bit lot whether analyze analyse analysis data info information figures overview"
 )
 _LIGHT_WEIGHT = 0.1  # of a word that carries almost no meaning
-_STOPS = {
-    "es": word_set(
-        "el los las un una unos de del que qué cómo cuál cuánto cuántos es son para por con en mi "
-        "y al lo se quiero puedo tengo está hay dónde cuándo"
-    ),
-    "fr": word_set(
-        "le les un une des du de que quel quelle quels est sont pour avec dans mon ma et je puis "
-        "comment combien au ne pas vous nous sur cette"
-    ),
-    "de": word_set(
-        "der die das ein eine einen den dem des ist sind wie was wer ich mein meine für mit im und "
-        "zu auf von wann in an hat haben kann nicht welche welcher wird man bei"
-    ),
-    "pt": word_set(
-        "o os um uma de do da que qual quanto quantos é são para por com em meu minha e ao como no "
-        "na"
-    ),
-    "it": word_set(
-        "il lo gli un una di del della che qual quale quanto è sono per con in mio mia e al come "
-        "nel"
-    ),
-    "nl": word_set("de het een van is zijn hoe wat wie ik mijn voor met in en op te welke hoeveel"),
-}
-_FOREIGN = {
-    word: tuple(language for language, words in _STOPS.items() if word in words)
-    for word in frozenset[str]().union(*_STOPS.values())
-}
-_SURE = 2  # weight of a small word as a sign of its language; other known English words count 1
-_LAST_LATIN = "\u024f"
 _AUXILIARIES = word_set(
     "is are was were do does did can could should would will has have had may might must am shall"
 )
@@ -212,7 +183,7 @@ class Text(NamedTuple):
     atoms: dict[tuple[str, str], str]
     """Kind and value of each atom, with its original text."""
     language: str
-    """"en", another code, the name of a script, or "" if unknown."""
+    """See `language_of`."""
     phrased: frozenset[str]
     """Stems that replace a phrase or another spelling."""
     names: frozenset[str]
@@ -272,6 +243,7 @@ def _weights() -> dict[str, float]:
 
 
 def _analyse(text: str, rest: int = 0) -> Text:
+    language = language_of(text)
     text = _normal(text)
     code = code_of(text)
     spaced = _HYPHEN.sub(" ", _PREFIXED.sub(r"\1", text)) if "-" in text else text
@@ -311,7 +283,7 @@ def _analyse(text: str, rest: int = 0) -> Text:
         shown=shown,
         weight=sum([weights.get(word, 1.0) for word in content]),
         atoms={(atom.kind, atom.value): atom.shown for atom in atoms},
-        language=_language(pieces),
+        language=language,
         phrased=phrased,
         names=frozenset(names),
         bounds=_bounds(lower).union(bounds_of(code)) if atoms else frozenset(),
@@ -499,26 +471,3 @@ def _question(lower: str, pieces: Sequence[Token | Atom]) -> str:
     if question == "what" or not question.startswith("what"):
         return question
     return "why" if "reason" in question else "how"
-
-
-def _language(pieces: Iterable[Token | Atom]) -> str:
-    """Return the language of a text, by its small words or its script."""
-    light, known = _light(), relations().rarity
-    seen: Counter[str] = Counter()
-    for piece in pieces:
-        if isinstance(piece, Atom):
-            continue
-        kind, _, word = piece
-        if kind == "wide":
-            seen["cjk"] += 1
-        elif word[0] > _LAST_LATIN:
-            seen[unicodedata.name(word[0], "?").split(" ", 1)[0].lower()] += 1
-        else:
-            small = word in _STOP or word in light or word in _NO
-            seen["en"] += _SURE if small else stem(word) in known
-            for language in _FOREIGN.get(word, ()):
-                seen[language] += _SURE
-    if not seen:
-        return ""
-    (language, most), *others = seen.most_common(2)
-    return language if most > (others[0][1] if others else 0) else ""
