@@ -111,7 +111,8 @@ def _likeliest(text: str) -> tuple[str, float, float]:
     found: dict[str, float] = {}
     labels, probabilities = _model().predict(_SPACES.sub(" ", text), k=_LABELS)
     for label, probability in zip(labels, probabilities, strict=True):
-        code = _SAME.get(label[_PREFIX:], label[_PREFIX:])
+        code: str = label[_PREFIX:]
+        code = _SAME.get(code, code)
         if code in NAMES:
             found[code] = found.get(code, 0.0) + probability
     told = max(found, key=lambda code: found[code], default="")
