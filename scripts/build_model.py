@@ -74,7 +74,7 @@ class Graph:
         kind: str,
         inputs: Sequence[str],
         output: str,
-        attributes: Mapping[str, float] | None = None,
+        attributes: Mapping[str, Any] | None = None,
     ) -> str:
         """Add a node; its domain is onnxruntime's where the kind is not ONNX's own."""
         self._node(kind, inputs, [output], attributes or {})
@@ -121,7 +121,7 @@ class Graph:
         kind: str,
         inputs: Sequence[str],
         outputs: Sequence[str],
-        attributes: Mapping[str, float],
+        attributes: Mapping[str, Any],
     ) -> None:
         domain = "" if onnx.defs.has(kind) else RUNTIME
         self.nodes.append(

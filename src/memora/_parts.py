@@ -24,7 +24,7 @@ from memora.judge import Judge
 from memora.judge.verifier import CachedVerifier, packaged_verifier
 from memora.metrics import HealthCounters, Metrics, Timed
 from memora.shadow import Shadow
-from memora.stores import open_store
+from memora.stores import REEMBED, open_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -82,6 +82,12 @@ def assemble(  # noqa: PLR0913 - the arguments of `Memora`
         if embedder is None
         else as_embedder(embedder)
     )
+    steady = SteadyClock(clock)
+    if store is None:
+        asked = chosen
+        store, chosen = open_for(config, embedder=asked, policy=eviction_policy, clock=steady)
+        if chosen is not asked:
+            log.warning("table_of_english", advice=REEMBED)
     codec = Codec(max_expansion=config.max_expansion)
     make_breaker = partial(
         Breaker, failures=config.breaker_failures, reset_seconds=config.breaker_reset_seconds
@@ -113,9 +119,6 @@ def assemble(  # noqa: PLR0913 - the arguments of `Memora`
             same=same_answer,
             report=lambda fault: core.log_fault("shadow", fault),
         )
-    steady = SteadyClock(clock)
-    if store is None:
-        store = open_store(config, embedder=chosen, policy=eviction_policy, clock=steady)
     counting = Metrics if config.enable_metrics else HealthCounters
     metrics = counting(
         clock=time.monotonic if clock is time.time else clock,  # a tenth of what `steady` takes

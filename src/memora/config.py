@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PREFIX = "MEMORA_"
-DEFAULT_MODEL = "all-MiniLM-L6-v2"
+DEFAULT_MODEL = "packaged"
 
 _OF_MEMORA = ("clock", "embedder", "same_answer", "store")  # arguments of `Memora`, not settings
 
@@ -143,7 +143,8 @@ class _Settings(BaseModel):
     )
 
     model_name: NonBlankText = DEFAULT_MODEL
-    """The embedding model: the packaged one, a local directory or a hub name."""
+    """The embedding model: "packaged" (one for English, one for 14 other languages), a local
+    directory, or a hub name."""
     use_onnx: Flag = True
     """Run the model on ONNX Runtime; False uses the sentence-transformers library (torch)."""
     similarity_threshold: Ratio = 0.85

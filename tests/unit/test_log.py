@@ -100,6 +100,7 @@ def test_what_is_logged_is_as_documented(
         faulty.before["embed"] = raising(ConnectionError("no route"))
         cache.lookup("a third", SQL)
         cache._core.unverified(RuntimeError("a damaged model"))
+        cache._core._warn_of_language("es")
 
         @cache.cached(strict_params=["a"])
         def ask(query: str, a: int, b: int) -> int:

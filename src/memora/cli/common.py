@@ -18,7 +18,7 @@ from memora.cache import Memora
 from memora.config import CacheConfig, chosen
 from memora.embedders import load_embedder
 from memora.errors import ArgumentError
-from memora.stores import open_store, open_stored
+from memora.stores import open_for, open_stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -72,7 +72,7 @@ def open_existing(config: CacheConfig) -> Memora:
     embedder = load_embedder(config.model_name, use_onnx=config.use_onnx)
     # An existing store may exceed the limits of this process's settings; do not evict.
     limitless = config.model_copy(update={"max_entries": None, "max_bytes": None})
-    found = open_store(limitless, embedder=embedder, create=False)
+    found, embedder = open_for(limitless, embedder=embedder, create=False)
     return Memora(config, embedder=embedder, store=found)
 
 

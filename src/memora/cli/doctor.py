@@ -24,7 +24,7 @@ from memora._uris import is_bucket, is_in_ram, is_on_disk
 from memora.cli.common import AsJson, ModelName, OptionalDb, TableName, open_to_look, readable
 from memora.cli.outputs import check_writable
 from memora.config import PREFIX, CacheConfig, environment, hint, setting, shown
-from memora.embedders import is_packaged, load_embedder, local_model
+from memora.embedders import ByLanguage, is_packaged, load_embedder, local_model
 from memora.errors import (
     ArgumentError,
     ConfigError,
@@ -36,7 +36,7 @@ from memora.errors import (
 )
 from memora.judge._calibration import calibrated_models
 from memora.judge.verifier import packaged_verifier
-from memora.stores import local_path
+from memora.stores import REEMBED, local_path
 from memora.stores.disk._inspect import Facts, inspect
 
 if TYPE_CHECKING:
@@ -365,6 +365,9 @@ def _rights(path: Path, table_name: str) -> Iterator[Finding]:
 def _compare(embedder: Embedder, model: str, dimension: int) -> Finding:
     if (embedder.identity, embedder.dimension) == (model, dimension):
         return Finding("ok", "vectors", "the store's are of this model")
+    if isinstance(embedder, ByLanguage) and embedder.english_only.identity == model:
+        message = "the store's are of the packaged English model alone"
+        return Finding("warning", "vectors", message, REEMBED)
     message = f"the store's are of {model!r}, the settings name {embedder.identity!r}"
     advice = "set model_name back, or copy the table for the new model: memora reembed"
     return Finding("problem", "vectors", message, advice)

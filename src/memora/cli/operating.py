@@ -34,7 +34,7 @@ from memora.concurrency.workers import Workers
 from memora.embedders import load_embedder
 from memora.errors import ConfigError, DeadlineError, MemoraError, StoreError
 from memora.selection import Selection
-from memora.stores import local_path, open_store, open_stored
+from memora.stores import local_path, open_for, open_stored
 from memora.stores.disk._inspect import sizes
 from memora.stores.disk._membership import living_members
 from memora.stores.disk.store import LanceStore
@@ -158,7 +158,7 @@ def _probed(config: CacheConfig, timeout: float) -> dict[str, Any]:
         probing = config.model_copy(
             update={"max_entries": None, "max_bytes": None, "hot_index": "off"}
         )
-        store = open_store(probing, embedder=embedder, create=False, keep=False)
+        store, embedder = open_for(probing, embedder=embedder, create=False, keep=False)
     except ConfigError:
         raise
     except (MemoraError, OSError) as fault:

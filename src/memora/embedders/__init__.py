@@ -33,16 +33,19 @@ __all__ = [
     "local_model",
 ]
 
-_PACKAGED = Path(__file__).parent.parent / "models" / "all-MiniLM-L6-v2"
-_PACKAGED_NAMES = ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2")
+_MODELS = Path(__file__).parent.parent / "models"
+_ENGLISH, _OTHERS = _MODELS / "all-MiniLM-L6-v2", _MODELS / "use-multilingual-v3"
+_ENGLISH_NAMES = ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2")
+PACKAGED = "packaged"
+"""The name of both packaged models together, each for its languages."""
 
 
 def load_embedder(model_name: str, *, use_onnx: bool) -> Embedder:
     """Return the embedder for a model.
 
     Args:
-        model_name: The packaged model, a sentence-transformers directory, or a name on the Hugging
-            Face hub; checked in this order.
+        model_name: "packaged", the packaged English model, a sentence-transformers directory, or a
+            name on the Hugging Face hub; checked in this order.
         use_onnx: Run the model's ONNX file with onnxruntime; otherwise the sentence-transformers
             library runs the model, with torch.
 
@@ -52,9 +55,11 @@ def load_embedder(model_name: str, *, use_onnx: bool) -> Embedder:
         EmbedderError: The model could not be downloaded or loaded.
     """
     if not use_onnx:
-        return SentenceTransformersEmbedder(model_name)
+        english = model_name == PACKAGED
+        return SentenceTransformersEmbedder(_ENGLISH_NAMES[0] if english else model_name)
     if is_packaged(model_name):
-        return ByLanguage(OnnxEmbedder(_PACKAGED, digest=_recorded_digest()))
+        others = _packaged(_OTHERS) if model_name == PACKAGED and _OTHERS.is_dir() else None
+        return ByLanguage(_packaged(_ENGLISH), others)
     local = local_model(model_name)
     if local is not None:
         return OnnxEmbedder(local)
@@ -62,13 +67,13 @@ def load_embedder(model_name: str, *, use_onnx: bool) -> Embedder:
 
 
 def is_packaged(model_name: str) -> bool:
-    """Return whether a name is that of the packaged model."""
-    return model_name in _PACKAGED_NAMES
+    """Return whether a name is that of a packaged model."""
+    return model_name == PACKAGED or model_name in _ENGLISH_NAMES
 
 
 def _near(model_name: str) -> str | None:
     """Return the packaged model if a name is close to its name, ignoring case and owner."""
-    packaged = _PACKAGED_NAMES[0]
+    packaged = _ENGLISH_NAMES[0]
     bare = model_name.strip().rpartition("/")[2].lower().replace("_", "-")
     return packaged if difflib.get_close_matches(bare, [packaged.lower()]) else None
 
@@ -88,7 +93,8 @@ def local_model(model_name: str) -> Path | None:
         raise EmbedderError(f"cannot look for {model_name!r}: {error.strerror}") from error
 
 
-def _recorded_digest() -> str:
-    """Return the recorded hash of the packaged weights; hashing is slower than loading them."""
-    lines = (_PACKAGED / "SHA256SUMS").read_text("utf-8").splitlines()
-    return next(line[:12] for line in lines if line.endswith("  onnx/model.onnx"))
+def _packaged(directory: Path) -> OnnxEmbedder:
+    """Return a packaged model by its recorded hash; hashing is slower than loading."""
+    lines = (directory / "SHA256SUMS").read_text("utf-8").splitlines()
+    digest = next(line[:12] for line in lines if line.endswith("  onnx/model.onnx"))
+    return OnnxEmbedder(directory, digest=digest)

@@ -31,6 +31,8 @@ NAMES: Mapping[str, str] = {
     "tr": "Turkish", "uk": "Ukrainian", "ur": "Urdu", "vi": "Vietnamese", "zh": "Chinese",
 }  # fmt: skip
 """The languages that are told from each other, by their ISO 639-1 code."""
+OTHERS = frozenset("ar de es fr it ja ko nl pl pt ru th tr zh".split())  # noqa: SIM905
+"""The languages other than English that the packaged multilingual models read."""
 _SAME = {
     "als": "de", "arz": "ar", "bar": "de", "bs": "hr", "ckb": "ar", "jv": "id", "ky": "kk",
     "lb": "de", "min": "id", "nn": "no", "sh": "hr", "su": "id", "wuu": "zh", "yue": "zh",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -18,8 +19,8 @@ from memora._uris import (
     mistaken,
     without_password,
 )
-from memora.embedders import FunctionEmbedder
-from memora.errors import ArgumentError, ConfigError, EmbedderError
+from memora.embedders import ByLanguage, FunctionEmbedder
+from memora.errors import ArgumentError, ConfigError, EmbedderError, ModelMismatchError
 from memora.eviction import make_policy
 from memora.stores._settings import TableSettings
 
@@ -31,7 +32,13 @@ if TYPE_CHECKING:
     from memora.protocols import Clock, Embedder, Store
     from memora.stores.disk._identity import TableIdentity
 
-__all__ = ["local_path", "open_store", "open_stored"]
+__all__ = ["REEMBED", "local_path", "open_for", "open_store", "open_stored"]
+
+REEMBED = (
+    "its texts in other languages match equal texts only, until `memora reembed --model packaged` "
+    "has copied it to another table"
+)
+"""What to know of a table that holds vectors of the English model alone."""
 
 
 def open_store(  # noqa: PLR0913 - arguments that replace settings
@@ -75,6 +82,36 @@ def open_store(  # noqa: PLR0913 - arguments that replace settings
         if is_of_kind(config.db_uri):
             return open_kind(config, settings)
     return _open_disk(config, settings)
+
+
+def open_for(  # noqa: PLR0913 - as `open_store`
+    config: CacheConfig,
+    *,
+    embedder: Embedder,
+    create: bool = True,
+    policy: EvictionPolicy | None = None,
+    clock: Clock = time.time,
+    keep: bool = True,
+) -> tuple[Store, Embedder]:
+    """Open the store, also one that an earlier version made with the English model alone.
+
+    Returns:
+        The store and its embedder: the one given, or the English part of it.
+
+    Raises:
+        MemoraError: See `open_store`.
+    """
+    open_with = partial(open_store, config, create=create, policy=policy, clock=clock, keep=keep)
+    try:
+        return open_with(embedder=embedder), embedder
+    except ModelMismatchError as mismatch:
+        if not isinstance(embedder, ByLanguage):
+            raise
+        english = embedder.english_only
+        try:
+            return open_with(embedder=english), english
+        except ModelMismatchError:
+            raise mismatch from None
 
 
 def _open_memory(_: CacheConfig, settings: TableSettings) -> Store:
