@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from torch import nn
 from transformers import BertConfig, BertModel
+from verifier_pairs import MARKERS, mark_case
 
-from memora.judge.verifier import LONGEST_TEXT, MARKERS, mark_case
+from memora.judge.verifier import LONGEST_TEXT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -97,11 +98,11 @@ class PairTokenizer:
 class Verifier(nn.Module):
     """A cross-encoder: the logit that the answer to one text serves the other."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Mapping[str, Any], *, dropout: float = 0.0) -> None:
         super().__init__()
         self.settings = dict(config)
         self.encoder = BertModel(
-            BertConfig(**config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
+            BertConfig(**config, hidden_dropout_prob=dropout, attention_probs_dropout_prob=0.0),
             add_pooling_layer=False,
         )
         self.head = nn.Linear(2 * config["hidden_size"], 1)
