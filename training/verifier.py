@@ -351,7 +351,7 @@ def _options() -> argparse.Namespace:
     added = command(start, "write the weights that training starts from")
     added.add_argument("model", choices=("e5", "minilm"))
     added.add_argument("--source", type=Path, help="e5: the file; minilm: the folder")
-    added.add_argument("--vocabulary", type=int, default=32_000, help="word pieces of e5 to keep")
+    added.add_argument("--vocabulary", type=int, default=40_000, help="word pieces of e5 to keep")
     added = command(train, "train from the newest checkpoint")
     added.add_argument("--passes", type=float, default=1.0, help="over the pairs")
     added.add_argument("--scale", type=float, default=1.0, help="of the sources that are not ours")
