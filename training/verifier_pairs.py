@@ -8,6 +8,7 @@ tenth family of needs is kept for judging.
 from __future__ import annotations
 
 import random
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 from itertools import combinations
@@ -81,6 +82,9 @@ EVALUATED_ONLY: Final = {
     "synthetic": PAIRS["synthetic"],
 }
 """Suites of pairs that are never trained on."""
+MARKERS: Final = ("[unused1]", "[unused2]", "[unused3]")
+"""The tokens before a word in capitals, in mixed case, and capitalised, for an uncased start."""
+_WORD: Final = re.compile(r"[^\W\d_]+")
 
 
 @dataclass(frozen=True)
@@ -352,3 +356,24 @@ def _group(row: Record) -> str:
 
 def _key(text: str) -> str:
     return canonical_query(text).casefold() if text.strip() else ""
+
+
+def mark_case(text: str) -> str:
+    """Put a marker token before each word that lower-casing would change.
+
+    The first word of a text is left alone when only its first letter is a capital.
+    """
+
+    def marked(match: re.Match[str]) -> str:
+        word = match.group()
+        if word == word.lower():
+            return word
+        if word == word.upper():
+            kind = 0
+        elif word[1:] == word[1:].lower():
+            kind = 2
+        else:
+            kind = 1
+        return word if kind == 2 and match.start() == 0 else f"{MARKERS[kind]} {word}"  # noqa: PLR2004
+
+    return _WORD.sub(marked, text)

@@ -28,7 +28,6 @@ from memora.judge.verifier import (
     COMBINATION,
     CachedVerifier,
     OnnxVerifier,
-    mark_case,
     packaged_verifier,
 )
 from memora.model import Context, Entry, Evidence, Match
@@ -487,22 +486,6 @@ def test_a_verifier_that_hangs_delays_no_lookup_beyond_its_deadline(
 # The model
 
 
-@pytest.mark.parametrize(
-    ("text", "marked"),
-    [
-        ("How does it work?", "How does it work?"),
-        ("use SQL on my iPad in May", "use [unused1] SQL on my [unused2] iPad in [unused3] May"),
-        ("SQL or sql", "[unused1] SQL or sql"),
-        ("a [SEP] b", "a [[unused1] SEP] b"),  # no text contains the separator
-        (" How", " [unused3] How"),
-        ("x1A_B ßa É 日本", "x1[unused1] A_[unused1] B ßa [unused1] É 日本"),
-        ("", ""),
-    ],
-)
-def test_case_is_marked(text: str, marked: str) -> None:
-    assert mark_case(text) == marked
-
-
 def test_an_installation_without_the_files_has_no_verifier(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -557,6 +540,13 @@ def test_a_text_that_is_not_read_in_full_gets_no_opinion() -> None:
     logits = packaged.logits([(fits, fits), (longer, "a"), ("a", longer), (endless, "a")])
 
     assert [math.isnan(logit) for logit in logits] == [False, True, True, True]
+
+
+@needs_model
+@pytest.mark.parametrize("text", ["a</s>b", "<s>", "<pad>", "<unk>", "\U0001f98a", "\u1208"])
+def test_a_text_with_a_reserved_or_unknown_token_gets_no_opinion(text: str) -> None:
+    assert packaged is not None
+    assert [math.isnan(x) for x in packaged.logits([(text, "a"), ("a", text)])] == [True, True]
 
 
 @needs_model

@@ -66,3 +66,19 @@ def test_families_and_evaluated_texts_are_kept_out_of_training(
     assert "need 5, wording 0" not in texts
     assert "need 5, wording 1" in texts
     assert learned == pairs.TrainingPairs(Path(), None, seed=1).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "marked"),
+    [
+        ("How does it work?", "How does it work?"),
+        ("use SQL on my iPad in May", "use [unused1] SQL on my [unused2] iPad in [unused3] May"),
+        ("SQL or sql", "[unused1] SQL or sql"),
+        ("a [SEP] b", "a [[unused1] SEP] b"),  # no text contains the separator
+        (" How", " [unused3] How"),
+        ("x1A_B ßa É 日本", "x1[unused1] A_[unused1] B ßa [unused1] É 日本"),
+        ("", ""),
+    ],
+)
+def test_case_is_marked(pairs: Any, text: str, marked: str) -> None:
+    assert pairs.mark_case(text) == marked

@@ -6,7 +6,6 @@ Like the embedder it runs one input at a time on the CPU, so a logit never depen
 from __future__ import annotations
 
 import math
-import re
 import threading
 from functools import partial
 from hashlib import blake2b
@@ -36,51 +35,30 @@ if TYPE_CHECKING:
 
 LONGEST_TEXT = 62
 """Maximum tokens of one text. A pair is then at most 127 tokens."""
-MARKERS = ("[unused1]", "[unused2]", "[unused3]")
-"""The tokens before a word in capitals, in mixed case, and capitalised."""
-
 _MODELS = Path(__file__).parents[1] / "models"
 _WEIGHTS = _MODELS / "verifier" / "model.onnx"
 COMBINATION = _MODELS / "verifier" / "calibration.json"
 """The weights with which the judge combines its own log odds and the logit."""
-_TOKENIZER = _MODELS / "all-MiniLM-L6-v2" / "tokenizer.json"  # the same vocabulary
 
-_WORD = re.compile(r"[^\W\d_]+")
-_MOST_CHARACTERS = 16 * LONGEST_TEXT  # English has four or five characters per token
+_MOST_CHARACTERS = 16 * LONGEST_TEXT  # four or five characters are a token
 _KEPT = 4_096  # pairs: those of a thousand lookups or more, in less than a megabyte
-
-
-def mark_case(text: str) -> str:
-    """Put a marker token before each word that lower-casing would change.
-
-    The first word of a text is left alone when only its first letter is a capital.
-    """
-
-    def marked(match: re.Match[str]) -> str:
-        word = match.group()
-        if word == word.lower():
-            return word
-        if word == word.upper():
-            kind = 0
-        elif word[1:] == word[1:].lower():
-            kind = 2
-        else:
-            kind = 1
-        return word if kind == 2 and match.start() == 0 else f"{MARKERS[kind]} {word}"  # noqa: PLR2004
-
-    return _WORD.sub(marked, text)
 
 
 class _Runtime(NamedTuple):
     tokenizer: Tokenizer
     session: onnxruntime.InferenceSession
+    first: int
+    last: int
+    reserved: frozenset[int]
+    """Tokens that stand for no text of their own, as the unknown one."""
 
 
 class OnnxVerifier:
     """The packaged model, or another of the same form; loaded at the first use.
 
     Args:
-        weights: An ONNX file with the inputs `input_ids`, `token_type_ids` and `attention_mask`.
+        weights: An ONNX file with the inputs `input_ids`, `token_type_ids` and `attention_mask`,
+            beside its `tokenizer.json`.
     """
 
     def __init__(self, weights: Path = _WEIGHTS) -> None:
@@ -111,25 +89,27 @@ def packaged_verifier() -> OnnxVerifier | None:
 
 
 def _load(weights: Path) -> _Runtime:
-    from tokenizers import AddedToken, Tokenizer  # noqa: PLC0415
+    from tokenizers import Tokenizer  # noqa: PLC0415
 
-    tokenizer = Tokenizer.from_file(str(_TOKENIZER))
+    tokenizer = Tokenizer.from_file(str(weights.with_name("tokenizer.json")))
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    tokenizer.add_special_tokens([AddedToken(marker, normalized=False) for marker in MARKERS])
-    return _Runtime(tokenizer, open_session(weights))
+    vocabulary = tokenizer.get_vocab()
+    first, last, *others = (vocabulary[token] for token in ("<s>", "</s>", "<pad>", "<unk>"))
+    reserved = frozenset((first, last, *others))
+    return _Runtime(tokenizer, open_session(weights), first, last, reserved)
 
 
 def _logit(runtime: _Runtime, stored: str, asked: str) -> float:
-    first, last = runtime.tokenizer.token_to_id("[CLS]"), runtime.tokenizer.token_to_id("[SEP]")
-    ids, kinds = [first], [0]
+    ids, kinds = [runtime.first], [0]
     for kind, text in enumerate((stored, asked)):
         if len(text) > _MOST_CHARACTERS:  # the tokenizer would block all threads
             return math.nan
-        tokens = runtime.tokenizer.encode(mark_case(text), add_special_tokens=False).ids
-        if len(tokens) > LONGEST_TEXT:  # the texts may differ in what is not read
+        tokens = runtime.tokenizer.encode(text, add_special_tokens=False).ids
+        # The texts may differ in what is not read, and one may contain "</s>".
+        if len(tokens) > LONGEST_TEXT or not runtime.reserved.isdisjoint(tokens):
             return math.nan
-        ids += [*tokens, last]
+        ids += [*tokens, runtime.last]
         kinds += [kind] * (len(tokens) + 1)
     inputs = {"input_ids": ids, "token_type_ids": kinds, "attention_mask": [1] * len(ids)}
     arrays = {name: np.array([values], np.int64) for name, values in inputs.items()}
