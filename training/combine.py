@@ -2,7 +2,7 @@
 
     python training/combine.py [--data ../shared/data] [--model model.onnx] [--check]
 
-Writes `src/memora/models/verifier/calibration.json`. Needs the dependency group "train";
+Writes the calibrations in `src/memora/models/verifier`. Needs the dependency group "train";
 README.md beside this file says what is fitted on what.
 """
 
@@ -33,9 +33,9 @@ from verifier_pairs import EVALUATED_ONLY, evaluation, families
 
 from memora._characters import without_emoji
 from memora.context import canonical_query
-from memora.judge import VERIFIED, Judge
+from memora.judge import LEAST_LOGIT, VERIFIED, Judge
 from memora.judge._calibration import Calibration, log_odds
-from memora.judge.verifier import OnnxVerifier
+from memora.judge.verifier import COMBINATION, OTHERS_COMBINATION, OnnxVerifier
 from memora.pipeline import CANDIDATES
 
 if TYPE_CHECKING:
@@ -51,11 +51,18 @@ FOLDER: Final = ROOT / "src" / "memora" / "models" / "verifier"
 SEED: Final = 3
 
 STREAMED: Final = ("mixed", "traps", "qqp")
-FAMILIES: Final = "families"
-FITTED: Final = (*STREAMED, FAMILIES)
+FAMILIES, FAMILIES_ML = "families", "families_ml"
+ENGLISH: Final = (*STREAMED, FAMILIES)
+OTHERS: Final = ("parakqc_ko", FAMILIES_ML)
+PARALLEL: Final = "xsid_multi"
+"""A stream in many languages, only measured: its labels call "will it rain today" and "is it going
+to rain today" two questions."""
+FITTED: Final = (*ENGLISH, *OTHERS)
 CANNED: Final = ("banking77", "clinc150")
 """Streams of canned answers: only measured, since the verifier rightly tells intents apart."""
-SUITES: Final = ("testers", "strangers", "handwritten", "synthetic", FAMILIES)
+SUITES: Final = (
+    "testers", "strangers", "handwritten", "synthetic", FAMILIES, "strangers_ml", FAMILIES_ML,
+)  # fmt: skip
 """Of `verifier_pairs.evaluation`; the calibration is not fitted on them, except on families."""
 ASKED: Final = {"qqp": 2_500, "banking77": 800, "clinc150": 800}
 """Requests of a stream that are drawn; all of any other."""
@@ -73,9 +80,14 @@ FORM: Final = Form(
     signs={"judge": 1, "verifier": 1, "cosine": 1},
     bridge=None,
 )
-WEIGHTS: Final = {"mixed": 10_000, "traps": 8_000, "qqp": 6_000, FAMILIES: 2_000}
+WEIGHTS: Final = {
+    "mixed": 10_000, "traps": 12_000, "qqp": 2_000, FAMILIES: 4_000,
+    "parakqc_ko": 6_000, FAMILIES_ML: 6_000,
+}  # fmt: skip
 """What a source counts in the fit, whatever its number of rows."""
-MAP: Final = {"mixed": 6, "traps": 2, "qqp": 2, FAMILIES: 0.5}
+MAP: Final = {
+    "mixed": 6, "traps": 3, "qqp": 1, FAMILIES: 0.5, "parakqc_ko": 2, FAMILIES_ML: 2,
+}  # fmt: skip
 """What a source counts in the map to a probability."""
 DEFAULT_THRESHOLD: Final = 0.85
 SERVABLE: Final = 0.75  # the band begins where a pair could reach this
@@ -115,24 +127,23 @@ class Candidates:
             found: Text, cosine and verdict of each candidate, nearest first.
         """
         rated = [
-            (one.similarity, one.may_be_verified, *candidate)
+            (one.similarity, *candidate)
             for one, candidate in zip(
                 judge.assess(asked, [(text, cosine) for text, cosine, _ in found]),
                 found,
                 strict=True,
             )
-            if not one.barred and one.similarity >= LOWEST
+            if one.barred in {None, "language"} and one.similarity >= LOWEST
         ]
-        left = VERIFIED
-        for p, verifiable, text, cosine, verdict in sorted(rated, key=lambda one: -one[0]):
+        rated.sort(key=lambda one: -one[0])
+        for at, (p, text, cosine, verdict) in enumerate(rated):
             self.stored.append(text)
             self.asked.append(asked)
             self.cosine.append(cosine)
             self.judged.append(p)
             self.verdict.append(verdict)
             self.request.append(self.requests)
-            self.verified.append(verifiable and left > 0)
-            left -= verifiable
+            self.verified.append(at < VERIFIED)
         self.requests += 1
 
     def columns(self, logits: Logits) -> Floats:
@@ -299,6 +310,8 @@ class Combination(NamedTuple):
     points: list[list[float]]
     """The map to a probability."""
     band: tuple[float, float]
+    least: float
+    """The logit below which a pair is refused."""
 
     def scores(self, judged: Sequence[float], columns: Floats) -> Floats:
         """Return the probabilities of pairs: those of the judge where the verifier is not asked."""
@@ -306,21 +319,26 @@ class Combination(NamedTuple):
         p = np.array(judged)
         asked = (low <= p) & (p <= high) & ~np.isnan(columns[:, 1])
         p[asked] = probability(self.points, self.model.z(columns[asked]))
+        if math.isfinite(self.least):  # nothing is served that the verifier does not favour
+            p[~asked | (columns[:, 1] < self.least)] = 0.0
         return p
 
 
-def combine(sources: dict[str, Candidates], columns: dict[str, Floats]) -> Combination:
+def combine(
+    sources: dict[str, Candidates], columns: dict[str, Floats], *, least: float = -math.inf
+) -> Combination:
     """Fit the combination, its map and the band.
 
     Args:
         sources: Candidates by source.
         columns: Their columns of FORM.
+        least: The logit below which a pair is refused, and not fitted on.
     """
     labels, rows, weights, lists = {}, {}, {}, []
     for name, found in sources.items():
         verdict = np.array(found.verdict)
         labels[name] = (verdict == RIGHT).astype(np.float64)
-        rows[name] = np.flatnonzero((verdict != UNKNOWN) & ~np.isnan(columns[name][:, 1]))
+        rows[name] = np.flatnonzero((verdict != UNKNOWN) & (columns[name][:, 1] >= least))
         first = np.append(True, np.diff(found.request) > 0)
         weight = np.where(first, 1.0, FOLLOWING)[rows[name]]
         weights[name] = WEIGHTS[name] * weight / weight.sum()
@@ -339,7 +357,8 @@ def combine(sources: dict[str, Candidates], columns: dict[str, Floats]) -> Combi
     points = fit_map(lists)
     judged = np.concatenate([np.array(sources[name].judged)[at] for name, at in rows.items()])
     read = np.vstack([columns[name][at] for name, at in rows.items()])
-    return Combination(model, points, band(model, points, judged, read))
+    low, high = band(model, points, judged, read)
+    return Combination(model, points, (low, 1.0 if math.isfinite(least) else high), least)
 
 
 def band(
@@ -362,7 +381,8 @@ def main() -> int:
     """Collect, fit, tell how well, and write or compare."""
     options = _options()
     data: Path = options.data
-    wanted = [*(STREAMS[name] for name in (*STREAMED, *CANNED)), *EVALUATED_ONLY.values()]
+    streams = (*STREAMED, *CANNED, PARALLEL, OTHERS[0])
+    wanted = [*(STREAMS[name] for name in streams), *EVALUATED_ONLY.values()]
     needed = [data / name for name in (*wanted, NEGATIVES)] + [options.model]
     if absent := [str(path) for path in needed if not development_file(path).is_file()]:
         print(f"absent: {', '.join(absent)}", file=sys.stderr)
@@ -373,13 +393,18 @@ def main() -> int:
     logits = Logits(options.model, options.cache, threads=options.threads)
     negatives = json.loads(development_file(data / NEGATIVES).read_bytes())
     sources: dict[str, Candidates] = {}
-    for name in (*STREAMED, *CANNED):
+    for name in streams:
         stream = Stream.of(name, records(data / STREAMS[name]), negatives)
         scene = Scene.of(stream, vectors.of(stream.texts), vectors.folder)
         sources[name] = streamed(scene, judge, ASKED.get(name), options.seed)
-        if name == STREAMED[0]:
-            needs = [one for one in families(data) if one["lang"] == "en" and kept(one["family"])]
-            sources[FAMILIES] = among(scene, needs, vectors, judge)
+        asked_beside = {STREAMED[0]: FAMILIES, PARALLEL: FAMILIES_ML}
+        if beside := asked_beside.get(name):
+            needs = [
+                one
+                for one in families(data)
+                if (one["lang"] == "en") is (beside == FAMILIES) and kept(one["family"])
+            ]
+            sources[beside] = among(scene, needs, vectors, judge)
     columns = {}
     for name, found in sources.items():
         columns[name] = found.columns(logits)
@@ -389,43 +414,61 @@ def main() -> int:
             flush=True,
         )
 
-    def fitted(names: Iterable[str]) -> Combination:
-        return combine({n: sources[n] for n in names}, {n: columns[n] for n in names})
+    def fitted(names: Iterable[str], group: tuple[str, ...]) -> Combination:
+        least = LEAST_LOGIT if group is OTHERS else -math.inf
+        chosen = ({n: one[n] for n in names} for one in (sources, columns))
+        return combine(*chosen, least=least)
 
-    final = fitted(FITTED)
+    groups = {name: group for group in (ENGLISH, OTHERS) for name in group} | {PARALLEL: OTHERS}
+    finals = {group: fitted(group, group) for group in (ENGLISH, OTHERS)}
     print(
         "\nEach source with the judge alone, with the combination fitted on the others, and with "
         "that fitted on all:\n\n| source | | AUC | hits at 0.5 / 1 / 2 % | hits / wrong at "
         f"{DEFAULT_THRESHOLD} | calibration error |\n|---|---|---|---|---|---|"
     )
     for name, found in sources.items():
+        group = groups.get(name, ENGLISH)
         print(f"| {name} | judge | {found.figures(np.array(found.judged))} |")
         for what, one in (
-            ("others", fitted([n for n in FITTED if n != name]) if name in FITTED else None),
-            ("all", final),
+            ("others", fitted([n for n in group if n != name], group) if name in FITTED else None),
+            ("all", finals[group]),
         ):
             if one is not None:
                 print(f"| | {what} | {found.figures(one.scores(found.judged, columns[name]))} |")
-    text = written(
-        final,
-        sources={name: sum(sources[name].verified) for name in FITTED},
-        digest=logits.digest,
-        seed=options.seed,
-    )
+    texts = [
+        written(
+            final,
+            sources={name: sum(sources[name].verified) for name in group},
+            digest=logits.digest,
+            seed=options.seed,
+        )
+        for group, final in finals.items()
+    ]
+    english, others = (Calibration(json.loads(text)) for text in texts)
     _tell_suites(
         data,
         vectors,
         judge,
-        Judge(vectors.identity, verifier=logits, combination=Calibration(json.loads(text))),
+        Judge(vectors.identity, verifier=logits, combination=english, others=others),
     )
-    print(f"\nband {final.band}; {time.monotonic() - started:.0f} s")
+    for group, final in finals.items():
+        print(f"{', '.join(group)}: band {final.band}")
+    print(f"{time.monotonic() - started:.0f} s")
+    files = zip((COMBINATION.name, OTHERS_COMBINATION.name), texts, strict=True)
+    paths = {options.output / name: text for name, text in files}
     if options.check:
-        before = json.loads(development_file(options.output).read_bytes())
-        worst = max(differences(before, json.loads(text)), key=lambda x: x[1], default=("", 0.0))
-        print(f"{options.output}: differs most in {worst[0] or 'nothing'}, by {worst[1]}")
-        return int(worst[1] > TOLERANCE)
-    options.output.write_text(text, "utf-8")
+        return int(max(_difference(path, text) for path, text in paths.items()) > TOLERANCE)
+    for path, text in paths.items():
+        path.write_text(text, "utf-8")
     return 0
+
+
+def _difference(path: Path, text: str) -> float:
+    """Print and return by how much a fit differs from the file."""
+    before = json.loads(development_file(path).read_bytes())
+    where, worst = max(differences(before, json.loads(text)), key=lambda x: x[1], default=("", 0.0))
+    print(f"{path.name}: differs most in {where or 'nothing'}, by {worst}")
+    return worst
 
 
 def _tell_suites(data: Path, vectors: Vectors, alone: Judge, both: Judge) -> None:
@@ -482,7 +525,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="of vectors and logits")
     parser.add_argument("--model", type=Path, default=FOLDER / "model.onnx", help="the verifier")
-    parser.add_argument("--output", type=Path, default=FOLDER / "calibration.json")
+    parser.add_argument("--output", type=Path, default=FOLDER, help="a folder")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--check", action="store_true", help="compare, and write nothing")

@@ -9,10 +9,10 @@ import math
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Protocol
 
-from vectors import MODEL, Logits, default_cache
+from vectors import Logits, default_cache
 
 from memora import judge
-from memora.embedders import load_embedder
+from memora.embedders import PACKAGED, load_embedder
 from memora.judge import VERIFIED, Assessment, Judge
 from memora.judge._calibration import Calibration
 from memora.judge.verifier import COMBINATION, packaged_verifier
@@ -124,7 +124,7 @@ def judge_policy(
 
 @cache
 def _identity() -> str:
-    return load_embedder(MODEL, use_onnx=True).identity
+    return load_embedder(PACKAGED, use_onnx=True).identity
 
 
 @cache

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memora.embedders import load_embedder
+from memora.embedders import PACKAGED, load_embedder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from memora.protocols import Embedder, Verifier
 
 MODEL = "all-MiniLM-L6-v2"
+"""The model of English texts: the calibration is of its cosines."""
 _BATCH = 256
 _TOLD = 5_000  # texts to embed, from which on it takes long enough to say so
 
@@ -50,9 +51,9 @@ class Vectors:
     """Looks vectors up, and has the model make those that are missing."""
 
     def __init__(self, cache: Path, *, embedder: Embedder | None = None) -> None:
-        self._embedder = embedder or load_embedder(MODEL, use_onnx=True)
+        self._embedder = embedder or load_embedder(PACKAGED, use_onnx=True)
         named = hashlib.sha256(self.identity.encode()).hexdigest()[:12]
-        self.folder = cache / f"{MODEL}-{named}"
+        self.folder = cache / f"{PACKAGED}-{named}"
         self.folder.mkdir(parents=True, exist_ok=True)
         self._rows: dict[bytes, tuple[int, int]] = {}
         self._parts: list[NDArray[np.float32]] = []

@@ -158,16 +158,27 @@ def test_another_language_is_never_served_unless_asked() -> None:
     assert (refused.served, refused.reason) == (False, "other_language")
     assert refused.evidence[0] == Evidence("language", "es / en")
     assert refused.explanation == "the nearest is in another language (es / en)"
-    asked = Judge("all-MiniLM-L6-v2", cross_lingual=True)
+    asked = Judge("another-model", cross_lingual=True)
     assert asked.decide(SPANISH, [match(1.0, ENGLISH)], threshold=0.5).served
 
 
 def test_a_candidate_in_another_language_does_not_hide_one_that_may_be_served() -> None:
     matches = [match(0.99, ENGLISH), match(0.9, "¿Cómo cancelo la suscripción?")]
 
-    verdict = CALIBRATED.decide(SPANISH, matches, threshold=0.5)
+    verdict = Judge("another-model").decide(SPANISH, matches, threshold=0.5)
 
     assert (verdict.served, verdict.nearest) == (True, matches[1])
+
+
+def test_a_language_that_only_the_verifier_judges_is_not_served_without_it() -> None:
+    matches = [match(0.99, "¿Cómo cancelo la suscripción?")]
+
+    verdict = CALIBRATED.decide(SPANISH, matches, threshold=0.0)
+
+    assert (verdict.served, verdict.reason, verdict.nearest) == (False, "language", matches[0])
+    assert verdict.explanation == (
+        "the nearest is in a language that only the verifier judges, and it has not read the pair"
+    )
 
 
 @given(st.floats(0, 1))

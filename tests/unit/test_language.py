@@ -88,7 +88,7 @@ def test_a_long_text_is_told_by_its_beginning() -> None:
 
 @pytest.fixture(scope="module")
 def cache() -> Memora:
-    cache = Memora(CacheConfig())
+    cache = Memora(CacheConfig(model_name="all-MiniLM-L6-v2"))
     cache.store(SPANISH, SQL, 7)
     cache.store("How many customers cancelled this month?", SQL, 8)
     return cache
@@ -127,7 +127,7 @@ def test_an_english_query_never_gets_the_answer_of_a_foreign_one(cache: Memora) 
 
 
 def test_one_warning_names_the_remedy(capsys: pytest.CaptureFixture[str]) -> None:
-    with Memora(CacheConfig()) as cache:
+    with Memora(CacheConfig(model_name="all-MiniLM-L6-v2")) as cache:
         for text in (SPANISH, TRAP, "Wie viele Kunden haben diesen Monat gekündigt?"):
             cache.lookup(text, SQL)
     lines = [x for x in capsys.readouterr().err.splitlines() if "language_not_read" in x]

@@ -65,7 +65,8 @@ def combination(**changes: Any) -> Calibration:
 
 
 def judge(verifier: Fake, *, model: str = MINILM, band: Sequence[float] = (0, 1)) -> Judge:
-    return Judge(model, verifier=verifier, combination=combination(band=band))
+    weights = combination(band=band)
+    return Judge(model, verifier=verifier, combination=weights, others=weights)
 
 
 def match(query: str, cosine: float) -> Match:
@@ -128,21 +129,28 @@ def test_only_candidates_within_the_band_are_read() -> None:
     ("stored", "asked"),
     [
         ("¿Cómo cancelo mi suscripción?", "How do I cancel my subscription?"),
-        ("¿Cómo cancelo mi suscripción?", "¿Cómo cancelo la suscripción?"),
         ("Analyze sales\u200b now", "Analyze sales now"),  # barred as unreadable
     ],
 )
-@pytest.mark.parametrize("cross_lingual", [False, True])
-def test_other_languages_and_barred_candidates_are_not_read(
-    stored: str, asked: str, *, cross_lingual: bool
-) -> None:
-    fake, settings = Fake(), {"cross_lingual": cross_lingual}
-    both = Judge(MINILM, verifier=fake, combination=combination(), **settings)  # type: ignore[arg-type]
+def test_pairs_of_two_languages_and_barred_candidates_are_not_read(stored: str, asked: str) -> None:
+    fake = Fake()
 
-    assert both.assess(asked, [(stored, 0.9)]) == Judge(MINILM, **settings).assess(  # type: ignore[arg-type]
-        asked, [(stored, 0.9)]
-    )
+    assert judge(fake).assess(asked, [(stored, 0.9)]) == ALONE.assess(asked, [(stored, 0.9)])
     assert fake.read == []
+
+
+@pytest.mark.parametrize(("logit", "served"), [(9.0, True), (-9.0, False), (math.nan, False)])
+def test_in_other_languages_only_the_verifier_can_lead_to_a_hit(
+    logit: float, *, served: bool
+) -> None:
+    stored, asked = "¿Cómo cancelo mi suscripción?", "¿Cómo cancelo la suscripción?"
+    fake = Fake(lambda *_: logit)
+
+    decided = judge(fake).decide(asked, [match(stored, 0.95)], threshold=0.85)
+
+    assert fake.read == [(stored, asked)]
+    assert decided.served is served
+    assert (decided.reason == "language") is math.isnan(logit)
 
 
 def test_another_model_or_no_judge_is_not_verified() -> None:

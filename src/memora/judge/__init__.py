@@ -9,7 +9,7 @@ If that is in doubt, a model that reads both texts is asked (`verifier`).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from memora._characters import difference, without_emoji
@@ -22,7 +22,7 @@ from memora.judge._calibration import (
 )
 from memora.judge._compare import KINDS, compare
 from memora.judge._text import analyse
-from memora.judge.verifier import COMBINATION
+from memora.judge.verifier import COMBINATION, OTHERS_COMBINATION
 from memora.model import Evidence
 
 if TYPE_CHECKING:
@@ -36,6 +36,15 @@ __all__ = ["KINDS", "Assessment", "Judge", "Verdict"]
 
 VERIFIED = 3
 """The number of candidates per lookup that the verifier reads, the likeliest by the judge."""
+LEAST_LOGIT = -1.0
+"""The verifier's log odds below which a candidate in another language than English is refused.
+
+There no evidence of words stands beside the cosine, which is high for many near misses."""
+_BARRED = {
+    "language": "is in a language that only the verifier judges, and it has not read the pair",
+    "other_language": "is in another language",
+    "unreadable": "differs in characters that an embedding model may not read",
+}
 _ALMOST_ONE = math.nextafter(1.0, 0.0)
 
 
@@ -46,13 +55,14 @@ class Assessment:
     similarity: float
     """Probability that the stored answer is right, in [0, 1)."""
     evidence: tuple[Evidence, ...]
-    barred: Literal["other_language", "unreadable"] | None = None
+    barred: Literal["language", "other_language", "unreadable"] | None = None
     """Why the candidate may not be served at any threshold; None if it may be.
 
-    It is in another language, or differs in characters that the embedding model may not read.
+    Only the verifier can judge its language, it is in another language than the query, or it
+    differs in characters that the embedding model may not read.
     """
-    may_be_verified: bool = False
-    """Whether a verifier, which reads English, may change the similarity."""
+    combination: Calibration | None = field(default=None, compare=False, repr=False)
+    """How a verifier may change the similarity; None if it may not."""
 
 
 class Verdict(NamedTuple):
@@ -92,8 +102,9 @@ class Judge:
         without: A kind of evidence to leave out, for ablations; see `KINDS`.
         verifier: Reads the candidates that the evidence leaves in doubt; only used with a
             calibrated model.
-        combination: Weights of the judge's and the verifier's log odds; by default those of the
-            packaged verifier.
+        combination: Weights of the judge's and the verifier's log odds for English; by default
+            those of the packaged verifier.
+        others: The same for other languages.
     """
 
     def __init__(  # noqa: PLR0913 - what evaluations vary
@@ -105,6 +116,7 @@ class Judge:
         without: str | None = None,
         verifier: Verifier | None = None,
         combination: Calibration | None = None,
+        others: Calibration | None = None,
     ) -> None:
         name = model.partition(":")[0].removeprefix("sentence-transformers/")
         self._enabled = enabled
@@ -113,9 +125,11 @@ class Judge:
         self._calibrated = name in calibrated_models()
         self._weights = Calibration.of(name if self._calibrated else DEFAULT_CALIBRATION)
         self._verifier: Verifier | None = None
+        self._english = self._others = None
         if verifier is not None and enabled and self._calibrated:
             self._verifier = verifier
-            self._combination = combination or Calibration.read(COMBINATION)
+            self._english = combination or Calibration.read(COMBINATION)
+            self._others = others or Calibration.read(OTHERS_COMBINATION)
 
     @property
     def verifies(self) -> bool:
@@ -127,12 +141,7 @@ class Judge:
         found = [self._assess(query, stored, cosine) for stored, cosine in candidates]
         if self._verifier is None:
             return found
-        low, high = self._combination.band
-        doubtful = [
-            at
-            for at, one in enumerate(found)
-            if one.may_be_verified and low <= one.similarity <= high
-        ]
+        doubtful = [at for at, one in enumerate(found) if _is_in_band(one)]
         doubtful.sort(key=lambda at: -found[at].similarity)
         read, unread = doubtful[:VERIFIED], doubtful[VERIFIED:]
         if read:
@@ -149,11 +158,14 @@ class Judge:
         return found
 
     def _combined(self, judged: Assessment, logit: float, cosine: float) -> Assessment:
-        if math.isnan(logit):
+        if math.isnan(logit) or judged.combination is None:
             return judged
-        odds = {"judge": log_odds(judged.similarity), "verifier": logit}
-        similarity = _inside(self._combination.probability(odds, cosine))
         share = 0.5 + 0.5 * math.tanh(logit / 2)  # the logistic function, without overflow
+        if judged.combination is self._others and logit < LEAST_LOGIT:
+            similarity = share
+        else:
+            odds = {"judge": log_odds(judged.similarity), "verifier": logit}
+            similarity = _inside(judged.combination.probability(odds, cosine))
         read = "one question" if logit > 0 else "two questions"
         told = Evidence("verifier", f"reads them as {read} ({100 * share:.0f} %)")
         return Assessment(similarity, (*judged.evidence, told))
@@ -170,17 +182,15 @@ class Judge:
         features, evidence = compare(query, stored)
         if self._ignored:
             features = {name: x for name, x in features.items() if name not in self._ignored}
-        if self._calibrated:
-            similarity = self._weights.probability(features, cosine)
-            if "foreign" in features:  # the calibration is of English texts
-                similarity = min(similarity, cosine)
-        else:
-            similarity = self._weights.lowered(features, cosine)
+        english = "foreign" not in features  # the calibration is of English texts
+        weigh = self._weights.probability if self._calibrated and english else self._weights.lowered
+        similarity = _inside(weigh(features, cosine))
         if "languages" in features and not self._cross_lingual:
             languages = Evidence("language", f"{query.language} / {stored.language}")
-            return Assessment(_inside(similarity), (languages, *evidence), "other_language")
-        english = self._calibrated and "foreign" not in features
-        return Assessment(_inside(similarity), tuple(evidence), may_be_verified=english)
+            return Assessment(similarity, (languages, *evidence), "other_language")
+        if english or not self._calibrated:
+            return Assessment(similarity, tuple(evidence), combination=self._english)
+        return Assessment(similarity, tuple(evidence), "language", self._others)
 
     def decide(self, query: str, matches: Sequence[Match], *, threshold: float) -> Verdict:
         """Decide on the candidates of one lookup.
@@ -205,12 +215,9 @@ def _verdict(judged: tuple[tuple[Match, Assessment], ...], best: int, threshold:
     match, assessment = judged[best]
     similarity, evidence = assessment.similarity, assessment.evidence
     if assessment.barred:
-        why = (
-            "is in another language"
-            if assessment.barred == "other_language"
-            else "differs in characters that an embedding model may not read"
-        )
-        told = f"the nearest {why} ({evidence[0].detail})"
+        told = f"the nearest {_BARRED[assessment.barred]}"
+        if assessment.barred != "language":
+            told += f" ({evidence[0].detail})"
         return Verdict(assessment.barred, told, match, similarity, evidence, judged)
     served = similarity >= threshold
     said = "; ".join(f"{one.kind}: {one.detail}" for one in evidence)
@@ -221,6 +228,13 @@ def _verdict(judged: tuple[tuple[Match, Assessment], ...], best: int, threshold:
     )
     reason: Literal["semantic", "below_threshold"] = "semantic" if served else "below_threshold"
     return Verdict(reason, explanation, match, similarity, evidence, judged)
+
+
+def _is_in_band(judged: Assessment) -> bool:
+    if judged.combination is None:
+        return False
+    low, high = judged.combination.band
+    return low <= judged.similarity <= high
 
 
 def _inside(similarity: float) -> float:

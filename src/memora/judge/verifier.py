@@ -39,6 +39,8 @@ _MODELS = Path(__file__).parents[1] / "models"
 _WEIGHTS = _MODELS / "verifier" / "model.onnx"
 COMBINATION = _MODELS / "verifier" / "calibration.json"
 """The weights with which the judge combines its own log odds and the logit."""
+OTHERS_COMBINATION = COMBINATION.with_name("calibration-others.json")
+"""The same for texts in other languages than English."""
 
 _MOST_CHARACTERS = 16 * LONGEST_TEXT  # four or five characters are a token
 _KEPT = 4_096  # pairs: those of a thousand lookups or more, in less than a megabyte
