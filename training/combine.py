@@ -35,6 +35,7 @@ from memora._characters import without_emoji
 from memora.context import canonical_query
 from memora.judge import LEAST_LOGIT, VERIFIED, Judge
 from memora.judge._calibration import Calibration, log_odds
+from memora.judge._language import language_of
 from memora.judge.verifier import COMBINATION, OTHERS_COMBINATION, OnnxVerifier
 from memora.pipeline import CANDIDATES
 
@@ -60,6 +61,7 @@ to rain today" two questions."""
 FITTED: Final = (*ENGLISH, *OTHERS)
 CANNED: Final = ("banking77", "clinc150")
 """Streams of canned answers: only measured, since the verifier rightly tells intents apart."""
+REPLAYED: Final = (*STREAMED, *CANNED, PARALLEL, OTHERS[0])
 SUITES: Final = (
     "testers", "strangers", "handwritten", "synthetic", FAMILIES, "strangers_ml", FAMILIES_ML,
 )  # fmt: skip
@@ -126,8 +128,10 @@ class Candidates:
             asked: The text of the request.
             found: Text, cosine and verdict of each candidate, nearest first.
         """
+        # In another language the judge alone refuses a pair, or leaves it to the verifier.
+        english = language_of(asked) in {"", "en"}
         rated = [
-            (one.similarity, *candidate)
+            (one.similarity, english or one.barred == "language", *candidate)
             for one, candidate in zip(
                 judge.assess(asked, [(text, cosine) for text, cosine, _ in found]),
                 found,
@@ -135,15 +139,16 @@ class Candidates:
             )
             if one.barred in {None, "language"} and one.similarity >= LOWEST
         ]
-        rated.sort(key=lambda one: -one[0])
-        for at, (p, text, cosine, verdict) in enumerate(rated):
+        left = VERIFIED
+        for p, verifiable, text, cosine, verdict in sorted(rated, key=lambda one: -one[0]):
             self.stored.append(text)
             self.asked.append(asked)
             self.cosine.append(cosine)
             self.judged.append(p)
             self.verdict.append(verdict)
             self.request.append(self.requests)
-            self.verified.append(at < VERIFIED)
+            self.verified.append(verifiable and left > 0)
+            left -= verifiable
         self.requests += 1
 
     def columns(self, logits: Logits) -> Floats:
@@ -303,6 +308,24 @@ def among(
     return found
 
 
+def collected(data: Path, vectors: Vectors, judge: Judge, seed: int) -> dict[str, Candidates]:
+    """Return the candidates of all sources."""
+    negatives = json.loads(development_file(data / NEGATIVES).read_bytes())
+    found: dict[str, Candidates] = {}
+    for name in REPLAYED:
+        stream = Stream.of(name, records(data / STREAMS[name]), negatives)
+        scene = Scene.of(stream, vectors.of(stream.texts), vectors.folder)
+        found[name] = streamed(scene, judge, ASKED.get(name), seed)
+        if beside := {STREAMED[0]: FAMILIES, PARALLEL: FAMILIES_ML}.get(name):
+            needs = [
+                one
+                for one in families(data)
+                if (one["lang"] == "en") is (beside == FAMILIES) and kept(one["family"])
+            ]
+            found[beside] = among(scene, needs, vectors, judge)
+    return found
+
+
 class Combination(NamedTuple):
     """What is fitted."""
 
@@ -381,8 +404,7 @@ def main() -> int:
     """Collect, fit, tell how well, and write or compare."""
     options = _options()
     data: Path = options.data
-    streams = (*STREAMED, *CANNED, PARALLEL, OTHERS[0])
-    wanted = [*(STREAMS[name] for name in streams), *EVALUATED_ONLY.values()]
+    wanted = [*(STREAMS[name] for name in REPLAYED), *EVALUATED_ONLY.values()]
     needed = [data / name for name in (*wanted, NEGATIVES)] + [options.model]
     if absent := [str(path) for path in needed if not development_file(path).is_file()]:
         print(f"absent: {', '.join(absent)}", file=sys.stderr)
@@ -391,20 +413,7 @@ def main() -> int:
     vectors = Vectors(options.cache)
     judge = Judge(vectors.identity)
     logits = Logits(options.model, options.cache, threads=options.threads)
-    negatives = json.loads(development_file(data / NEGATIVES).read_bytes())
-    sources: dict[str, Candidates] = {}
-    for name in streams:
-        stream = Stream.of(name, records(data / STREAMS[name]), negatives)
-        scene = Scene.of(stream, vectors.of(stream.texts), vectors.folder)
-        sources[name] = streamed(scene, judge, ASKED.get(name), options.seed)
-        asked_beside = {STREAMED[0]: FAMILIES, PARALLEL: FAMILIES_ML}
-        if beside := asked_beside.get(name):
-            needs = [
-                one
-                for one in families(data)
-                if (one["lang"] == "en") is (beside == FAMILIES) and kept(one["family"])
-            ]
-            sources[beside] = among(scene, needs, vectors, judge)
+    sources = collected(data, vectors, judge, options.seed)
     columns = {}
     for name, found in sources.items():
         columns[name] = found.columns(logits)
@@ -416,8 +425,8 @@ def main() -> int:
 
     def fitted(names: Iterable[str], group: tuple[str, ...]) -> Combination:
         least = LEAST_LOGIT if group is OTHERS else -math.inf
-        chosen = ({n: one[n] for n in names} for one in (sources, columns))
-        return combine(*chosen, least=least)
+        names = list(names)
+        return combine({n: sources[n] for n in names}, {n: columns[n] for n in names}, least=least)
 
     groups = {name: group for group in (ENGLISH, OTHERS) for name in group} | {PARALLEL: OTHERS}
     finals = {group: fitted(group, group) for group in (ENGLISH, OTHERS)}

@@ -16,7 +16,7 @@ sys.path.append(str(Path(__file__).parents[1] / "benchmarks" / "quality"))
 
 from data import development_file
 
-FILES = [Path(__file__).parent / f"families/h{number}.jsonl" for number in range(1, 21)]
+FILES = sorted(Path(__file__).parent.glob("families/*.jsonl"))
 JUDGED_SHARE = 10  # one family in ten is kept for judging
 
 

@@ -542,7 +542,7 @@ def test_the_packaged_verifier_and_its_combination_fit_the_judge() -> None:
 @needs_model
 def test_a_text_that_is_not_read_in_full_gets_no_opinion() -> None:
     assert packaged is not None
-    fits, longer = "word " * 62, "word " * 63
+    fits, longer = "word" + " word" * 61, "word" + " word" * 62
     endless = " " * 100_000
 
     logits = packaged.logits([(fits, fits), (longer, "a"), ("a", longer), (endless, "a")])

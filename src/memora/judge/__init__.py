@@ -40,6 +40,11 @@ LEAST_LOGIT = -1.0
 """The verifier's log odds below which a candidate in another language than English is refused.
 
 There no evidence of words stands beside the cosine, which is high for many near misses."""
+DECISIVE = frozenset((
+    "bounds", "dates", "identifiers", "numbers", "order", "polarity", "units",
+))  # fmt: skip
+"""Features that in another language than English refuse a candidate: they hold in any."""
+_REFUSED = 0.25  # maximum similarity then
 _BARRED = {
     "language": "is in a language that only the verifier judges, and it has not read the pair",
     "other_language": "is in another language",
@@ -190,6 +195,8 @@ class Judge:
             return Assessment(similarity, (languages, *evidence), "other_language")
         if english or not self._calibrated:
             return Assessment(similarity, tuple(evidence), combination=self._english)
+        if not DECISIVE.isdisjoint(features):
+            return Assessment(min(similarity, _REFUSED), tuple(evidence))
         return Assessment(similarity, tuple(evidence), "language", self._others)
 
     def decide(self, query: str, matches: Sequence[Match], *, threshold: float) -> Verdict:

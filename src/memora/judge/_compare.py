@@ -10,6 +10,7 @@ from rapidfuzz.distance import OSA
 from memora.judge import _small_words as small
 from memora.judge._affixes import affix_relation
 from memora.judge._literals import differing
+from memora.judge._others import contradiction
 from memora.judge._small_words import ARTICLES
 from memora.judge._text import MOST_CHARACTERS, meaningful, weight_of
 from memora.judge._words import relations, stem, word_set
@@ -161,11 +162,8 @@ def compare(a: Text, b: Text) -> Comparison:
     if understood:
         _compare_english(a, b, unmatched, reworded + _rephrased(a, b), found)
     else:
-        # The word lists are English, so texts in other languages are compared only by atoms. Both
-        # features have no weight: "foreign" caps a similarity, "languages" bars the candidate.
-        features["foreign"] = 1.0
-        features["languages"] = float(a.language != b.language and bool(a.language and b.language))
-    if (a.negations - b.negations + opposites) % 2:
+        _compare_foreign(a, b, found)
+    if understood and (a.negations - b.negations + opposites) % 2:
         features["polarity"] = near * frame
         features["polarity_loose"] = near * (1.0 - frame)
         if not opposites:
@@ -183,6 +181,20 @@ def compare(a: Text, b: Text) -> Comparison:
     if not found.evidence:
         _tell_words(a, b, left, right, found)
     return Comparison({name: value for name, value in features.items() if value}, found.evidence)
+
+
+def _compare_foreign(a: Text, b: Text, found: Comparison) -> None:
+    """Compare texts that are not both English, for which most word lists say nothing.
+
+    "foreign" and "languages" have no weight: the first chooses the calibration, the second bars the
+    candidate.
+    """
+    found.features["foreign"] = 1.0
+    if a.language != b.language:
+        found.features["languages"] = float(bool(a.language and b.language))
+    elif excluded := contradiction(a.marks, b.marks):
+        found.features["polarity"] = 1.0
+        found.evidence.append(excluded)
 
 
 def _compare_english(

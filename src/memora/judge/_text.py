@@ -14,6 +14,7 @@ from memora.judge._atoms import Atom, Token, take_atoms, tokens_of
 from memora.judge._formats import in_one_form
 from memora.judge._language import language_of
 from memora.judge._literals import bounds_of, code_of
+from memora.judge._others import Marks, marks_of
 from memora.judge._small_words import ARTICLES, mood_of
 from memora.judge._words import UNITS, phrases, relations, stem, word_set
 
@@ -184,6 +185,8 @@ class Text(NamedTuple):
     """Kind and value of each atom, with its original text."""
     language: str
     """See `language_of`."""
+    marks: Marks
+    """Of a language other than English."""
     phrased: frozenset[str]
     """Stems that replace a phrase or another spelling."""
     names: frozenset[str]
@@ -244,6 +247,7 @@ def _weights() -> dict[str, float]:
 
 def _analyse(text: str, rest: int = 0) -> Text:
     language = language_of(text)
+    marks = marks_of(text.lower(), language)
     text = _normal(text)
     code = code_of(text)
     spaced = _HYPHEN.sub(" ", _PREFIXED.sub(r"\1", text)) if "-" in text else text
@@ -284,6 +288,7 @@ def _analyse(text: str, rest: int = 0) -> Text:
         weight=sum([weights.get(word, 1.0) for word in content]),
         atoms={(atom.kind, atom.value): atom.shown for atom in atoms},
         language=language,
+        marks=marks,
         phrased=phrased,
         names=frozenset(names),
         bounds=_bounds(lower).union(bounds_of(code)) if atoms else frozenset(),

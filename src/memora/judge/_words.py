@@ -66,7 +66,7 @@ def _stem(word: str) -> str:
     return _OWN_STEMS.get(word) or str(_stemmer.stemWord(word))
 
 
-def _lines(name: str) -> Iterator[str]:
+def lines_of(name: str) -> Iterator[str]:
     text = (files("memora.judge") / "words" / f"{name}.txt").read_text("utf-8")
     for line in text.splitlines():
         if line and not line.startswith("#"):
@@ -84,7 +84,7 @@ class Unit(NamedTuple):
 
 def _units() -> dict[str, Unit]:
     units = {}
-    for line in _lines("units"):
+    for line in lines_of("units"):
         dimension, factor, *names = line.split()
         for name in names:
             units[name] = Unit(dimension, float(factor))
@@ -118,7 +118,7 @@ class Phrase(NamedTuple):
 def phrases() -> dict[str | tuple[str, str], tuple[Phrase, ...]]:
     """Return the phrases by their first two stems, or by their only one; the longest first."""
     found: dict[str | tuple[str, str], list[Phrase]] = {}
-    for line in _lines("phrases"):
+    for line in lines_of("phrases"):
         word, _, others = line.partition(":")
         for phrase in others.split(","):
             before, _, particle = phrase.partition("*")
@@ -153,7 +153,7 @@ class Relations(NamedTuple):
 def _groups(name: str) -> tuple[dict[str, frozenset[int]], list[str]]:
     found: dict[str, set[int]] = {}
     kinds = []
-    for number, line in enumerate(_lines(name)):
+    for number, line in enumerate(lines_of(name)):
         kind, colon, members = line.partition(":")
         kinds.append(kind if colon else "")
         for word in (members if colon else line).split():
@@ -165,7 +165,7 @@ def _groups(name: str) -> tuple[dict[str, frozenset[int]], list[str]]:
 def relations() -> Relations:
     """Load the lists when the first text is analysed, in some tens of milliseconds."""
     antonyms: dict[str, set[str]] = {}
-    for line in _lines("antonyms"):
+    for line in lines_of("antonyms"):
         left, right = ({stem(word) for word in side.split()} for side in line.split("|"))
         for one in left:
             antonyms.setdefault(one, set()).update(right)
@@ -178,7 +178,7 @@ def relations() -> Relations:
         for word, numbers in siblings.items()
     }
     rarity: dict[str, float] = {}
-    for line in _lines("frequency"):
+    for line in lines_of("frequency"):
         level, *words = line.split()
         for word in words:
             key = stem(word)
