@@ -16,7 +16,7 @@ sys.path.append(str(Path(__file__).parents[1] / "benchmarks" / "quality"))
 
 from data import development_file
 
-FILES = sorted(Path(__file__).parent.glob("families/*.jsonl"))
+FILES = sorted(development_file(Path(__file__).parent / "families").glob("*.jsonl"))
 JUDGED_SHARE = 10  # one family in ten is kept for judging
 
 

@@ -320,7 +320,7 @@ def test_a_table_of_a_newer_memora_is_left_alone(
         own = client.hget(meta, "table")
         # As one that takes a table over would: those who have it open find another.
         client.hset(meta, mapping={"format": "2", "table": "another"})
-        before = client.dump(meta), sorted(client.keys(f"memora:{{{table}:0}}:*"))
+        before = client.hgetall(meta), sorted(client.keys(f"memora:{{{table}:0}}:*"))
 
         assert {cache.lookup(f"q{i}").reason for i in range(3)} == {"error"}
         found = cache.health_check()["checks"]["database"]["error"]
@@ -329,7 +329,7 @@ def test_a_table_of_a_newer_memora_is_left_alone(
             open_store(uri, table)
         for command in ("doctor", "health"):
             assert "has format 2" in memora(command, "--json", *there, code=1)
-        assert (client.dump(meta), sorted(client.keys(f"memora:{{{table}:0}}:*"))) == before
+        assert (client.hgetall(meta), sorted(client.keys(f"memora:{{{table}:0}}:*"))) == before
 
         client.hset(meta, mapping={"format": "1", "table": own})
         assert until(lambda: cache.lookup("q").is_hit)

@@ -34,7 +34,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "index_threshold_entries": 256,
         "use_onnx": True,
         "cleanup_interval_seconds": None,
-        "model_name": "all-MiniLM-L6-v2",
+        "model_name": "packaged",
     }
 
     assert documented.items() <= CacheConfig().model_dump().items()

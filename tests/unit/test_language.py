@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from memora import CacheConfig, Memora
+from memora import CacheConfig, Memora, embedders
 from memora.embedders import FunctionEmbedder
+from memora.errors import ModelMismatchError
 from memora.judge._language import NAMES, language_of
+from memora.judge._others import contradiction, marks_of
+from memora.judge.verifier import packaged_verifier
 from memora.stores.memory import MemoryStore
+from memora.transfer import reembed
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MINILM = "all-MiniLM-L6-v2"
 SPANISH = "¿Cuántos clientes cancelaron su contrato este mes?"
+REPEAT = "¿Cuántos clientes han cancelado este mes su contrato?"
 TRAP = "¿Cuántos clientes cancelaron su contrato el mes pasado?"
 SQL = {"agent": "sql"}
+needs_models = pytest.mark.skipif(
+    packaged_verifier() is None or not embedders._OTHERS.is_dir(),
+    reason="this installation lacks the models for other languages",
+)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +101,7 @@ def test_a_long_text_is_told_by_its_beginning() -> None:
 
 @pytest.fixture(scope="module")
 def cache() -> Memora:
-    cache = Memora(CacheConfig(model_name="all-MiniLM-L6-v2"))
+    cache = Memora(CacheConfig(model_name=MINILM))
     cache.store(SPANISH, SQL, 7)
     cache.store("How many customers cancelled this month?", SQL, 8)
     return cache
@@ -127,13 +140,131 @@ def test_an_english_query_never_gets_the_answer_of_a_foreign_one(cache: Memora) 
 
 
 def test_one_warning_names_the_remedy(capsys: pytest.CaptureFixture[str]) -> None:
-    with Memora(CacheConfig(model_name="all-MiniLM-L6-v2")) as cache:
+    with Memora(CacheConfig(model_name=MINILM)) as cache:
         for text in (SPANISH, TRAP, "Wie viele Kunden haben diesen Monat gekündigt?"):
             cache.lookup(text, SQL)
     lines = [x for x in capsys.readouterr().err.splitlines() if "language_not_read" in x]
 
     assert len(lines) == 1
     assert re.search("Spanish.*model_name|model_name.*Spanish", lines[0])
+
+
+def test_a_table_of_the_english_model_is_served_as_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    english, asked = CacheConfig(model_name=MINILM, db_uri=str(tmp_path)), "Cancel my contract"
+    with Memora(english) as cache:
+        cache.store("How do I cancel my contract?", SQL, 7)
+        cache.store(SPANISH, SQL, 8)
+    capsys.readouterr()
+
+    with Memora(CacheConfig(db_uri=str(tmp_path))) as cache:
+        assert cache.lookup(asked, SQL, 0.5).result == 7
+        assert (cache.lookup(SPANISH, SQL).result, cache.lookup(TRAP, SQL).reason) == (
+            8,
+            "language",
+        )
+        cache.store("Where is my invoice?", SQL, 9)
+    said = capsys.readouterr().err
+    assert "table_of_english" in said
+    assert "memora reembed --model packaged" in said
+
+    both = CacheConfig(db_uri=str(tmp_path), table_name="both")
+    assert reembed(english, both).written == 3
+    with Memora(both) as cache, Memora(english) as old:
+        assert cache.lookup(asked, SQL, 0.5).result == 7
+        assert cache.lookup(REPEAT, SQL).result == 8
+        assert old.lookup("where is my invoice", SQL).result == 9
+    with pytest.raises(ModelMismatchError, match="use-multilingual-v3"):
+        Memora(english.model_copy(update={"table_name": "both"}))
+
+
+@pytest.mark.parametrize(
+    ("stored", "repeat", "trap"),
+    [
+        ("¿Cuántos clientes cancelaron su contrato este mes?", REPEAT, TRAP),
+        ("这个月有多少客户取消了合同", "本月取消合同的客户有多少", "上个月有多少客户取消了合同"),
+        ("كم عدد العملاء الذين ألغوا العقد هذا الشهر؟", "ما عدد العملاء الذين ألغوا العقد هذا الشهر؟",
+         "كم عدد العملاء الذين ألغوا العقد الشهر الماضي؟"),
+    ],
+)  # fmt: skip
+@needs_models
+def test_a_repeat_in_another_language_is_served_and_a_trap_refused(
+    stored: str, repeat: str, trap: str
+) -> None:
+    with Memora(CacheConfig()) as cache:
+        cache.store(stored, SQL, 7)
+        served, refused = cache.lookup(repeat, SQL), cache.lookup(trap, SQL)
+
+    assert (served.result, served.reason) == (7, "semantic")
+    assert served.evidence[-1].kind == "verifier"
+    assert (refused.is_hit, refused.reason) == (False, "below_threshold")
+    assert "opposites" in {one.kind for one in refused.evidence}
+
+
+def test_a_text_of_one_language_never_gets_the_answer_of_another() -> None:
+    with Memora(CacheConfig()) as cache:
+        cache.store("¿Cómo cancelo mi contrato?", SQL, "es")
+        cache.store("How do I cancel my contract?", SQL, "en")
+        for text in ("Comment résilier mon contrat ?", "Wie kündige ich meinen Vertrag?"):
+            assert not cache.lookup(text, SQL, 0.0).is_hit
+
+
+def test_an_installation_without_the_multilingual_files_serves_english(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(embedders, "_OTHERS", tmp_path / "absent")
+    with Memora(CacheConfig()) as cache:
+        cache.store("How do I cancel my contract?", SQL, 7)
+        assert cache.lookup("how do I cancel my contract", SQL).result == 7
+        assert cache.lookup(SPANISH, SQL).reason == "language"
+
+
+@pytest.mark.parametrize(
+    ("language", "one", "other", "kind"),
+    [
+        ("es", "exportar la lista", "importar la lista", "opposites"),
+        ("es", "puedo cancelar", "no puedo cancelar", "negation"),
+        ("de", "Ventil öffnen", "Ventil schließen", "opposites"),
+        ("de", "Pizza mit Käse", "Pizza ohne Käse", "negation"),
+        ("fr", "ventes du mois dernier", "ventes du mois prochain", "opposites"),
+        ("it", "attivare la carta", "disattivare la carta", "opposites"),
+        ("pt", "voo de ida", "voo de volta", "opposites"),
+        ("nl", "omzet vorige maand", "omzet volgende maand", "opposites"),
+        ("pl", "włącz alarm", "wyłącz alarm", "opposites"),
+        ("ru", "до обеда", "после обеда", "opposites"),
+        ("tr", "yemekten önce", "yemekten sonra", "opposites"),
+        ("ar", "قبل الأكل", "بعد الأكل", "opposites"),
+        ("zh", "饭前吃药", "饭后吃药", "opposites"),
+        ("ja", "先月の売上", "来月の売上", "opposites"),
+        ("ko", "지난 달 매출", "다음 달 매출", "opposites"),
+        ("th", "เปิดไฟ", "ปิดไฟ", "opposites"),
+    ],
+)
+def test_words_that_exclude_each_other_are_told_in_each_language(
+    language: str, one: str, other: str, kind: str
+) -> None:
+    a, b = marks_of(one, language), marks_of(other, language)
+    found = contradiction(a, b)
+
+    assert found is not None
+    assert found.kind == kind
+    assert contradiction(a, a) is None
+
+
+@pytest.mark.parametrize(
+    ("language", "one", "other"),
+    [
+        ("es", "trenes de Málaga a Sevilla antes o después", "trenes antes de las ocho"),
+        ("ja", "教えてくれませんか", "教えてください"),
+        ("zh", "能不能退款", "可以退款吗"),
+        ("xx", "not a list", "no list"),
+    ],
+)
+def test_words_of_both_sides_and_polite_forms_exclude_nothing(
+    language: str, one: str, other: str
+) -> None:
+    assert contradiction(marks_of(one, language), marks_of(other, language)) is None
 
 
 def test_an_embedder_that_does_not_name_its_languages_gets_all_texts() -> None:

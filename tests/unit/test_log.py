@@ -124,6 +124,7 @@ def test_what_is_logged_is_as_documented(
         "scheduler_still_running",
         "server_setting",
         "settings_without_effect",
+        "table_of_english",
         "unknown_setting",
     }
     (hit,) = [event for event in logged if event["event"] == "cache_hit"]

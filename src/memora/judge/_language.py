@@ -60,9 +60,11 @@ _ENGLISH = word_set(
     "were"
 )
 _LETTERS = 4  # at least, of a text whose language can be told
-_FEW = 2  # words of a text of which the model must be surer
+_FEW = 2  # words of a text of which the model must be surer, as of one with signs of code
+_CODE = re.compile(r"--\w|[{}=;|$\\~]|\w\(")
 _LEAST = 0.2  # of English; where it knows no part of the text, it says English at 0.12
 _SURE, _SURER, _SUREST = 0.6, 0.85, 0.9
+_TOLD, _HARDLY = 0.3, 0.05  # of a language that is not English, and of English
 _TIMES = 3  # how many times as likely as English a language must be
 
 
@@ -97,9 +99,11 @@ def _of_latin(text: str, words: list[str]) -> str:
     told, likely, of_english = _likeliest(text.lower())
     if told == "en":
         return told if likely >= _LEAST else ""
-    few = len(words) <= _FEW
+    few = len(words) <= _FEW or bool(_CODE.search(text))
     if likely < (_SURER if few else _SURE) or likely <= _TIMES * of_english:
-        return ""
+        # It may waver between languages that are alike, but not with English.
+        wavers = likely >= _TOLD and of_english < _HARDLY and common < _SOME and not few
+        return told if wavers and told in OTHERS else ""
     # The model is sure, but English words may speak against it.
     english = sum(one < 1 for one in rarity) / len(words)
     if len(words) <= _SHORT and english >= (_MOST if few else _KNOWN):
@@ -111,7 +115,8 @@ def _of_latin(text: str, words: list[str]) -> str:
 def _likeliest(text: str) -> tuple[str, float, float]:
     """Return the likeliest language, its probability, and that of English."""
     found: dict[str, float] = {}
-    labels, probabilities = _model().predict(_SPACES.sub(" ", text), k=_LABELS)
+    line = _SPACES.sub(" ", text).encode("utf-8", "replace").decode()  # a lone surrogate has none
+    labels, probabilities = _model().predict(line, k=_LABELS)
     for label, probability in zip(labels, probabilities, strict=True):
         code: str = label[_PREFIX:]
         code = _SAME.get(code, code)

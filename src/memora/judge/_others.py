@@ -30,6 +30,8 @@ class _Side(NamedTuple):
     side: str
     words: frozenset[str]
     starts: tuple[str, ...]
+    longer: tuple[str, ...]
+    """Words of the other sides, in which one of these may be contained."""
 
 
 NO_MARKS = Marks(frozenset(), negated=False)
@@ -42,7 +44,7 @@ def marks_of(text: str, language: str) -> Marks:
         return NO_MARKS
     if language in _ANYWHERE:
         text = _POLITE.sub(" ", text)
-        found = [one for one in sides if any(word in text for word in one.words)]
+        found = [one for one in sides if any(_has(text, word, one.longer) for word in one.words)]
     else:
         words = frozenset(_WORD.findall(text))
         found = [
@@ -72,6 +74,13 @@ def contradiction(a: Marks, b: Marks) -> Evidence | None:
     return None
 
 
+def _has(text: str, word: str, longer: tuple[str, ...]) -> bool:
+    for other in longer:
+        if word in other:
+            text = text.replace(other, " ")
+    return word in text
+
+
 @cache
 def _lists() -> dict[str, list[_Side]]:
     found: dict[str, list[_Side]] = {}
@@ -79,10 +88,11 @@ def _lists() -> dict[str, list[_Side]]:
         language, _, rest = line.partition(": ")
         kind, _, negations = rest.partition(" ")
         is_negation = kind == "not"
-        for side in [negations] if is_negation else rest.split("|"):
-            words = side.split()
+        sides = [side.split() for side in ([negations] if is_negation else rest.split("|"))]
+        for words in sides:
+            longer = tuple(word for other in sides if other is not words for word in other)
             exact = frozenset(word for word in words if not word.endswith("*"))
             starts = tuple(word[:-1] for word in words if word.endswith("*"))
-            one = _Side("" if is_negation else line, words[0].rstrip("*"), exact, starts)
+            one = _Side("" if is_negation else line, words[0].rstrip("*"), exact, starts, longer)
             found.setdefault(language, []).append(one)
     return found
