@@ -87,8 +87,7 @@ def assemble(  # noqa: PLR0913 - the arguments of `Memora`
         asked = chosen
         store, chosen = open_for(config, embedder=asked, policy=eviction_policy, clock=steady)
         if chosen is not asked:
-            own_log = log
-            own_log.warning("table_of_english", advice=REEMBED)
+            log.warning("table_of_english", advice=REEMBED)
     codec = Codec(max_expansion=config.max_expansion)
     make_breaker = partial(
         Breaker, failures=config.breaker_failures, reset_seconds=config.breaker_reset_seconds

@@ -50,7 +50,7 @@ T = TypeVar("T")
 
 CANDIDATES = 10
 """The number of entries judged per lookup, because the nearest is not always the right one."""
-_BARRED = ("other_language", "unreadable")  # verdicts at any threshold
+_BARRED = ("language", "other_language", "unreadable")  # verdicts at any threshold
 _SAME_TEXT = "the same text in the same context"
 _NOT_STORED = Verdict("no_candidate", "nothing is stored for the same text", None, None)
 _ENDED = "the entry for the same text and context has expired"

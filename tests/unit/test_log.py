@@ -50,7 +50,9 @@ def written() -> Iterator[tuple[str, str | None, set[str]]]:
             if not isinstance(node, ast.Call) or not node.args:
                 continue
             name, called = node.args[0], ast.unparse(node.func)
-            logs = re.search(r"(?:_log|make_logger\(.*\))\.(debug|info|warning|error)$", called)
+            logs = re.search(
+                r"(?:(?:^|_)log|make_logger\(.*\))\.(debug|info|warning|error)$", called
+            )
             passed_on = called in {"say", "self._log", "self._warn"}
             if isinstance(name, ast.Constant) and (logs or passed_on):
                 fields = {one.arg for one in node.keywords if one.arg}

@@ -26,6 +26,7 @@ from memora.judge import VERIFIED, Judge
 from memora.judge._calibration import Calibration
 from memora.judge.verifier import (
     COMBINATION,
+    OTHERS_COMBINATION,
     CachedVerifier,
     OnnxVerifier,
     packaged_verifier,
@@ -497,7 +498,7 @@ def test_a_verifier_that_hangs_delays_no_lookup_beyond_its_deadline(
 def test_an_installation_without_the_files_has_no_verifier(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    for name in ("_WEIGHTS", "COMBINATION"):
+    for name in ("_WEIGHTS", "COMBINATION", "OTHERS_COMBINATION"):
         with monkeypatch.context() as patch:
             patch.setattr(memora.judge.verifier, name, tmp_path / "absent")
             assert packaged_verifier() is None
@@ -558,8 +559,9 @@ def test_a_text_with_a_reserved_or_unknown_token_gets_no_opinion(text: str) -> N
 
 
 @needs_model
-def test_the_packaged_combination_is_monotone_and_never_extreme() -> None:
-    weights = json.loads(COMBINATION.read_text("utf-8"))
+@pytest.mark.parametrize("file", [COMBINATION, OTHERS_COMBINATION], ids=lambda file: file.stem)
+def test_the_packaged_combination_is_monotone_and_never_extreme(file: Path) -> None:
+    weights = json.loads(file.read_text("utf-8"))
     low, high = weights["band"]
 
     assert set(weights["terms"]) == {"judge", "verifier", "cosine"}

@@ -87,7 +87,8 @@ class OnnxVerifier:
 
 def packaged_verifier() -> OnnxVerifier | None:
     """Return the packaged verifier; None if this installation has none."""
-    return OnnxVerifier() if _WEIGHTS.is_file() and COMBINATION.is_file() else None
+    files = (_WEIGHTS, COMBINATION, OTHERS_COMBINATION)
+    return OnnxVerifier() if all(file.is_file() for file in files) else None
 
 
 def _load(weights: Path) -> _Runtime:
