@@ -220,7 +220,7 @@ def _arguments() -> argparse.Namespace:
     if arguments.quick:
         streams, pairs = ["mixed", "traps"], [HANDWRITTEN]
     elif arguments.targets:
-        streams, pairs = list(ENGLISH), list(WRITTEN)
+        streams, pairs = [*ENGLISH, *LANGUAGES], list(WRITTEN)
     whole = not arguments.quick and arguments.streams is None and arguments.pairs is None
     arguments.name = "targets" if arguments.targets else RESULTS.stem
     arguments.output = arguments.output or (RESULTS.with_stem(arguments.name) if whole else None)
