@@ -503,6 +503,16 @@ def test_doctor_looks_into_a_bucket(
     assert found("s3://nosuchbucket/caches", 1) == {"store": "problem"}
 
 
+def test_a_table_of_the_english_model_is_served_as_before(s3: StorageServer, uri: str) -> None:
+    config = CacheConfig(db_uri=uri, storage_options=s3.storage_options)
+    with Memora(config.model_copy(update={"model_name": "all-MiniLM-L6-v2"})) as cache:
+        cache.store("How do I cancel my contract?", None, 7)
+
+    with Memora(config) as cache:
+        assert cache.lookup("how can I cancel my contract").result == 7
+        assert cache.lookup("¿Cómo cancelo mi contrato?").reason == "language"
+
+
 def test_a_table_of_another_model_is_refused(s3: StorageServer, uri: str) -> None:
     config = CacheConfig(db_uri=uri, storage_options=s3.storage_options)
     with opened(s3, uri) as cache:

@@ -306,6 +306,20 @@ def test_a_table_of_another_kind_is_refused(servers: parts.Servers, kind: str, t
         open_store(uri, table, model="other")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_table_of_the_english_model_is_served_as_before(
+    servers: parts.Servers, kind: str, table: str
+) -> None:
+    config = CacheConfig(db_uri=servers.uri(kind), table_name=table)
+    english = config.model_copy(update={"model_name": "all-MiniLM-L6-v2"})
+    with Memora(english) as cache:
+        cache.store("How do I cancel my contract?", None, 7)
+
+    with Memora(config) as cache:
+        assert cache.lookup("how can I cancel my contract").result == 7
+        assert cache.lookup("¿Cómo cancelo mi contrato?").reason == "language"
+
+
 @pytest.mark.parametrize("kind", [*KINDS, "redis cluster search"])
 def test_a_table_of_a_newer_memora_is_left_alone(
     servers: parts.Servers, kind: str, table: str
